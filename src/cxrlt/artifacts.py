@@ -1,0 +1,82 @@
+"""Where files lie, and how they are written: whole or not at all."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from cxrlt.errors import UserError
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """The folders of one root directory. `inputs`, `images` and `cache` stand for the flags of that name."""
+
+    root: Path
+    inputs: Path | None = None
+    images: Path | None = None
+    cache: Path | None = None
+
+    def inputs_dir(self, challenge: str) -> Path:
+        """Where the challenge's tables lie."""
+        return self.inputs or self.root / "inputs" / challenge
+
+    def images_dir(self, challenge: str) -> Path:
+        """The folder that image paths are relative to."""
+        return self.images or self.inputs_dir(challenge)
+
+    def cache_dir(self) -> Path:
+        return self.cache or self.root / "inputs" / "cache"
+
+    def folds_dir(self, challenge: str) -> Path:
+        return self.root / "folds" / challenge
+
+    def folds_path(self, challenge: str) -> Path:
+        return self.folds_dir(challenge) / "folds.csv"
+
+    def run_dir(self, challenge: str, name: str) -> Path:
+        """A trained model (fold0/, fold1/, … below it) or an ensemble (weights.json in it)."""
+        return self.folds_dir(challenge) / name
+
+    def submission_dir(self, challenge: str, name: str) -> Path:
+        return self.root / "submissions" / challenge / name
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path`, renamed onto it when the block ends without an exception."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: object) -> None:
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path, made_by: str) -> dict:
+    """The JSON object in `path`; a missing file is an error that names the command `made_by`."""
+    if not path.is_file():
+        raise UserError(f"{path} does not exist. Make it with: {made_by}")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path} is not valid JSON ({error}). Make it again with: {made_by} --force") from error
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,63 @@
+"""What a challenge is: the rules of one competition and nothing else."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+METADATA = ("patient", "study", "view", "path")
+VIEWS = ("frontal", "lateral", "unknown")
+SPLITS = ("train", "dev", "test")
+HEAD_SHARE, TAIL_SHARE = 0.10, 0.01
+
+
+@dataclass(frozen=True)
+class Challenge(ABC):
+    """The rules of one competition.
+
+    `train_counts` are the positives per class in the official full training set of `train_images` rows;
+    their order is the order of the classes, and they fix which classes are head, medium and tail.
+    """
+
+    name: str
+    title: str
+    train_counts: Mapping[str, int]
+    train_images: int
+    splits: tuple[str, ...]
+    recipes: tuple[str, ...]
+    id_column: str = "dicom_id"
+    metric: str = "mAP"
+    strict_patients: bool = False
+    """A patient in train and in dev or test is an error (else a warning: official splits are what they are)."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names in the order of the submission template's columns."""
+        return tuple(self.train_counts)
+
+    @property
+    def groups(self) -> dict[str, list[str]]:
+        """head (> 10 % of the official training images), medium (1-10 %) and tail (< 1 %) classes."""
+        groups: dict[str, list[str]] = {"head": [], "medium": [], "tail": []}
+        for name, count in self.train_counts.items():
+            share = count / self.train_images
+            groups["head" if share > HEAD_SHARE else "tail" if share < TAIL_SHARE else "medium"].append(name)
+        return groups
+
+    @abstractmethod
+    def read(self, split: str, inputs_dir: Path) -> pd.DataFrame:
+        """The table of `split` (contract 1): index image_id; patient, study, view, path; a column per class.
+
+        Class columns are float32: 1, 0, or NaN where unknown (all NaN in a split without labels).
+        Raises UserError naming file and rows.
+        """
+
+    @abstractmethod
+    def template(self, split: str, inputs_dir: Path) -> list[str]:
+        """The ids a submission for `split` must hold, in the order the server expects."""
+
+    def image_folders(self) -> tuple[str, ...]:
+        """Glob patterns, below the images folder, of the folders that `path` may be relative to."""
+        return (".",)
