@@ -1,0 +1,59 @@
+"""Losses by name."""
+
+import difflib
+import inspect
+from collections.abc import Mapping, Sequence
+
+from cxrlt.losses.asymmetric import AsymmetricLoss, RobustAsymmetricLoss
+from cxrlt.losses.base import MultiLabelLoss
+from cxrlt.losses.cross_entropy import BinaryCrossEntropy
+
+LOSSES: dict[str, type[MultiLabelLoss]] = {
+    "asymmetric": AsymmetricLoss,
+    "binary_cross_entropy": BinaryCrossEntropy,
+    "robust_asymmetric": RobustAsymmetricLoss,
+}
+SHARED_OPTIONS = ("class_weights", "reduction")
+
+
+def create_loss(
+    name: str,
+    *,
+    classes: Sequence[str],
+    class_counts: Mapping[str, float],
+    n_samples: int,
+    **options: object,
+) -> MultiLabelLoss:
+    """The loss called `name`, its class counts put into the order of `classes` by name.
+
+    `class_counts` maps every class to its positives among `n_samples` rows. Raises ValueError for an
+    unknown loss or option (the known ones are listed) and for a missing or unknown class.
+    """
+    if name not in LOSSES:
+        raise ValueError(
+            f"loss {name!r} is not known{_nearest(name, LOSSES)}; known: {', '.join(sorted(LOSSES))}"
+        )
+    known = loss_options(name)
+    for option in options:
+        if option not in known:
+            raise ValueError(
+                f"loss {name!r} has no option {option!r}{_nearest(option, known)}; its options: {', '.join(known)}"
+            )
+    missing = [c for c in classes if c not in class_counts]
+    unknown = [c for c in class_counts if c not in classes]
+    if missing or unknown:
+        raise ValueError(f"class_counts does not fit the classes: missing {missing}, unknown {unknown}")
+    counts = [float(class_counts[c]) for c in classes]
+    return LOSSES[name](class_counts=counts, n_samples=n_samples, **options)
+
+
+def loss_options(name: str) -> list[str]:
+    """Names of the options that loss `name` takes."""
+    parameters = inspect.signature(LOSSES[name].__init__).parameters.values()
+    own = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD and p.name != "self"]
+    return [*own, *SHARED_OPTIONS]
+
+
+def _nearest(word: str, known: Sequence[str] | Mapping[str, object]) -> str:
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""
