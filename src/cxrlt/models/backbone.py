@@ -1,0 +1,108 @@
+"""A timm backbone that reads one grey channel."""
+
+from pathlib import Path
+
+import timm
+import torch
+from timm.models import load_state_dict
+from torch import Tensor, nn
+
+from cxrlt.errors import UserError, listing
+from cxrlt.recipe import ModelConfig
+
+
+class XRayModel(nn.Module):
+    """uint8 radiographs (n, 1, h, w) to logits (n, c).
+
+    Images are normalised here, on the device, with the mean over the three channels of the mean and standard
+    deviation that the backbone's own weights were trained with.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, backbone: nn.Module) -> None:
+        super().__init__()
+        self.backbone = backbone
+        cfg = backbone.pretrained_cfg
+        self.register_buffer("mean", torch.tensor(cfg["mean"]).mean(), persistent=False)
+        self.register_buffer("std", torch.tensor(cfg["std"]).mean(), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.backbone((images.float() / 255 - self.mean) / self.std)
+
+    @property
+    def classifier(self) -> nn.Linear:
+        return self.backbone.get_classifier()
+
+
+def create_model(cfg: ModelConfig, n_classes: int, size: int) -> XRayModel:
+    """The model of a recipe for `n_classes` classes and `size` x `size` images.
+
+    Raises UserError for an unknown backbone, a size it cannot take, weights that cannot be had or do not fit.
+    """
+    if not timm.is_model(cfg.backbone.split(".")[0]):
+        near = timm.list_models(f"*{cfg.backbone.split('.')[0].split('_')[0]}*")
+        hint = f" Models with a similar name: {listing(near)}." if near else ""
+        raise UserError(f"model.backbone {cfg.backbone!r} is not a timm model.{hint}")
+    known = timm.get_pretrained_cfg(cfg.backbone)
+    options: dict[str, object] = {"drop_rate": cfg.drop_rate, "drop_path_rate": cfg.drop_path}
+    if known is not None and known.fixed_input_size:
+        options["img_size"] = size
+    if isinstance(cfg.pretrained, Path):
+        options["pretrained_cfg_overlay"] = {"state_dict": _local_weights(cfg)}
+    try:
+        backbone = timm.create_model(
+            cfg.backbone, pretrained=bool(cfg.pretrained), in_chans=1, num_classes=n_classes, **options
+        )
+    except (AssertionError, ValueError) as error:
+        raise UserError(f"{cfg.backbone} cannot take data.size {size}: {error}") from error
+    except (RuntimeError, OSError) as error:
+        if not cfg.pretrained:
+            raise
+        raise UserError(_no_weights(cfg, error)) from error
+    return XRayModel(backbone)
+
+
+def weights_licence(cfg: ModelConfig) -> str:
+    """Licence of the pretrained weights, as timm states it."""
+    if cfg.pretrained is False:
+        return "none (random weights)"
+    if isinstance(cfg.pretrained, Path):
+        return f"as stated by the source of {cfg.pretrained}"
+    known = timm.get_pretrained_cfg(cfg.backbone)
+    return (known and known.license) or "not stated by timm"
+
+
+def _local_weights(cfg: ModelConfig) -> dict[str, Tensor]:
+    """The tensors in the file, checked against the backbone: timm itself only warns of missing ones."""
+    path = Path(cfg.pretrained)
+    if not path.is_file():
+        raise UserError(f"model.pretrained: {path} does not exist. {_where_to_get(cfg)}")
+    try:
+        state = load_state_dict(str(path), device="cpu", weights_only=True)
+    except Exception as error:  # torch, pickle and safetensors each raise their own kinds
+        raise UserError(f"model.pretrained: {path} holds no weights that can be read safely ({error}).") from error
+    state = {key.removeprefix("backbone."): value for key, value in state.items()}
+    bare = timm.create_model(cfg.backbone, pretrained=False, in_chans=1, num_classes=0)
+    missing = [key for key in bare.state_dict() if key not in state]
+    if missing:
+        raise UserError(
+            f"model.pretrained: {path} lacks {len(missing)} tensors of {cfg.backbone} "
+            f"({listing(missing, 3)}). {_where_to_get(cfg)}"
+        )
+    return state
+
+
+def _no_weights(cfg: ModelConfig, error: Exception) -> str:
+    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return f"The weights of {cfg.backbone} could not be loaded ({reason}). {_where_to_get(cfg)}"
+
+
+def _where_to_get(cfg: ModelConfig) -> str:
+    known = timm.get_pretrained_cfg(cfg.backbone)
+    source = f"{known.hf_hub_id}/model.safetensors of the Hugging Face hub" if known and known.hf_hub_id else "a file"
+    return (
+        f"Get {source} on a machine with network and pass --model.pretrained FILE, "
+        "or start from random weights with --model.pretrained False."
+    )

@@ -1,0 +1,44 @@
+"""Optimiser, learning rate and averaged weights of a run, all three by timm."""
+
+from timm.optim import create_optimizer_v2
+from timm.scheduler import CosineLRScheduler
+from timm.utils import ModelEmaV3
+from torch import nn
+from torch.optim import Optimizer
+
+from cxrlt.models.backbone import XRayModel
+from cxrlt.recipe import OptimConfig, ScheduleConfig
+
+
+def create_optimizer(model: XRayModel, cfg: OptimConfig) -> Optimizer:
+    """AdamW; no weight decay on biases and norms; the learning rate falls by `layer_decay` per block."""
+    return create_optimizer_v2(
+        model.backbone, opt="adamw", lr=cfg.lr, weight_decay=cfg.weight_decay, layer_decay=cfg.layer_decay
+    )
+
+
+def create_scheduler(optimizer: Optimizer, cfg: ScheduleConfig, n_updates: int) -> CosineLRScheduler:
+    """Learning rate of update u (from 0) of n, set by `step_update(u)`; w = warm-up updates, m = the least.
+
+    u < w:  lr (u + 1) / (w + 1);   else  m + (lr - m) (1 + cos(pi (u - w) / (n - 1 - w))) / 2.
+    """
+    lr = max(group["initial_lr"] if "initial_lr" in group else group["lr"] for group in optimizer.param_groups)
+    warmup = min(round(cfg.warmup_share * n_updates), n_updates - 1)
+    return CosineLRScheduler(
+        optimizer,
+        t_initial=max(n_updates - 1 - warmup, 1),
+        lr_min=lr * cfg.min_lr_share,
+        warmup_t=warmup,
+        warmup_lr_init=lr / (warmup + 1),
+        warmup_prefix=True,
+        t_in_epochs=False,
+    )
+
+
+def create_ema(model: nn.Module, share: float, n_updates: int) -> ModelEmaV3:
+    """Moving average of the weights over a horizon of `share` of the run, shorter in the first updates.
+
+    A fixed decay would leave a short run at its initial weights, or barely smooth a long one.
+    """
+    horizon = max(share * n_updates, 1.0)
+    return ModelEmaV3(model, decay=1 - 1 / horizon, use_warmup=True, warmup_power=0.8)
