@@ -1,0 +1,102 @@
+"""The packed cache: every radiograph decoded once, memory-mapped ever after.
+
+A folder `<challenge>-<key>` holds images.npy (n, size, size) uint8, ids.csv with the image id of each row,
+sources.npy with the length in bytes of the file a row was decoded from (0: not yet), quarantine.csv, and
+meta.json. A row counts only once its length is in sources.npy, which is written after the pixels are on
+disk; so a build may be killed at any moment, and a file replaced by another is decoded again.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from cxrlt.artifacts import atomic_path, read_json
+from cxrlt.errors import UserError, listing
+from cxrlt.inputs.decode import DECODER
+
+
+@dataclass(frozen=True, eq=False)
+class GreyCache:
+    """A finished cache: `cache[image_id]` is uint8 of shape (size, size).
+
+    `rows` maps the id of every readable image to its row of `images`; `quarantined` ids are in neither.
+    Pickles as its folder's name: each process maps the file for itself.
+    """
+
+    directory: Path
+    size: int
+    rows: pd.Series
+    quarantined: tuple[str, ...]
+
+    @property
+    def ids(self) -> pd.Index:
+        """Ids of the readable images."""
+        return self.rows.index
+
+    @cached_property
+    def images(self) -> np.ndarray:
+        """All rows, read-only, uint8 (n, size, size)."""
+        return np.load(self.directory / "images.npy", mmap_mode="r")
+
+    def __getitem__(self, image_id: str) -> np.ndarray:
+        return self.images[self.rows_of([image_id])[0]]
+
+    def rows_of(self, ids: Iterable[str]) -> np.ndarray:
+        """Row in `images` of each id (int64). Raises UserError for ids that are not in the cache."""
+        rows = self.rows.reindex(pd.Index(ids))
+        if rows.isna().any():
+            raise UserError(
+                f"Not in the image cache {self.directory}: {listing(rows.index[rows.isna()])}. "
+                f"Images that cannot be read are listed in its quarantine.csv."
+            )
+        return rows.to_numpy(np.int64)
+
+    def __reduce__(self) -> tuple:
+        return open_cache, (self.directory,)
+
+
+def open_cache(directory: Path) -> GreyCache:
+    """The finished cache in `directory`. Raises UserError where there is none or some rows are not done."""
+    meta = read_json(directory / "meta.json", made_by="cxrlt cache CHALLENGE --size N")
+    ids = pd.Index(read_csv(directory / "ids.csv")["image_id"])
+    unread = np.load(directory / "sources.npy") == 0
+    absent = unread & ids.isin(read_quarantine(directory).index)
+    n_left = np.count_nonzero(unread & ~absent)
+    if n_left:
+        raise UserError(
+            f"The image cache {directory} lacks {n_left:,} of {len(ids):,} images. "
+            f"Finish it with: cxrlt cache {meta['challenge']} --size {meta['size']}"
+        )
+    rows = pd.Series(np.flatnonzero(~absent), index=ids[~absent])
+    return GreyCache(directory, meta["size"], rows, tuple(ids[absent]))
+
+
+def cache_path(ids: Sequence[str], size: int, cache_dir: Path, challenge: str) -> Path:
+    """Folder of the cache of these ids, in this order, at this size, by this decoder."""
+    identity = json.dumps([DECODER, size, list(ids)])
+    return cache_dir / f"{challenge}-{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
+
+
+def read_quarantine(directory: Path) -> pd.DataFrame:
+    """Unreadable images: index image_id; path, bytes (length of the file when it was tried), reason."""
+    path = directory / "quarantine.csv"
+    frame = (
+        read_csv(path) if path.is_file() else pd.DataFrame(columns=["image_id", "path", "bytes", "reason"])
+    )
+    return frame.astype({"bytes": np.int64}).set_index("image_id")
+
+
+def read_csv(path: Path) -> pd.DataFrame:
+    """A table of strings: ids stay what they are, and an image may be called NA."""
+    return pd.read_csv(path, dtype=str, keep_default_na=False)
+
+
+def write_csv(path: Path, frame: pd.DataFrame) -> None:
+    with atomic_path(path) as temporary:
+        frame.to_csv(temporary, index=False)

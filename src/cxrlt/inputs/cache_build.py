@@ -1,0 +1,235 @@
+"""Building the packed cache: in parallel, in any number of attempts, by one process at a time."""
+
+import os
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+from filelock import FileLock, Timeout
+from joblib import Parallel, delayed
+from tqdm import tqdm
+
+from cxrlt.artifacts import atomic_path, write_json
+from cxrlt.errors import UserError, listing
+from cxrlt.inputs.cache import GreyCache, cache_path, open_cache, read_quarantine, write_csv
+from cxrlt.inputs.decode import DECODER, UnreadableImageError, decode_grey
+
+CHUNK = 64
+"""Rows that one process decodes before they are marked as done."""
+N_TIMED = 16
+"""Images decoded once more at the start, to say how long the rest will take."""
+IDLE_SECONDS = 10
+
+
+def build_cache(
+    table: pd.DataFrame,
+    size: int,
+    cache_dir: Path,
+    challenge: str,
+    *,
+    workers: int = 1,
+    quarantine: bool = False,
+    progress: bool = True,
+) -> GreyCache:
+    """The cache of the images in `table` (index image_id, column `file`), made or finished where needed.
+
+    Of several processes one builds and the others wait. Says first what it will cost in disk and time.
+    Raises UserError if the disk lacks the room, and if images cannot be read: with `quarantine` those are
+    recorded in quarantine.csv and left out instead, and are tried again once their file has changed.
+    """
+    if table.empty:
+        raise UserError(f"{challenge} has no images to cache.")
+    build = _Build(
+        cache_path(table.index, size, cache_dir, challenge), challenge, size, table, workers, progress
+    )
+    if not build.is_finished():
+        try:
+            build.directory.mkdir(parents=True, exist_ok=True)
+            with _exclusive(build.directory, progress):
+                build.run(quarantine)
+        except OSError as error:
+            raise UserError(
+                f"The image cache {build.directory} cannot be written: {error}. "
+                f"Put it on another disk with --cache-dir DIR."
+            ) from error
+    return open_cache(build.directory)
+
+
+@dataclass(frozen=True, eq=False)
+class _Build:
+    directory: Path
+    challenge: str
+    size: int
+    table: pd.DataFrame
+    workers: int
+    progress: bool
+
+    @cached_property
+    def source_bytes(self) -> np.ndarray:
+        return np.array([_length(Path(file)) for file in self.table["file"]], dtype=np.int64)
+
+    def is_finished(self) -> bool:
+        return (self.directory / "meta.json").is_file() and not len(self.pending())
+
+    def pending(self) -> np.ndarray:
+        """Rows neither decoded from the file as it is now, nor found unreadable as it is now."""
+        done = np.load(self.directory / "sources.npy")
+        known = read_quarantine(self.directory)["bytes"].reindex(self.table.index, fill_value=-1)
+        return np.flatnonzero(((done == 0) | (done != self.source_bytes)) & (known != self.source_bytes))
+
+    def run(self, quarantine: bool) -> None:
+        if self.is_finished():  # by the process that held the lock before
+            return
+        self.check_room()
+        self.create()
+        pending = self.pending()
+        if self.progress:
+            self.announce(pending)
+        failures = self.fill(pending)
+        self.record(failures if quarantine else {})
+        if failures and not quarantine:
+            bad = [f"{self.table['file'].iloc[row]} ({reason})" for row, reason in sorted(failures.items())]
+            raise UserError(
+                f"{len(bad):,} of {len(self.table):,} images cannot be read: {listing(bad)}. "
+                f"Replace the files and run again, or leave them out with: "
+                f"cxrlt cache {self.challenge} --size {self.size} --quarantine"
+            )
+
+    def check_room(self) -> None:
+        """Every image needs size x size bytes, less what an earlier attempt has already taken."""
+        images = self.directory / "images.npy"
+        started = (self.directory / "meta.json").is_file()
+        taken = np.count_nonzero(np.load(self.directory / "sources.npy")) if started else 0
+        needed = (len(self.table) - taken) * self.size**2
+        free = shutil.disk_usage(self.directory).free
+        if needed > free:
+            raise UserError(
+                f"{images} needs {needed / 1e9:,.1f} GB more and its disk has {free / 1e9:,.1f} GB free. "
+                f"Make room, choose a smaller --size, or put the cache on another disk with --cache-dir DIR."
+            )
+
+    def create(self) -> None:
+        """Empty arrays of the right shape; meta.json comes last and says that the others are whole."""
+        meta = self.directory / "meta.json"
+        if meta.is_file():
+            return
+        n = len(self.table)
+        for name, dtype, shape in (
+            ("images.npy", np.uint8, (n, self.size, self.size)),
+            ("sources.npy", np.int64, (n,)),
+        ):
+            with atomic_path(self.directory / name) as path:
+                np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+        write_csv(self.directory / "ids.csv", pd.DataFrame({"image_id": self.table.index}))
+        write_json(meta, {"challenge": self.challenge, "size": self.size, "n_images": n, "decoder": DECODER})
+
+    def announce(self, pending: np.ndarray) -> None:
+        sample = pending[np.linspace(0, len(pending) - 1, min(N_TIMED, len(pending))).astype(int)]
+        start = time.perf_counter()
+        for file in self.table["file"].iloc[sample]:
+            try:
+                decode_grey(Path(file), self.size)
+            except UnreadableImageError:
+                continue
+        each = (time.perf_counter() - start) / len(sample)
+        minutes = each * len(pending) / min(self.workers, os.cpu_count() or 1) / 60
+        print(
+            f"{self.challenge}: {len(pending):,} of {len(self.table):,} images to decode at {self.size} px "
+            f"into {self.directory}: {len(pending) * self.size**2 / 1e9:.2f} GB, about {minutes:.1f} min",
+            file=sys.stderr,
+            flush=True,
+        )
+
+    def fill(self, pending: np.ndarray) -> dict[int, str]:
+        """Decode the pending rows. Returns the reason for each row that cannot be read."""
+        done = np.load(self.directory / "sources.npy", mmap_mode="r+")
+        done[pending] = 0
+        done.flush()
+        files = self.table["file"].to_numpy()
+        chunks = np.array_split(pending, -(-len(pending) // CHUNK))
+        jobs = (
+            delayed(_decode_rows)(self.directory / "images.npy", chunk, files[chunk].tolist(), self.size)
+            for chunk in chunks
+        )
+        # idle processes leave soon, also when this one is killed
+        parallel = Parallel(self.workers, return_as="generator_unordered", idle_worker_timeout=IDLE_SECONDS)
+        failures: dict[int, str] = {}
+        with tqdm(
+            total=len(pending), desc="cache", unit="image", disable=None if self.progress else True
+        ) as bar:
+            for rows, failed in parallel(jobs):
+                failures |= failed
+                readable = [row for row in rows if row not in failed]
+                done[readable] = self.source_bytes[readable]
+                done.flush()
+                bar.update(len(rows))
+        return failures
+
+    def record(self, failures: dict[int, str]) -> None:
+        """Write quarantine.csv: what it held, less the rows that can be read by now, and `failures`."""
+        old = read_quarantine(self.directory)
+        readable = self.table.index[np.load(self.directory / "sources.npy") != 0]
+        rows = sorted(failures)
+        new = pd.DataFrame(
+            {
+                "path": self.table["file"].iloc[rows].astype(str).to_numpy(),
+                "bytes": self.source_bytes[rows],
+                "reason": [failures[row] for row in rows],
+            },
+            index=self.table.index[rows].rename("image_id"),
+        )
+        kept = old.drop(index=readable.union(new.index), errors="ignore")
+        if len(old) or len(new):
+            write_csv(self.directory / "quarantine.csv", pd.concat([kept, new]).reset_index())
+
+
+def _decode_rows(
+    images_path: Path, rows: np.ndarray, files: list[str], size: int
+) -> tuple[list[int], dict[int, str]]:
+    """Decode `files` into `rows` of the array. Returns the rows tried and why some of them failed."""
+    cv2.setNumThreads(0)
+    start = np.load(images_path, mmap_mode="r").offset
+    failures = {}
+    # written as a file: a full disk is then an OSError, where a memory map would kill the process
+    with images_path.open("r+b") as images:
+        for row, file in zip(rows.tolist(), files, strict=True):
+            try:
+                image = decode_grey(Path(file), size)
+            except UnreadableImageError as error:
+                failures[row] = error.reason
+                continue
+            images.seek(start + row * size * size)
+            images.write(image.tobytes())
+        images.flush()
+        os.fsync(images.fileno())
+    return rows.tolist(), failures
+
+
+@contextmanager
+def _exclusive(directory: Path, progress: bool) -> Iterator[None]:
+    lock = FileLock(directory / "build.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        if progress:
+            print(f"Waiting for the process that is building {directory}", file=sys.stderr, flush=True)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _length(file: Path) -> int:
+    try:
+        return file.stat().st_size
+    except OSError:  # decoding will tell the reason
+        return 0
