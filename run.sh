@@ -1,0 +1,182 @@
+#!/usr/bin/env bash
+# Sets up an environment and runs the pipeline in it: bash run.sh --help
+set -euo pipefail
+
+root="$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)"
+venv="$root/.venv"
+python=""
+# Written out so that a misspelt word fails before the installation (a test keeps it equal to the package's list).
+challenges="demo cxrlt2023 cxrlt2024-task1 cxrlt2024-task2 nih14 nihlt csv"
+
+usage() {
+    cat <<END
+Usage: bash run.sh                        set up, then the whole pipeline on generated radiographs (demo)
+       bash run.sh CHALLENGE [OPTIONS]    set up, then: cxrlt run CHALLENGE [OPTIONS]
+       bash run.sh CHALLENGE --help       the options of cxrlt run
+       bash run.sh test [OPTIONS]         set up with the test tools, then ruff and pytest [OPTIONS]
+       bash run.sh --help                 this text
+
+CHALLENGE is one of: $challenges.
+Setting up makes .venv beside run.sh and installs requirements.txt into it, again only when that file changed.
+
+Environment variables:
+  CXRLT_PYTHON=/path/to/python   use this Python and the packages it has; install nothing
+  CXRLT_ROOT=/path/to/folder     where inputs/, folds/ and submissions/ lie (default: beside run.sh)
+  PIP_NO_INDEX=1 PIP_FIND_LINKS=/path/to/wheels
+                                 install from a folder of wheels instead of the network; make the folder with
+                                 python3 -m pip download --require-hashes -r requirements.txt -d /path/to/wheels
+END
+}
+
+die() {
+    printf 'run.sh: %s\n' "$*" >&2
+    exit 2
+}
+
+is_recent() {
+    "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null
+}
+
+system_python() {
+    local candidate without_venv=""
+    for candidate in python3 python3.13 python3.12 python3.11 python; do
+        is_recent "$candidate" || continue
+        if "$candidate" -c 'import ensurepip, venv' 2>/dev/null; then
+            printf '%s' "$candidate"
+            return
+        fi
+        without_venv="${without_venv:-$candidate}"
+    done
+    if [ -n "$without_venv" ]; then
+        die "$without_venv cannot make virtual environments. Install its venv package (Debian, Ubuntu: sudo apt install" \
+            "python3-venv), or set CXRLT_PYTHON to a Python that has the packages of requirements.txt."
+    fi
+    die "Python 3.11 or newer is needed and $(python3 --version 2>/dev/null || echo 'no python3') was found. Install it" \
+        "(https://www.python.org/downloads), or set CXRLT_PYTHON to one that has the packages of requirements.txt."
+}
+
+venv_python() {
+    if [ -e "$venv/Scripts/python.exe" ]; then
+        printf '%s' "$venv/Scripts/python.exe"
+    else
+        printf '%s' "$venv/bin/python"
+    fi
+}
+
+make_venv() {
+    python="$(venv_python)"
+    if is_recent "$python" && "$python" -m pip --version >/dev/null 2>&1; then
+        return
+    fi
+    local base
+    base="$(system_python)"
+    echo "run.sh: making $venv with $base"
+    "$base" -m venv --clear "$venv" || die "$base could not make $venv (its message is above)."
+    python="$(venv_python)"
+}
+
+pip_install() {
+    "$python" -m pip install --quiet --disable-pip-version-check "$@" ||
+        die "pip could not install requirements.txt (its message is above). Without a network, let a machine of the" \
+            "same kind with one run: python3 -m pip download --require-hashes -r requirements.txt -d wheels (for" \
+            "bash run.sh test the same with tests/requirements.txt); copy the folder here and run:" \
+            "PIP_NO_INDEX=1 PIP_FIND_LINKS=/path/to/wheels bash run.sh"
+}
+
+install() {
+    local lock="$root/$1" installed="$venv/installed/$1"
+    shift
+    # The copy is made last: an interrupted installation has none, or an old one, and is done again.
+    if [ -f "$installed" ] && [ "$(<"$installed")" = "$(<"$lock")" ]; then
+        return
+    fi
+    echo "run.sh: installing ${lock#"$root/"} into $venv; the first time takes some minutes and 6 GB of disk"
+    pip_install --require-hashes -r "$lock"
+    if [ $# -gt 0 ]; then
+        pip_install "$@"
+    fi
+    mkdir -p "$(dirname -- "$installed")"
+    cp "$lock" "$installed"
+}
+
+# Prints what pyproject.toml asks for (and the test tools, if $2 is "test") and the Python $1 does not have.
+missing_packages() {
+    "$1" - "$root/pyproject.toml" "$2" <<'END'
+import importlib.metadata, importlib.util, re, sys, tomllib
+
+modules = {"iterative-stratification": "iterstrat", "opencv-python-headless": "cv2", "pyyaml": "yaml",
+           "scikit-learn": "sklearn"}
+with open(sys.argv[1], "rb") as file:
+    pyproject = tomllib.load(file)
+wanted = pyproject["project"]["dependencies"]
+wanted += pyproject["dependency-groups"]["test"] if sys.argv[2] == "test" else []
+
+
+def is_there(requirement):
+    name, versions = re.fullmatch(r"([\w.-]+)(.*)", requirement).groups()
+    if importlib.util.find_spec(modules.get(name, name)) is None:
+        return False
+    try:
+        from packaging.specifiers import SpecifierSet
+        from packaging.version import Version
+
+        # Vendors' images carry builds such as 2.11.0a0+nv, which are the release for our purpose.
+        return Version(importlib.metadata.version(name)).base_version in SpecifierSet(versions)
+    except ImportError:  # No packaging, or the module comes from a distribution of another name: it is there.
+        return True
+
+
+print(*(f"'{requirement}'" for requirement in wanted if not is_there(requirement)))
+END
+}
+
+use_python() {
+    case "$CXRLT_PYTHON" in
+    [!/]*/*) python="$PWD/$CXRLT_PYTHON" ;;
+    *) python="$CXRLT_PYTHON" ;;
+    esac
+    command -v "$python" >/dev/null || die "CXRLT_PYTHON=$python does not exist or cannot be run."
+    is_recent "$python" || die "CXRLT_PYTHON=$python is not Python 3.11 or newer."
+    local missing
+    missing="$(missing_packages "$python" "$1")"
+    [ -z "$missing" ] || die "CXRLT_PYTHON=$python lacks packages. Install them with: $python -m pip install $missing"
+}
+
+set_up() {
+    if [ -n "${CXRLT_PYTHON:-}" ]; then
+        use_python "$1"
+    else
+        make_venv
+        install requirements.txt --no-deps --no-build-isolation --editable "$root"
+        if [ "$1" = test ]; then
+            install tests/requirements.txt
+        fi
+    fi
+    export PYTHONPATH="$root/src${PYTHONPATH:+:$PYTHONPATH}"
+}
+
+run_tests() {
+    set_up test
+    cd -- "$root"
+    "$python" -m ruff check .
+    "$python" -m ruff format --check .
+    "$python" -m pytest "$@"
+}
+
+run_challenge() {
+    set_up run
+    export CXRLT_ROOT="${CXRLT_ROOT:-$root}"
+    exec "$python" -m cxrlt run "$@"
+}
+
+word="${1:-demo}"
+case "$word" in
+-h | --help) usage ;;
+test) run_tests "${@:2}" ;;
+*)
+    case " $challenges " in
+    *" $word "*) run_challenge "$word" "${@:2}" ;;
+    *) die "'$word' is not a challenge. Use one of: $challenges; or test; or --help." ;;
+    esac
+    ;;
+esac
