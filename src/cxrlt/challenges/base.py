@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from cxrlt.errors import UserError
+
 METADATA = ("patient", "study", "view", "path")
 VIEWS = ("frontal", "lateral", "unknown")
 SPLITS = ("train", "dev", "test")
@@ -30,7 +32,7 @@ class Challenge(ABC):
     id_column: str = "dicom_id"
     metric: str = "mAP"
     strict_patients: bool = False
-    """A patient in train and in dev or test is an error (else a warning: official splits are what they are)."""
+    """A patient in train and in dev or test is an error; else a warning, as official splits are what they are."""
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -45,6 +47,11 @@ class Challenge(ABC):
             share = count / self.train_images
             groups["head" if share > HEAD_SHARE else "tail" if share < TAIL_SHARE else "medium"].append(name)
         return groups
+
+    def require(self, split: str) -> None:
+        """Raises UserError naming the splits there are if `split` is not one of them."""
+        if split not in self.splits:
+            raise UserError(f"{self.name} has no split {split!r}: it has {', '.join(self.splits)}.")
 
     @abstractmethod
     def read(self, split: str, inputs_dir: Path) -> pd.DataFrame:

@@ -1,0 +1,128 @@
+"""From the columns of a CSV file to the table every stage reads, refusing what would spoil it silently."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute
+
+from cxrlt.challenges.csv_file import CsvFile, nearest, rows
+from cxrlt.errors import UserError, listing
+
+LABELS = {"0": 0.0, "1": 1.0, "0.0": 0.0, "1.0": 1.0, "": np.nan}
+# what spreadsheets and data frames make of digits; an exponent without a sign may be a hexadecimal id
+NUMBER_ID = r"-?\d+\.0+|-?\d+(?:\.\d+)?[eE][+-]\d+"
+UNSAFE_PATH = r"[\\/].*|[A-Za-z]:.*|(?:.*[\\/])?\.\.(?:[\\/].*)?"
+
+
+def ids(file: CsvFile, column: str) -> pd.Series:
+    """An id column as text. Raises UserError for a blank and for an id turned into a number."""
+    values = file.text(column)
+    if (blank := values == "").any():
+        raise UserError(f"{file.path}, column {column!r}: no id in {rows(values, blank)}. Fill it in.")
+    if (number := values.str.fullmatch(NUMBER_ID)).any():
+        raise UserError(
+            f"{file.path}, column {column!r}: a spreadsheet has turned ids into numbers in "
+            f"{rows(values, number)}. Take the original file; "
+            "if you have to save it again, import the column as text."
+        )
+    return values
+
+
+def paths(file: CsvFile, column: str) -> pd.Series:
+    """Image paths relative to the images folder. Raises UserError for one that could leave it."""
+    values = file.text(column)
+    if (blank := values == "").any():
+        raise UserError(
+            f"{file.path}, column {column!r}: no image path in {rows(values, blank)}. Fill it in."
+        )
+    if (unsafe := values.str.fullmatch(UNSAFE_PATH)).any():
+        raise UserError(
+            f"{file.path}, column {column!r}: image paths must lie below the images folder, without '..', "
+            f"but see {rows(values, unsafe)}. Make them relative, and name the folder with --images."
+        )
+    return values
+
+
+def labels(file: CsvFile, classes: Sequence[str], required: bool) -> pd.DataFrame:
+    """A float32 column of 1, 0 and NaN (blank) per class, found by name, numbered by the file's rows.
+
+    A file without any class column is all NaN unless `required`. Raises UserError for a missing or renamed
+    class and for any other value.
+    """
+    missing = [name for name in classes if name not in file.columns]
+    if missing:
+        others = [name for name in file.columns if name not in classes]
+        renamed = {name: near for name in missing if (near := nearest(name, others))}
+        if required or renamed or len(missing) < len(classes):
+            raise UserError(_missing_classes(file, missing, renamed))
+        return pd.DataFrame(np.float32(np.nan), file.row_numbers, list(classes), dtype=np.float32)
+    matrix = np.stack([_label_column(file, name) for name in classes], axis=1)
+    return pd.DataFrame(matrix, file.row_numbers, list(classes))
+
+
+def _missing_classes(file: CsvFile, missing: list[str], renamed: dict[str, str]) -> str:
+    sentence = (
+        f"{file.path} has no column for the class{'es' if len(missing) > 1 else ''} {listing(missing)}."
+    )
+    if renamed:
+        pairs = listing(f"{near!r} to {name!r}" for name, near in renamed.items())
+        sentence += f" Names are matched exactly; perhaps rename {pairs}."
+    return sentence
+
+
+def _label_column(file: CsvFile, name: str) -> np.ndarray:
+    positions = pyarrow.compute.index_in(file.columns[name], pa.array(list(LABELS)))
+    if positions.null_count:
+        values = file.text(name)
+        wrong = rows(values, ~values.isin(list(LABELS)))
+        raise UserError(
+            f"{file.path}, class {name!r}: a label is 0, 1 or blank (not annotated), but see {wrong}. "
+            "Decide what such a row means and write that."
+        )
+    return np.array(list(LABELS.values()), np.float32)[positions.to_numpy()]
+
+
+def contract_table(
+    file: CsvFile,
+    image_id: pd.Series,
+    patient: pd.Series | None,
+    study: pd.Series | None,
+    view: pd.Series | None,
+    path: pd.Series,
+    class_labels: pd.DataFrame,
+) -> pd.DataFrame:
+    """One row per image (index image_id), from series that are numbered by the file's rows.
+
+    Without patients the column is all NA, without studies each image is a study of its own. Raises UserError
+    for a repeated image and for an image or a study that belongs to two patients.
+    """
+    metadata = pd.DataFrame(
+        {
+            "patient": pd.Series(pd.NA, image_id.index, dtype="string") if patient is None else patient,
+            "study": image_id if study is None else study,
+            "view": "unknown" if view is None else view,
+            "path": path,
+        }
+    )
+    if patient is not None:
+        for name, values in (("image", image_id), ("image file", path), ("study", metadata["study"])):
+            _refuse_two_patients(file, name, values, patient)
+    if (twice := image_id.duplicated(keep=False)).any():
+        raise UserError(
+            f"{file.path} has more than one row for an image: {rows(image_id, twice)}. Keep one row of each."
+        )
+    return pd.concat([metadata, class_labels], axis=1).set_index(pd.Index(image_id, name="image_id"))
+
+
+def _refuse_two_patients(file: CsvFile, name: str, values: pd.Series, patient: pd.Series) -> None:
+    pairs = pd.DataFrame({"value": values, "patient": patient}).drop_duplicates()["value"]
+    if not (several := pairs[pairs.duplicated()]).empty:
+        where = values.isin(several)
+        shown = listing(
+            f"row {row} ({value!r}, patient {patient[row]!r})" for row, value in values[where].items()
+        )
+        raise UserError(
+            f"{file.path} has one {name} under two patients: {shown}. Correct the patient or the id."
+        )

@@ -1,0 +1,200 @@
+"""CXR-LT 2023 and 2024 on MIMIC-CXR-JPG, and the demo in the same layout."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pandas as pd
+
+from cxrlt.challenges import columns
+from cxrlt.challenges.base import Challenge
+from cxrlt.challenges.csv_file import read_csv
+from cxrlt.challenges.views import views
+from cxrlt.errors import UserError, listing
+
+PATH_COLUMNS = ("path", "fpath")
+RECIPES = ("ral_convnext_small", "ral_efficientnetv2_s")
+
+# positives among the 264,849 training images of 2023, in the order of the template
+COUNTS_2023 = {
+    "Atelectasis": 67597,
+    "Calcification of the Aorta": 4361,
+    "Cardiomegaly": 76900,
+    "Consolidation": 16038,
+    "Edema": 38574,
+    "Emphysema": 4255,
+    "Enlarged Cardiomediastinum": 30119,
+    "Fibrosis": 1158,
+    "Fracture": 11883,
+    "Hernia": 4049,
+    "Infiltration": 10218,
+    "Lung Lesion": 2533,
+    "Lung Opacity": 79931,
+    "Mass": 5529,
+    "No Finding": 41869,
+    "Nodule": 7663,
+    "Pleural Effusion": 69240,
+    "Pleural Other": 675,
+    "Pleural Thickening": 3369,
+    "Pneumomediastinum": 788,
+    "Pneumonia": 48093,
+    "Pneumoperitoneum": 543,
+    "Pneumothorax": 14983,
+    "Subcutaneous Emphysema": 2453,
+    "Support Devices": 89140,
+    "Tortuous Aorta": 3499,
+}
+# positives among the 258,871 training images of 2024, in the order of task 1's template
+COUNTS_2024 = {
+    "Adenopathy": 3409,
+    "Atelectasis": 65376,
+    "Azygos Lobe": 199,
+    "Calcification of the Aorta": 4239,
+    "Cardiomegaly": 74738,
+    "Clavicle Fracture": 168,
+    "Consolidation": 15371,
+    "Edema": 37256,
+    "Emphysema": 3661,
+    "Enlarged Cardiomediastinum": 29628,
+    "Fibrosis": 1169,
+    "Fissure": 2803,
+    "Fracture": 11568,
+    "Granuloma": 2965,
+    "Hernia": 3986,
+    "Hydropneumothorax": 646,
+    "Infarction": 727,
+    "Infiltration": 10087,
+    "Kyphosis": 778,
+    "Lobar Atelectasis": 129,
+    "Lung Lesion": 2338,
+    "Lung Opacity": 77482,
+    "Mass": 5288,
+    "Nodule": 7531,
+    "Normal": 34292,
+    "Pleural Effusion": 66401,
+    "Pleural Other": 616,
+    "Pleural Thickening": 3272,
+    "Pneumomediastinum": 704,
+    "Pneumonia": 46660,
+    "Pneumoperitoneum": 516,
+    "Pneumothorax": 13858,
+    "Pulmonary Embolism": 1631,
+    "Pulmonary Hypertension": 903,
+    "Rib Fracture": 8919,
+    "Round(ed) Atelectasis": 172,
+    "Subcutaneous Emphysema": 2046,
+    "Support Devices": 86079,
+    "Tortuous Aorta": 3336,
+    "Tuberculosis": 2078,
+}
+# task 2 keeps the slots of 2023, where No Finding had another name: Normal stands before Nodule
+TASK2_CLASSES = tuple("Normal" if name == "No Finding" else name for name in COUNTS_2023)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CxrLt(Challenge):
+    """`tables`, and where labels come in a file of their own `labeled`, by split; `samples`: the templates.
+
+    A published labelled table also stands in for a split's own table when only that was downloaded.
+    """
+
+    tables: Mapping[str, str]
+    samples: Mapping[str, str]
+    labeled: Mapping[str, str] = field(default_factory=dict)
+
+    def read(self, split: str, inputs_dir: Path) -> pd.DataFrame:
+        self.require(split)
+        table_path = inputs_dir / self.tables[split]
+        labeled_path = inputs_dir / self.labeled.get(split, self.tables[split])
+        if labeled_path == table_path or not labeled_path.is_file():
+            return self._read_table(table_path, labels_required=split == "train")
+        truth = self._read_table(labeled_path, labels_required=True)
+        if not table_path.is_file():
+            return truth
+        table = self._read_table(table_path, labels_required=False)
+        if len(stray := truth.index.difference(table.index)):
+            raise UserError(f"{labeled_path} has images that are not in {table_path}: {listing(stray)}.")
+        table[list(self.classes)] = truth[list(self.classes)].reindex(table.index)
+        return table
+
+    def _read_table(self, path: Path, labels_required: bool) -> pd.DataFrame:
+        file = read_csv(path)
+        projections = ("ViewPosition", "ViewCodeSequence_CodeMeaning")
+        return columns.contract_table(
+            file,
+            image_id=columns.ids(file, file.column(self.id_column)),
+            patient=columns.ids(file, file.column("subject_id")),
+            study=columns.ids(file, file.column("study_id")),
+            view=views(*(file.text(file.column(name)) for name in projections)),
+            path=columns.paths(file, file.column(*PATH_COLUMNS)),
+            class_labels=columns.labels(file, self.classes, labels_required),
+        )
+
+    def template(self, split: str, inputs_dir: Path) -> list[str]:
+        """The ids of the sample submission; without that file those of the split's table, in its order."""
+        self.require(split)
+        path = inputs_dir / self.samples[split] if split in self.samples else None
+        if path is None or not path.is_file():
+            return self.read(split, inputs_dir).index.tolist()
+        return template_ids(self, path)
+
+
+def template_ids(challenge: Challenge, path: Path) -> list[str]:
+    """The ids of a sample submission, in its order.
+
+    Raises UserError for a repeated id, and for other columns than the challenge's.
+    """
+    file = read_csv(path)
+    ids = columns.ids(file, file.column(challenge.id_column))
+    wanted = [challenge.id_column, *challenge.classes]
+    if list(file.columns) != wanted:
+        raise UserError(
+            f"{path} is not a template of {challenge.name}: its columns are {listing(file.columns, len(wanted))}, "
+            f"but should be {listing(wanted, len(wanted))}."
+        )
+    if (twice := ids.duplicated()).any():
+        raise UserError(f"{path} lists an image more than once: {listing(ids[twice])}.")
+    return ids.tolist()
+
+
+CXR_LT_2023 = CxrLt(
+    name="cxrlt2023",
+    title="CXR-LT 2023 (ICCV CVAMD)",
+    train_counts=COUNTS_2023,
+    train_images=264_849,
+    splits=("train", "dev", "test"),
+    recipes=RECIPES,
+    tables={"train": "train.csv", "dev": "development.csv", "test": "test.csv"},
+    samples={"dev": "development_sample_submission.csv", "test": "sample_submission.csv"},
+)
+
+DEMO = replace(
+    CXR_LT_2023,
+    name="demo",
+    title="Generated chest phantom in the layout of CXR-LT 2023",
+    recipes=("demo_resnet", "demo_edgenext"),
+)
+
+
+def cxr_lt_2024(task: int, counts: Mapping[str, int]) -> CxrLt:
+    """A task of CXR-LT 2024: they share the training images and differ in classes and evaluation."""
+    return CxrLt(
+        name=f"cxrlt2024-task{task}",
+        title=f"CXR-LT 2024 (MICCAI), task {task}",
+        train_counts=counts,
+        train_images=258_871,
+        splits=("train", "dev", "test"),
+        recipes=RECIPES,
+        tables={"train": "train_labeled.csv", "dev": "development.csv", "test": f"test_task{task}.csv"},
+        labeled={"dev": f"development_labeled_task{task}.csv", "test": f"test_labeled_task{task}.csv"},
+        samples={
+            "dev": f"development_task{task}_sample_submission.csv",
+            "test": f"test_task{task}_sample_submission.csv",
+        },
+    )
+
+
+CXR_LT_2024 = (
+    cxr_lt_2024(1, COUNTS_2024),
+    cxr_lt_2024(2, {name: COUNTS_2024[name] for name in TASK2_CLASSES}),
+)

@@ -1,0 +1,67 @@
+"""Patients of the training table that dev or test have too: the leak that flatters a score."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import pandas as pd
+
+from cxrlt.artifacts import Workspace
+from cxrlt.challenges.base import Challenge
+from cxrlt.challenges.csv_file import MissingFileError
+from cxrlt.errors import listing
+
+
+@dataclass(frozen=True)
+class SharedPatients:
+    """What train shares with every other split whose table is there.
+
+    `patients` holds patient ids by split (image ids where a split has no patients); `images` is the index of
+    the training rows concerned.
+    """
+
+    patients: Mapping[str, tuple[str, ...]]
+    images: pd.Index
+    train_images: int
+
+    @property
+    def sentence(self) -> str:
+        """One line for a report, with the counts."""
+        if self.images.empty:
+            return f"No patient of train is in {' or '.join(self.patients) or 'another split'}."
+        shares = ", ".join(
+            f"{len(names):,} in {split} ({listing(names)})" for split, names in self.patients.items() if names
+        )
+        return (
+            f"Patients of train that another split has too: {shares}; "
+            f"they have {len(self.images):,} of the {self.train_images:,} training images."
+        )
+
+
+def shared_patients(challenge: Challenge, workspace: Workspace) -> SharedPatients:
+    """Reads every table that is there. Raises UserError if that of train is missing."""
+    inputs_dir = workspace.inputs_dir(challenge.name)
+    return find_shared_patients(challenge.read("train", inputs_dir), other_tables(challenge, workspace))
+
+
+def other_tables(challenge: Challenge, workspace: Workspace) -> dict[str, pd.DataFrame]:
+    """The tables of dev and test that are there: a test table is often published months after train."""
+    tables = {}
+    for split in challenge.splits:
+        if split != "train":
+            try:
+                tables[split] = challenge.read(split, workspace.inputs_dir(challenge.name))
+            except MissingFileError:
+                continue
+    return tables
+
+
+def find_shared_patients(train: pd.DataFrame, others: Mapping[str, pd.DataFrame]) -> SharedPatients:
+    """Training rows whose patient, or whose very image, another split has."""
+    patients, images = {}, set()
+    for split, other in others.items():
+        same_patient = train["patient"].isin(other["patient"].dropna())
+        shared = train[same_patient | train.index.isin(other.index)]
+        names = shared["patient"].fillna(shared.index.to_series())
+        patients[split] = tuple(sorted(names.unique()))
+        images.update(shared.index)
+    return SharedPatients(patients, train.index[train.index.isin(images)], len(train))
