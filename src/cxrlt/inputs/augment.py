@@ -1,0 +1,79 @@
+"""Training-time augmentation: the one file that knows albumentations."""
+
+import os
+import random
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # else the import asks the network for a newer version
+import albumentations as A
+
+CROP_RATIO = (0.9, 1.1)
+"""Width over height of a crop. The usual 3/4 to 4/3 cuts an apex or a costophrenic angle off, and stretches
+a heart more than patients differ."""
+ERASED_SIDE = (0.1, 0.25)
+"""Sides of the erased rectangle, as shares of the image's."""
+
+
+@dataclass(frozen=True)
+class Transform:
+    """Augmentation as a pure function of (image, seed): grey uint8 (h, w) to (size, size)."""
+
+    pipeline: A.Compose
+
+    def __call__(self, image: np.ndarray, seed: int) -> np.ndarray:
+        # One stream for all steps. Compose.set_random_seed gives every step a stream that starts alike,
+        # so that one draw decides several of them: only mirrored images would ever be erased.
+        self.pipeline.set_random_state(np.random.default_rng(seed), random.Random(seed))
+        return self.pipeline(image=image)["image"]
+
+
+def build_transform(
+    size: int,
+    *,
+    flip: bool,
+    crop_scale: tuple[float, float],
+    rotate: float,
+    brightness: float,
+    contrast: float,
+    erase: float,
+) -> Transform:
+    """The augmentation for models of `size` pixels.
+
+    `crop_scale` is the range of the cropped share of the area, `rotate` the largest angle in degrees,
+    `brightness` the largest shift as a share of white, `contrast` the largest relative change, `erase` the
+    probability of one black rectangle. Raises ValueError for values albumentations rejects or warns about.
+    """
+    return compose(
+        lambda: [
+            A.HorizontalFlip(p=0.5 if flip else 0),
+            A.Rotate(limit=rotate, border_mode=cv2.BORDER_CONSTANT, fill=0, p=1 if rotate else 0),
+            A.RandomResizedCrop(
+                size=(size, size), scale=crop_scale, ratio=CROP_RATIO, area_for_downscale="image", p=1
+            ),
+            A.RandomBrightnessContrast(
+                brightness_limit=brightness, contrast_limit=contrast, p=1 if brightness or contrast else 0
+            ),
+            A.CoarseDropout(
+                num_holes_range=(1, 1),
+                hole_height_range=ERASED_SIDE,
+                hole_width_range=ERASED_SIDE,
+                fill=0,
+                p=erase,
+            ),
+        ]
+    )
+
+
+def compose(steps: Callable[[], list[A.BasicTransform]]) -> Transform:
+    """The transform of `steps`, where an argument that albumentations does not know is an error."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        try:
+            return Transform(A.Compose(steps()))
+        except UserWarning as warning:
+            raise ValueError(str(warning)) from warning

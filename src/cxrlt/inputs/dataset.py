@@ -1,0 +1,126 @@
+"""Batches that depend on (seed, epoch, image id) alone: not on workers, processes or interruptions.
+
+An item is asked for by (epoch, row), so that the epoch reaches worker processes with the row itself.
+"""
+
+import hashlib
+import struct
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from cxrlt.errors import UserError
+from cxrlt.inputs.augment import Transform
+from cxrlt.inputs.cache import GreyCache
+
+Item = tuple[int, int]
+"""(epoch, row of the data set)."""
+
+
+class XRayDataset(Dataset):
+    """Item (epoch, row): uint8 image (1, size, size), float32 targets (n_classes,), row.
+
+    `targets` (n, n_classes) has one row per id; without `transform` the image is as it is in the cache.
+    Raises UserError if the cache lacks an id.
+    """
+
+    def __init__(
+        self,
+        cache: GreyCache,
+        ids: Sequence[str],
+        targets: np.ndarray,
+        seed: int = 0,
+        transform: Transform | None = None,
+    ) -> None:
+        if targets.shape[:1] != (len(ids),):
+            raise ValueError(f"{len(ids)} ids but targets of shape {targets.shape}")
+        self.cache = cache
+        self.cache_rows = cache.rows_of(ids)
+        self.id_hashes = np.array([_hash64(image_id.encode()) for image_id in ids], dtype=np.uint64)
+        self.targets = torch.tensor(targets, dtype=torch.float32)
+        self.seed = seed
+        self.transform = transform
+
+    def __len__(self) -> int:
+        return len(self.cache_rows)
+
+    def __getitem__(self, item: Item) -> tuple[torch.Tensor, torch.Tensor, int]:
+        epoch, row = item
+        image = np.array(self.cache.images[self.cache_rows[row]])
+        if self.transform is not None:
+            image = np.ascontiguousarray(self.transform(image, self.augmentation_seed(epoch, row)))
+        return torch.from_numpy(image)[None], self.targets[row], row
+
+    def augmentation_seed(self, epoch: int, row: int) -> int:
+        """A function of (seed, epoch, image id) and nothing else."""
+        return _hash64(struct.pack("<qqQ", self.seed, epoch, int(self.id_hashes[row])))
+
+
+def epoch_batches(n_rows: int, batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:
+    """Every row once, in the order of (seed, epoch), as batches of at most `batch_size`.
+
+    Sizes differ by one at most: a tiny last batch would be noise to BatchNorm and to the optimiser.
+    """
+    order = np.random.default_rng([seed, epoch]).permutation(n_rows)
+    return np.array_split(order, -(-n_rows // batch_size))
+
+
+def rank_share(batch: np.ndarray, rank: int, world: int, max_batch_per_device: int) -> list[np.ndarray]:
+    """The micro-batches of process `rank`: over all ranks every row of `batch` once.
+
+    All ranks get the same number of them, none empty, for SyncBatchNorm waits for every rank in each one.
+    Raises UserError where the batch is too small for that.
+    """
+    largest_share, smallest_share = -(-len(batch) // world), len(batch) // world
+    n_micro = -(-largest_share // max_batch_per_device)
+    if smallest_share < n_micro:
+        raise UserError(
+            f"A batch of {len(batch)} images cannot be shared evenly by {world} processes with at most "
+            f"{max_batch_per_device} at a time. Raise optim.batch_size or optim.max_batch_per_device, "
+            f"or use fewer processes."
+        )
+    return np.array_split(np.array_split(batch, world)[rank], n_micro)
+
+
+def make_loader(
+    dataset: XRayDataset,
+    epoch: int,
+    micro_batches: Sequence[np.ndarray],
+    n_workers: int,
+    pin_memory: bool = False,
+) -> DataLoader:
+    """Batches (uint8 (b, 1, size, size), float32 (b, n_classes), int64 rows (b,)), in the order given.
+
+    What a worker raises is raised here: no batch is ever skipped or repeated. The global random state is
+    left alone.
+    """
+    _without_opencv_threads()  # a worker forked beside OpenCV's threads may wait for them for ever
+    items = [[(epoch, row) for row in batch.tolist()] for batch in micro_batches]
+    return DataLoader(
+        dataset,
+        batch_sampler=items,
+        num_workers=n_workers,
+        pin_memory=pin_memory,
+        worker_init_fn=_without_opencv_threads,
+        generator=torch.Generator(),
+    )
+
+
+def evaluation_loader(
+    dataset: XRayDataset, batch_size: int, n_workers: int, pin_memory: bool = False
+) -> DataLoader:
+    """Every row once, in order, in batches of at most `batch_size`."""
+    rows = np.arange(len(dataset))
+    batches = [rows[at : at + batch_size] for at in range(0, len(rows), batch_size)]
+    return make_loader(dataset, 0, batches, n_workers, pin_memory)
+
+
+def _without_opencv_threads(worker: int = 0) -> None:
+    cv2.setNumThreads(0)
+
+
+def _hash64(data: bytes) -> int:
+    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")

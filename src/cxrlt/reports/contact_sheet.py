@@ -1,0 +1,45 @@
+"""One picture of many radiographs, each with its labels below it."""
+
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from cxrlt.artifacts import atomic_path
+
+CELL_INCHES = 2.2
+LINE_INCHES = 0.14
+LETTERS_PER_LINE = 32
+DPI = 110
+
+
+def write_contact_sheet(
+    path: Path, images: np.ndarray, labels: Sequence[Sequence[str]], columns: int = 8
+) -> None:
+    """Write a PNG of uint8 `images` (n, h, w) or (n, 1, h, w), with the names in labels[i] under image i.
+
+    An image without labels is marked with a dash. Grey is shown as it is: 0 black, 255 white.
+    """
+    images = np.asarray(images)
+    if images.ndim == 4:
+        images = images[:, 0]
+    if images.ndim != 3 or len(images) != len(labels) or not len(images):
+        raise ValueError(f"{len(labels)} label lists for images of shape {images.shape}")
+    captions = [textwrap.fill(", ".join(names) or "–", LETTERS_PER_LINE) for names in labels]
+    columns = min(columns, len(images))
+    rows = -(-len(images) // columns)
+    n_lines = max(caption.count("\n") for caption in captions) + 2
+    height = CELL_INCHES + n_lines * LINE_INCHES
+    figure = Figure(figsize=(columns * CELL_INCHES, rows * height), dpi=DPI)
+    for position, (image, caption) in enumerate(zip(images, captions, strict=True)):
+        row, column = divmod(position, columns)
+        left, bottom = column / columns, 1 - (row * height + CELL_INCHES) / (rows * height)
+        box = (left + 0.02 / columns, bottom, 0.96 / columns, CELL_INCHES * 0.98 / (rows * height))
+        axes = figure.add_axes(box)
+        axes.imshow(image, cmap="gray", vmin=0, vmax=255)
+        axes.set_axis_off()
+        figure.text(left + 0.5 / columns, bottom, caption, ha="center", va="top", fontsize=8)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png")
