@@ -90,7 +90,7 @@ install() {
     if [ -f "$installed" ] && [ "$(<"$installed")" = "$(<"$lock")" ]; then
         return
     fi
-    echo "run.sh: installing ${lock#"$root/"} into $venv; the first time takes some minutes and 6 GB of disk"
+    echo "run.sh: installing ${lock#"$root/"} into $venv (everything together takes some minutes and 6 GB of disk)"
     pip_install --require-hashes -r "$lock"
     if [ $# -gt 0 ]; then
         pip_install "$@"
@@ -169,14 +169,16 @@ run_challenge() {
     exec "$python" -m cxrlt run "$@"
 }
 
-word="${1:-demo}"
+word="${1-demo}"
 case "$word" in
 -h | --help) usage ;;
 test) run_tests "${@:2}" ;;
 *)
-    case " $challenges " in
-    *" $word "*) run_challenge "$word" "${@:2}" ;;
-    *) die "'$word' is not a challenge. Use one of: $challenges; or test; or --help." ;;
-    esac
+    for challenge in $challenges; do
+        if [ "$word" = "$challenge" ]; then
+            run_challenge "$word" "${@:2}"
+        fi
+    done
+    die "'$word' is not a challenge. Use one of: $challenges; or test; or --help."
     ;;
 esac

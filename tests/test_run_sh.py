@@ -1,0 +1,229 @@
+"""run.sh as a user meets it. A small script stands in for Python where a real one would install gigabytes."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from cxrlt.challenges import challenge_names
+
+REPOSITORY = Path(__file__).parents[1]
+BASH = shutil.which("bash") or "/bin/bash"
+
+PYTHON = """#!{bash}
+# Stands in for python: version, venv and pip behave as the variables ask, the rest is noted in $CALLS.
+case "$*" in
+    *version_info*) exit "${{TOO_OLD:-0}}" ;;
+    *ensurepip*) exit "${{NO_VENV:-0}}" ;;
+    --version) echo "Python 3.9.2" ;;
+    "-m venv"*) mkdir -p "${{@: -1}}/bin"; cp "$0" "${{@: -1}}/bin/python" ;;
+    "-m pip --version") ;;
+    "-m pip"*) printf '%s\\n' "$*" >> "$CALLS"; exit "${{NO_NETWORK:-0}}" ;;
+    *) printf '%s|' "$CXRLT_ROOT" "$PYTHONPATH" "$PWD" "$@"; echo ;;
+esac
+"""
+
+
+class Clone:
+    """A copy of run.sh in a folder with a space in its name, and a PATH that holds only what is put there."""
+
+    def __init__(self, folder: Path) -> None:
+        self.root = folder / "a clone"
+        self.bin = folder / "bin"
+        self.calls = folder / "calls"
+        self.bin.mkdir()
+        self.calls.touch()
+        (self.root / "tests").mkdir(parents=True)
+        for name in ("run.sh", "pyproject.toml", "requirements.txt", "tests/requirements.txt"):
+            shutil.copy(REPOSITORY / name, self.root / name)
+        for tool in ("cat", "cp", "dirname", "mkdir"):
+            (self.bin / tool).symlink_to(shutil.which(tool))
+
+    def add_python(self, name: str = "python3") -> None:
+        (self.bin / name).write_text(PYTHON.format(bash=BASH))
+        (self.bin / name).chmod(0o755)
+
+    def run(self, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        """`bash "…/a clone/run.sh" arguments`, from another folder, in a bare environment."""
+        environment = {"PATH": str(self.bin), "CALLS": str(self.calls), **variables}
+        return subprocess.run(
+            [BASH, str(self.root / "run.sh"), *arguments],
+            capture_output=True,
+            text=True,
+            cwd=self.bin,
+            env=environment,
+            check=False,
+        )
+
+    def installations(self) -> list[str]:
+        return self.calls.read_text().splitlines()
+
+
+@pytest.fixture
+def clone(tmp_path: Path) -> Clone:
+    return Clone(tmp_path)
+
+
+def test_help_names_every_challenge_and_every_way_to_call_it(clone):
+    result = clone.run("--help")
+    assert result.returncode == 0
+    named = re.search(r"one of: (.*)\.", result.stdout).group(1).split()
+    assert sorted(named) == sorted(challenge_names())
+    assert all(word in result.stdout for word in ("run.sh test", "CXRLT_PYTHON", "PIP_FIND_LINKS", "OPTIONS"))
+
+
+@pytest.mark.parametrize("word", ["nih", "--quick", "demo2", "cxrlt", "", "demo cxrlt2023"])
+def test_another_word_is_an_error_before_anything_is_made(clone, word):
+    clone.add_python()
+    result = clone.run(word)
+    assert result.returncode == 2
+    assert f"'{word}' is not a challenge" in result.stderr
+    assert "nih14" in result.stderr
+    assert not (clone.root / ".venv").exists()
+
+
+def test_without_a_word_it_sets_up_and_runs_the_demo(clone):
+    clone.add_python()
+    result = clone.run()
+    assert result.returncode == 0, result.stderr
+    last = result.stdout.splitlines()[-1]
+    assert last == f"{clone.root}|{clone.root}/src|{clone.bin}|-m|cxrlt|run|demo|"
+    assert [call.startswith("-m pip install") for call in clone.installations()] == [True, True]
+    assert f"--require-hashes -r {clone.root}/requirements.txt" in clone.installations()[0]
+
+
+def test_options_reach_the_command_as_they_were_given(clone):
+    clone.add_python()
+    result = clone.run("nihlt", "--images", "my x-rays", "--quick", CXRLT_ROOT="/elsewhere")
+    assert result.stdout.splitlines()[-1].startswith("/elsewhere|")
+    assert result.stdout.endswith("|-m|cxrlt|run|nihlt|--images|my x-rays|--quick|\n")
+
+
+def test_nothing_is_installed_twice_unless_the_lock_changes(clone):
+    clone.add_python()
+    clone.run()
+    clone.calls.write_text("")
+    clone.run()
+    assert clone.installations() == []
+    with (clone.root / "requirements.txt").open("a") as file:
+        file.write("# another\n")
+    clone.run()
+    assert len(clone.installations()) == 2
+
+
+def test_an_installation_that_failed_is_done_again_and_its_error_names_the_folder_of_wheels(clone):
+    clone.add_python()
+    failed = clone.run(NO_NETWORK="1")
+    assert failed.returncode == 2
+    assert "PIP_NO_INDEX=1 PIP_FIND_LINKS=" in failed.stderr
+    assert "pip download" in failed.stderr
+    clone.calls.write_text("")
+    assert clone.run().returncode == 0
+    assert len(clone.installations()) == 2
+
+
+def test_an_environment_without_a_working_python_is_made_again(clone):
+    clone.add_python()
+    (clone.root / ".venv" / "bin").mkdir(parents=True)
+    assert clone.run().returncode == 0
+    assert (clone.root / ".venv" / "bin" / "python").is_file()
+
+
+def test_the_test_word_adds_the_test_tools_and_runs_linter_formatter_and_tests_in_the_repository(clone):
+    clone.add_python()
+    result = clone.run("test", "-k", "two words")
+    assert result.returncode == 0, result.stderr
+    assert any(f"-r {clone.root}/tests/requirements.txt" in call for call in clone.installations())
+    ruff, form, tests = (line.split("|", 2)[2] for line in result.stdout.splitlines()[-3:])
+    assert ruff == f"{clone.root}|-m|ruff|check|.|"
+    assert form == f"{clone.root}|-m|ruff|format|--check|.|"
+    assert tests == f"{clone.root}|-m|pytest|-k|two words|"
+
+
+def test_without_python_the_error_says_which_one_is_needed(clone):
+    result = clone.run()
+    assert result.returncode == 2
+    assert "Python 3.11 or newer" in result.stderr
+    assert "no python3" in result.stderr
+
+
+def test_too_old_a_python_is_named_with_its_version(clone):
+    clone.add_python()
+    result = clone.run(TOO_OLD="1")
+    assert result.returncode == 2
+    assert "Python 3.11 or newer is needed and Python 3.9.2 was found" in result.stderr
+
+
+def test_a_newer_python_is_found_beside_an_old_one(clone):
+    clone.add_python("python3.12")
+    (clone.bin / "python3").write_text(f"#!{BASH}\nexit 1\n")
+    (clone.bin / "python3").chmod(0o755)
+    result = clone.run()
+    assert result.returncode == 0, result.stderr
+    assert "with python3.12" in result.stdout
+
+
+def test_a_python_that_cannot_make_environments_is_told_which_package_it_lacks(clone):
+    clone.add_python()
+    result = clone.run(NO_VENV="1")
+    assert result.returncode == 2
+    assert "python3-venv" in result.stderr
+    assert not (clone.root / ".venv").exists()
+
+
+def test_an_existing_python_with_everything_in_it_is_used_as_it_is(clone):
+    package = clone.root / "src" / "cxrlt"
+    package.mkdir(parents=True)
+    (package / "__init__.py").touch()
+    (package / "__main__.py").write_text("import sys\nprint(sys.executable, sys.argv[1:])\n")
+    result = clone.run("demo", "--quick", CXRLT_PYTHON=sys.executable)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout == f"{sys.executable} ['run', 'demo', '--quick']\n"
+    assert not (clone.root / ".venv").exists()
+
+
+def test_an_existing_python_that_lacks_packages_is_told_which_ones(clone):
+    with (clone.root / "pyproject.toml").open("r+") as file:
+        text = file.read().replace('"tqdm>=', '"no-such-package>=1", "numpy>=999", "tqdm>=')
+        file.seek(0)
+        file.write(text)
+    result = clone.run(CXRLT_PYTHON=sys.executable)
+    assert result.returncode == 2
+    assert "-m pip install 'no-such-package>=1' 'numpy>=999'\n" in result.stderr
+
+
+def test_an_existing_python_that_is_not_there_is_an_error(clone):
+    result = clone.run(CXRLT_PYTHON="/no/such/python")
+    assert result.returncode == 2
+    assert "CXRLT_PYTHON=/no/such/python does not exist" in result.stderr
+
+
+@pytest.mark.parametrize("name", ["requirements.txt", "tests/requirements.txt"])
+def test_a_lock_pins_and_hashes_everything_and_names_no_address_or_folder(name):
+    lines = (REPOSITORY / name).read_text().splitlines()
+    pins = [line for line in lines if line and not line.startswith((" ", "#"))]
+    assert pins
+    assert all(re.match(r"[a-z0-9-]+==[\w.]+ (; .* )?\\$", pin) for pin in pins)
+    after = [lines[lines.index(pin) + 1] for pin in pins]
+    assert all(re.match(r"    --hash=sha256:[0-9a-f]{64}", line) for line in after)
+    assert not [line for line in lines if re.search(r"://|file:|--index|--find-links|--extra| /\w", line)]
+
+
+def test_the_lock_holds_every_dependency_of_the_project():
+    with (REPOSITORY / "pyproject.toml").open("rb") as file:
+        project = tomllib.load(file)
+    for name, wanted in (
+        ("requirements.txt", project["project"]["dependencies"]),
+        ("tests/requirements.txt", project["dependency-groups"]["test"]),
+    ):
+        pinned = set(re.findall(r"^([a-z0-9-]+)==", (REPOSITORY / name).read_text(), re.M))
+        assert {re.match(r"[\w-]+", requirement).group() for requirement in wanted} <= pinned
+
+
+def test_the_scripts_can_be_executed():
+    assert all(os.access(REPOSITORY / name, os.X_OK) for name in ("run.sh", ".ci/run"))
