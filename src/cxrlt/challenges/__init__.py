@@ -4,6 +4,7 @@ from pathlib import Path
 
 from cxrlt.challenges.base import Challenge
 from cxrlt.challenges.csv_file import nearest
+from cxrlt.challenges.custom import SPEC_FILE, csv_challenge
 from cxrlt.challenges.cxr_lt import CXR_LT_2023, CXR_LT_2024, DEMO
 from cxrlt.challenges.nih import NIH14, NIHLT
 from cxrlt.errors import UserError
@@ -24,6 +25,10 @@ def get_challenge(name: str, inputs_dir: Path | None = None) -> Challenge:
     """
     if name in CHALLENGES:
         return CHALLENGES[name]
+    if name == CUSTOM:
+        if inputs_dir is None:
+            raise UserError(f"The challenge csv is described by {SPEC_FILE}: name its folder with --inputs.")
+        return csv_challenge(inputs_dir)
     near = nearest(name, challenge_names())
     meant = f" Did you mean {near!r}?" if near else ""
     raise UserError(f"There is no challenge {name!r}.{meant} Known: {', '.join(challenge_names())}.")

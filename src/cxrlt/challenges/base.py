@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import pandas as pd
 
@@ -28,16 +29,25 @@ class Challenge(ABC):
     train_counts: Mapping[str, int]
     train_images: int
     splits: tuple[str, ...]
-    recipes: tuple[str, ...]
+    recipes: tuple[str, ...] = ("ral_convnext_small", "ral_efficientnetv2_s")
     id_column: str = "dicom_id"
-    metric: str = "mAP"
+    container: Literal["zip", "csv"] = "zip"
+    """What the server takes: a zip with one CSV in it, or that CSV."""
+    channels: int = 1
+    metric: Literal["mAP", "mAUROC"] = "mAP"
+    """What models are compared by: the macro mean of average precision or of AUROC."""
     strict_patients: bool = False
-    """A patient in train and in dev or test is an error; else a warning, as official splits are what they are."""
+    """A patient in train and in dev or test is an error (else a warning, as official splits are given)."""
 
     @property
     def classes(self) -> tuple[str, ...]:
         """Class names in the order of the submission template's columns."""
         return tuple(self.train_counts)
+
+    @property
+    def submission_columns(self) -> tuple[str, ...]:
+        """The columns of a submission, in order."""
+        return (self.id_column, *self.classes)
 
     @property
     def groups(self) -> dict[str, list[str]]:

@@ -1,13 +1,15 @@
 """From the columns of a CSV file to the table every stage reads, refusing what would spoil it silently."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute
 
-from cxrlt.challenges.csv_file import CsvFile, nearest, rows
+from cxrlt.challenges.base import Challenge
+from cxrlt.challenges.csv_file import CsvFile, nearest, read_csv, rows
 from cxrlt.errors import UserError, listing
 
 LABELS = {"0": 0.0, "1": 1.0, "0.0": 0.0, "1.0": 1.0, "": np.nan}
@@ -126,3 +128,20 @@ def _refuse_two_patients(file: CsvFile, name: str, values: pd.Series, patient: p
         raise UserError(
             f"{file.path} has one {name} under two patients: {shown}. Correct the patient or the id."
         )
+
+
+def template_ids(challenge: Challenge, path: Path) -> list[str]:
+    """The ids of a sample submission, in its order.
+
+    Raises UserError for a repeated id, and for other columns than the challenge's.
+    """
+    file = read_csv(path)
+    image_id = ids(file, file.column(challenge.id_column))
+    if tuple(file.columns) != (wanted := challenge.submission_columns):
+        raise UserError(
+            f"{path} is not a template of {challenge.name}: its columns are "
+            f"{listing(file.columns, len(wanted))}, but should be {listing(wanted, len(wanted))}."
+        )
+    if (twice := image_id.duplicated(keep=False)).any():
+        raise UserError(f"{path} has more than one row for an image: {rows(image_id, twice)}.")
+    return image_id.tolist()

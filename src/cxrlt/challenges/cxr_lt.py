@@ -13,7 +13,6 @@ from cxrlt.challenges.views import views
 from cxrlt.errors import UserError, listing
 
 PATH_COLUMNS = ("path", "fpath")
-RECIPES = ("ral_convnext_small", "ral_efficientnetv2_s")
 
 # positives among the 264,849 training images of 2023, in the order of the template
 COUNTS_2023 = {
@@ -136,25 +135,7 @@ class CxrLt(Challenge):
         path = inputs_dir / self.samples[split] if split in self.samples else None
         if path is None or not path.is_file():
             return self.read(split, inputs_dir).index.tolist()
-        return template_ids(self, path)
-
-
-def template_ids(challenge: Challenge, path: Path) -> list[str]:
-    """The ids of a sample submission, in its order.
-
-    Raises UserError for a repeated id, and for other columns than the challenge's.
-    """
-    file = read_csv(path)
-    ids = columns.ids(file, file.column(challenge.id_column))
-    wanted = [challenge.id_column, *challenge.classes]
-    if list(file.columns) != wanted:
-        raise UserError(
-            f"{path} is not a template of {challenge.name}: its columns are {listing(file.columns, len(wanted))}, "
-            f"but should be {listing(wanted, len(wanted))}."
-        )
-    if (twice := ids.duplicated()).any():
-        raise UserError(f"{path} lists an image more than once: {listing(ids[twice])}.")
-    return ids.tolist()
+        return columns.template_ids(self, path)
 
 
 CXR_LT_2023 = CxrLt(
@@ -163,7 +144,6 @@ CXR_LT_2023 = CxrLt(
     train_counts=COUNTS_2023,
     train_images=264_849,
     splits=("train", "dev", "test"),
-    recipes=RECIPES,
     tables={"train": "train.csv", "dev": "development.csv", "test": "test.csv"},
     samples={"dev": "development_sample_submission.csv", "test": "sample_submission.csv"},
 )
@@ -184,7 +164,6 @@ def cxr_lt_2024(task: int, counts: Mapping[str, int]) -> CxrLt:
         train_counts=counts,
         train_images=258_871,
         splits=("train", "dev", "test"),
-        recipes=RECIPES,
         tables={"train": "train_labeled.csv", "dev": "development.csv", "test": f"test_task{task}.csv"},
         labeled={"dev": f"development_labeled_task{task}.csv", "test": f"test_labeled_task{task}.csv"},
         samples={

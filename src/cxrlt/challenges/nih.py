@@ -9,7 +9,6 @@ import pandas as pd
 from cxrlt.challenges import columns
 from cxrlt.challenges.base import Challenge
 from cxrlt.challenges.csv_file import CsvFile, MissingFileError, nearest, read_csv, read_lines, rows
-from cxrlt.challenges.cxr_lt import RECIPES
 from cxrlt.challenges.views import views
 from cxrlt.errors import UserError, listing
 
@@ -163,8 +162,8 @@ NIH14 = Nih14(
     train_counts=COUNTS_NIH14,
     train_images=86_524,
     splits=("train", "test"),
-    recipes=RECIPES,
     id_column="Image Index",
+    metric="mAUROC",
 )
 
 NIHLT = NihLt(
@@ -173,6 +172,5 @@ NIHLT = NihLt(
     train_counts=COUNTS_NIHLT,
     train_images=78_506,
     splits=("train", "dev", "test"),
-    recipes=RECIPES,
     id_column="id",
 )

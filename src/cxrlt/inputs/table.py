@@ -11,6 +11,10 @@ from cxrlt.inputs.locate import locate_images
 from cxrlt.inputs.shared_patients import SharedPatients, find_shared_patients, other_tables
 
 
+class NoImagesError(UserError):
+    """Not one image of a split is there."""
+
+
 def load_labels(
     challenge: Challenge, split: str, workspace: Workspace, *, drop_shared_patients: bool = False
 ) -> pd.DataFrame:
@@ -55,7 +59,7 @@ def load_table(
     """As `load_labels`, with a column `file`: the absolute path (str) of the row's image.
 
     Raises UserError with the count and the first ten if images are missing, unless `allow_missing`, which
-    drops their rows and says so on stderr; no image at all is an error in any case.
+    drops their rows and says so on stderr; no image at all is a NoImagesError in any case.
     """
     table = load_labels(challenge, split, workspace, drop_shared_patients=drop_shared_patients)
     table = with_files(challenge, table, workspace)

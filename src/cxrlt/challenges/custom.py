@@ -1,0 +1,167 @@
+"""The challenge `csv`: any CSV files whose columns the user names in challenge.yaml."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from cxrlt.challenges import columns
+from cxrlt.challenges.base import Challenge
+from cxrlt.challenges.csv_file import CsvFile, MissingFileError, nearest, read_csv, rows
+from cxrlt.challenges.views import views
+from cxrlt.errors import UserError, listing
+
+SPEC_FILE = "challenge.yaml"
+
+
+class CsvSpec(BaseModel):
+    """The keys of challenge.yaml. Files are relative to its folder, everything else names a column."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    title: str = "Radiographs of my own"
+    train: str
+    dev: str | None = None
+    test: str | None = None
+    id: str
+    patient: str | None = None
+    study: str | None = None
+    view: str | None = None
+    path: str | None = Field(None, description="image path; default: the id")
+    suffix: str = Field("", description="added to every path, as .jpg where ids have no extension")
+    images: str = Field(
+        ".", description="folder of the paths, below the images folder; may be a glob pattern"
+    )
+    classes: tuple[str, ...] | None = Field(None, description="default: every other column of train")
+    dev_template: str | None = None
+    test_template: str | None = None
+
+    @field_validator("images")
+    @classmethod
+    def _below_the_images_folder(cls, images: str) -> str:
+        if Path(images).is_absolute() or ".." in Path(images).parts:
+            raise ValueError("lies outside the images folder; name that folder with --images")
+        return images
+
+    @field_validator("classes")
+    @classmethod
+    def _some_classes_each_once(cls, classes: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if classes is not None and (not classes or len(set(classes)) < len(classes)):
+            raise ValueError("should hold at least one name, and each once")
+        return classes
+
+
+def read_spec(path: Path) -> CsvSpec:
+    """The file's content. Raises UserError with a sentence per fault."""
+    if not path.is_file():
+        raise MissingFileError(f"{path} does not exist. inputs/README.md has an example to start from.")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not valid YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} should hold lines like 'train: train.csv'. inputs/README.md has an example.")
+    try:
+        return CsvSpec.model_validate(content)
+    except ValidationError as error:
+        raise UserError(f"{path}: {' '.join(_sentence(fault) for fault in error.errors())}") from None
+
+
+def _sentence(fault: Any) -> str:
+    key = ".".join(map(str, fault["loc"]))
+    if fault["type"] == "extra_forbidden":
+        near = nearest(key, CsvSpec.model_fields)
+        return f"Unknown key {key!r}" + (
+            f"; perhaps {near!r} is meant." if near else f"; known are {listing(CsvSpec.model_fields, 20)}."
+        )
+    if fault["type"] == "missing":
+        return f"The key {key!r} is missing."
+    if fault["type"] == "string_type":
+        return f"{key}: {fault['input']!r} is not text to YAML; put it in quotes."
+    return f"{key}: {fault['msg'].removeprefix('Value error, ')} (found {fault['input']!r})."
+
+
+@dataclass(frozen=True, kw_only=True)
+class CsvChallenge(Challenge):
+    """Its official counts are those of its own train table, which must share no patient with dev or test."""
+
+    spec: CsvSpec
+
+    def read(self, split: str, inputs_dir: Path) -> pd.DataFrame:
+        self.require(split)
+        return read_table(self.spec, split, read_csv(inputs_dir / getattr(self.spec, split)), self.classes)
+
+    def template(self, split: str, inputs_dir: Path) -> list[str]:
+        """The ids of the template if challenge.yaml names one, else those of the table, in file order."""
+        self.require(split)
+        template = {"dev": self.spec.dev_template, "test": self.spec.test_template}.get(split)
+        if template is None:
+            return self.read(split, inputs_dir).index.tolist()
+        return columns.template_ids(self, inputs_dir / template)
+
+    def image_folders(self) -> tuple[str, ...]:
+        return (self.spec.images,)
+
+
+def csv_challenge(inputs_dir: Path) -> CsvChallenge:
+    """The challenge of `inputs_dir`/challenge.yaml. Raises UserError if a file it names is missing."""
+    spec = read_spec(inputs_dir / SPEC_FILE)
+    splits = tuple(split for split in ("train", "dev", "test") if getattr(spec, split))
+    named = [getattr(spec, key) for key in (*splits, "dev_template", "test_template") if getattr(spec, key)]
+    missing = [name for name in named if not (inputs_dir / name).is_file()]
+    if missing:
+        raise MissingFileError(f"{inputs_dir / SPEC_FILE} names files that do not exist: {listing(missing)}.")
+    file = read_csv(inputs_dir / spec.train)
+    classes = spec.classes or remaining_columns(spec, file)
+    train = read_table(spec, "train", file, classes)
+    return CsvChallenge(
+        name="csv",
+        title=spec.title,
+        train_counts={name: int(train[name].sum()) for name in classes},
+        train_images=len(train),
+        splits=splits,
+        id_column=spec.id,
+        strict_patients=True,
+        spec=spec,
+    )
+
+
+def remaining_columns(spec: CsvSpec, file: CsvFile) -> tuple[str, ...]:
+    """Every column that challenge.yaml does not name. Raises UserError if none is left, or is no label."""
+    named = {spec.id, spec.patient, spec.study, spec.view, spec.path}
+    classes = tuple(name for name in file.columns if name not in named)
+    if not classes:
+        raise UserError(f"{file.path} has no class column beside {listing(filter(None, named))}.")
+    strange = [name for name in classes if not file.text(name).isin(list(columns.LABELS)).all()]
+    if strange:
+        values = file.text(strange[0])
+        raise UserError(
+            f"{file.path} has columns that hold other values than 0, 1 and blank: {listing(strange)}; see "
+            f"{strange[0]!r} in {rows(values, ~values.isin(list(columns.LABELS)))}. "
+            f"If they are no classes, list the classes in {SPEC_FILE} (classes: [...])."
+        )
+    return classes
+
+
+def read_table(spec: CsvSpec, split: str, file: CsvFile, classes: tuple[str, ...]) -> pd.DataFrame:
+    """A split's table. Only train must have every column: dev and test may lack patient, study and view."""
+
+    def found(name: str | None) -> str | None:
+        if name is None:
+            return None
+        return file.column(name) if split == "train" else file.optional_column(name)
+
+    patient, study, view = found(spec.patient), found(spec.study), found(spec.view)
+    image_id = columns.ids(file, file.column(spec.id))
+    return columns.contract_table(
+        file,
+        image_id=image_id,
+        patient=None if patient is None else columns.ids(file, patient),
+        study=None if study is None else columns.ids(file, study),
+        view=None if view is None else views(file.text(view)),
+        path=columns.paths(file, file.column(spec.path or spec.id)) + spec.suffix,
+        class_labels=columns.labels(file, classes, required=split == "train"),
+    )
