@@ -5,6 +5,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,7 +15,7 @@ import cv2
 import numpy as np
 import pandas as pd
 from filelock import FileLock, Timeout
-from joblib import Parallel, delayed
+from joblib import Parallel, cpu_count, delayed
 from tqdm import tqdm
 
 from cxrlt.artifacts import atomic_path, write_json
@@ -27,6 +28,8 @@ CHUNK = 64
 N_TIMED = 16
 """Images decoded once more at the start, to say how long the rest will take."""
 IDLE_SECONDS = 10
+N_STAT_THREADS = 16
+"""On a network disk asking for the length of a file is all waiting."""
 
 
 def build_cache(
@@ -35,18 +38,20 @@ def build_cache(
     cache_dir: Path,
     challenge: str,
     *,
-    workers: int = 1,
+    workers: int | None = None,
     quarantine: bool = False,
     progress: bool = True,
 ) -> GreyCache:
     """The cache of the images in `table` (index image_id, column `file`), made or finished where needed.
 
-    Of several processes one builds and the others wait. Says first what it will cost in disk and time.
-    Raises UserError if the disk lacks the room, and if images cannot be read: with `quarantine` those are
-    recorded in quarantine.csv and left out instead, and are tried again once their file has changed.
+    Decodes with `workers` processes (default: one per core), after saying what it will cost in disk and
+    time. Of several builders one works and the others wait. Raises UserError if the disk lacks the room,
+    and if images cannot be read: with `quarantine` those are recorded in quarantine.csv and left out
+    instead, and are tried again once their file has changed.
     """
     if table.empty:
         raise UserError(f"{challenge} has no images to cache.")
+    workers = workers or cpu_count()
     build = _Build(
         cache_path(table.index, size, cache_dir, challenge), challenge, size, table, workers, progress
     )
@@ -74,7 +79,8 @@ class _Build:
 
     @cached_property
     def source_bytes(self) -> np.ndarray:
-        return np.array([_length(Path(file)) for file in self.table["file"]], dtype=np.int64)
+        with ThreadPoolExecutor(N_STAT_THREADS) as pool:
+            return np.fromiter(pool.map(_length, self.table["file"]), dtype=np.int64)
 
     def is_finished(self) -> bool:
         return (self.directory / "meta.json").is_file() and not len(self.pending())
@@ -140,7 +146,7 @@ class _Build:
             except UnreadableImageError:
                 continue
         each = (time.perf_counter() - start) / len(sample)
-        minutes = each * len(pending) / min(self.workers, os.cpu_count() or 1) / 60
+        minutes = each * len(pending) / min(self.workers, cpu_count()) / 60
         print(
             f"{self.challenge}: {len(pending):,} of {len(self.table):,} images to decode at {self.size} px "
             f"into {self.directory}: {len(pending) * self.size**2 / 1e9:.2f} GB, about {minutes:.1f} min",
@@ -160,7 +166,8 @@ class _Build:
             for chunk in chunks
         )
         # idle processes leave soon, also when this one is killed
-        parallel = Parallel(self.workers, return_as="generator_unordered", idle_worker_timeout=IDLE_SECONDS)
+        workers = min(self.workers, len(chunks))
+        parallel = Parallel(workers, return_as="generator_unordered", idle_worker_timeout=IDLE_SECONDS)
         failures: dict[int, str] = {}
         with tqdm(
             total=len(pending), desc="cache", unit="image", disable=None if self.progress else True
@@ -228,8 +235,8 @@ def _exclusive(directory: Path, progress: bool) -> Iterator[None]:
         lock.release()
 
 
-def _length(file: Path) -> int:
+def _length(file: str) -> int:
     try:
-        return file.stat().st_size
+        return Path(file).stat().st_size
     except OSError:  # decoding will tell the reason
         return 0

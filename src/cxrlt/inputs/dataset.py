@@ -32,6 +32,7 @@ class XRayDataset(Dataset):
         cache: GreyCache,
         ids: Sequence[str],
         targets: np.ndarray,
+        *,
         seed: int = 0,
         transform: Transform | None = None,
     ) -> None:

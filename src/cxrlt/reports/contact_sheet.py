@@ -40,6 +40,8 @@ def write_contact_sheet(
         axes = figure.add_axes(box)
         axes.imshow(image, cmap="gray", vmin=0, vmax=255)
         axes.set_axis_off()
-        figure.text(left + 0.5 / columns, bottom, caption, ha="center", va="top", fontsize=8)
+        figure.text(
+            left + 0.5 / columns, bottom, caption, ha="center", va="top", fontsize=8, parse_math=False
+        )
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png")
