@@ -1,0 +1,242 @@
+"""The demo challenge: generated chest radiographs in the files and folders of the CXR-LT 2023 download.
+
+A measuring instrument, not medicine: it shows what a loss or a trick does to long tails, label noise and
+several pictures per study, on findings whose conspicuity is known.
+"""
+
+import os
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import joblib
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from cxrlt.artifacts import read_json, write_json
+from cxrlt.errors import UserError, listing
+from cxrlt.inputs.phantom_anatomy import draw_body, draw_normal, draw_turn, expose, pose
+from cxrlt.inputs.phantom_cases import SPLIT_SHARES, Patient, Picture, Study, draw_patients
+from cxrlt.inputs.phantom_findings import CLASSES, FINDINGS
+
+PHANTOM_VERSION = "1"
+"""Changes whenever the same seed would give other pictures or labels; numbers compare within a version."""
+
+N_PATIENTS = 1060
+MIMIC_SHARE = 0.10
+MASK_SIZE = 32
+METADATA = ["dicom_id", "subject_id", "study_id", "ViewPosition", "ViewCodeSequence_CodeMeaning", "path"]
+CODE_MEANING = {"AP": "antero-posterior", "PA": "postero-anterior", "LATERAL": "lateral", "": ""}
+MARKER, TRUTH = "demo.json", "truth"
+CONTENTS = {
+    MARKER,
+    "train.csv",
+    "development.csv",
+    "test.csv",
+    "sample_submission.csv",
+    "development_sample_submission.csv",
+    "files",
+    TRUTH,
+}
+ANATOMY, LESION, EXPOSURE = range(10, 13)
+
+
+@dataclass(frozen=True)
+class DemoSummary:
+    """What `make_demo` left in `path`; images per split in `counts`."""
+
+    path: Path
+    n_patients: int
+    counts: dict[str, int]
+    skipped: bool
+
+    def __str__(self) -> str:
+        counts = ", ".join(f"{count:,} {split}" for split, count in self.counts.items())
+        state = "already done" if self.skipped else "made"
+        return f"demo: {state}, {counts} images of {self.n_patients:,} patients ({self.path})"
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """What one picture shows: class index, conspicuity, finding or mimic, and where (packed bits)."""
+
+    dicom_id: str
+    index: int
+    conspicuity: float
+    kind: str
+    mask: np.ndarray
+
+
+def make_demo(
+    inputs_dir: Path,
+    n_patients: int | None = None,
+    seed: int = 0,
+    *,
+    force: bool = False,
+    workers: int = os.cpu_count() or 1,
+) -> DemoSummary:
+    """Generate the demo's radiographs, tables and truth in `inputs_dir` (default 1,060 patients).
+
+    The files appear all at once, when all are written. A finished demo with the same version and seed
+    (and number of patients, if one is asked for) is left as it is. Raises UserError if the folder holds
+    anything else, or another demo and not `force`.
+    """
+    found = finished_demo(inputs_dir)
+    if found and not force:
+        return reuse(inputs_dir, found, n_patients, seed)
+    n_patients = N_PATIENTS if n_patients is None else n_patients
+    if n_patients < 3:
+        raise UserError(f"{n_patients} patients cannot fill train, development and test: ask for 3 or more.")
+    partial = inputs_dir.with_name(f".{inputs_dir.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    patients = draw_patients(n_patients, seed)
+    drawings = draw_pictures(patients, seed, partial, workers)
+    counts = write_tables(patients, partial, seed)
+    write_truth(patients, drawings, partial)
+    write_json(
+        partial / MARKER,
+        {"version": PHANTOM_VERSION, "seed": seed, "n_patients": n_patients, "counts": counts},
+    )
+    if inputs_dir.exists():
+        shutil.rmtree(inputs_dir)
+    partial.rename(inputs_dir)
+    return DemoSummary(inputs_dir, n_patients, counts, skipped=False)
+
+
+def finished_demo(inputs_dir: Path) -> dict | None:
+    """What the folder's demo.json says, or None for no or an empty folder; UserError for foreign files."""
+    names = {entry.name for entry in inputs_dir.iterdir()} if inputs_dir.is_dir() else set()
+    if not names:
+        return None
+    strange = sorted(names - CONTENTS) if MARKER in names else sorted(names)
+    if strange:
+        raise UserError(
+            f"{inputs_dir} holds files that are not the demo's ({listing(strange)}). "
+            "Move them elsewhere, or give another folder with --inputs."
+        )
+    return read_json(inputs_dir / MARKER, "cxrlt demo")
+
+
+def reuse(inputs_dir: Path, found: dict, n_patients: int | None, seed: int) -> DemoSummary:
+    wanted = {"version": PHANTOM_VERSION, "seed": seed, "n_patients": n_patients or found["n_patients"]}
+    other = [f"{key} {found[key]}, not {value}" for key, value in wanted.items() if found[key] != value]
+    if other:
+        raise UserError(
+            f"{inputs_dir} holds another demo ({listing(other)}). "
+            "Replace it with --force, or give another folder with --inputs."
+        )
+    return DemoSummary(inputs_dir, found["n_patients"], found["counts"], skipped=True)
+
+
+def image_path(patient: Patient, study: Study, picture: Picture) -> str:
+    subject = f"p{patient.subject_id}"
+    return f"files/{subject[:3]}/{subject}/{study.study_id}/{picture.dicom_id}.jpg"
+
+
+def draw_pictures(patients: list[Patient], seed: int, folder: Path, workers: int) -> list[Drawing]:
+    """Draw and write every picture; what is drawn where, in the order of the patients."""
+    jobs = (joblib.delayed(draw_patient_pictures)(patient, seed, folder) for patient in patients)
+    done = joblib.Parallel(n_jobs=workers, return_as="generator")(jobs)
+    bar = tqdm(done, total=len(patients), desc="demo", unit="patient", disable=not sys.stderr.isatty())
+    return [drawing for drawings in bar for drawing in drawings]
+
+
+def draw_patient_pictures(patient: Patient, seed: int, folder: Path) -> list[Drawing]:
+    cv2.setNumThreads(0)
+    drawings = []
+    for number, study in enumerate(patient.studies):
+        for position, picture in enumerate(study.pictures):
+            rng = np.random.default_rng([seed, EXPOSURE, patient.number, number, position])
+            image, shown = draw_picture(patient, study, picture, seed, rng)
+            path = folder / image_path(patient, study, picture)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(path), image, [cv2.IMWRITE_JPEG_QUALITY, 90])
+            drawings += shown
+    return drawings
+
+
+def draw_picture(
+    patient: Patient, study: Study, picture: Picture, seed: int, rng: np.random.Generator
+) -> tuple[np.ndarray, list[Drawing]]:
+    """One radiograph (SIZE, SIZE) uint8 and what it shows."""
+    body = pose(draw_body(np.random.default_rng([seed, ANATOMY, patient.number])), picture.view, rng)
+    density, turn, drawings = draw_normal(body, rng), draw_turn(rng), []
+    for index, finding in enumerate(FINDINGS):
+        lesion = np.random.default_rng([seed, LESION, patient.number, index])
+        fading = (finding.lateral if body.lateral else 1.0) * rng.uniform(0.85, 1.0)
+        is_mimicked, strength = rng.random() < MIMIC_SHARE, rng.uniform(0.4, 1.0)
+        conspicuity = float(study.conspicuity[index] * fading)
+        if conspicuity:
+            drawn, kind = finding.draw(density, body, conspicuity, lesion), "finding"
+        elif finding.mimic and is_mimicked:
+            conspicuity = float(strength * fading)
+            drawn, kind = finding.mimic(density, body, conspicuity, rng), "mimic"
+        else:
+            continue
+        drawings.append(Drawing(picture.dicom_id, index, conspicuity, kind, mask_of(drawn - density, turn)))
+        density = drawn.astype(np.float32)
+    return expose(density, turn, rng), drawings
+
+
+def mask_of(change: np.ndarray, turn: np.ndarray) -> np.ndarray:
+    """Packed bits (MASK_SIZE**2 / 8,) of where a drawing changed the picture most."""
+    change = cv2.warpAffine(np.abs(change).astype(np.float32), turn, change.shape)
+    coarse = cv2.resize(change, (MASK_SIZE, MASK_SIZE), interpolation=cv2.INTER_AREA)
+    return np.packbits(coarse > 0.25 * coarse.max())
+
+
+def table(patients: list[Patient], split: str, seed: int) -> pd.DataFrame:
+    """Metadata, then the labels as reported, one row per picture; 3 % of the views are blank."""
+    rows = []
+    for patient in (patient for patient in patients if patient.split == split):
+        blank = np.random.default_rng([seed, patient.number]).random((len(patient.studies), 3)) < 0.03
+        for number, study in enumerate(patient.studies):
+            for position, picture in enumerate(study.pictures):
+                view = "" if blank[number, position] else picture.view
+                names = [picture.dicom_id, patient.subject_id, study.study_id, view, CODE_MEANING[view]]
+                rows.append([*names, image_path(patient, study, picture), *study.reported])
+    return pd.DataFrame(rows, columns=[*METADATA, *CLASSES])
+
+
+def write_tables(patients: list[Patient], folder: Path, seed: int) -> dict[str, int]:
+    """The challenge's own files; images per split."""
+    counts = {}
+    for split in SPLIT_SHARES:
+        df = table(patients, split, seed)
+        counts[split] = len(df)
+        (df if split == "train" else df[METADATA]).to_csv(folder / f"{split}.csv", index=False)
+        if split != "train":
+            name = "sample_submission.csv" if split == "test" else f"{split}_sample_submission.csv"
+            blank = df[["dicom_id", *CLASSES]].assign(**dict.fromkeys(CLASSES, 0))
+            blank.to_csv(folder / name, index=False)
+    return counts
+
+
+def write_truth(patients: list[Patient], drawings: list[Drawing], folder: Path) -> None:
+    """For scoring only: clean and noisy labels, conspicuity and masks."""
+    truth = folder / TRUTH
+    truth.mkdir()
+    for split in SPLIT_SHARES:
+        studies = [study for patient in patients if patient.split == split for study in patient.studies]
+        # The noisy labels of train are train.csv itself.
+        for kind in ("clean",) if split == "train" else ("clean", "noisy"):
+            rows = [
+                [picture.dicom_id, *(study.labels if kind == "clean" else study.reported)]
+                for study in studies
+                for picture in study.pictures
+            ]
+            pd.DataFrame(rows, columns=["dicom_id", *CLASSES]).to_csv(
+                truth / f"{split}_{kind}.csv", index=False
+            )
+    columns = {
+        "dicom_id": [drawing.dicom_id for drawing in drawings],
+        "class": [CLASSES[drawing.index] for drawing in drawings],
+        "conspicuity": [round(drawing.conspicuity, 4) for drawing in drawings],
+        "kind": [drawing.kind for drawing in drawings],
+    }
+    pd.DataFrame(columns).to_csv(truth / "conspicuity.csv", index=False)
+    np.savez_compressed(truth / "masks.npz", masks=np.stack([drawing.mask for drawing in drawings]))

@@ -1,0 +1,162 @@
+"""The patients of the phantom: studies, pictures, what is truly there and what the reports say."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from scipy.stats import norm
+
+from cxrlt.challenges.cxr_lt import DEMO
+from cxrlt.inputs.phantom_findings import CLASSES, DEVICES, DRIVERS, FINDINGS, NO_FINDING
+
+SPLIT_SHARES = {"train": 0.44, "development": 0.12, "test": 0.44}
+FLOOR_SHARE, MIN_PATIENTS = 0.014, 12
+MISSED, INVENTED = 0.10, 0.005
+FAINT_SHARE = 1 / 6
+# What a generator of random numbers is for; each purpose has its own stream.
+CASE, REPORT, IDENTITY, TOP_UP = range(4)
+
+
+@dataclass(frozen=True)
+class Picture:
+    dicom_id: str
+    view: str
+
+
+@dataclass(frozen=True)
+class Study:
+    """`conspicuity` (classes,): 0 where a finding is absent. `reported` (classes,): 0/1 with report noise."""
+
+    study_id: str
+    pictures: tuple[Picture, ...]
+    conspicuity: np.ndarray
+    reported: np.ndarray
+
+    @property
+    def labels(self) -> np.ndarray:
+        return close_labels(self.conspicuity > 0)
+
+
+@dataclass(frozen=True)
+class Patient:
+    number: int
+    subject_id: str
+    split: str
+    studies: tuple[Study, ...]
+
+
+def close_labels(present: np.ndarray) -> np.ndarray:
+    """0/1 labels (classes,) of the findings present: No Finding when nothing but devices is there."""
+    labels = present.astype(np.int8)
+    labels[NO_FINDING] = not np.delete(labels, [NO_FINDING, DEVICES]).any()
+    return labels
+
+
+def draw_patients(n_patients: int, seed: int) -> list[Patient]:
+    """All patients, split by split. At least 12 have each class in train and in test, if there are enough."""
+    train_end = round(n_patients * SPLIT_SHARES["train"])
+    test_start = train_end + round(n_patients * SPLIT_SHARES["development"])
+    identity = np.random.default_rng([seed, IDENTITY])
+    subjects = 10_000_000 + np.sort(identity.choice(9_999_999, n_patients, replace=False))
+    identity.shuffle(subjects)
+    patients = []
+    for number, subject in enumerate(subjects):
+        split = "train" if number < train_end else "development" if number < test_start else "test"
+        patients.append(draw_patient(number, str(subject), split, seed))
+    for split in ("train", "test"):
+        patients = top_up(patients, split, seed)
+    return patients
+
+
+def shares() -> np.ndarray:
+    """Share of positive studies per class: the official one, raised for the rare classes."""
+    official = np.array(list(DEMO.train_counts.values())) / DEMO.train_images
+    return FLOOR_SHARE + (1 - FLOOR_SHARE) * official
+
+
+def draw_patient(number: int, subject_id: str, split: str, seed: int) -> Patient:
+    rng = np.random.default_rng([seed, CASE, number])
+    n_studies = int(rng.choice([1, 2, 3, 4], p=[0.4, 0.3, 0.2, 0.1]))
+    loadings = np.array([[finding.drivers.get(name, 0.0) for name in DRIVERS] for finding in FINDINGS])
+    chronic = np.array([finding.chronic for finding in FINDINGS])
+    lasting, own = rng.standard_normal(len(DRIVERS)), rng.standard_normal(len(FINDINGS))
+    visibility = draw_conspicuity(rng)
+    studies = []
+    for _ in range(n_studies):
+        driver = np.sqrt(0.6) * lasting + np.sqrt(0.4) * rng.standard_normal(len(DRIVERS))
+        chance = np.sqrt(chronic) * own + np.sqrt(1 - chronic) * rng.standard_normal(len(FINDINGS))
+        liability = loadings @ driver + np.sqrt(1 - (loadings**2).sum(1)) * chance
+        present = liability > norm.isf(shares())
+        present[NO_FINDING] = False
+        # A lasting finding is as plain, or as faint, in the next study; a new one is not.
+        visibility = np.where(chronic >= 0.6, visibility, draw_conspicuity(rng))
+        bedside = 1 / (1 + np.exp(-0.2 - 0.8 * driver[DRIVERS.index("critical")]))
+        studies.append(draw_study(rng, bedside, np.where(present, visibility, 0.0)))
+    return with_reports(Patient(number, subject_id, split, tuple(studies)), seed)
+
+
+def draw_conspicuity(rng: np.random.Generator) -> np.ndarray:
+    """(classes,): about one in six nearly invisible."""
+    faint = rng.random(len(FINDINGS)) < FAINT_SHARE
+    plain = rng.uniform(0.4, 1.0, len(FINDINGS))
+    return np.where(faint, rng.uniform(0.06, 0.15, len(FINDINGS)), plain)
+
+
+def draw_study(rng: np.random.Generator, bedside: float, conspicuity: np.ndarray) -> Study:
+    if rng.random() < bedside:
+        choices, chances = [("AP",), ("AP", "AP"), ("AP", "LATERAL")], [0.7, 0.2, 0.1]
+    else:
+        choices, chances = [("PA", "LATERAL"), ("PA",), ("PA", "LATERAL", "LATERAL")], [0.6, 0.3, 0.1]
+    views = choices[rng.choice(3, p=chances)]
+    pictures = tuple(Picture(draw_dicom_id(rng), view) for view in views)
+    study_id = f"s{50_000_000 + rng.integers(9_999_999)}"
+    return Study(study_id, pictures, conspicuity, np.zeros(len(FINDINGS), np.int8))
+
+
+def draw_dicom_id(rng: np.random.Generator) -> str:
+    return "-".join(f"{group:08x}" for group in rng.integers(2**32, size=5))
+
+
+def with_reports(patient: Patient, seed: int) -> Patient:
+    """The patient with what the reports say: one in ten findings missed, one in two hundred invented."""
+    rng = np.random.default_rng([seed, REPORT, patient.number])
+    studies = []
+    for study in patient.studies:
+        chance, present = rng.random(len(FINDINGS)), study.conspicuity > 0
+        said = np.where(present, chance >= MISSED, chance < INVENTED)
+        studies.append(replace(study, reported=close_labels(said)))
+    return replace(patient, studies=tuple(studies))
+
+
+def top_up(patients: list[Patient], split: str, seed: int) -> list[Patient]:
+    """Give rare findings to further patients of the split until each class has its minimum.
+
+    Counted in the reports, which miss some, so that labels and truth both have it.
+    """
+    patients = list(patients)
+    rng = np.random.default_rng([seed, TOP_UP, len(split)])
+    order = rng.permutation([patient.number for patient in patients if patient.split == split])
+    for index in range(len(CLASSES)):
+        if index == NO_FINDING:
+            continue
+        lacking = MIN_PATIENTS - sum(is_positive(patients[number], index) for number in order)
+        free = [n for n in order if not is_positive(patients[n], index) and has_finding(patients[n])]
+        for number in free[: max(0, lacking)]:
+            patients[number] = give(patients[number], index, float(draw_conspicuity(rng)[index]))
+    return patients
+
+
+def is_positive(patient: Patient, index: int) -> bool:
+    return any(study.conspicuity[index] > 0 and study.reported[index] for study in patient.studies)
+
+
+def has_finding(patient: Patient) -> bool:
+    return not patient.studies[-1].labels[NO_FINDING]
+
+
+def give(patient: Patient, index: int, conspicuity: float) -> Patient:
+    """The patient with the finding in the last study, and reported."""
+    last = patient.studies[-1]
+    now, said = last.conspicuity.copy(), last.reported.astype(bool)
+    now[index], said[index] = conspicuity, True
+    last = replace(last, conspicuity=now, reported=close_labels(said))
+    return replace(patient, studies=(*patient.studies[:-1], last))

@@ -1,0 +1,53 @@
+"""One example of every class of the demo on one page, to look at."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+
+from cxrlt.artifacts import atomic_path
+from cxrlt.inputs.phantom import TRUTH
+from cxrlt.inputs.phantom_findings import CLASSES
+
+COLUMNS, CAPTION = 7, 18
+
+
+def demo_contact_sheet(inputs_dir: Path, path: Path, cell: int = 224) -> None:
+    """Write a grey PNG with a plain example of each class, then hard normals: pictures with doubles only."""
+    truth = pd.read_csv(inputs_dir / TRUTH / "test_clean.csv", index_col="dicom_id")
+    test = pd.read_csv(inputs_dir / "test.csv", index_col="dicom_id", keep_default_na=False)
+    drawn = pd.read_csv(inputs_dir / TRUTH / "conspicuity.csv")
+    frontal = test.index[test["ViewPosition"].isin(["AP", "PA"])]
+    chosen = [(plainest(name, truth.loc[frontal], drawn), name) for name in CLASSES]
+    chosen += [(dicom_id, "hard normal") for dicom_id in hardest_normals(truth.loc[frontal], drawn)]
+    cells = [captioned(inputs_dir / test.at[dicom_id, "path"], text, cell) for dicom_id, text in chosen]
+    rows = [np.hstack(cells[start : start + COLUMNS]) for start in range(0, len(cells), COLUMNS)]
+    with atomic_path(path) as temporary:
+        encoded = cv2.imencode(".png", np.vstack(rows), [cv2.IMWRITE_PNG_COMPRESSION, 9])[1]
+        temporary.write_bytes(encoded.tobytes())
+
+
+def plainest(name: str, truth: pd.DataFrame, drawn: pd.DataFrame) -> str:
+    """The positive with few other findings and shadows in which the class is best seen."""
+    positives = truth.index[truth[name] == 1]
+    clutter = drawn[drawn["class"] != name].groupby("dicom_id")["conspicuity"].sum()
+    own = drawn[(drawn["class"] == name) & (drawn["kind"] == "finding")].set_index("dicom_id")["conspicuity"]
+    score = own.reindex(positives, fill_value=0) * 2 - clutter.reindex(positives, fill_value=0)
+    return str(score.idxmax())
+
+
+def hardest_normals(truth: pd.DataFrame, drawn: pd.DataFrame) -> list[str]:
+    """As many normals as fill the last row: those with the most doubles of findings."""
+    normals = truth.index[(truth["No Finding"] == 1) & (truth["Support Devices"] == 0)]
+    doubles = drawn[drawn["dicom_id"].isin(normals)].groupby("dicom_id")["conspicuity"].sum()
+    return list(doubles.nlargest(-len(CLASSES) % COLUMNS).index)
+
+
+def captioned(path: Path, text: str, cell: int) -> np.ndarray:
+    image = cv2.resize(
+        cv2.imread(str(path), cv2.IMREAD_GRAYSCALE), (cell, cell), interpolation=cv2.INTER_AREA
+    )
+    caption = np.full((CAPTION, cell), 255, np.uint8)
+    cv2.putText(caption, text, (4, 13), cv2.FONT_HERSHEY_SIMPLEX, 0.42, 0, 1, cv2.LINE_AA)
+    return np.vstack([caption, image])
