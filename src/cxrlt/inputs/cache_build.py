@@ -146,10 +146,11 @@ class _Build:
             except UnreadableImageError:
                 continue
         each = (time.perf_counter() - start) / len(sample)
-        minutes = each * len(pending) / min(self.workers, cpu_count()) / 60
+        seconds = each * len(pending) / min(self.workers, cpu_count())
         print(
             f"{self.challenge}: {len(pending):,} of {len(self.table):,} images to decode at {self.size} px "
-            f"into {self.directory}: {len(pending) * self.size**2 / 1e9:.2f} GB, about {minutes:.1f} min",
+            f"into {self.directory}: {len(pending) * self.size**2 / 1e9:.2f} GB, "
+            + (f"about {seconds / 60:.0f} min" if seconds > 90 else f"about {seconds:.0f} s"),
             file=sys.stderr,
             flush=True,
         )

@@ -68,7 +68,7 @@ def load_table(
     problem = missing_images(challenge, split, table, workspace)
     kept = table.dropna(subset="file")
     if kept.empty:
-        raise UserError(f"{problem} Not one is there: name the right folder with --images.")
+        raise NoImagesError(f"{problem} Not one is there: name the right folder with --images.")
     if not allow_missing:
         raise UserError(f"{problem} Fetch them, or go on without them with --allow-missing.")
     _say(f"{problem} Going on with {len(kept):,} of {len(table):,} rows (--allow-missing).")
