@@ -1,0 +1,134 @@
+"""The split of a challenge: made once, hashed, and read by every later stage."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from cxrlt.artifacts import Workspace, atomic_path, read_json, sha256_of, write_json
+from cxrlt.challenges.base import Challenge
+from cxrlt.errors import UserError, listing
+from cxrlt.folds.balance import balance, describe
+from cxrlt.folds.split import split_patients
+from cxrlt.inputs.table import load_labels, load_table
+
+
+@dataclass(frozen=True)
+class Folds:
+    """folds.csv as it is used: `frame` has index image_id and columns patient (str or NA) and fold (int)."""
+
+    frame: pd.DataFrame
+    sha256: str
+    n_folds: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class FoldReport:
+    """What `cxrlt folds` did; `figures` is what folds.json holds."""
+
+    path: Path
+    figures: dict
+    skipped: bool
+    text: str
+
+    def __str__(self) -> str:
+        return self.text
+
+
+def make_folds(
+    challenge: Challenge,
+    workspace: Workspace,
+    n_folds: int = 5,
+    seed: int = 0,
+    *,
+    allow_missing: bool = False,
+    drop_shared_patients: bool = False,
+    force: bool = False,
+) -> FoldReport:
+    """Split the training rows into folds.csv and say in folds.json how even they are.
+
+    With `allow_missing` only rows whose image exists are split. A split that is already there is kept; raises
+    UserError if it is another one, unless `force`, after which runs trained on the former split are refused.
+    """
+    path = workspace.folds_path(challenge.name)
+    if allow_missing:
+        table = load_table(
+            challenge, "train", workspace, allow_missing=True, drop_shared_patients=drop_shared_patients
+        )
+    else:
+        table = load_labels(challenge, "train", workspace, drop_shared_patients=drop_shared_patients)
+    if path.is_file() and _report_path(path).is_file() and not force:
+        _require_same(read_folds(challenge, workspace), table, n_folds, seed, challenge, workspace)
+        figures = read_json(_report_path(path), made_by=_command(challenge, n_folds, seed))
+        return FoldReport(path, figures, True, f"folds: already done ({path})")
+    fold = split_patients(table, challenge.classes, n_folds, seed)
+    figures = {"challenge": challenge.name, "n_folds": n_folds, "seed": seed, "sha256": ""}
+    figures |= balance(table, challenge.classes, fold)
+    _write_csv(pd.DataFrame({"patient": table["patient"], "fold": fold}), path)
+    figures["sha256"] = sha256_of(path)
+    write_json(_report_path(path), figures)
+    text = f"{describe(figures, challenge.name)}\n  {path}"
+    if runs := _runs(challenge, workspace):
+        text += f"\n  Made anew: runs trained on another split are refused from now on ({listing(runs)})."
+    return FoldReport(path, figures, False, text)
+
+
+def read_folds(challenge: Challenge, workspace: Workspace) -> Folds:
+    """folds.csv of the challenge. Raises UserError if it is missing or is not the file that was made."""
+    path = workspace.folds_path(challenge.name)
+    report = read_json(_report_path(path), made_by=f"cxrlt folds {challenge.name}")
+    again = _command(challenge, report["n_folds"], report["seed"])
+    if not path.is_file():
+        raise UserError(f"{path} does not exist. Make it with: {again} --force")
+    if sha256_of(path) != report["sha256"]:
+        raise UserError(
+            f"{path} was changed after it was made: its hash is not the one in {_report_path(path).name}. "
+            f"Make it again with: {again} --force"
+        )
+    frame = pd.read_csv(path, dtype={"image_id": str, "patient": str}, keep_default_na=False)
+    frame = frame.set_index("image_id")
+    frame["patient"] = frame["patient"].replace("", pd.NA)
+    return Folds(frame, report["sha256"], report["n_folds"], report["seed"])
+
+
+def _report_path(folds_path: Path) -> Path:
+    return folds_path.with_suffix(".json")
+
+
+def _command(challenge: Challenge, n_folds: int, seed: int) -> str:
+    return f"cxrlt folds {challenge.name} --n-folds {n_folds} --seed {seed}"
+
+
+def _write_csv(frame: pd.DataFrame, path: Path) -> None:
+    with atomic_path(path) as temporary:
+        frame.to_csv(temporary, index_label="image_id", lineterminator="\n")
+
+
+def _runs(challenge: Challenge, workspace: Workspace) -> list[str]:
+    """Names of the runs and ensembles beside folds.csv."""
+    return sorted(folder.name for folder in workspace.folds_dir(challenge.name).glob("*") if folder.is_dir())
+
+
+def _require_same(
+    there: Folds, table: pd.DataFrame, n_folds: int, seed: int, challenge: Challenge, workspace: Workspace
+) -> None:
+    differing = []
+    if (there.n_folds, there.seed) != (n_folds, seed):
+        differing.append(f"it has {there.n_folds} folds of seed {there.seed}, not {n_folds} of seed {seed}")
+    if len(new := table.index.difference(there.frame.index, sort=False)):
+        differing.append(f"it lacks {len(new):,} rows of the table: {listing(new)}")
+    if len(gone := there.frame.index.difference(table.index, sort=False)):
+        differing.append(f"it has {len(gone):,} rows which the table lacks: {listing(gone)}")
+    both = there.frame.index.intersection(table.index)
+    moved = (there.frame.loc[both, "patient"].fillna("") != table.loc[both, "patient"].fillna("")).to_numpy()
+    if moved.any():
+        differing.append(f"{moved.sum():,} rows have another patient there: {listing(both[moved])}")
+    if differing:
+        runs = _runs(challenge, workspace)
+        lost = f": {listing(runs)} would then have to be trained again" if runs else ""
+        raise UserError(
+            f"{workspace.folds_path(challenge.name)} is another split: {'; '.join(differing)}. "
+            f"Ask for the one there ({_command(challenge, there.n_folds, there.seed)}, with --allow-missing "
+            f"if it was made so), or replace it with --force{lost}."
+        )

@@ -1,0 +1,66 @@
+"""Which fold every image belongs to: patients whole, every label spread evenly."""
+
+import numpy as np
+import pandas as pd
+from iterstrat.ml_stratifiers import MultilabelStratifiedKFold
+
+from cxrlt.errors import UserError, listing
+
+RARE_PATIENTS = 300
+RARE_WEIGHT = 0.5
+
+
+def split_patients(table: pd.DataFrame, classes: tuple[str, ...], n_folds: int, seed: int) -> pd.Series:
+    """Fold (0 … n_folds - 1) of every image; index image_id.
+
+    `table` has a column `patient` and one column per class, of which 1 counts as a positive. No patient is in
+    two folds. Where the data set has no patients (all NA), rows are split by iterative stratification.
+    Raises UserError for fewer than two folds, more folds than patients, or a patient missing on some rows.
+    """
+    positive = (table[list(classes)] == 1).to_numpy(dtype=np.float64)
+    patient = table["patient"]
+    n_units, unit = (len(table), "rows") if patient.isna().all() else (patient.nunique(), "patients")
+    if not 2 <= n_folds <= n_units:
+        raise UserError(f"--n-folds {n_folds} must lie between 2 and the number of {unit}, {n_units:,}.")
+    if patient.isna().all():
+        fold = _split_rows(positive, n_folds, seed)
+    elif patient.isna().any():
+        unknown = listing(table.index[patient.isna()])
+        raise UserError(f"rows without a patient: {unknown}. Give them one in the challenge's table.")
+    else:
+        code, patients = pd.factorize(patient, sort=True)
+        fold = _split_greedily(_shares(positive, code, len(patients)), n_folds, seed)[code]
+    return pd.Series(fold, index=table.index, name="fold")
+
+
+def _shares(positive: np.ndarray, patient: np.ndarray, n_patients: int) -> np.ndarray:
+    """Patients x columns: shares of every label's positives, of rows, and of a rare class's patients."""
+    counts = np.column_stack([np.bincount(patient, column, n_patients) for column in positive.T])
+    rows = np.bincount(patient, minlength=n_patients)[:, None]
+    has = (counts > 0).astype(np.float64)
+    rare = has[:, has.sum(axis=0) <= RARE_PATIENTS]  # rows balance their images, these their patients
+    columns = np.hstack([counts, rows, rare])
+    shares = columns / np.maximum(columns.sum(axis=0), 1)
+    shares[:, counts.shape[1] + 1 :] *= RARE_WEIGHT
+    return shares
+
+
+def _split_greedily(shares: np.ndarray, n_folds: int, seed: int) -> np.ndarray:
+    """Patients by largest share, ties by the seed, each to the fold whose squared shares grow least."""
+    tie = np.random.default_rng(seed).permutation(len(shares))
+    fold_of = np.empty(len(shares), dtype=np.int64)
+    load = np.zeros((n_folds, shares.shape[1]))
+    for patient in np.lexsort((tie, -shares.max(axis=1))):
+        # (load + share)^2 - load^2 = 2 load share + share^2, and the last term is every fold's
+        fold = int(np.argmin(load @ shares[patient]))
+        load[fold] += shares[patient]
+        fold_of[patient] = fold
+    return fold_of
+
+
+def _split_rows(positive: np.ndarray, n_folds: int, seed: int) -> np.ndarray:
+    fold_of = np.empty(len(positive), dtype=np.int64)
+    splitter = MultilabelStratifiedKFold(n_splits=n_folds, shuffle=True, random_state=seed)
+    for fold, (_, rows) in enumerate(splitter.split(positive, positive)):
+        fold_of[rows] = fold
+    return fold_of

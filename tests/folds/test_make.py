@@ -1,0 +1,162 @@
+import json
+import os
+from pathlib import Path
+from time import perf_counter
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+
+from cxrlt.artifacts import Workspace
+from cxrlt.challenges import get_challenge
+from cxrlt.challenges.base import Challenge
+from cxrlt.errors import UserError
+from cxrlt.folds.balance import balance
+from cxrlt.folds.make import make_folds, read_folds
+from cxrlt.folds.split import split_patients
+
+
+def test_folds_are_read_back_as_they_were_made(
+    challenge: Challenge, workspace: Workspace, table: pd.DataFrame
+) -> None:
+    report = make_folds(challenge, workspace, n_folds=4, seed=1)
+    folds = read_folds(challenge, workspace)
+    assert (folds.n_folds, folds.seed, folds.sha256) == (4, 1, report.figures["sha256"])
+    assert folds.frame["fold"].equals(split_patients(table, challenge.classes, 4, 1))
+    assert folds.frame["patient"].tolist() == table["patient"].tolist()
+    assert report.figures["patients_in_two_folds"] == 0
+    assert report.path.read_bytes().startswith(b"image_id,patient,fold\n")
+
+
+def test_asking_again_for_the_same_split_changes_nothing(challenge: Challenge, workspace: Workspace) -> None:
+    first = make_folds(challenge, workspace, n_folds=4)
+    before = first.path.stat().st_mtime_ns
+    again = make_folds(challenge, workspace, n_folds=4)
+    assert (first.skipped, again.skipped) == (False, True)
+    assert "already done" in str(again)
+    assert again.figures == first.figures
+    assert first.path.stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize(("n_folds", "seed"), [(5, 0), (4, 1)])
+def test_asking_for_another_split_than_the_one_there_is_an_error_that_names_both(
+    challenge: Challenge, workspace: Workspace, n_folds: int, seed: int
+) -> None:
+    make_folds(challenge, workspace, n_folds=4, seed=0)
+    with pytest.raises(UserError, match=f"4 folds of seed 0, not {n_folds} of seed {seed}.*--force"):
+        make_folds(challenge, workspace, n_folds, seed)
+
+
+def test_other_rows_than_those_of_the_split_there_are_an_error_that_names_them(
+    challenge: Challenge, workspace: Workspace, table: pd.DataFrame
+) -> None:
+    make_folds(challenge, workspace)
+    table.drop("i000005").to_csv(workspace.inputs_dir("tiny") / "train.csv")
+    with pytest.raises(UserError, match="1 rows which the table lacks: i000005"):
+        make_folds(challenge, workspace)
+    table.loc["i000000", "patient"] = "p99999"
+    table.to_csv(workspace.inputs_dir("tiny") / "train.csv")
+    with pytest.raises(UserError, match="another patient there: i000000"):
+        make_folds(challenge, workspace)
+
+
+def test_force_replaces_the_split_and_names_the_runs_that_no_longer_fit(
+    challenge: Challenge, workspace: Workspace
+) -> None:
+    before = make_folds(challenge, workspace, n_folds=4)
+    workspace.run_dir("tiny", "demo_resnet").mkdir()
+    with pytest.raises(UserError, match="demo_resnet would then have to be trained again"):
+        make_folds(challenge, workspace, n_folds=3)
+    after = make_folds(challenge, workspace, n_folds=3, force=True)
+    assert "demo_resnet" in str(after)
+    assert read_folds(challenge, workspace).sha256 == after.figures["sha256"] != before.figures["sha256"]
+
+
+def test_a_split_changed_by_hand_is_refused(challenge: Challenge, workspace: Workspace) -> None:
+    path = make_folds(challenge, workspace).path
+    path.write_text(path.read_text().replace(",0\n", ",1\n", 1))
+    with pytest.raises(
+        UserError, match=r"changed after it was made.*cxrlt folds tiny --n-folds 5 --seed 0 --force"
+    ):
+        read_folds(challenge, workspace)
+
+
+def test_a_missing_split_is_an_error_that_names_the_command(
+    challenge: Challenge, workspace: Workspace
+) -> None:
+    with pytest.raises(UserError, match="cxrlt folds tiny"):
+        read_folds(challenge, workspace)
+
+
+def test_ids_that_look_like_numbers_or_blanks_stay_text(challenge: Challenge, workspace: Workspace) -> None:
+    rows = [("007", "NA"), ("1e5", "010"), ("nan", "null"), ("4", "1.0")]
+    lines = ["image_id,patient,study,view,path,Effusion,Mass,Hernia"]
+    lines += [f"{image},{patient},s,frontal,{image}.png,1,0,0" for image, patient in rows]
+    (workspace.inputs_dir("tiny") / "train.csv").write_text("\n".join(lines))
+    text = TextRows(**vars(challenge))
+    make_folds(text, workspace, n_folds=2)
+    frame = read_folds(text, workspace).frame
+    assert list(zip(frame.index, frame["patient"], strict=True)) == rows
+
+
+class TextRows(Challenge):
+    """A challenge that reads its ids as the text they are."""
+
+    def read(self, split: str, inputs_dir: Path) -> pd.DataFrame:
+        table = pd.read_csv(inputs_dir / f"{split}.csv", dtype=str, keep_default_na=False)
+        return table.set_index("image_id").astype(dict.fromkeys(self.classes, np.float32))
+
+    def template(self, split: str, inputs_dir: Path) -> list[str]:
+        return self.read(split, inputs_dir).index.tolist()
+
+
+def test_a_data_set_without_patients_is_split_by_rows_and_read_back_without_them(
+    challenge: Challenge, workspace: Workspace, table: pd.DataFrame
+) -> None:
+    table.assign(patient=pd.NA).to_csv(workspace.inputs_dir("tiny") / "train.csv")
+    report = make_folds(challenge, workspace)
+    assert read_folds(challenge, workspace).frame["patient"].isna().all()
+    assert "no patient column" in str(report)
+    assert make_folds(challenge, workspace).skipped
+
+
+def test_with_allow_missing_only_rows_whose_image_exists_are_split(
+    challenge: Challenge, workspace: Workspace, table: pd.DataFrame
+) -> None:
+    there = table.index[::3]
+    for image_id in there:
+        cv2.imwrite(str(workspace.images_dir("tiny") / f"{image_id}.png"), np.zeros((2, 2), np.uint8))
+    make_folds(challenge, workspace, n_folds=3, allow_missing=True)
+    assert read_folds(challenge, workspace).frame.index.tolist() == there.tolist()
+
+
+@pytest.fixture
+def nih(tmp_path: Path) -> Workspace:
+    """The real tables, linked into a root of its own."""
+    if not os.environ.get("CXRLT_TEST_DATA"):
+        pytest.skip("CXRLT_TEST_DATA is not set")
+    return Workspace(tmp_path, inputs=Path(os.environ["CXRLT_TEST_DATA"]) / "nih")
+
+
+def test_the_nih_training_rows_are_split_evenly_and_quickly(nih: Workspace) -> None:
+    started = perf_counter()
+    report = make_folds(get_challenge("nihlt"), nih, n_folds=5, seed=0)
+    assert perf_counter() - started < 5
+    figures = json.loads(report.path.with_suffix(".json").read_text())
+    assert figures["n_rows"] == 78_506
+    assert figures["patients_in_two_folds"] == 0
+    assert figures["label_cv_mean"] <= 0.005
+    assert figures["label_cv_worst"] <= 0.05
+    assert figures["size_spread"] <= 0.005
+    assert (figures["absent"], figures["scarce"]) == ([], [])
+
+
+def test_all_nih_rows_at_once_are_split_evenly_too(nih: Workspace) -> None:
+    challenge = get_challenge("nihlt")
+    splits = [challenge.read(split, nih.inputs_dir("nihlt")) for split in ("train", "dev", "test")]
+    table = pd.concat(splits)
+    figures = balance(table, challenge.classes, split_patients(table, challenge.classes, 5, 0))
+    assert figures["n_rows"] == 112_120
+    assert figures["patients_in_two_folds"] == 0
+    assert figures["label_cv_mean"] <= 0.006
