@@ -14,6 +14,7 @@ import pyarrow.csv
 
 from cxrlt.errors import UserError, listing
 
+SOURCE = "inputs/README.md says where to get it and where it goes."
 BLOCK_BYTES = 1 << 24
 
 
@@ -70,13 +71,13 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
     return plain[matches[0]] if matches else None
 
 
-def read_csv(path: Path) -> CsvFile:
-    """Every cell of the file as stripped text.
+def read_csv(path: Path, source: str = SOURCE) -> CsvFile:
+    """Every cell of the file as stripped text; `source` tells what to do if there is no such file.
 
     Raises MissingFileError, or UserError for a broken row, an encoding other than UTF-8, a name used twice.
     """
     if not path.is_file():
-        raise MissingFileError(f"{path} does not exist. inputs/README.md says which files go where.")
+        raise MissingFileError(f"{path} does not exist. {source}")
     cells = _read_cells(path)
     header = [str(column[0]).strip() for column in cells.columns]
     twice = [name for name, count in Counter(filter(None, header)).items() if count > 1]
@@ -123,7 +124,7 @@ def read_lines(path: Path) -> list[str]:
     Raises MissingFileError, or UserError for a repeated line.
     """
     if not path.is_file():
-        raise MissingFileError(f"{path} does not exist. inputs/README.md says which files go where.")
+        raise MissingFileError(f"{path} does not exist. {SOURCE}")
     lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     twice = [line for line, count in Counter(lines).items() if count > 1]
     if twice:

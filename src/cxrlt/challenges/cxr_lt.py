@@ -8,11 +8,13 @@ import pandas as pd
 
 from cxrlt.challenges import columns
 from cxrlt.challenges.base import Challenge
-from cxrlt.challenges.csv_file import read_csv
+from cxrlt.challenges.csv_file import SOURCE, read_csv
 from cxrlt.challenges.views import views
 from cxrlt.errors import UserError, listing
 
 PATH_COLUMNS = ("path", "fpath")
+# a blank ViewPosition, one image in 24, is often told by the second
+VIEW_COLUMNS = ("ViewPosition", "ViewCodeSequence_CodeMeaning")
 
 # positives among the 264,849 training images of 2023, in the order of the template
 COUNTS_2023 = {
@@ -94,12 +96,14 @@ TASK2_CLASSES = tuple("Normal" if name == "No Finding" else name for name in COU
 class CxrLt(Challenge):
     """`tables`, and where labels come in a file of their own `labeled`, by split; `samples`: the templates.
 
-    A published labelled table also stands in for a split's own table when only that was downloaded.
+    A published labelled table also stands in for a split's own table when only that was downloaded. `source`
+    tells what to do if a table is not there.
     """
 
     tables: Mapping[str, str]
     samples: Mapping[str, str]
     labeled: Mapping[str, str] = field(default_factory=dict)
+    source: str = SOURCE
 
     def read(self, split: str, inputs_dir: Path) -> pd.DataFrame:
         self.require(split)
@@ -117,14 +121,14 @@ class CxrLt(Challenge):
         return table
 
     def _read_table(self, path: Path, labels_required: bool) -> pd.DataFrame:
-        file = read_csv(path)
-        projections = ("ViewPosition", "ViewCodeSequence_CodeMeaning")
+        file = read_csv(path, self.source)
+        projections = [file.optional_column(name) for name in VIEW_COLUMNS]
         return columns.contract_table(
             file,
             image_id=columns.ids(file, file.column(self.id_column)),
             patient=columns.ids(file, file.column("subject_id")),
             study=columns.ids(file, file.column("study_id")),
-            view=views(*(file.text(file.column(name)) for name in projections)),
+            view=views(*(file.text(name) for name in projections if name)),
             path=columns.paths(file, file.column(*PATH_COLUMNS)),
             class_labels=columns.labels(file, self.classes, labels_required),
         )
@@ -132,10 +136,9 @@ class CxrLt(Challenge):
     def template(self, split: str, inputs_dir: Path) -> list[str]:
         """The ids of the sample submission; without that file those of the split's table, in its order."""
         self.require(split)
-        path = inputs_dir / self.samples[split] if split in self.samples else None
-        if path is None or not path.is_file():
-            return self.read(split, inputs_dir).index.tolist()
-        return columns.template_ids(self, path)
+        if split in self.samples and (path := inputs_dir / self.samples[split]).is_file():
+            return columns.template_ids(self, path)
+        return self.read(split, inputs_dir).index.tolist()
 
 
 CXR_LT_2023 = CxrLt(
@@ -153,6 +156,7 @@ DEMO = replace(
     name="demo",
     title="Generated chest phantom in the layout of CXR-LT 2023",
     recipes=("demo_resnet", "demo_edgenext"),
+    source="Make it with: cxrlt demo",
 )
 
 

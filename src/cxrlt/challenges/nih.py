@@ -8,7 +8,7 @@ import pandas as pd
 
 from cxrlt.challenges import columns
 from cxrlt.challenges.base import Challenge
-from cxrlt.challenges.csv_file import CsvFile, MissingFileError, nearest, read_csv, read_lines, rows
+from cxrlt.challenges.csv_file import SOURCE, CsvFile, MissingFileError, nearest, read_csv, read_lines, rows
 from cxrlt.challenges.views import views
 from cxrlt.errors import UserError, listing
 
@@ -124,7 +124,7 @@ def entry_file(inputs_dir: Path) -> CsvFile:
     for name in ENTRY_FILES:
         if (inputs_dir / name).is_file():
             return read_csv(inputs_dir / name)
-    raise MissingFileError(f"{inputs_dir} holds neither {' nor '.join(ENTRY_FILES)}. See inputs/README.md.")
+    raise MissingFileError(f"{inputs_dir} holds neither {' nor '.join(ENTRY_FILES)}. {SOURCE}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,8 +21,10 @@ def view_of(projection: str) -> str:
     return "lateral" if words & LATERAL_WORDS and "DECUBITUS" not in words else "unknown"
 
 
-def views(*columns: pd.Series) -> pd.Series:
-    """The view of every row; a later column counts where the earlier ones are blank."""
+def views(*columns: pd.Series) -> pd.Series | None:
+    """The view of every row; a later column counts where the earlier ones are blank. None without columns."""
+    if not columns:
+        return None
     merged = columns[0]
     for column in columns[1:]:
         merged = merged.where(merged != "", column)

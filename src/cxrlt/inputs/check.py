@@ -1,0 +1,145 @@
+"""`cxrlt check`: reads every table, looks for every image, changes nothing."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from cxrlt.artifacts import Workspace
+from cxrlt.challenges.base import VIEWS, Challenge
+from cxrlt.errors import UserError, listing
+from cxrlt.inputs.shared_patients import find_shared_patients
+from cxrlt.inputs.table import missing_images, with_files, without_shared
+
+
+@dataclass(frozen=True)
+class Report:
+    """The lines of the report so far, and every problem met on the way."""
+
+    lines: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+
+def check(
+    challenge: Challenge,
+    workspace: Workspace,
+    *,
+    allow_missing: bool = False,
+    drop_shared_patients: bool = False,
+) -> str:
+    """A report of rows, patients, studies, views, positives, images and shared patients.
+
+    Raises UserError with the report and all problems at its end, so that one run shows every one of them.
+    """
+    report = Report()
+    report.lines.append(f"{challenge.name}: {challenge.title}")
+    report.lines.append(f"tables in {workspace.inputs_dir(challenge.name)}")
+    report.lines.append(f"images in {workspace.images_dir(challenge.name)}")
+    tables = _read_all(challenge, workspace, report)
+    if tables:
+        tables = _locate_all(challenge, workspace, tables, allow_missing, report)
+        report.lines.extend(
+            ["", _layout(_split_rows(tables), 1), "", _layout(_class_rows(challenge, tables), 2)]
+        )
+    if "train" in tables:
+        _check_patients(challenge, tables, drop_shared_patients, report)
+    if report.problems:
+        count = len(report.problems)
+        title = "1 problem:" if count == 1 else f"{count} problems:"
+        problems = [f"- {problem}" for problem in report.problems]
+        raise UserError("\n".join([*report.lines, "", title, *problems]))
+    return "\n".join([*report.lines, "", "No problem found."])
+
+
+def _read_all(challenge: Challenge, workspace: Workspace, report: Report) -> dict[str, pd.DataFrame]:
+    """Tables by split, one that cannot be read left out."""
+    tables = {}
+    inputs_dir = workspace.inputs_dir(challenge.name)
+    for split in challenge.splits:
+        try:
+            tables[split] = challenge.read(split, inputs_dir)
+            if split != "train":
+                _check_template(challenge, split, inputs_dir, tables[split])
+        except UserError as error:
+            report.problems.append(str(error))
+    return tables
+
+
+def _check_template(challenge: Challenge, split: str, inputs_dir: Path, table: pd.DataFrame) -> None:
+    asked = pd.Index(challenge.template(split, inputs_dir))
+    if len(strange := asked.difference(table.index)):
+        raise UserError(
+            f"{challenge.name} {split}: the template asks for {len(strange):,} images that the table lacks: "
+            f"{listing(strange)}. Are both files of the same release?"
+        )
+
+
+def _locate_all(
+    challenge: Challenge,
+    workspace: Workspace,
+    tables: dict[str, pd.DataFrame],
+    allow_missing: bool,
+    report: Report,
+) -> dict[str, pd.DataFrame]:
+    try:
+        tables = {split: with_files(challenge, table, workspace) for split, table in tables.items()}
+    except UserError as error:
+        report.problems.append(str(error))
+        return {split: table.assign(file=None) for split, table in tables.items()}
+    for split, table in tables.items():
+        if table["file"].isna().any():
+            sentence = missing_images(challenge, split, table, workspace)
+            if allow_missing:
+                report.lines.append(sentence)
+            else:
+                report.problems.append(f"{sentence} --allow-missing goes on without them.")
+    return tables
+
+
+def _check_patients(
+    challenge: Challenge, tables: dict[str, pd.DataFrame], drop: bool, report: Report
+) -> None:
+    others = {split: table for split, table in tables.items() if split != "train"}
+    shared = find_shared_patients(tables["train"], others)
+    report.lines.extend(["", shared.sentence])
+    try:
+        without_shared(challenge, tables["train"], shared, drop)
+    except UserError as error:
+        report.problems.append(str(error))
+
+
+def _split_rows(tables: dict[str, pd.DataFrame]) -> list[list[str]]:
+    header = ["split", "images", "found", "labelled", "patients", "studies", *VIEWS]
+    rows = [header]
+    for split, table in tables.items():
+        labelled = table.select_dtypes(np.float32).notna().any(axis=1)
+        views = table["view"].value_counts()
+        counts = [len(table), table["file"].notna().sum(), labelled.sum(), table["patient"].nunique()]
+        counts += [table["study"].nunique(), *(views.get(view, 0) for view in VIEWS)]
+        rows.append([split, *(f"{count:,}" for count in counts)])
+    return rows
+
+
+def _class_rows(challenge: Challenge, tables: dict[str, pd.DataFrame]) -> list[list[str]]:
+    """Positives per class and split, beside the official full training count that fixes the group."""
+    group_of = {name: group for group, names in challenge.groups.items() for name in names}
+    rows = [["class", "group", "official", *tables]]
+    for name in challenge.classes:
+        positives = [
+            f"{int(table[name].sum()):,}" if table[name].notna().any() else "-" for table in tables.values()
+        ]
+        rows.append([name, group_of[name], f"{challenge.train_counts[name]:,}", *positives])
+    return rows
+
+
+def _layout(rows: list[list[str]], n_words: int) -> str:
+    """Columns under each other, the first `n_words` to the left and the numbers to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if place < n_words else cell.rjust(width)
+            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in rows
+    )
