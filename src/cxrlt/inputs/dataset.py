@@ -41,7 +41,7 @@ class XRayDataset(Dataset):
         self.cache = cache
         self.cache_rows = cache.rows_of(ids)
         self.id_hashes = np.array([_hash64(image_id.encode()) for image_id in ids], dtype=np.uint64)
-        self.targets = torch.tensor(targets, dtype=torch.float32)
+        self.targets = torch.tensor(np.ascontiguousarray(targets, dtype=np.float32))
         self.seed = seed
         self.transform = transform
 

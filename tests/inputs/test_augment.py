@@ -1,0 +1,143 @@
+import os
+import pickle
+import random
+import subprocess
+import sys
+
+import albumentations as A
+import cv2
+import numpy as np
+import pytest
+
+from cxrlt.inputs.augment import build_transform, compose
+
+OFF = {
+    "flip": False,
+    "crop_scale": (1.0, 1.0),
+    "rotate": 0.0,
+    "brightness": 0.0,
+    "contrast": 0.0,
+    "erase": 0.0,
+}
+ALL = {
+    "flip": True,
+    "crop_scale": (0.8, 1.0),
+    "rotate": 10.0,
+    "brightness": 0.2,
+    "contrast": 0.2,
+    "erase": 0.5,
+}
+
+
+@pytest.fixture
+def image() -> np.ndarray:
+    noise = np.random.default_rng(0).integers(50, 200, (48, 48), dtype=np.uint8)
+    return cv2.GaussianBlur(noise, (0, 0), 2)
+
+
+def test_an_image_is_a_function_of_its_seed_whatever_came_before(image: np.ndarray):
+    transform = build_transform(48, **ALL)
+    first = [transform(image, seed) for seed in range(8)]
+    again = [transform(image, seed) for seed in reversed(range(8))][::-1]
+    elsewhere = [pickle.loads(pickle.dumps(build_transform(48, **ALL)))(image, seed) for seed in range(8)]
+    np.testing.assert_array_equal(first, again)
+    np.testing.assert_array_equal(first, elsewhere)
+    assert len({one.tobytes() for one in first}) == 8
+
+
+def test_seeds_of_64_bits_are_told_apart(image: np.ndarray):
+    transform = build_transform(48, **ALL)
+    assert (transform(image, 5) != transform(image, 5 + 2**60)).any()
+
+
+def test_global_random_states_are_neither_used_nor_changed(image: np.ndarray):
+    transform = build_transform(48, **ALL)
+    random.seed(1)
+    expected, before = transform(image, 3), random.getstate()
+    np.random.seed(2)
+    random.seed(1)
+    np.testing.assert_array_equal(transform(image, 3), expected)
+    assert random.getstate() == before
+
+
+def test_the_result_is_one_grey_channel_of_the_size_asked_for(image: np.ndarray):
+    for size in (32, 48, 64):
+        out = build_transform(size, **ALL)(image, 0)
+        assert out.shape == (size, size) and out.dtype == np.uint8
+
+
+def test_everything_switched_off_changes_nothing(image: np.ndarray):
+    transform = build_transform(48, **OFF)
+    for seed in range(5):
+        np.testing.assert_array_equal(transform(image, seed), image)
+
+
+def test_the_input_is_left_as_it_was(image: np.ndarray):
+    before = image.copy()
+    transform = build_transform(48, **ALL)
+    for seed in range(20):
+        transform(image, seed)
+    np.testing.assert_array_equal(image, before)
+
+
+def test_flipping_mirrors_half_of_the_images_and_only_if_asked():
+    ramp = np.repeat(np.linspace(0, 250, 48).astype(np.uint8)[None], 48, axis=0)
+
+    def mirrored(flip: bool) -> int:
+        transform = build_transform(48, **OFF | {"flip": flip})
+        return sum(bool(out[0, 0] > out[0, -1]) for out in (transform(ramp, seed) for seed in range(400)))
+
+    assert mirrored(False) == 0
+    assert 160 <= mirrored(True) <= 240
+
+
+def test_steps_draw_independently_of_one_another():
+    ramp = np.repeat(np.linspace(50, 250, 48).astype(np.uint8)[None], 48, axis=0)
+    transform = build_transform(48, **OFF | {"flip": True, "erase": 0.5})
+    outcomes = np.zeros((2, 2), int)
+    for seed in range(400):
+        out = transform(ramp, seed)
+        mirrored = np.median(out[:, :5]) > np.median(out[:, -5:])
+        outcomes[int(mirrored), int((out == 0).any())] += 1
+    assert outcomes.min() >= 70  # 100 each if independent; two of them empty if one draw decides both
+
+
+def test_a_crop_keeps_at_least_the_share_asked_for():
+    height = width = 200
+    position = np.indices((height, width))
+    transform = build_transform(100, **OFF | {"crop_scale": (0.8, 1.0)})
+    shares = []
+    for seed in range(100):
+        rows = transform(position[0].astype(np.uint8), seed).astype(int)
+        columns = transform(position[1].astype(np.uint8), seed).astype(int)
+        shares.append((np.ptp(rows) + 1) * (np.ptp(columns) + 1) / (height * width))
+    assert 0.75 <= min(shares) < 0.85 and max(shares) > 0.95
+
+
+def test_brightness_and_contrast_change_greys_and_nothing_else(image: np.ndarray):
+    transform = build_transform(48, **OFF | {"brightness": 0.2, "contrast": 0.2})
+    for seed in range(20):
+        out = transform(image, seed)
+        assert 0 < np.abs(out.astype(int) - image).max() <= 0.2 * 255 + 0.2 * image.max() + 1
+        assert np.corrcoef(image.ravel(), out.ravel())[0, 1] > 0.99
+
+
+def test_an_argument_that_albumentations_does_not_know_is_an_error():
+    with pytest.raises(ValueError, match="blur_limits"):
+        compose(lambda: [A.GaussianBlur(blur_limits=(3, 5))])
+
+
+@pytest.mark.parametrize("bad", [{"erase": 1.5}, {"crop_scale": (0.8, 1.2)}, {"crop_scale": (1.0, 0.8)}])
+def test_a_value_out_of_range_is_an_error(bad: dict):
+    with pytest.raises(ValueError):
+        build_transform(48, **ALL | bad)
+
+
+def test_importing_asks_no_server_for_a_newer_version():
+    code = "import cxrlt.inputs.augment, os; print(os.environ['NO_ALBUMENTATIONS_UPDATE'])"
+    environment = {key: value for key, value in os.environ.items() if key != "NO_ALBUMENTATIONS_UPDATE"}
+    environment["PYTHONPATH"] = os.pathsep.join(sys.path)
+    out = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    assert out.stdout.strip() == "1" and out.stderr == ""

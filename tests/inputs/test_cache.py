@@ -1,0 +1,75 @@
+import pickle
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+
+from cxrlt.errors import UserError
+from cxrlt.inputs.cache import GreyCache, cache_path, open_cache
+from cxrlt.inputs.cache_build import build_cache
+
+IDS = ["a", "12", "NA", "b,1", "é"]
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> GreyCache:
+    files = []
+    for grey in range(len(IDS)):
+        files.append(str(tmp_path / f"{grey}.png"))
+        cv2.imwrite(files[-1], np.full((8, 8), 10 * grey, np.uint8))
+    table = pd.DataFrame({"file": files}, index=pd.Index(IDS, name="image_id"))
+    return build_cache(table, 8, tmp_path / "cache", "toy", workers=1, progress=False)
+
+
+def test_images_are_found_by_id_whatever_the_id_looks_like(cache: GreyCache):
+    assert list(open_cache(cache.directory).ids) == IDS
+    for grey, image_id in enumerate(IDS):
+        assert cache[image_id].dtype == np.uint8
+        np.testing.assert_array_equal(cache[image_id], np.full((8, 8), 10 * grey))
+
+
+def test_rows_follow_the_ids_asked_for(cache: GreyCache):
+    assert cache.rows_of(["é", "a", "a"]).tolist() == [4, 0, 0]
+
+
+def test_ids_that_are_not_there_are_named(cache: GreyCache):
+    with pytest.raises(UserError, match="zebra, yak"):
+        cache.rows_of(["a", "zebra", "yak"])
+
+
+def test_the_images_cannot_be_written_to(cache: GreyCache):
+    with pytest.raises(ValueError, match="read-only"):
+        cache["a"][0, 0] = 1
+
+
+def test_a_cache_pickles_as_its_folder_even_after_reading(cache: GreyCache):
+    assert cache["a"].shape == (8, 8)
+    pickled = pickle.dumps(cache)
+    assert len(pickled) < 1000
+    np.testing.assert_array_equal(pickle.loads(pickled)["NA"], cache["NA"])
+
+
+def test_the_key_changes_with_ids_order_and_size_alone(tmp_path: Path):
+    first = cache_path(["a", "b"], 8, tmp_path, "toy")
+    assert first == cache_path(pd.Index(["a", "b"]), 8, tmp_path, "toy")
+    assert first.name.startswith("toy-")
+    others = [
+        cache_path(ids, size, tmp_path, "toy")
+        for ids, size in ((["b", "a"], 8), (["ab"], 8), (["a", "b"], 9))
+    ]
+    assert len({first, *others}) == 4
+
+
+def test_a_missing_cache_names_the_command(tmp_path: Path):
+    with pytest.raises(UserError, match="cxrlt cache"):
+        open_cache(tmp_path / "absent")
+
+
+def test_an_unfinished_cache_is_refused_by_readers(cache: GreyCache):
+    sources = np.load(cache.directory / "sources.npy", mmap_mode="r+")
+    sources[2] = 0
+    sources.flush()
+    with pytest.raises(UserError, match=r"lacks 1 of 5 images.*cxrlt cache toy --size 8"):
+        open_cache(cache.directory)

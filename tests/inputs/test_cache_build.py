@@ -1,0 +1,261 @@
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+from filelock import FileLock
+
+from cxrlt.errors import UserError
+from cxrlt.inputs.cache import cache_path, open_cache
+from cxrlt.inputs.cache_build import CHUNK, build_cache
+from cxrlt.inputs.decode import decode_grey
+
+SIZE = 16
+
+
+def picture(seed: int, side: int = 20) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (side, side), dtype=np.uint8)
+
+
+def write_images(folder: Path, n: int) -> pd.DataFrame:
+    """A table (image_id, file) of n different images."""
+    folder.mkdir()
+    files = [folder / f"{row:04d}.{'jpg' if row % 2 else 'png'}" for row in range(n)]
+    for row, file in enumerate(files):
+        assert cv2.imwrite(str(file), picture(row))
+    ids = pd.Index([file.stem for file in files], name="image_id")
+    return pd.DataFrame({"file": [str(file) for file in files]}, index=ids)
+
+
+def truncate(file: str) -> None:
+    data = Path(file).read_bytes()
+    Path(file).write_bytes(data[: len(data) // 2])
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> pd.DataFrame:
+    return write_images(tmp_path / "images", 12)
+
+
+def test_every_image_is_cached_as_it_is_decoded(tmp_path: Path, table: pd.DataFrame):
+    cache = build_cache(table, SIZE, tmp_path / "cache", "toy", workers=1)
+    assert list(cache.ids) == list(table.index) and cache.quarantined == ()
+    for image_id, file in table["file"].items():
+        np.testing.assert_array_equal(cache[image_id], decode_grey(Path(file), SIZE))
+
+
+def test_two_processes_write_what_one_writes(tmp_path: Path):
+    table = write_images(tmp_path / "images", 2 * CHUNK + 1)
+    one = build_cache(table, SIZE, tmp_path / "one", "toy", workers=1)
+    two = build_cache(table, SIZE, tmp_path / "two", "toy", workers=2)
+    np.testing.assert_array_equal(one.images, two.images)
+
+
+def test_disk_and_time_are_told_first_and_a_finished_cache_is_silent(
+    tmp_path: Path, table: pd.DataFrame, capfd: pytest.CaptureFixture[str]
+):
+    build_cache(table, SIZE, tmp_path / "cache", "toy", workers=1)
+    said = capfd.readouterr().err
+    assert "toy: 12 of 12 images" in said and " GB" in said and "about 0 s" in said
+    assert "image/s" not in said  # no progress bar off a terminal
+    build_cache(table, SIZE, tmp_path / "cache", "toy", workers=1)
+    assert capfd.readouterr().err == ""
+
+
+def test_a_finished_cache_is_not_written_again(tmp_path: Path, table: pd.DataFrame):
+    cache = build_cache(table, SIZE, tmp_path / "cache", "toy", workers=1)
+    before = {file: file.stat().st_mtime_ns for file in cache.directory.iterdir()}
+    build_cache(table, SIZE, tmp_path / "cache", "toy", workers=1)
+    assert before == {file: file.stat().st_mtime_ns for file in cache.directory.iterdir()}
+
+
+def test_a_replaced_image_is_decoded_again_and_the_others_are_not(tmp_path: Path, table: pd.DataFrame):
+    cache = build_cache(table, SIZE, tmp_path / "cache", "toy", workers=1)
+    images = np.load(cache.directory / "images.npy", mmap_mode="r+")
+    images[5] = 7  # so that decoding row 5 again would show
+    images.flush()
+    cv2.imwrite(table["file"].iloc[2], picture(99, side=30))
+    cache = build_cache(table, SIZE, tmp_path / "cache", "toy", workers=1)
+    np.testing.assert_array_equal(cache["0002"], decode_grey(Path(table["file"].iloc[2]), SIZE))
+    assert (cache["0005"] == 7).all()
+
+
+def test_the_image_folder_is_only_read(tmp_path: Path, table: pd.DataFrame):
+    def state() -> dict[Path, tuple[str, int]]:
+        return {
+            file: (hashlib.sha256(file.read_bytes()).hexdigest(), file.stat().st_mtime_ns)
+            for file in (tmp_path / "images").rglob("*")
+        }
+
+    truncate(table["file"].iloc[3])
+    folder_mode = (tmp_path / "images").stat().st_mode
+    before = state()
+    (tmp_path / "images").chmod(0o555)
+    try:
+        build_cache(table, SIZE, tmp_path / "cache", "toy", workers=1, quarantine=True)
+    finally:
+        (tmp_path / "images").chmod(folder_mode)
+    assert state() == before
+
+
+def test_unreadable_images_are_an_error_that_names_ten_and_counts_all(tmp_path: Path, table: pd.DataFrame):
+    for file in table["file"].iloc[:11]:
+        truncate(file)
+    with pytest.raises(UserError) as caught:
+        build_cache(table, SIZE, tmp_path / "cache", "toy", workers=1)
+    sentence = str(caught.value)
+    assert "11 of 12 images cannot be read" in sentence and "11 in all" in sentence
+    assert all(file in sentence for file in table["file"].iloc[:10])
+    assert table["file"].iloc[10] not in sentence
+    assert "ends early" in sentence and f"cxrlt cache toy --size {SIZE} --quarantine" in sentence
+
+
+def test_an_unreadable_image_leaves_no_cache_that_can_be_opened(tmp_path: Path, table: pd.DataFrame):
+    truncate(table["file"].iloc[3])
+    with pytest.raises(UserError, match="cannot be read"):
+        build_cache(table, SIZE, tmp_path / "cache", "toy", workers=1)
+    with pytest.raises(UserError, match="lacks 1 of 12"):
+        open_cache(cache_path(table.index, SIZE, tmp_path / "cache", "toy"))
+
+
+def test_after_replacing_an_unreadable_image_only_that_one_is_decoded(
+    tmp_path: Path, table: pd.DataFrame, capfd: pytest.CaptureFixture[str]
+):
+    truncate(table["file"].iloc[3])
+    with pytest.raises(UserError, match="cannot be read"):
+        build_cache(table, SIZE, tmp_path / "cache", "toy", workers=1)
+    cv2.imwrite(table["file"].iloc[3], picture(3))
+    capfd.readouterr()
+    cache = build_cache(table, SIZE, tmp_path / "cache", "toy", workers=1)
+    assert "1 of 12 images to decode" in capfd.readouterr().err
+    np.testing.assert_array_equal(cache["0003"], decode_grey(Path(table["file"].iloc[3]), SIZE))
+
+
+def test_quarantine_leaves_unreadable_images_out_and_records_them(tmp_path: Path, table: pd.DataFrame):
+    truncate(table["file"].iloc[3])
+    Path(table["file"].iloc[6]).write_bytes(b"")
+    Path(table["file"].iloc[8]).unlink()
+    cache = build_cache(table, SIZE, tmp_path / "cache", "toy", workers=1, quarantine=True)
+    assert cache.quarantined == ("0003", "0006", "0008")
+    assert list(cache.ids) == [image_id for image_id in table.index if image_id not in cache.quarantined]
+    assert "3 unreadable" in cache.summary
+    record = pd.read_csv(cache.directory / "quarantine.csv", dtype=str)
+    assert list(record["image_id"]) == list(cache.quarantined)
+    assert list(record["path"]) == [table.loc[image_id, "file"] for image_id in cache.quarantined]
+    assert record["reason"].str.len().min() > 5
+    with pytest.raises(UserError, match=r"0003.*quarantine\.csv"):
+        cache["0003"]
+
+
+def test_quarantine_lasts_until_the_file_changes(tmp_path: Path, table: pd.DataFrame):
+    truncate(table["file"].iloc[3])
+    truncate(table["file"].iloc[4])
+    build_cache(table, SIZE, tmp_path / "cache", "toy", workers=1, quarantine=True)
+    assert build_cache(table, SIZE, tmp_path / "cache", "toy").quarantined == ("0003", "0004")
+    cv2.imwrite(table["file"].iloc[3], picture(3))
+    cache = build_cache(table, SIZE, tmp_path / "cache", "toy", workers=1)
+    assert cache.quarantined == ("0004",)
+    np.testing.assert_array_equal(cache["0003"], decode_grey(Path(table["file"].iloc[3]), SIZE))
+    assert list(pd.read_csv(cache.directory / "quarantine.csv", dtype=str)["image_id"]) == ["0004"]
+
+
+def test_a_disk_without_room_is_refused_before_anything_is_written(tmp_path: Path, table: pd.DataFrame):
+    size = 10**8  # ten petabytes an image
+    with pytest.raises(UserError, match=r"GB more.*--cache-dir"):
+        build_cache(table, size, tmp_path / "cache", "toy", workers=1)
+    assert not list(tmp_path.rglob("images.npy"))
+
+
+def test_a_cache_folder_that_cannot_be_written_is_a_sentence(tmp_path: Path, table: pd.DataFrame):
+    (tmp_path / "cache").write_text("a file where the folder should be")
+    with pytest.raises(UserError, match="--cache-dir"):
+        build_cache(table, SIZE, tmp_path / "cache", "toy", workers=1)
+
+
+def test_no_images_are_a_sentence(tmp_path: Path, table: pd.DataFrame):
+    with pytest.raises(UserError, match="no images"):
+        build_cache(table.iloc[:0], SIZE, tmp_path / "cache", "toy")
+
+
+BUILD = """
+import sys
+from pathlib import Path
+import pandas as pd
+from cxrlt.inputs.cache_build import build_cache
+table = pd.read_csv(sys.argv[1], dtype=str).set_index("image_id")
+cache = build_cache(table, int(sys.argv[2]), Path(sys.argv[3]), "toy", workers=1)
+print(len(cache.ids))
+"""
+
+
+def start_build(tmp_path: Path, table: pd.DataFrame) -> subprocess.Popen:
+    table.to_csv(tmp_path / "table.csv")
+    command = [sys.executable, "-c", BUILD, str(tmp_path / "table.csv"), str(SIZE), str(tmp_path / "cache")]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    return subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def wait_for(condition, seconds: float = 30) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.005)
+
+
+def test_a_killed_build_goes_on_where_it_was_and_trusts_no_half_written_row(tmp_path: Path):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for row in range(4 * CHUNK):  # large pictures, so that there is time to kill
+        source = folder / f"{row % 4:04d}.png"
+        if row < 4:
+            cv2.imwrite(str(source), picture(row, side=900))
+        else:
+            (folder / f"{row:04d}.png").hardlink_to(source)
+    files = sorted(folder.glob("*.png"))
+    ids = pd.Index([file.stem for file in files], name="image_id")
+    table = pd.DataFrame({"file": [str(file) for file in files]}, index=ids)
+    directory = cache_path(table.index, SIZE, tmp_path / "cache", "toy")
+
+    build = start_build(tmp_path, table)
+    wait_for(lambda: (directory / "meta.json").is_file() and np.load(directory / "sources.npy").any())
+    build.send_signal(signal.SIGKILL)
+    build.communicate()
+    done = np.load(directory / "sources.npy") != 0
+    assert 0 < done.sum() < len(table)
+    images = np.load(directory / "images.npy", mmap_mode="r+")
+    images[~done] = 3  # whatever the killed process left there
+    images[np.flatnonzero(done)[0]] = 7  # decoding a finished row again would show
+    images.flush()
+
+    cache = build_cache(table, SIZE, tmp_path / "cache", "toy", workers=1)
+    expected = np.stack([decode_grey(folder / f"{row % 4:04d}.png", SIZE) for row in range(len(table))])
+    expected[np.flatnonzero(done)[0]] = 7
+    np.testing.assert_array_equal(cache.images, expected)
+
+
+def test_a_folder_left_before_its_arrays_were_whole_is_begun_anew(tmp_path: Path, table: pd.DataFrame):
+    directory = cache_path(table.index, SIZE, tmp_path / "cache", "toy")
+    directory.mkdir(parents=True)
+    (directory / "images.npy").write_bytes(b"\x93NUMPY")
+    cache = build_cache(table, SIZE, tmp_path / "cache", "toy", workers=1)
+    np.testing.assert_array_equal(cache["0000"], decode_grey(Path(table["file"].iloc[0]), SIZE))
+
+
+def test_a_second_builder_waits_for_the_first(tmp_path: Path, table: pd.DataFrame):
+    directory = cache_path(table.index, SIZE, tmp_path / "cache", "toy")
+    directory.mkdir(parents=True)
+    with FileLock(directory / "build.lock"):
+        build = start_build(tmp_path, table)
+        assert "Waiting for the process" in build.stderr.readline()
+        assert not (directory / "meta.json").exists()
+    out, _ = build.communicate(timeout=60)
+    assert build.returncode == 0 and out.strip() == "12"

@@ -1,0 +1,194 @@
+import multiprocessing
+import pickle
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from cxrlt.errors import UserError
+from cxrlt.inputs.augment import build_transform
+from cxrlt.inputs.cache import GreyCache
+from cxrlt.inputs.cache_build import build_cache
+from cxrlt.inputs.dataset import XRayDataset, epoch_batches, evaluation_loader, make_loader, rank_share
+
+SIZE, N_ROWS, N_CLASSES = 16, 23, 3
+TRANSFORM = build_transform(
+    SIZE, flip=True, crop_scale=(0.8, 1.0), rotate=10.0, brightness=0.2, contrast=0.2, erase=0.3
+)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> GreyCache:
+    folder = tmp_path_factory.mktemp("images")
+    ids = pd.Index([f"image{row}" for row in range(N_ROWS)], name="image_id")
+    files = [str(folder / f"{image_id}.png") for image_id in ids]
+    for row, file in enumerate(files):
+        cv2.imwrite(file, np.random.default_rng(row).integers(0, 256, (SIZE, SIZE), dtype=np.uint8))
+    table = pd.DataFrame({"file": files}, index=ids)
+    return build_cache(table, SIZE, folder / "cache", "toy", workers=1, progress=False)
+
+
+@pytest.fixture
+def targets() -> np.ndarray:
+    values = np.random.default_rng(0).integers(0, 2, (N_ROWS, N_CLASSES)).astype(np.float32)
+    values[4, 1] = np.nan
+    return values
+
+
+@pytest.fixture
+def dataset(cache: GreyCache, targets: np.ndarray) -> XRayDataset:
+    return XRayDataset(cache, list(cache.ids), targets, seed=1, transform=TRANSFORM)
+
+
+def run_epoch(
+    dataset: XRayDataset, epoch: int, n_workers: int, start: int = 0
+) -> list[tuple[torch.Tensor, ...]]:
+    batches = epoch_batches(len(dataset), 4, seed=1, epoch=epoch)[start:]
+    return [tuple(batch) for batch in make_loader(dataset, epoch, batches, n_workers)]
+
+
+def assert_same_batches(one: list[tuple[torch.Tensor, ...]], two: list[tuple[torch.Tensor, ...]]) -> None:
+    assert len(one) == len(two) > 0
+    for (images, labels, rows), (other_images, other_labels, other_rows) in zip(one, two, strict=True):
+        assert torch.equal(rows, other_rows) and torch.equal(images, other_images)
+        torch.testing.assert_close(labels, other_labels, rtol=0, atol=0, equal_nan=True)
+
+
+def test_an_item_is_a_grey_image_its_targets_and_its_row(cache: GreyCache, targets: np.ndarray):
+    ids = list(cache.ids)[::-1]
+    image, labels, row = XRayDataset(cache, ids, targets[::-1])[0, 5]
+    assert image.shape == (1, SIZE, SIZE) and image.dtype == torch.uint8 and row == 5
+    np.testing.assert_array_equal(image[0], cache[ids[5]])
+    assert labels.dtype == torch.float32
+    np.testing.assert_array_equal(labels, targets[::-1][5])
+
+
+def test_augmentation_is_a_function_of_seed_epoch_and_id_alone(cache: GreyCache, targets: np.ndarray):
+    ids = list(cache.ids)
+
+    def item(row: int, epoch: int, seed: int, ids: list[str]) -> bytes:
+        dataset = XRayDataset(cache, ids, targets[: len(ids)], seed=seed, transform=TRANSFORM)
+        return dataset[epoch, row][0].numpy().tobytes()
+
+    assert item(7, epoch=2, seed=1, ids=ids) == item(0, epoch=2, seed=1, ids=ids[7:])
+    assert item(7, epoch=2, seed=1, ids=ids) != item(7, epoch=3, seed=1, ids=ids)
+    assert item(7, epoch=2, seed=1, ids=ids) != item(7, epoch=2, seed=2, ids=ids)
+
+
+def test_no_two_images_of_an_epoch_share_their_augmentation(dataset: XRayDataset):
+    seeds = {dataset.augmentation_seed(epoch, row) for epoch in range(20) for row in range(N_ROWS)}
+    assert len(seeds) == 20 * N_ROWS
+
+
+def test_the_augmentation_seed_is_the_same_on_every_machine(dataset: XRayDataset):
+    assert dataset.augmentation_seed(2, 3) == 2312809103102000465
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create 4 worker processes")
+@pytest.mark.parametrize("epoch", [0, 3])
+def test_none_and_four_workers_give_the_same_batches(dataset: XRayDataset, epoch: int):
+    assert_same_batches(run_epoch(dataset, epoch, 0), run_epoch(dataset, epoch, 4))
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create 4 worker processes")
+@pytest.mark.parametrize("n_workers", [0, 4])
+def test_an_epoch_taken_up_in_the_middle_goes_on_as_the_whole_one(dataset: XRayDataset, n_workers: int):
+    whole = run_epoch(dataset, 1, 0)
+    assert_same_batches(whole[3:], run_epoch(dataset, 1, n_workers, start=3))
+
+
+def test_the_next_epoch_has_another_order_and_another_augmentation(dataset: XRayDataset):
+    first, second = run_epoch(dataset, 0, 0), run_epoch(dataset, 1, 0)
+    images = [
+        {int(row): image for batch in run for image, row in zip(batch[0], batch[2], strict=True)}
+        for run in (first, second)
+    ]
+    assert [row for batch in first for row in batch[2]] != [row for batch in second for row in batch[2]]
+    assert sum(torch.equal(images[0][row], images[1][row]) for row in range(N_ROWS)) == 0
+
+
+def test_loading_leaves_the_global_random_state_alone(dataset: XRayDataset):
+    before = torch.get_rng_state()
+    run_epoch(dataset, 0, 0)
+    run_epoch(dataset, 0, 2)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_workers_that_start_afresh_give_the_same_items(dataset: XRayDataset):
+    expected = dataset[1, 3]  # also opens the cache here
+    assert len(pickle.dumps(dataset)) < 30_000
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        image, labels, row = pool.apply(dataset.__getitem__, [(1, 3)])
+    assert torch.equal(image, expected[0]) and torch.equal(labels, expected[1]) and row == 3
+
+
+@pytest.mark.parametrize("n_workers", [0, 2])
+def test_what_goes_wrong_with_an_image_reaches_the_caller(dataset: XRayDataset, n_workers: int):
+    dataset.cache_rows = np.where(np.arange(N_ROWS) == 9, 10**6, dataset.cache_rows)
+    seen = []
+    with pytest.raises(IndexError):
+        for _, _, rows in make_loader(
+            dataset, 0, [np.array([1, 2]), np.array([9, 3]), np.array([4])], n_workers
+        ):
+            seen.append(rows.tolist())
+    assert seen == [[1, 2]]
+
+
+def test_an_id_that_is_not_in_the_cache_is_named_before_training(cache: GreyCache, targets: np.ndarray):
+    with pytest.raises(UserError, match="stranger"):
+        XRayDataset(cache, ["image0", "stranger"], targets[:2])
+
+
+def test_targets_of_another_length_are_refused(cache: GreyCache, targets: np.ndarray):
+    with pytest.raises(ValueError, match="2 ids"):
+        XRayDataset(cache, ["image0", "image1"], targets[:3])
+
+
+@pytest.mark.parametrize("n_workers", [0, 2])
+def test_evaluation_takes_every_row_once_in_order_and_as_it_is(
+    cache: GreyCache, targets: np.ndarray, n_workers: int
+):
+    loader = evaluation_loader(XRayDataset(cache, list(cache.ids), targets), 5, n_workers)
+    images, _, rows = (torch.cat(parts) for parts in zip(*loader, strict=True))
+    assert rows.tolist() == list(range(N_ROWS))
+    np.testing.assert_array_equal(images[:, 0], cache.images)
+
+
+def test_no_rows_make_no_batches(cache: GreyCache, targets: np.ndarray):
+    assert list(evaluation_loader(XRayDataset(cache, [], targets[:0]), 5, 0)) == []
+
+
+@pytest.mark.parametrize(("n_rows", "batch_size"), [(1, 8), (8, 8), (9, 8), (23, 4), (1000, 32)])
+def test_an_epoch_is_every_row_once_in_batches_of_nearly_one_size(n_rows: int, batch_size: int):
+    batches = epoch_batches(n_rows, batch_size, seed=0, epoch=0)
+    assert sorted(np.concatenate(batches)) == list(range(n_rows))
+    sizes = [len(batch) for batch in batches]
+    assert max(sizes) <= batch_size and max(sizes) - min(sizes) <= 1
+    assert len(batches) == -(-n_rows // batch_size)
+
+
+def test_the_order_depends_on_seed_and_epoch_alone():
+    def order(seed: int, epoch: int, batch_size: int = 8) -> list[int]:
+        return np.concatenate(epoch_batches(100, batch_size, seed, epoch)).tolist()
+
+    assert order(0, 1) == order(0, 1) == order(0, 1, batch_size=32)
+    assert len({tuple(order(seed, epoch)) for seed in range(3) for epoch in range(3)}) == 9
+
+
+@pytest.mark.parametrize("world", [1, 2, 4])
+@pytest.mark.parametrize("max_batch_per_device", [2, 3, 5, 64])
+def test_the_ranks_together_see_every_row_of_an_epoch_once(world: int, max_batch_per_device: int):
+    for batch in epoch_batches(101, 18, seed=0, epoch=0):
+        shares = [rank_share(batch, rank, world, max_batch_per_device) for rank in range(world)]
+        assert len({len(share) for share in shares}) == 1  # all ranks take part in every forward pass
+        micro_batches = [micro for share in shares for micro in share]
+        assert all(0 < len(micro) <= max_batch_per_device for micro in micro_batches)
+        assert np.concatenate(micro_batches).tolist() == batch.tolist()
+
+
+@pytest.mark.parametrize(("n", "world", "limit"), [(3, 4, 8), (7, 2, 1)])
+def test_a_batch_that_some_rank_would_have_no_part_in_is_refused(n: int, world: int, limit: int):
+    with pytest.raises(UserError, match="batch_size"):
+        rank_share(np.arange(n), 0, world, limit)
