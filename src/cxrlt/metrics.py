@@ -5,7 +5,7 @@ reduced to how many rows and how many positives each step holds. A bootstrap dra
 (patient): with steps x clusters matrices kept sparse, a thousand draws are one matrix product and no sort.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,7 +23,7 @@ def average_precision(targets: ArrayLike, scores: ArrayLike) -> Floats:
     class without positives. Equals scikit-learn's `average_precision_score`, ties included. Raises ValueError
     for other targets, unequal shapes, or a NaN score where the target is known.
     """
-    return _point(targets, scores)[0]
+    return _per_class(average_precision_of, targets, scores)
 
 
 def auroc(targets: ArrayLike, scores: ArrayLike) -> Floats:
@@ -31,7 +31,26 @@ def auroc(targets: ArrayLike, scores: ArrayLike) -> Floats:
 
     As `average_precision`; NaN for a class without positives or without negatives; ties count one half.
     """
-    return _point(targets, scores)[1]
+    return _per_class(auroc_of, targets, scores)
+
+
+def average_precision_of(score: Floats, positive: NDArray[np.bool_]) -> float:
+    """Average precision of one class whose rows (n,) are all annotated; NaN without positives."""
+    found = np.sort(score[positive])
+    if not len(found):
+        return float("nan")
+    n_found = len(found) - np.searchsorted(found, found)
+    n_above = len(score) - np.searchsorted(np.sort(score), found)
+    return float(np.mean(n_found / n_above))
+
+
+def auroc_of(score: Floats, positive: NDArray[np.bool_]) -> float:
+    """Area under the ROC curve of one class whose rows (n,) are all annotated; NaN without both values."""
+    found, others = score[positive], np.sort(score[~positive])
+    if not len(found) or not len(others):
+        return float("nan")
+    below, not_above = (np.searchsorted(others, found, side) for side in ("left", "right"))
+    return float(np.mean(below + not_above) / 2 / len(others))
 
 
 def macro(values: ArrayLike) -> Floats:
@@ -77,7 +96,6 @@ def bootstrap(
     if cluster.shape != (len(targets),):
         raise ValueError(f"clusters must hold one value per row: {cluster.shape} for {len(targets)} rows.")
     classes = [_Steps.of(targets[:, c], scores[:, c], cluster, len(names)) for c in range(targets.shape[1])]
-    points = np.array([steps.values(np.ones((len(names), 1), np.float32)) for steps in classes])[:, :, 0]
     draws = np.full((2, n_draws, len(classes)), np.nan)
     start = 0
     for weights in _cluster_weights(len(names), n_draws, seed):
@@ -85,7 +103,7 @@ def bootstrap(
         for c, steps in enumerate(classes):
             draws[:, start:stop, c] = steps.values(weights)
         start = stop
-    return Bootstrap(points[:, 0], points[:, 1], draws[0], draws[1])
+    return Bootstrap(average_precision(targets, scores), auroc(targets, scores), draws[0], draws[1])
 
 
 def basic_interval(
@@ -182,15 +200,13 @@ def _ratio(numerator: Floats, denominator: Floats) -> Floats:
     return np.divide(numerator, denominator, out=np.full(numerator.shape, np.nan), where=denominator > 0)
 
 
-def _point(targets: ArrayLike, scores: ArrayLike) -> Floats:
-    """AP and AUROC (2, c) with every row counted once."""
+def _per_class(
+    metric: Callable[[Floats, NDArray[np.bool_]], float], targets: ArrayLike, scores: ArrayLike
+) -> Floats:
     targets, scores = _checked(targets, scores)
-    cluster = np.zeros(len(targets), dtype=np.intp)
-    one = np.ones((1, 1), np.float32)
-    columns = [
-        _Steps.of(targets[:, c], scores[:, c], cluster, 1).values(one)[:, 0] for c in range(targets.shape[1])
-    ]
-    return np.array(columns).reshape(-1, 2).T
+    known = ~np.isnan(targets)
+    columns = zip(targets.T, scores.T, known.T, strict=True)
+    return np.array([metric(score[k], target[k] == 1) for target, score, k in columns], dtype=np.float64)
 
 
 def _cluster_weights(n_clusters: int, n_draws: int, seed: int) -> Iterator[NDArray[np.float32]]:
