@@ -100,7 +100,7 @@ class PredictConfig(_Frozen):
     study_mean: Literal["auto", "on", "off"] = "auto"
     """View-weighted mean over the images of a study; auto: if the out-of-fold score says so."""
     weights: Literal["last", "best"] = "last"
-    """The final averaged weights, or those of the best epoch (which makes the out-of-fold score optimistic)."""
+    """The final averaged weights, or the best epoch's, which makes the out-of-fold score optimistic."""
 
 
 class Recipe(_Frozen):
@@ -131,18 +131,24 @@ def recipe_names() -> list[str]:
     return sorted(path.stem for path in RECIPES_DIR.glob("*.yaml"))
 
 
-def load_recipe(name: str | None, config: Path | None = None) -> Recipe:
-    """The named recipe, with the fields of the YAML file `config` on top.
+def load_recipe(recipe: str | None, config: Path | None = None) -> Recipe:
+    """The recipe called `recipe`, or in the YAML file of that name, with the fields of `config` on top.
 
-    `config` may name its own `base` recipe; a name given here goes before it. Raises UserError for an unknown
-    recipe, key or value.
+    A YAML file may name a `base` recipe. Raises UserError for an unknown recipe, key or value.
     """
-    values: dict[str, Any] = {}
+    values = _values(recipe) if recipe else {}
     if config is not None:
-        values = _read_yaml(config)
-    base = values.pop("base", None)
-    name = name or base
-    return _validated(_merge(_named(name) if name else {}, values), str(config or name))
+        over = _read_yaml(config)
+        base = over.pop("base", None)
+        values = _merge(values if recipe or not base else _values(base), over)
+    return _validated(values, str(config or recipe))
+
+
+def run_name(recipe: str | None) -> str:
+    """What a run of this recipe is called unless it is given a name."""
+    if recipe is None:
+        raise UserError("Without a recipe's name the run needs one: give it --name.")
+    return Path(recipe).stem if _is_file(recipe) else recipe
 
 
 def save_recipe(recipe: Recipe, path: Path) -> None:
@@ -157,26 +163,34 @@ def differing_fields(old: Recipe, new: Recipe) -> list[str]:
     return [f"{k}: {before.get(k)} -> {after.get(k)}" for k in keys if before.get(k) != after.get(k)]
 
 
-def _named(name: str) -> dict[str, Any]:
-    path = RECIPES_DIR / f"{name}.yaml"
-    if name not in recipe_names():
-        close = difflib.get_close_matches(name, recipe_names(), n=1)
+def _values(recipe: str) -> dict[str, Any]:
+    """Fields of a recipe and of its bases, unresolved."""
+    if not _is_file(recipe) and recipe not in recipe_names():
+        close = difflib.get_close_matches(recipe, recipe_names(), n=1)
         hint = f" (did you mean {close[0]}?)" if close else ""
-        raise UserError(f"Recipe {name!r} is not known{hint}. Known recipes: {', '.join(recipe_names())}.")
-    values = _read_yaml(path)
+        raise UserError(f"Recipe {recipe!r} is not known{hint}. Known recipes: {', '.join(recipe_names())}.")
+    values = _read_yaml(Path(recipe) if _is_file(recipe) else RECIPES_DIR / f"{recipe}.yaml")
     base = values.pop("base", None)
-    return _merge(_named(base), values) if base else values
+    return _merge(_values(base), values) if base else values
+
+
+def _is_file(recipe: str) -> bool:
+    return recipe.endswith((".yaml", ".yml"))
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}). Give --config the path of a YAML file.") from error
+        raise UserError(
+            f"{path} cannot be read ({error.strerror}). Give --config the path of a YAML file."
+        ) from error
     except yaml.YAMLError as error:
         raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
-        raise UserError(f"{path} must hold fields such as `optim: {{lr: 0.0001}}`, not {type(values).__name__}.")
+        raise UserError(
+            f"{path} must hold fields such as `optim: {{lr: 0.0001}}`, not {type(values).__name__}."
+        )
     return values
 
 

@@ -82,7 +82,9 @@ def _local_weights(cfg: ModelConfig) -> dict[str, Tensor]:
     try:
         state = load_state_dict(str(path), device="cpu", weights_only=True)
     except Exception as error:  # torch, pickle and safetensors each raise their own kinds
-        raise UserError(f"model.pretrained: {path} holds no weights that can be read safely ({error}).") from error
+        raise UserError(
+            f"model.pretrained: {path} holds no weights that can be read safely ({error})."
+        ) from error
     state = {key.removeprefix("backbone."): value for key, value in state.items()}
     bare = timm.create_model(cfg.backbone, pretrained=False, in_chans=1, num_classes=0)
     missing = [key for key in bare.state_dict() if key not in state]
@@ -101,7 +103,11 @@ def _no_weights(cfg: ModelConfig, error: Exception) -> str:
 
 def _where_to_get(cfg: ModelConfig) -> str:
     known = timm.get_pretrained_cfg(cfg.backbone)
-    source = f"{known.hf_hub_id}/model.safetensors of the Hugging Face hub" if known and known.hf_hub_id else "a file"
+    source = (
+        f"{known.hf_hub_id}/model.safetensors of the Hugging Face hub"
+        if known and known.hf_hub_id
+        else "a file"
+    )
     return (
         f"Get {source} on a machine with network and pass --model.pretrained FILE, "
         "or start from random weights with --model.pretrained False."

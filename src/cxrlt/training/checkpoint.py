@@ -13,7 +13,9 @@ from cxrlt.artifacts import atomic_path, sha256_of, write_json
 STATE = "checkpoint.json"
 
 
-def save_checkpoint(run_dir: Path, model: nn.Module, ema: nn.Module, optimizer: Optimizer, state: dict) -> None:
+def save_checkpoint(
+    run_dir: Path, model: nn.Module, ema: nn.Module, optimizer: Optimizer, state: dict
+) -> None:
     """Write everything a resumed run needs. `state` is the loop's own JSON (update, epoch, sums).
 
     The tensors go to a file of their own per update and checkpoint.json, written last, names it with its
@@ -33,8 +35,8 @@ def load_checkpoint(run_dir: Path, model: nn.Module, ema: nn.Module, optimizer: 
     """Restore the last checkpoint into the three and return its `state`; None if there is none to trust."""
     try:
         state = json.loads((run_dir / STATE).read_text(encoding="utf-8"))
-        path = run_dir / state["file"]
-        if sha256_of(path) != state["sha256"]:
+        path = run_dir / state.pop("file")
+        if sha256_of(path) != state.pop("sha256"):
             return None
         tensors = load_file(path)
     except (OSError, ValueError, KeyError, SafetensorError):

@@ -22,7 +22,9 @@ def create_scheduler(optimizer: Optimizer, cfg: ScheduleConfig, n_updates: int) 
 
     u < w:  lr (u + 1) / (w + 1);   else  m + (lr - m) (1 + cos(pi (u - w) / (n - 1 - w))) / 2.
     """
-    lr = max(group["initial_lr"] if "initial_lr" in group else group["lr"] for group in optimizer.param_groups)
+    lr = max(
+        group["initial_lr"] if "initial_lr" in group else group["lr"] for group in optimizer.param_groups
+    )
     warmup = min(round(cfg.warmup_share * n_updates), n_updates - 1)
     return CosineLRScheduler(
         optimizer,

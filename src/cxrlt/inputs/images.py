@@ -1,0 +1,70 @@
+"""A split's rows together with their decoded images."""
+
+import os
+import sys
+from dataclasses import dataclass
+
+import pandas as pd
+
+from cxrlt.artifacts import Workspace
+from cxrlt.challenges.base import Challenge
+from cxrlt.errors import UserError
+from cxrlt.inputs.cache import GreyCache
+from cxrlt.inputs.cache_build import build_cache
+from cxrlt.inputs.table import NoImagesError, load_table, missing_images, with_files
+
+
+@dataclass(frozen=True)
+class ImageSource:
+    """How a challenge's images are found and decoded."""
+
+    challenge: Challenge
+    workspace: Workspace
+    allow_missing: bool = False
+    quarantine: bool = False
+
+    def split(self, split: str, size: int) -> tuple[pd.DataFrame, GreyCache]:
+        """The table of `split` and the cache of its images at `size` pixels, built where needed."""
+        table = load_table(self.challenge, split, self.workspace, allow_missing=self.allow_missing)
+        return self._cached(table, split, size)
+
+    def all_splits(self, size: int) -> dict[str, GreyCache]:
+        """The cache of every split, or, if images may be missing, of every split that has any."""
+        caches: dict[str, GreyCache] = {}
+        for split in self.challenge.splits:
+            try:
+                caches[split] = self.split(split, size)[1]
+            except NoImagesError as error:
+                if not self.allow_missing or split == "train":
+                    raise
+                print(f"{error} That split is left out (--allow-missing).", file=sys.stderr)
+        return caches
+
+    def folded(self, ids: pd.Index, size: int) -> tuple[pd.DataFrame, GreyCache]:
+        """The training rows `ids`, which the folds were made of, and their cache."""
+        table = self.challenge.read("train", self.workspace.inputs_dir(self.challenge.name))
+        gone = ids.difference(table.index)
+        if len(gone):
+            raise UserError(
+                f"folds.csv holds {len(gone):,} images that the training table no longer has, the first "
+                f"{gone[0]}. Make the folds anew with: cxrlt folds {self.challenge.name} --force"
+            )
+        table = with_files(self.challenge, table.loc[ids], self.workspace)
+        if table["file"].isna().any():
+            problem = missing_images(self.challenge, "train", table, self.workspace)
+            raise UserError(
+                f"{problem} Fetch them, or make folds of the images that are there: "
+                f"cxrlt folds {self.challenge.name} --allow-missing --force"
+            )
+        return self._cached(table, "train", size)
+
+    def _cached(self, table: pd.DataFrame, split: str, size: int) -> tuple[pd.DataFrame, GreyCache]:
+        cache = build_cache(
+            table,
+            size,
+            self.workspace.cache_dir(),
+            f"{self.challenge.name}-{split}",
+            workers=os.cpu_count() or 1,
+            quarantine=self.quarantine,
+        )
+        return table.loc[cache.ids], cache

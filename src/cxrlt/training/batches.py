@@ -1,0 +1,42 @@
+"""The batches of an epoch, as one process of a run sees them."""
+
+from collections.abc import Iterator
+
+import numpy as np
+from torch import Tensor
+
+from cxrlt.inputs.dataset import make_loader, rank_share
+from cxrlt.reports.contact_sheet import write_contact_sheet
+from cxrlt.training.setup import Trainer, worker_count
+
+
+def share_of(trainer: Trainer, batch: np.ndarray) -> list[np.ndarray]:
+    """The micro-batches of `batch` that this process computes."""
+    accelerator, largest = trainer.accelerator, trainer.job.recipe.optim.max_batch_per_device
+    return rank_share(batch, accelerator.process_index, accelerator.num_processes, largest)
+
+
+def load(trainer: Trainer, epoch: int, batches: list[np.ndarray]) -> Iterator[tuple[Tensor, Tensor]]:
+    """uint8 images (b, 1, h, w) and labels (b, c) of every micro-batch in turn; the run's first is drawn."""
+    micro_batches = [micro for batch in batches for micro in share_of(trainer, batch)]
+    n_workers = worker_count(trainer.job.recipe.data.n_workers, trainer.accelerator)
+    pinned = trainer.accelerator.device.type == "cuda"
+    draw = trainer.progress.update == 0 and trainer.accelerator.is_main_process
+    for images, labels, _ in make_loader(trainer.dataset, epoch, micro_batches, n_workers, pinned):
+        if draw:
+            _draw(trainer, images, labels)
+            draw = False
+        yield images, labels
+
+
+def batch_denominator(trainer: Trainer, batch: np.ndarray) -> float:
+    """What the summed loss of the whole batch, over all processes, is divided by."""
+    targets = trainer.dataset.targets[batch]
+    counts = {"sum": 1, "batchmean": len(batch), "mean": int((~targets.isnan()).sum())}
+    return max(float(counts[trainer.reduction]), 1.0)
+
+
+def _draw(trainer: Trainer, images: Tensor, labels: Tensor) -> None:
+    classes = trainer.job.classes
+    names = [[name for name, label in zip(classes, row, strict=True) if label > 0] for row in labels]
+    write_contact_sheet(trainer.job.run_dir / "first_batch.png", images.numpy(), names)

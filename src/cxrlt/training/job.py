@@ -1,0 +1,125 @@
+"""One fold of one run: what it is, what it trains on, and what is said about it beside its weights."""
+
+import platform
+import subprocess
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+import cxrlt
+from cxrlt.artifacts import read_json, write_json
+from cxrlt.errors import UserError
+from cxrlt.inputs.cache import GreyCache
+from cxrlt.models.backbone import weights_licence
+from cxrlt.recipe import Recipe, differing_fields, load_recipe, save_recipe
+
+WEIGHTS = "weights.safetensors"
+REFIT = "refit"
+NOT_IDENTITY = ("data.n_workers", "checkpoint_minutes")
+PACKAGES = ("accelerate", "albumentations", "numpy", "opencv-python-headless", "pandas", "timm", "torch")
+
+
+@dataclass(frozen=True)
+class FoldJob:
+    """Everything `fit` needs. Tables have the class columns; `valid` is empty for a refit on all rows."""
+
+    challenge: str
+    name: str
+    fold: str
+    seed: int
+    recipe: Recipe
+    classes: tuple[str, ...]
+    folds_sha256: str
+    run_dir: Path
+    cache: GreyCache
+    train: pd.DataFrame
+    valid: pd.DataFrame
+
+    def targets(self, table: pd.DataFrame) -> np.ndarray:
+        """Labels (n, c) float32, NaN where unknown."""
+        return table[list(self.classes)].to_numpy(np.float32)
+
+    @property
+    def class_counts(self) -> dict[str, int]:
+        """Positives per class among this fold's training rows."""
+        return {name: int(count) for name, count in self.train[list(self.classes)].sum().items()}
+
+    @property
+    def finished(self) -> bool:
+        return (self.run_dir / WEIGHTS).is_file()
+
+
+def describe_run(job: FoldJob, device: torch.device) -> None:
+    """Write config.yaml, run.json, environment.json and card.json into the run's folder, before training."""
+    save_recipe(job.recipe, job.run_dir / "config.yaml")
+    write_json(job.run_dir / "environment.json", environment(device))
+    write_json(job.run_dir / "card.json", _card(job))
+    write_json(job.run_dir / "run.json", identity(job))  # last: its presence says the others are whole
+
+
+def identity(job: FoldJob) -> dict[str, object]:
+    names = ("challenge", "name", "fold", "seed", "folds_sha256")
+    return {key: getattr(job, key) for key in names} | {"version": cxrlt.__version__}
+
+
+def require_same_run(job: FoldJob) -> None:
+    """A run met again must be the same run. Raises UserError listing the fields that differ."""
+    if not (job.run_dir / "run.json").is_file():
+        return
+    before = read_json(job.run_dir / "run.json", made_by=f"cxrlt train --challenge {job.challenge} --force")
+    differing = [
+        f"{key}: {before.get(key)} -> {value}"
+        for key, value in identity(job).items()
+        if key != "version" and before.get(key) != value
+    ]
+    fields = differing_fields(load_recipe(None, job.run_dir / "config.yaml"), job.recipe)
+    differing += [field for field in fields if not field.startswith(NOT_IDENTITY)]
+    if differing:
+        raise UserError(
+            f"{job.run_dir} already holds another run ({'; '.join(differing)}). "
+            "Give this one a --name of its own, or --force to train the old one's place anew."
+        )
+
+
+def environment(device: torch.device) -> dict[str, object]:
+    """What a run was computed with: code, packages, device."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "cpu"
+    return {
+        "version": cxrlt.__version__,
+        "commit": _git("rev-parse", "HEAD"),
+        "uncommitted_changes": bool(_git("status", "--porcelain", "--untracked-files=no")),
+        "python": platform.python_version(),
+        "packages": {package: version(package) for package in PACKAGES},
+        "device": f"{device.type}: {name}",
+    }
+
+
+def _card(job: FoldJob) -> dict[str, object]:
+    """Facts for a model card."""
+    return {
+        "challenge": job.challenge,
+        "classes": list(job.classes),
+        "backbone": job.recipe.model.backbone,
+        "pretrained_weights_licence": weights_licence(job.recipe.model),
+        "input": f"one grey channel, {job.recipe.data.size} x {job.recipe.data.size}, uint8",
+        "loss": job.recipe.loss.name,
+        "n_train_images": len(job.train),
+        "n_train_patients": int(job.train["patient"].nunique()),
+        "n_valid_images": len(job.valid),
+        "train_positives": job.class_counts,
+    }
+
+
+def _git(*arguments: str) -> str | None:
+    """Output of a git command in the package's folder; None outside a checkout or without git."""
+    try:
+        folder = Path(cxrlt.__file__).parent
+        return subprocess.run(
+            ["git", *arguments], cwd=folder, capture_output=True, text=True, check=True
+        ).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None

@@ -1,0 +1,120 @@
+"""The training loop of one fold."""
+
+import math
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import nullcontext
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from cxrlt.errors import UserError
+from cxrlt.inputs.dataset import epoch_batches
+from cxrlt.training.batches import batch_denominator, load, share_of
+from cxrlt.training.checkpoint import remove_checkpoints, save_tensors
+from cxrlt.training.job import WEIGHTS, FoldJob
+from cxrlt.training.setup import Trainer, create_trainer, seed_of
+from cxrlt.training.validate import BEST, end_epoch, save_progress, validate
+
+CHECK_EVERY = 10  # updates between two looks at the loss; each look waits for the device
+
+
+def fit(job: FoldJob, accelerator: Accelerator) -> None:
+    """Train one fold to its weights.safetensors, going on from its last checkpoint if there is one."""
+    per_epoch = len(epoch_batches(len(job.train), job.recipe.optim.batch_size, job.seed, epoch=0))
+    n_updates = per_epoch * job.recipe.schedule.epochs
+    trainer = create_trainer(job, accelerator, n_updates)
+    progress = trainer.progress
+    if progress.update:
+        accelerator.print(f"fold {job.fold}: going on from update {progress.update} of {n_updates}")
+    quiet = not (accelerator.is_main_process and sys.stderr.isatty())
+    with tqdm(total=n_updates, initial=progress.update, desc=f"fold {job.fold}", disable=quiet) as bar:
+        for epoch in range(progress.update // per_epoch, job.recipe.schedule.epochs):
+            speed = train_epoch(trainer, epoch, bar)
+            loss = {"epoch": epoch + 1, "loss": progress.loss_sum / per_epoch}
+            end_epoch(trainer, loss | validate(trainer) | speed)
+    if accelerator.is_main_process:
+        if job.recipe.predict.weights == "best" and not job.valid.empty:
+            (job.run_dir / BEST).replace(job.run_dir / WEIGHTS)
+        else:
+            save_tensors(job.run_dir / WEIGHTS, trainer.ema.module.state_dict())
+        remove_checkpoints(job.run_dir)
+    accelerator.wait_for_everyone()
+
+
+def train_epoch(trainer: Trainer, epoch: int, bar: tqdm) -> dict[str, float]:
+    """Every batch of the epoch that is not done yet. Returns learning rate and speed."""
+    job, accelerator, progress = trainer.job, trainer.accelerator, trainer.progress
+    batches = epoch_batches(len(job.train), job.recipe.optim.batch_size, job.seed, epoch)
+    batches = batches[progress.update % len(batches) :]
+    began = saved = time.monotonic()
+    waited, n_rows = 0.0, 0
+    pending = torch.zeros((), device=accelerator.device)
+    trainer.loss.set_epoch(epoch)
+    trainer.model.train()
+    micro_batches = load(trainer, epoch, batches)
+
+    for number, batch in enumerate(batches, start=1):
+        loss, wait = update(trainer, batch, micro_batches)
+        pending += loss
+        waited += wait
+        n_rows += len(batch)
+        progress.update += 1
+        bar.update()
+        if number < len(batches) and number % CHECK_EVERY:
+            continue
+        progress.loss_sum += require_finite(accelerator.reduce(pending, "sum").item(), trainer)
+        pending.zero_()
+        seconds = time.monotonic() - began
+        bar.set_postfix_str(f"{n_rows / seconds:.0f} images/s, {waited / seconds:.0%} waiting for data")
+        due = time.monotonic() - saved > 60 * job.recipe.checkpoint_minutes
+        if due and accelerator.is_main_process:
+            save_progress(trainer)
+            saved = time.monotonic()
+
+    seconds = time.monotonic() - began
+    lr = max(group["lr"] for group in trainer.optimizer.param_groups)
+    return {"lr": lr, "images_per_s": n_rows / seconds, "data_wait_share": waited / seconds}
+
+
+def update(
+    trainer: Trainer, batch: np.ndarray, micro_batches: Iterator[tuple[Tensor, Tensor]]
+) -> tuple[Tensor, float]:
+    """One step. Returns this process's part of the batch's loss, and the seconds it waited for data."""
+    job, accelerator, number = trainer.job, trainer.accelerator, trainer.progress.update
+    trainer.scheduler.step_update(number)
+    torch.manual_seed(seed_of(job.seed, number, accelerator.process_index))  # dropout and drop-path
+    denominator = batch_denominator(trainer, batch)
+    n_micro = len(share_of(trainer, batch))
+    total, waited = torch.zeros((), device=accelerator.device), 0.0
+
+    for micro in range(n_micro):
+        asked = time.monotonic()
+        images, labels = next(micro_batches)
+        waited += time.monotonic() - asked
+        images = images.to(accelerator.device, non_blocking=True)
+        labels = labels.to(accelerator.device, non_blocking=True)
+        with nullcontext() if micro == n_micro - 1 else accelerator.no_sync(trainer.model):
+            loss = trainer.loss(trainer.model(images), labels) / denominator
+            accelerator.backward(loss * accelerator.num_processes)  # averaging gradients divides by it
+        total += loss.detach()
+
+    if job.recipe.optim.clip_grad is not None:
+        nn.utils.clip_grad_norm_(trainer.bare.parameters(), job.recipe.optim.clip_grad)
+    trainer.optimizer.step()
+    trainer.optimizer.zero_grad(set_to_none=True)
+    trainer.ema.update(trainer.bare, step=number + 1)
+    return total, waited
+
+
+def require_finite(loss: float, trainer: Trainer) -> float:
+    if not math.isfinite(loss):
+        raise UserError(
+            f"{trainer.job.run_dir}: the loss is {loss} by update {trainer.progress.update}. "
+            "Lower --optim.lr or set --optim.clip-grad, and start anew with --force."
+        )
+    return loss
