@@ -131,10 +131,10 @@ def csv_challenge(inputs_dir: Path) -> CsvChallenge:
 
 def remaining_columns(spec: CsvSpec, file: CsvFile) -> tuple[str, ...]:
     """Every column that challenge.yaml does not name. Raises UserError if none is left, or is no label."""
-    named = {spec.id, spec.patient, spec.study, spec.view, spec.path}
+    named = {file.column(name) for name in (spec.id, spec.patient, spec.study, spec.view, spec.path) if name}
     classes = tuple(name for name in file.columns if name not in named)
     if not classes:
-        raise UserError(f"{file.path} has no class column beside {listing(filter(None, named))}.")
+        raise UserError(f"{file.path} has no class column beside {listing(sorted(named))}.")
     strange = [name for name in classes if not file.text(name).isin(list(columns.LABELS)).all()]
     if strange:
         values = file.text(strange[0])

@@ -1,0 +1,48 @@
+import pytest
+
+from cxrlt.challenges import challenge_names, get_challenge
+from cxrlt.errors import UserError
+
+
+def test_every_name_but_csv_gives_the_challenge_of_that_name():
+    names = challenge_names()
+    assert names == ["demo", "cxrlt2023", "cxrlt2024-task1", "cxrlt2024-task2", "nih14", "nihlt", "csv"]
+    assert [get_challenge(name).name for name in names[:-1]] == names[:-1]
+
+
+def test_an_unknown_name_lists_the_known_and_offers_the_nearest():
+    with pytest.raises(
+        UserError, match=r"no challenge 'cxrlt-2023'. Did you mean 'cxrlt2023'\? Known: demo, "
+    ):
+        get_challenge("cxrlt-2023")
+
+
+def test_csv_without_a_folder_asks_for_one():
+    with pytest.raises(UserError, match=r"challenge\.yaml: name its folder with --inputs"):
+        get_challenge("csv")
+
+
+@pytest.mark.parametrize("name", [name for name in challenge_names() if name != "csv"])
+def test_radiographs_are_grey_and_a_split_that_is_not_there_is_named(name, tmp_path):
+    challenge = get_challenge(name)
+    assert challenge.channels == 1
+    with pytest.raises(UserError, match=f"{name} has no split 'oof': it has train, "):
+        challenge.read("oof", tmp_path)
+    with pytest.raises(UserError, match=f"{name} has no split 'oof'"):
+        challenge.template("oof", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes"),
+    [
+        ("demo", (9, 11, 6)),
+        ("cxrlt2023", (9, 11, 6)),
+        ("cxrlt2024-task1", (9, 15, 16)),
+        ("cxrlt2024-task2", (9, 11, 6)),
+    ],
+)
+def test_groups_follow_from_the_official_counts(name, sizes):
+    groups = get_challenge(name).groups
+    assert tuple(len(groups[group]) for group in ("head", "medium", "tail")) == sizes
+    assert "Support Devices" in groups["head"]
+    assert "Pneumoperitoneum" in groups["tail"]

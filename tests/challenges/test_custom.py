@@ -1,0 +1,127 @@
+from pathlib import Path
+
+import pytest
+
+from cxrlt.challenges import get_challenge
+from cxrlt.errors import UserError
+
+SPEC = """
+train: train.csv
+test: test.csv
+id: Image
+patient: Case
+view: Projection
+"""
+TRAIN = "Image,Case,Projection,Mass,Hernia\na,p1,PA,1,0\nb,p1,L,1,\nc,p2,,0,1\n"
+TEST = "Image,Case\nd,p3\n"
+
+
+@pytest.fixture
+def inputs(tmp_path: Path) -> Path:
+    (tmp_path / "challenge.yaml").write_text(SPEC)
+    (tmp_path / "train.csv").write_text(TRAIN)
+    (tmp_path / "test.csv").write_text(TEST)
+    return tmp_path
+
+
+def respell(inputs: Path, spec: str) -> Path:
+    (inputs / "challenge.yaml").write_text(spec)
+    return inputs
+
+
+def test_a_users_csv_is_a_challenge_with_every_unnamed_column_a_class(inputs):
+    challenge = get_challenge("csv", inputs)
+    assert (challenge.name, challenge.splits, challenge.id_column) == ("csv", ("train", "test"), "Image")
+    assert dict(challenge.train_counts) == {"Mass": 2, "Hernia": 1}
+    assert challenge.train_images == 3
+    assert challenge.strict_patients
+    table = challenge.read("train", inputs)
+    assert table["patient"].tolist() == ["p1", "p1", "p2"]
+    assert table["view"].tolist() == ["frontal", "lateral", "unknown"]
+    assert table["path"].tolist() == ["a", "b", "c"]
+    assert table["study"].tolist() == ["a", "b", "c"]
+    assert table["Hernia"].isna().tolist() == [False, True, False]
+
+
+def test_a_test_table_may_lack_labels_views_and_patients(inputs):
+    (inputs / "test.csv").write_text("Image\nd\n")
+    table = get_challenge("csv", inputs).read("test", inputs)
+    assert table[["patient", "Mass", "Hernia"]].isna().all(axis=None)
+    assert table["view"].tolist() == ["unknown"]
+
+
+def test_train_must_have_every_column_that_is_named(inputs):
+    (inputs / "train.csv").write_text(TRAIN.replace("Case", "case"))
+    with pytest.raises(UserError, match=r"train\.csv has no column 'Case'; the nearest name there is 'case'"):
+        get_challenge("csv", respell(inputs, SPEC + "classes: [Mass, Hernia]\n"))
+
+
+def test_classes_may_be_listed_and_then_other_columns_are_left_alone(inputs):
+    (inputs / "train.csv").write_text("Image,Case,Projection,Age,Mass,Hernia\na,p1,PA,57,1,0\n")
+    with pytest.raises(
+        UserError, match=r"train\.csv has columns .* 'Age' in row 2 \('57'\)\. .*classes: \[\.\.\.\]"
+    ):
+        get_challenge("csv", inputs)
+    assert get_challenge("csv", respell(inputs, SPEC + "classes: [Hernia, Mass]\n")).classes == (
+        "Hernia",
+        "Mass",
+    )
+
+
+def test_paths_come_from_a_column_or_from_the_id_with_a_suffix(inputs):
+    suffixed = get_challenge("csv", respell(inputs, SPEC + "suffix: .jpg\nimages: pngs/*\n"))
+    assert suffixed.read("train", inputs)["path"].tolist() == ["a.jpg", "b.jpg", "c.jpg"]
+    assert suffixed.image_folders() == ("pngs/*",)
+    (inputs / "test.csv").write_text("Image,Case,File\nd,p3,x/d.png\n")
+    (inputs / "train.csv").write_text("Image,Case,Projection,File,Mass\na,p1,PA,y/a.png,1\n")
+    named = get_challenge("csv", respell(inputs, SPEC + "path: File\n"))
+    assert named.classes == ("Mass",)
+    assert named.read("test", inputs)["path"].tolist() == ["x/d.png"]
+
+
+def test_the_template_orders_the_ids_if_there_is_one(inputs):
+    assert get_challenge("csv", inputs).template("test", inputs) == ["d"]
+    (inputs / "sample.csv").write_text("Image,Mass,Hernia\nf,0,0\ne,0,0\n")
+    challenge = get_challenge("csv", respell(inputs, SPEC + "test_template: sample.csv\n"))
+    assert challenge.template("test", inputs) == ["f", "e"]
+
+
+@pytest.mark.parametrize(
+    ("spec", "sentence"),
+    [
+        (SPEC + "patients: Case\n", r"challenge\.yaml: Unknown key 'patients'; perhaps 'patient' is meant\."),
+        (SPEC + "colour: red\n", r"Unknown key 'colour'; known are title, train, dev"),
+        (SPEC.replace("id: Image", ""), r"challenge\.yaml: The key 'id' is missing\."),
+        (SPEC.replace("Image", "1e3"), r"no column '1e3'"),
+        (SPEC.replace("Image", "12"), r"id: 12 is not text to YAML; put it in quotes\."),
+        (SPEC + "classes: [Mass, No]\n", r"classes\.1: False is not text to YAML; put it in quotes\."),
+        (SPEC + "classes: [Mass, Mass]\n", r"classes: should hold at least one name, and each once"),
+        (SPEC + "classes: []\n", r"classes: should hold at least one name"),
+        (SPEC + "images: /data\n", r"images: lies outside the images folder; name that folder with --images"),
+        (SPEC + "images: ../x\n", r"images: lies outside the images folder"),
+        ("train: [\n", r"challenge\.yaml is not valid YAML"),
+        ("train.csv\n", r"challenge\.yaml should hold lines like 'train: train\.csv'"),
+        (SPEC + "dev: dev.csv\n", r"challenge\.yaml names files that do not exist: dev\.csv"),
+    ],
+)
+def test_a_fault_of_the_description_is_a_sentence(inputs, spec, sentence):
+    with pytest.raises(UserError, match=sentence):
+        get_challenge("csv", respell(inputs, spec))
+
+
+def test_without_a_description_the_example_is_pointed_to(tmp_path):
+    with pytest.raises(UserError, match=r"challenge\.yaml does not exist\. inputs/README\.md has an example"):
+        get_challenge("csv", tmp_path)
+
+
+def test_the_example_of_the_readme_is_accepted(tmp_path):
+    readme = (Path(__file__).parents[2] / "inputs" / "README.md").read_text()
+    example = readme.split("```yaml\n")[1].split("```")[0]
+    (tmp_path / "train.csv").write_text(
+        "filename,patient_id,exam_id,projection,Mass,Hernia\na,p1,e1,PA,1,0\n"
+    )
+    for name in ("dev.csv", "test.csv"):
+        (tmp_path / name).write_text("filename,patient_id\nb,p2\n")
+    challenge = get_challenge("csv", respell(tmp_path, example))
+    assert challenge.classes == ("Mass", "Hernia")
+    assert challenge.read("train", tmp_path)["study"].tolist() == ["e1"]

@@ -1,0 +1,122 @@
+import pytest
+
+from cxrlt.challenges import get_challenge
+from cxrlt.challenges.csv_file import MissingFileError
+from cxrlt.errors import UserError
+
+NIH14, NIHLT = get_challenge("nih14"), get_challenge("nihlt")
+HEADER_2020 = (
+    "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,View Position,"
+    "OriginalImage[Width,Height],OriginalImagePixelSpacing[x,y]"
+)
+ROWS = {
+    "00000001_000.png": "Cardiomegaly|Pleural_Thickening,0,1,57,M,PA,2682,2749,0.143,0.143",
+    "00000001_001.png": "No Finding,1,1,58,M,AP,2682,2749,0.143,0.143",
+    "00000002_000.png": "Hernia,0,2,81,M,PA,2500,2048,0.171,0.171",
+}
+
+
+def write_entries(folder, name="Data_Entry_2017_v2020.csv", header=HEADER_2020, tail="", rows=ROWS):
+    lines = [header + tail, *(f"{image},{rest}{tail}" for image, rest in rows.items())]
+    (folder / name).write_text("\n".join(lines) + "\n")
+    (folder / "train_val_list.txt").write_text("00000001_001.png\n00000001_000.png")
+    (folder / "test_list.txt").write_text("00000002_000.png\n")
+
+
+@pytest.mark.parametrize(
+    ("name", "header", "tail"),
+    [
+        ("Data_Entry_2017_v2020.csv", HEADER_2020, ""),
+        ("Data_Entry_2017.csv", HEADER_2020, ","),
+        ("Data_Entry_2017.csv", HEADER_2020 + ",Unnamed: 11", ""),
+        ("Data_Entry_2017_v2020.csv", HEADER_2020.replace("Gender", "Sex"), ""),
+    ],
+)
+def test_every_published_header_gives_the_same_table(tmp_path, name, header, tail):
+    rows = {image: rest + ("," if "Unnamed" in header else "") for image, rest in ROWS.items()}
+    write_entries(tmp_path, name, header, tail, rows)
+    table = NIH14.read("train", tmp_path)
+    assert table.index.tolist() == ["00000001_001.png", "00000001_000.png"]
+    assert table["patient"].tolist() == ["1", "1"]
+    assert table["study"].is_unique
+    assert table["view"].tolist() == ["frontal", "frontal"]
+    assert table.columns[4:].tolist() == list(NIH14.classes)
+    assert table.columns[4:][table.loc["00000001_000.png"].iloc[4:] == 1].tolist() == [
+        "Cardiomegaly",
+        "Pleural_Thickening",
+    ]
+    assert table.loc["00000001_001.png"].iloc[4:].tolist() == [0] * 14
+
+
+def test_the_official_lists_make_the_splits_and_there_is_no_dev(tmp_path):
+    write_entries(tmp_path)
+    assert NIH14.read("test", tmp_path)["Hernia"].tolist() == [1]
+    assert NIH14.template("test", tmp_path) == ["00000002_000.png"]
+    with pytest.raises(UserError, match="nih14 has no split 'dev': it has train, test"):
+        NIH14.read("dev", tmp_path)
+
+
+def test_an_unknown_finding_is_refused_with_its_rows_and_the_nearest_known(tmp_path):
+    write_entries(tmp_path, rows=ROWS | {"00000001_000.png": "Mass|Pleural Thickening,0,1,57,M,PA,1,1,1,1"})
+    with pytest.raises(
+        UserError, match=r"unknown finding 'Pleural Thickening' \(nearest: 'Pleural_Thickening'\)"
+    ):
+        NIH14.read("train", tmp_path)
+    with pytest.raises(UserError, match=r"Data_Entry_2017_v2020\.csv.* row 2 \('Mass\|Pleural Thickening'\)"):
+        NIH14.read("train", tmp_path)
+
+
+def test_no_finding_beside_a_finding_is_refused(tmp_path):
+    write_entries(tmp_path, rows=ROWS | {"00000001_000.png": "Mass|No Finding,0,1,57,M,PA,1,1,1,1"})
+    with pytest.raises(UserError, match=r"No Finding beside a finding in row 2"):
+        NIH14.read("train", tmp_path)
+
+
+def test_a_listed_image_without_an_entry_is_refused(tmp_path):
+    write_entries(tmp_path)
+    (tmp_path / "test_list.txt").write_text("00000002_000.png\n00000009_000.png\n")
+    with pytest.raises(
+        UserError, match=r"test_list\.txt lists images that .*v2020\.csv lacks: 00000009_000\.png"
+    ):
+        NIH14.read("test", tmp_path)
+
+
+def test_missing_files_are_named(tmp_path):
+    with pytest.raises(MissingFileError, match=r"train_val_list\.txt does not exist"):
+        NIH14.read("train", tmp_path)
+    (tmp_path / "train_val_list.txt").write_text("a.png\n")
+    with pytest.raises(
+        MissingFileError, match=r"neither Data_Entry_2017_v2020\.csv nor Data_Entry_2017\.csv"
+    ):
+        NIH14.read("train", tmp_path)
+    with pytest.raises(MissingFileError, match=r"miccai2023_nih-cxr-lt_labels_val\.csv does not exist"):
+        NIHLT.read("dev", tmp_path)
+
+
+def test_nihlt_takes_views_from_the_entries_where_they_are(tmp_path):
+    header = ",".join(["id", *NIHLT.classes, "subj_id"])
+    zeros = ",".join("0" * 20)
+    text = f"{header}\n00000001_000.png,{zeros},00000001\n00000007_000.png,{zeros},00000007\n"
+    (tmp_path / "miccai2023_nih-cxr-lt_labels_val.csv").write_text(text)
+    assert NIHLT.read("dev", tmp_path)["view"].tolist() == ["unknown", "unknown"]
+    write_entries(tmp_path)
+    table = NIHLT.read("dev", tmp_path)
+    assert table["view"].tolist() == ["frontal", "unknown"]
+    assert table["patient"].tolist() == ["00000001", "00000007"]
+
+
+@pytest.mark.parametrize(
+    ("challenge", "rows"),
+    [(NIH14, {"train": 86_524, "test": 25_596}), (NIHLT, {"train": 78_506, "dev": 12_533, "test": 21_081})],
+    ids=["nih14", "nihlt"],
+)
+def test_the_official_tables_give_the_official_counts_and_no_patient_twice(nih_data, challenge, rows):
+    tables = {split: challenge.read(split, nih_data) for split in challenge.splits}
+    assert {split: len(table) for split, table in tables.items()} == rows
+    train = tables["train"]
+    assert challenge.train_images == len(train)
+    assert challenge.train_counts == {name: int(train[name].sum()) for name in challenge.classes}
+    for split, table in tables.items():
+        assert split == "train" or not set(train["patient"]) & set(table["patient"])
+        assert challenge.template(split, nih_data) == table.index.tolist()
+    assert sum(map(len, tables.values())) == 112_120

@@ -1,0 +1,16 @@
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def nih_data() -> Path:
+    """The folder nih/ below $CXRLT_TEST_DATA: official tables and some of the images."""
+    root = os.environ.get("CXRLT_TEST_DATA")
+    if not root:
+        pytest.skip("CXRLT_TEST_DATA is not set")
+    folder = Path(root) / "nih"
+    if not os.access(folder / "Data_Entry_2017_v2020.csv", os.R_OK):
+        pytest.fail(f"CXRLT_TEST_DATA is set, but {folder} is not readable")
+    return folder

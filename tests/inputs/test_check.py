@@ -1,0 +1,84 @@
+import pytest
+
+from cxrlt.artifacts import Workspace
+from cxrlt.challenges import get_challenge
+from cxrlt.errors import UserError
+from cxrlt.inputs.check import check
+
+
+def csv(workspace):
+    return get_challenge("csv", workspace.inputs_dir("csv"))
+
+
+def line(report, start):
+    return next(line.split() for line in report.splitlines() if line.startswith(start))
+
+
+def test_the_report_counts_images_patients_views_and_positives(csv_workspace):
+    workspace = csv_workspace(train=["p1", "p1", "p2"], dev=["p3"], test=["p4", "p5"])
+    report = check(csv(workspace), workspace)
+    #                        images found labelled patients studies frontal lateral unknown
+    assert line(report, "train") == ["train", "3", "3", "3", "2", "3", "0", "0", "3"]
+    assert line(report, "dev") == ["dev", "1", "1", "1", "1", "1", "0", "0", "1"]
+    assert line(report, "Mass") == ["Mass", "head", "1", "1", "0", "1"]
+    assert "No patient of train is in dev or test." in report
+    assert report.endswith("No problem found.")
+
+
+def test_every_problem_is_reported_in_one_run(csv_workspace):
+    workspace = csv_workspace(train=["p1", "p2"], dev=["p1"], test=["p4"])
+    folder = workspace.inputs_dir("csv")
+    challenge = csv(workspace)
+    (folder / "images/train1.png").unlink()
+    (folder / "test.csv").write_text("image,patient,Mass\ntest0,4.0,0\n")
+    with pytest.raises(UserError) as error:
+        check(challenge, workspace)
+    report = str(error.value)
+    assert "3 problems:" in report
+    assert "test.csv, column 'patient': a spreadsheet has turned ids into numbers in row 2 ('4.0')" in report
+    assert "csv train: 1 of 2 images are not in" in report
+    assert "1 in dev (p1); they have 1 of the 2 training images" in report
+    assert line(report, "train")[1:3] == ["2", "1"]
+
+
+def test_what_a_flag_allows_is_told_and_is_no_problem(csv_workspace):
+    workspace = csv_workspace(train=["p1", "p2"], dev=["p1"])
+    (workspace.inputs_dir("csv") / "images/train1.png").unlink()
+    report = check(csv(workspace), workspace, allow_missing=True, drop_shared_patients=True)
+    assert "csv train: 1 of 2 images are not in" in report
+    assert "1 in dev (p1)" in report
+    assert report.endswith("No problem found.")
+
+
+def test_a_missing_images_folder_is_one_problem(csv_workspace, tmp_path):
+    workspace = csv_workspace(train=["p1"])
+    away = Workspace(tmp_path, images=tmp_path / "away")
+    with pytest.raises(UserError, match=r"1 problem:\n- The images folder .*away does not exist"):
+        check(csv(workspace), away)
+
+
+def test_a_template_of_another_release_is_a_problem(csv_workspace):
+    workspace = csv_workspace(train=["p1"])
+    folder = workspace.inputs_dir("csv")
+    (folder / "sample.csv").write_text("image,Mass\nother,0\n")
+    with (folder / "challenge.yaml").open("a") as file:
+        file.write("test_template: sample.csv\n")
+    with pytest.raises(
+        UserError, match=r"csv test: the template asks for 1 images that the table lacks: other"
+    ):
+        check(csv(workspace), workspace)
+
+
+def test_missing_tables_are_all_named(tmp_path):
+    with pytest.raises(UserError) as error:
+        check(get_challenge("cxrlt2023"), Workspace(tmp_path))
+    assert "3 problems:" in str(error.value)
+    for name in ("train.csv", "development.csv", "test.csv"):
+        assert f"{name} does not exist" in str(error.value)
+
+
+def test_check_changes_nothing(csv_workspace, tmp_path):
+    workspace = csv_workspace(train=["p1"])
+    before = sorted((path, path.stat().st_mtime_ns) for path in tmp_path.rglob("*"))
+    check(csv(workspace), workspace)
+    assert sorted((path, path.stat().st_mtime_ns) for path in tmp_path.rglob("*")) == before
