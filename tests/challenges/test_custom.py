@@ -109,6 +109,12 @@ def test_a_fault_of_the_description_is_a_sentence(inputs, spec, sentence):
         get_challenge("csv", respell(inputs, spec))
 
 
+def test_a_class_may_not_be_named_as_a_column_of_ours(inputs):
+    (inputs / "train.csv").write_text(TRAIN.replace("Mass", "view"))
+    with pytest.raises(UserError, match=r"train\.csv has a class named view, a column of ours"):
+        get_challenge("csv", inputs)
+
+
 def test_without_a_description_the_example_is_pointed_to(tmp_path):
     with pytest.raises(UserError, match=r"challenge\.yaml does not exist\. inputs/README\.md has an example"):
         get_challenge("csv", tmp_path)

@@ -24,6 +24,7 @@ def test_without_patients_an_image_in_both_splits_is_found(csv_workspace):
     shared = shared_patients(get_challenge("csv", folder), workspace)
     assert shared.images.tolist() == ["train1"]
     assert shared.patients == {"dev": (), "test": ("train1",)}
+    assert "Of dev and test only images were compared: patients are not given." in shared.sentence
 
 
 def test_a_table_that_is_not_published_yet_is_left_out(demo_train_only):

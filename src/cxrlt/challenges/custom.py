@@ -9,12 +9,14 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from cxrlt.challenges import columns
-from cxrlt.challenges.base import Challenge
+from cxrlt.challenges.base import METADATA, Challenge
 from cxrlt.challenges.csv_file import CsvFile, MissingFileError, nearest, read_csv, rows
 from cxrlt.challenges.views import views
 from cxrlt.errors import UserError, listing
 
 SPEC_FILE = "challenge.yaml"
+# columns that tables and predictions have beside the classes
+RESERVED = ("image_id", *METADATA, "file", "fold")
 
 
 class CsvSpec(BaseModel):
@@ -116,6 +118,10 @@ def csv_challenge(inputs_dir: Path) -> CsvChallenge:
         raise MissingFileError(f"{inputs_dir / SPEC_FILE} names files that do not exist: {listing(missing)}.")
     file = read_csv(inputs_dir / spec.train)
     classes = spec.classes or remaining_columns(spec, file)
+    if reserved := [name for name in classes if name in RESERVED]:
+        raise UserError(
+            f"{file.path} has a class named {listing(reserved)}, as our own columns are. Rename it."
+        )
     train = read_table(spec, "train", file, classes)
     return CsvChallenge(
         name="csv",

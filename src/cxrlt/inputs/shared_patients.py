@@ -15,26 +15,33 @@ from cxrlt.errors import listing
 class SharedPatients:
     """What train shares with every other split whose table is there.
 
-    `patients` holds patient ids by split (image ids where a split has no patients); `images` is the index of
-    the training rows concerned.
+    `patients` holds patient ids by split (image ids where train has no patients); `images` is the index of
+    the training rows concerned; of the splits in `unknown` only images could be compared, not patients.
     """
 
     patients: Mapping[str, tuple[str, ...]]
     images: pd.Index
     train_images: int
+    unknown: tuple[str, ...] = ()
 
     @property
     def sentence(self) -> str:
         """One line for a report, with the counts."""
         if self.images.empty:
-            return f"No patient of train is in {' or '.join(self.patients) or 'another split'}."
-        shares = ", ".join(
-            f"{len(names):,} in {split} ({listing(names)})" for split, names in self.patients.items() if names
-        )
-        return (
-            f"Patients of train that another split has too: {shares}; "
-            f"they have {len(self.images):,} of the {self.train_images:,} training images."
-        )
+            found = f"No patient of train is in {' or '.join(self.patients) or 'another split'}."
+        else:
+            shares = ", ".join(
+                f"{len(names):,} in {split} ({listing(names)})"
+                for split, names in self.patients.items()
+                if names
+            )
+            found = (
+                f"Patients of train that another split has too: {shares}; "
+                f"they have {len(self.images):,} of the {self.train_images:,} training images."
+            )
+        if not self.unknown:
+            return found
+        return f"{found} Of {' and '.join(self.unknown)} only images were compared: patients are not given."
 
 
 def shared_patients(challenge: Challenge, workspace: Workspace) -> SharedPatients:
@@ -57,11 +64,13 @@ def other_tables(challenge: Challenge, workspace: Workspace) -> dict[str, pd.Dat
 
 def find_shared_patients(train: pd.DataFrame, others: Mapping[str, pd.DataFrame]) -> SharedPatients:
     """Training rows whose patient, or whose very image, another split has."""
-    patients, images = {}, set()
+    patients, images, unknown = {}, set(), []
     for split, other in others.items():
         same_patient = train["patient"].isin(other["patient"].dropna())
         shared = train[same_patient | train.index.isin(other.index)]
         names = shared["patient"].fillna(shared.index.to_series())
         patients[split] = tuple(sorted(names.unique()))
+        if train["patient"].isna().all() or other["patient"].isna().all():
+            unknown.append(split)
         images.update(shared.index)
-    return SharedPatients(patients, train.index[train.index.isin(images)], len(train))
+    return SharedPatients(patients, train.index[train.index.isin(images)], len(train), tuple(unknown))
