@@ -119,9 +119,7 @@ def csv_challenge(inputs_dir: Path) -> CsvChallenge:
     file = read_csv(inputs_dir / spec.train)
     classes = spec.classes or remaining_columns(spec, file)
     if reserved := [name for name in classes if name in RESERVED]:
-        raise UserError(
-            f"{file.path} has a class named {listing(reserved)}, as our own columns are. Rename it."
-        )
+        raise UserError(f"{file.path} has a class named {listing(reserved)}, a column of ours. Rename it.")
     train = read_table(spec, "train", file, classes)
     return CsvChallenge(
         name="csv",
