@@ -1,5 +1,6 @@
 """A timm backbone that reads one grey channel."""
 
+import difflib
 from pathlib import Path
 
 import timm
@@ -41,10 +42,11 @@ def create_model(cfg: ModelConfig, n_classes: int, size: int) -> XRayModel:
 
     Raises UserError for an unknown backbone, a size it cannot take, weights that cannot be had or do not fit.
     """
-    if not timm.is_model(cfg.backbone.split(".")[0]):
-        near = timm.list_models(f"*{cfg.backbone.split('.')[0].split('_')[0]}*")
-        hint = f" Models with a similar name: {listing(near)}." if near else ""
-        raise UserError(f"model.backbone {cfg.backbone!r} is not a timm model.{hint}")
+    architecture = cfg.backbone.split(".")[0]
+    if not timm.is_model(architecture):
+        near = difflib.get_close_matches(architecture, timm.list_models())
+        hint = f" (did you mean {', '.join(near)}?)" if near else ""
+        raise UserError(f"model.backbone {cfg.backbone!r} is not a timm model{hint}.")
     known = timm.get_pretrained_cfg(cfg.backbone)
     options: dict[str, object] = {"drop_rate": cfg.drop_rate, "drop_path_rate": cfg.drop_path}
     if known is not None and known.fixed_input_size:
@@ -56,12 +58,15 @@ def create_model(cfg: ModelConfig, n_classes: int, size: int) -> XRayModel:
             cfg.backbone, pretrained=bool(cfg.pretrained), in_chans=1, num_classes=n_classes, **options
         )
     except (AssertionError, ValueError) as error:
-        raise UserError(f"{cfg.backbone} cannot take data.size {size}: {error}") from error
+        raise _wrong_size(cfg, size, error) from error
     except (RuntimeError, OSError) as error:
         if not cfg.pretrained:
             raise
         raise UserError(_no_weights(cfg, error)) from error
-    return XRayModel(backbone)
+    model = XRayModel(backbone)
+    if "img_size" in options:
+        _require_fit(model, cfg, size)
+    return model
 
 
 def weights_licence(cfg: ModelConfig) -> str:
@@ -72,6 +77,22 @@ def weights_licence(cfg: ModelConfig) -> str:
         return f"as stated by the source of {cfg.pretrained}"
     known = timm.get_pretrained_cfg(cfg.backbone)
     return (known and known.license) or "not stated by timm"
+
+
+def _require_fit(model: XRayModel, cfg: ModelConfig, size: int) -> None:
+    """Windows that do not divide the image show only when an image passes: better now than in training."""
+    try:
+        with torch.no_grad():
+            model.eval()(torch.zeros(1, 1, size, size, dtype=torch.uint8))
+    except (AssertionError, RuntimeError, ValueError) as error:
+        raise _wrong_size(cfg, size, error) from error
+
+
+def _wrong_size(cfg: ModelConfig, size: int, error: Exception) -> UserError:
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return UserError(
+        f"{cfg.backbone} cannot take data.size {size} (a multiple of 32 is the safest): {reason}"
+    )
 
 
 def _local_weights(cfg: ModelConfig) -> dict[str, Tensor]:

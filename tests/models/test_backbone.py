@@ -1,0 +1,121 @@
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+
+from cxrlt.errors import UserError
+from cxrlt.losses import RobustAsymmetricLoss
+from cxrlt.models.backbone import create_model, weights_licence
+from cxrlt.recipe import ModelConfig, load_recipe, recipe_names
+
+
+def tiny(**over):
+    return ModelConfig(**{"backbone": "test_convnext", "pretrained": False, **over})
+
+
+def images(n=4, size=32):
+    return torch.randint(
+        0, 256, (n, 1, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_the_first_training_step_of_every_recipe_moves_its_weights(name):
+    recipe = load_recipe(name)
+    model = create_model(recipe.model.model_copy(update={"pretrained": False}), 5, 32).train()
+    before = [p.detach().clone() for p in model.parameters()]
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    loss = RobustAsymmetricLoss()(model(images(2)), torch.eye(5)[:2])
+    loss.backward()
+    optimizer.step()
+    assert torch.isfinite(loss)
+    moved = sum(not torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+    assert moved > len(before) / 2
+
+
+@pytest.mark.parametrize("backbone", ["test_convnext", "test_vit", "test_efficientnet"])
+def test_a_prediction_does_not_depend_on_the_other_rows(backbone):
+    model = create_model(tiny(backbone=backbone), 3, 160).eval()
+    batch = images(5, 160)
+    with torch.no_grad():
+        whole = model(batch)
+        alone = torch.cat([model(row[None]) for row in batch])
+        turned = model(batch.flip(0)).flip(0)
+    assert torch.allclose(whole, alone, atol=1e-5)
+    assert torch.allclose(whole, turned, atol=1e-5)
+
+
+def test_radiographs_stay_one_channel_and_are_normalised_with_the_weights_own_statistics():
+    model = create_model(tiny(), 3, 32)
+    assert model.backbone.stem[0].in_channels == 1
+    cfg = timm.get_pretrained_cfg("test_convnext")
+    assert model.mean.item() == pytest.approx(sum(cfg.mean) / 3)
+    assert model.std.item() == pytest.approx(sum(cfg.std) / 3)
+    seen = []
+    model.backbone.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    model(torch.full((1, 1, 32, 32), 255, dtype=torch.uint8))
+    assert seen[0].mean().item() == pytest.approx((1 - model.mean.item()) / model.std.item())
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "pth"])
+def test_a_local_file_of_weights_is_used(tmp_path, kind):
+    source = timm.create_model("test_convnext", pretrained=False, num_classes=1000)
+    path = tmp_path / f"weights.{kind}"
+    save_file(source.state_dict(), path) if kind == "safetensors" else torch.save(source.state_dict(), path)
+    model = create_model(tiny(pretrained=path), 3, 32)
+    name = "stages.1.blocks.0.conv_dw.weight"
+    assert torch.equal(model.backbone.state_dict()[name], source.state_dict()[name])
+    grey = source.state_dict()["stem.0.weight"].sum(dim=1, keepdim=True)
+    assert torch.allclose(model.backbone.state_dict()["stem.0.weight"], grey)
+
+
+def test_weights_of_another_network_are_refused(tmp_path):
+    path = tmp_path / "other.safetensors"
+    save_file(timm.create_model("test_resnet", pretrained=False).state_dict(), path)
+    with pytest.raises(UserError, match=r"lacks \d+ tensors of test_convnext.*safetensors"):
+        create_model(tiny(pretrained=path), 3, 32)
+
+
+class Payload:
+    def __reduce__(self):
+        return Path.touch, (Path("executed"),)
+
+
+def test_a_pickle_that_would_run_code_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.save({"weights": Payload()}, tmp_path / "bad.pth")
+    with pytest.raises(UserError, match="no weights that can be read safely"):
+        create_model(tiny(pretrained=tmp_path / "bad.pth"), 3, 32)
+    assert not (tmp_path / "executed").exists()
+
+
+def test_a_missing_file_says_which_one_to_get(tmp_path):
+    with pytest.raises(UserError, match=r"does not exist.*timm/test_convnext\.r160_in1k/model\.safetensors"):
+        create_model(tiny(pretrained=tmp_path / "absent.safetensors"), 3, 32)
+
+
+def test_without_network_the_sentence_names_the_file_to_get(monkeypatch, tmp_path):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    import huggingface_hub.constants
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(UserError, match=r"could not be loaded.*model\.safetensors.*--model\.pretrained"):
+        create_model(tiny(pretrained=True, backbone="test_convnext2.r160_in1k"), 3, 32)
+
+
+def test_an_unknown_backbone_names_similar_ones():
+    with pytest.raises(UserError, match=r"not a timm model.*convnext_small"):
+        create_model(tiny(backbone="convnext_smal"), 3, 32)
+
+
+def test_a_size_the_backbone_cannot_take_is_a_sentence():
+    with pytest.raises(UserError, match=r"cannot take data\.size 80"):
+        create_model(tiny(backbone="maxvit_tiny_tf_512"), 3, 80)
+
+
+def test_licences_of_weights_are_shown():
+    assert weights_licence(load_recipe("ral_convnextv2_base").model) == "cc-by-nc-4.0"
+    assert "random" in weights_licence(tiny())

@@ -1,0 +1,81 @@
+import pytest
+
+from cxrlt.challenges import challenge_names, get_challenge
+from cxrlt.errors import UserError
+from cxrlt.recipe import Recipe, differing_fields, load_recipe, recipe_names, run_name, save_recipe
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_named_recipe_is_valid_and_survives_its_own_file(name, tmp_path):
+    recipe = load_recipe(name)
+    save_recipe(recipe, tmp_path / "config.yaml")
+    assert load_recipe(None, tmp_path / "config.yaml") == recipe
+
+
+@pytest.mark.parametrize("name", sorted(set(challenge_names()) - {"csv"}))
+def test_default_recipes_of_every_challenge_exist(name):
+    assert set(get_challenge(name).recipes) <= set(recipe_names())
+
+
+def test_a_file_overrides_its_base_and_both_give_way_to_the_config(tmp_path):
+    (tmp_path / "mine.yaml").write_text("base: demo_edgenext\noptim: {lr: 1e-4}\n")
+    recipe = load_recipe(str(tmp_path / "mine.yaml"))
+    assert recipe.model.backbone == "edgenext_xx_small"
+    assert recipe.optim.lr == 1e-4  # which YAML reads as text
+    assert recipe.optim.batch_size == load_recipe("demo_resnet").optim.batch_size
+    (tmp_path / "over.yaml").write_text("base: ral_swin_base\noptim: {lr: 5}\n")
+    assert load_recipe(str(tmp_path / "mine.yaml"), tmp_path / "over.yaml").optim.lr == 5
+    assert load_recipe(str(tmp_path / "mine.yaml"), tmp_path / "over.yaml").model == recipe.model
+    assert load_recipe(None, tmp_path / "over.yaml").model == load_recipe("ral_swin_base").model
+
+
+def test_another_loss_does_not_inherit_options(tmp_path):
+    (tmp_path / "base.yaml").write_text("loss: {name: robust_asymmetric, options: {form: released}}\n")
+    (tmp_path / "mine.yaml").write_text(
+        f"base: {tmp_path / 'base.yaml'}\nloss: {{name: binary_cross_entropy}}\n"
+    )
+    assert load_recipe(str(tmp_path / "mine.yaml")).loss.options == {}
+    (tmp_path / "mine.yaml").write_text(f"base: {tmp_path / 'base.yaml'}\nloss: {{options: {{clip: 0.1}}}}\n")
+    assert load_recipe(str(tmp_path / "mine.yaml")).loss.options == {"form": "released", "clip": 0.1}
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("optim: {lrr: 1}", r"there is no field optim\.lrr \(did you mean optim\.lr\?\)"),
+        ("optim: {lr: fast}", r"optim\.lr: .*number.*'fast'"),
+        ("optim: {lr: -1}", r"optim\.lr: .*greater than 0"),
+        ("optm: {lr: 1}", "no field optm"),
+        ("data: {augment: {crop_scale: [0.9, 0.5]}}", "0 < low <= high <= 1"),
+        ("base: ral_convnext_smal", "did you mean ral_convnext_small"),
+        ("- 1", "must hold fields"),
+        ("a: [", "not valid YAML"),
+    ],
+)
+def test_a_fault_in_a_recipe_is_a_sentence_that_names_file_and_field(tmp_path, text, sentence):
+    (tmp_path / "mine.yaml").write_text(text)
+    with pytest.raises(UserError, match=sentence):
+        load_recipe(str(tmp_path / "mine.yaml"))
+
+
+def test_an_unknown_recipe_lists_the_known_ones():
+    with pytest.raises(UserError, match=r"did you mean demo_resnet.*ral_maxvit_tiny"):
+        load_recipe("demo_resnt")
+    with pytest.raises(UserError, match="cannot be read"):
+        load_recipe("absent.yaml")
+
+
+def test_differing_fields_are_named_with_both_values():
+    other = Recipe.model_validate({"optim": {"lr": 1}, "loss": {"options": {"clip": 0.1}}})
+    assert differing_fields(Recipe(), other) == [
+        "loss.options: {} -> None",
+        "optim.lr: 0.0001 -> 1.0",
+        "loss.options.clip: None -> 0.1",
+    ]
+
+
+def test_a_run_is_called_after_its_recipe():
+    assert run_name("demo_resnet") == "demo_resnet"
+    assert run_name("some/where/mine.yaml") == "mine"
+    with pytest.raises(UserError, match="--name"):
+        run_name(None)

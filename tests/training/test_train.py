@@ -1,0 +1,220 @@
+import dataclasses
+
+import pandas as pd
+import pytest
+import torch
+from accelerate import Accelerator
+from safetensors.torch import load_file
+
+from cxrlt.artifacts import read_json
+from cxrlt.errors import UserError
+from cxrlt.recipe import load_recipe
+from cxrlt.training import loop
+from cxrlt.training.train import TrainPlan, train
+from tiny import CLASSES, make_tiny, tiny_recipe
+
+
+def weights_of(job):
+    return load_file(job.run_dir / "weights.safetensors")
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+class StopError(Exception):
+    pass
+
+
+def stop_at(monkeypatch, update):
+    """Let the loop die before it computes `update`, as a kill would."""
+    real = loop.update
+
+    def dying(trainer, *args):
+        if trainer.progress.update == update:
+            raise StopError
+        return real(trainer, *args)
+
+    monkeypatch.setattr(loop, "update", dying)
+
+
+def test_a_finished_fold_says_what_it_is(source):
+    recipe = tiny_recipe()
+    (job,) = train(source, TrainPlan("whole", recipe, folds=(1,)))
+    assert load_recipe(None, job.run_dir / "config.yaml") == recipe
+    run = read_json(job.run_dir / "run.json", made_by="")
+    assert (run["challenge"], run["name"], run["fold"], run["seed"]) == ("csv", "whole", "1", 0)
+    assert len(run["folds_sha256"]) == 64
+    log = pd.read_csv(job.run_dir / "log.csv")
+    assert list(log["epoch"]) == [1, 2]
+    assert log["loss"].notna().all()
+    assert log["oof_mAP"].between(0, 1).all()
+    assert read_json(job.run_dir / "environment.json", made_by="")["packages"]["torch"]
+    card = read_json(job.run_dir / "card.json", made_by="")
+    assert card["train_positives"] == {c: int(job.train[c].sum()) for c in CLASSES}
+    assert (job.run_dir / "first_batch.png").stat().st_size > 0
+    assert not list(job.run_dir.glob("checkpoint*"))
+
+
+def test_no_patient_trains_and_validates_the_same_fold(source):
+    for job in train(source, TrainPlan("leak", tiny_recipe(**{"schedule.epochs": 1}))):
+        assert not set(job.train["patient"]) & set(job.valid["patient"])
+        assert len(job.train) + len(job.valid) == 48
+
+
+def test_finished_folds_are_skipped_and_force_trains_again(source, capsys):
+    plan = TrainPlan("again", tiny_recipe(**{"schedule.epochs": 1}), folds=(0,))
+    (job,) = train(source, plan)
+    written = (job.run_dir / "weights.safetensors").stat().st_mtime_ns
+    train(source, plan)
+    assert "already done" in capsys.readouterr().out
+    assert (job.run_dir / "weights.safetensors").stat().st_mtime_ns == written
+    before = weights_of(job)
+    train(source, dataclasses.replace(plan, force=True))
+    assert (job.run_dir / "weights.safetensors").stat().st_mtime_ns > written
+    assert same(weights_of(job), before)
+
+
+def test_another_config_under_the_same_name_is_refused_with_the_fields_that_differ(source):
+    train(source, TrainPlan("fixed", tiny_recipe(**{"schedule.epochs": 1}), folds=(0,)))
+    changed = tiny_recipe(**{"schedule.epochs": 1, "optim.lr": 0.5})
+    with pytest.raises(UserError, match=r"optim\.lr: 0\.002 -> 0\.5.*--name.*--force"):
+        train(source, TrainPlan("fixed", changed, folds=(0,)))
+    with pytest.raises(UserError, match="seed: 0 -> 1"):
+        train(source, TrainPlan("fixed", tiny_recipe(**{"schedule.epochs": 1}), folds=(0,), seed=1))
+
+
+def test_worker_count_does_not_make_another_run(source):
+    train(source, TrainPlan("workers", tiny_recipe(**{"schedule.epochs": 1}), folds=(0,)))
+    train(
+        source, TrainPlan("workers", tiny_recipe(**{"schedule.epochs": 1, "data.n_workers": 2}), folds=(0,))
+    )
+
+
+def test_a_refit_trains_on_every_row_and_keeps_a_name_of_its_own(source):
+    (job,) = train(source, TrainPlan("all", tiny_recipe(**{"schedule.epochs": 1}), refit=True))
+    assert len(job.train) == 48
+    assert job.valid.empty
+    assert job.run_dir.name == "refit"
+    with pytest.raises(UserError, match="already holds a refit"):
+        train(source, TrainPlan("all", tiny_recipe(**{"schedule.epochs": 1})))
+
+
+def test_a_fold_that_is_not_there_is_an_error_that_names_those_that_are(source):
+    with pytest.raises(UserError, match="--fold 7: csv has folds 0 to 2"):
+        train(source, TrainPlan("seven", tiny_recipe(), folds=(7,)))
+
+
+@pytest.mark.parametrize("update", [1, 4, 6])
+def test_an_interrupted_run_ends_with_the_weights_of_an_uninterrupted_one(source, monkeypatch, update):
+    recipe = tiny_recipe(**{"model.drop_path": 0.2, "model.drop_rate": 0.2, "checkpoint_minutes": 1e-9})
+    monkeypatch.setattr(loop, "CHECK_EVERY", 2)
+    (whole,) = train(source, TrainPlan("uninterrupted", recipe, folds=(0,)))
+    plan = TrainPlan(f"stopped-{update}", recipe, folds=(0,))
+    with monkeypatch.context() as patch, pytest.raises(StopError):
+        stop_at(patch, update)
+        train(source, plan)
+    (resumed,) = train(source, plan)
+    assert same(weights_of(resumed), weights_of(whole))
+    columns = ["epoch", "oof_mAP", "loss"]
+    logs = [pd.read_csv(job.run_dir / "log.csv")[columns] for job in (resumed, whole)]
+    pd.testing.assert_frame_equal(*logs, rtol=1e-5)
+
+
+def test_a_damaged_checkpoint_is_not_trusted(source, monkeypatch):
+    recipe = tiny_recipe()
+    plan = TrainPlan("damaged", recipe, folds=(0,))
+    with monkeypatch.context() as patch, pytest.raises(StopError):
+        stop_at(patch, 5)
+        train(source, plan)
+    (path,) = source.workspace.run_dir("csv", "damaged").glob("fold0/checkpoint-*.safetensors")
+    path.write_bytes(path.read_bytes()[:-8] + b"\0" * 8)
+    (job,) = train(source, plan)
+    (whole,) = train(source, TrainPlan("undamaged", recipe, folds=(0,)))
+    assert same(weights_of(job), weights_of(whole))
+
+
+def test_accumulation_equals_one_large_batch(source):
+    whole = tiny_recipe()
+    parts = tiny_recipe(**{"optim.max_batch_per_device": 3})
+    (a,) = train(source, TrainPlan("at-once", whole, folds=(0,)))
+    (b,) = train(source, TrainPlan("in-parts", parts, folds=(0,)))
+    for key, value in weights_of(a).items():
+        assert torch.allclose(value, weights_of(b)[key], atol=2e-5), key
+
+
+def test_workers_do_not_change_the_weights(source):
+    (a,) = train(source, TrainPlan("no-workers", tiny_recipe(), folds=(0,)))
+    (b,) = train(source, TrainPlan("two-workers", tiny_recipe(**{"data.n_workers": 2}), folds=(0,)))
+    assert same(weights_of(a), weights_of(b))
+
+
+def test_best_weights_are_a_copy_that_later_epochs_do_not_change(source, monkeypatch):
+    kept = []
+    real = loop.end_epoch
+
+    def falling(trainer, row):
+        real(trainer, row | {"oof_mAP": 1.0 - 0.1 * row["epoch"]})  # the first epoch is the best
+        kept.append({k: v.clone() for k, v in trainer.ema.module.state_dict().items()})
+
+    monkeypatch.setattr(loop, "end_epoch", falling)
+    (job,) = train(source, TrainPlan("best", tiny_recipe(**{"predict.weights": "best"}), folds=(0,)))
+    assert same(weights_of(job), kept[0])
+    assert not same(weights_of(job), kept[1])
+
+
+def test_a_loss_that_is_no_number_stops_the_run_with_a_sentence(source):
+    with pytest.raises(UserError, match=r"the loss is (nan|inf).*optim\.lr"):
+        train(
+            source,
+            TrainPlan("explodes", tiny_recipe(**{"optim.lr": 1e18, "optim.clip_grad": None}), folds=(0,)),
+        )
+
+
+def test_a_wrong_loss_option_is_found_before_training(source):
+    recipe = tiny_recipe(**{"loss.options": {"gama_neg": 2}})
+    with pytest.raises(UserError, match="did you mean 'gamma_neg'"):
+        train(source, TrainPlan("typo", recipe, folds=(0,)))
+    assert not source.workspace.run_dir("csv", "typo").exists()
+
+
+def test_another_process_in_the_same_fold_is_refused(source):
+    from filelock import FileLock
+
+    folder = source.workspace.run_dir("csv", "busy") / "fold0"
+    folder.mkdir(parents=True)
+    with FileLock(folder / "fold.lock"), pytest.raises(UserError, match="trained by another process"):
+        train(source, TrainPlan("busy", tiny_recipe(), folds=(0,)))
+
+
+def test_inputs_stay_as_they_are(tmp_path):
+    source = make_tiny(tmp_path, n_patients=6, n_folds=2)
+    inputs = source.workspace.inputs_dir("csv")
+    before = {
+        path: (path.stat().st_mtime_ns, path.read_bytes()) for path in inputs.rglob("*") if path.is_file()
+    }
+    train(source, TrainPlan("careful", tiny_recipe(**{"schedule.epochs": 1}), folds=(0,)))
+    after = {
+        path: (path.stat().st_mtime_ns, path.read_bytes()) for path in inputs.rglob("*") if path.is_file()
+    }
+    assert before == after
+
+
+def test_a_missing_compiler_is_said_and_training_goes_on(source, monkeypatch, capsys):
+    def no_compiler(*_, **__):
+        raise RuntimeError("no compiler")
+
+    monkeypatch.setattr(torch, "compile", no_compiler)
+    (job,) = train(
+        source, TrainPlan("uncompiled", tiny_recipe(compile=True, **{"schedule.epochs": 1}), folds=(0,))
+    )
+    assert "no working compiler" in capsys.readouterr().out
+    assert job.finished
+
+
+def test_precision_is_float32_without_a_gpu():
+    if not torch.cuda.is_available():
+        assert Accelerator().device.type == "cpu"
+        from cxrlt.training.setup import create_accelerator
+
+        assert create_accelerator(tiny_recipe()).mixed_precision == "no"
