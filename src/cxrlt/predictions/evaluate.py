@@ -1,0 +1,156 @@
+"""The stage `cxrlt evaluate`: score a model or an ensemble, or everything trained side by side."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from cxrlt.artifacts import Workspace, write_json
+from cxrlt.challenges.base import Challenge
+from cxrlt.errors import UserError, listing
+from cxrlt.metrics import Difference, paired_difference
+from cxrlt.predictions.oof import oof_scores, predicted_rows
+from cxrlt.predictions.runs import Final, TrainRows, read_final, read_train_rows
+from cxrlt.predictions.scoring import N_DRAWS, Evaluation, macro_pair, score_rows
+
+OPTIMISTIC = "optimistic: its epochs were chosen on the rows it is scored on"
+
+
+def evaluate(
+    challenge: Challenge,
+    workspace: Workspace,
+    name: str,
+    split: str = "oof",
+    n_draws: int = N_DRAWS,
+    seed: int = 0,
+) -> Evaluation:
+    """Score a model or an ensemble on its out-of-fold rows, or on dev or test where they have labels.
+
+    Writes score.json into the submission's folder, which holds one entry per split. Raises UserError for
+    incomplete predictions and for a split without labels.
+    """
+    truth = _read_truth(challenge, workspace, split)
+    evaluation = _score(challenge, truth, _read(challenge, workspace, name, truth), n_draws, seed)
+    path = workspace.submission_dir(challenge.name, name) / "score.json"
+    before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    write_json(path, before | {split: evaluation.to_json()})
+    return evaluation
+
+
+@dataclass(frozen=True)
+class Leaderboard:
+    """Everything trained, best first; differences are best minus other, paired on the same patients drawn.
+
+    `left_out` says of every other run why it cannot be scored.
+    """
+
+    split: str
+    evaluations: tuple[Evaluation, ...]
+    differences: tuple[Difference, ...]
+    left_out: Mapping[str, str]
+
+
+def leaderboard(
+    challenge: Challenge, workspace: Workspace, split: str = "oof", n_draws: int = N_DRAWS, seed: int = 0
+) -> Leaderboard:
+    """Score every model and ensemble on the rows of `split` that all of them predict.
+
+    Raises UserError if none is complete.
+    """
+    truth = _read_truth(challenge, workspace, split)
+    runs, left_out = [], {}
+    for run_dir in sorted(path for path in workspace.folds_dir(challenge.name).glob("*") if path.is_dir()):
+        try:
+            runs.append(_read(challenge, workspace, run_dir.name, truth))
+        except UserError as error:
+            left_out[run_dir.name] = str(error)
+    if not runs:
+        train = f"Train a model with: cxrlt train RECIPE --challenge {challenge.name}"
+        raise UserError(
+            f"Nothing can be scored on {challenge.name} {split} yet. "
+            + (" ".join(left_out.values()) or train)
+        )
+    shared = truth.table.index
+    for run in runs:
+        shared = shared.intersection(predicted_rows(run.logits), sort=False)
+    evaluations = [_score(challenge, truth, run.only(shared), n_draws, seed) for run in runs]
+    evaluations.sort(key=lambda evaluation: -evaluation.overall.ap.value)
+    best = evaluations[0].draws
+    differences = tuple(paired_difference(best, evaluation.draws) for evaluation in evaluations)
+    return Leaderboard(split, tuple(evaluations), differences, left_out)
+
+
+@dataclass(frozen=True)
+class _Truth:
+    """The rows of a split with their labels, and, out of fold, the folds they are scored by."""
+
+    split: str
+    table: pd.DataFrame
+    rows: TrainRows | None
+
+
+def _read_truth(challenge: Challenge, workspace: Workspace, split: str) -> _Truth:
+    if split == "oof":
+        rows = read_train_rows(challenge, workspace)
+        return _Truth(split, rows.table, rows)
+    table = challenge.read(split, workspace.inputs_dir(challenge.name))
+    if table[list(challenge.classes)].isna().all(axis=None):
+        raise UserError(
+            f"{challenge.name} {split} has no labels here. Once you have them: cxrlt score FILE --truth CSV "
+            f"--challenge {challenge.name}"
+        )
+    return _Truth(split, table, None)
+
+
+def _read(challenge: Challenge, workspace: Workspace, name: str, truth: _Truth) -> Final:
+    final = read_final(challenge, workspace, name, truth.split, truth.rows)
+    unknown = final.logits.index.difference(truth.table.index, sort=False)
+    if len(unknown):
+        raise UserError(
+            f"the {truth.split} predictions of {name} hold ids that the table lacks: {listing(unknown)}. "
+            f"Predict again with: cxrlt predict {name} --challenge {challenge.name} --split {truth.split} "
+            "--force"
+        )
+    return final
+
+
+def _score(challenge: Challenge, truth: _Truth, run: Final, n_draws: int, seed: int) -> Evaluation:
+    scores, beside = run.logits.loc[predicted_rows(run.logits)], {}
+    if truth.rows is not None:
+        scores = oof_scores(run.logits, truth.rows.fold)
+        beside = _beside(challenge, truth.rows, run, scores)
+    n_missing = len(truth.table) - len(scores)
+    notes = [OPTIMISTIC] if run.optimistic else []
+    if n_missing:
+        notes.append(f"{n_missing:,} of {len(truth.table):,} rows have no prediction and do not count")
+    return score_rows(
+        challenge,
+        scores,
+        truth.table,
+        truth.table["patient"],
+        name=run.name,
+        split=truth.split,
+        n_draws=n_draws,
+        seed=seed,
+        study_mean=run.study_mean,
+        notes=tuple(notes),
+        **beside,
+    )
+
+
+def _beside(challenge: Challenge, rows: TrainRows, run: Final, scores: pd.DataFrame) -> dict[str, object]:
+    """What stands beside the defined out-of-fold score: each fold alone, their mean, raw logits pooled."""
+
+    def macro_of(frame: pd.DataFrame) -> tuple[float, float]:
+        labels = rows.table.loc[frame.index, list(challenge.classes)]
+        return macro_pair(labels.to_numpy(np.float64), frame.to_numpy(np.float64))
+
+    per_fold = tuple(macro_of(part) for _, part in scores.groupby(rows.fold.loc[scores.index]))
+    raw = None if run.raw is None else macro_of(run.raw.loc[scores.index])[0]
+    return {
+        "per_fold": per_fold,
+        "mean_over_folds": float(np.nanmean([ap for ap, _ in per_fold])),
+        "raw_pooled": raw,
+    }

@@ -1,0 +1,34 @@
+"""The out-of-fold score, defined once."""
+
+import numpy as np
+import pandas as pd
+
+from cxrlt.metrics import average_precision, macro
+from cxrlt.predictions.standardise import standardise_by_fold
+from cxrlt.predictions.study import has_studies, study_mean
+
+
+def predicted_rows(scores: pd.DataFrame) -> pd.Index:
+    """Ids with a score for every class; an unreadable image has none (NaN)."""
+    return scores.index[scores.notna().all(axis=1)]
+
+
+def oof_scores(scores: pd.DataFrame, fold: pd.Series) -> pd.DataFrame:
+    """The scores that are pooled over folds: each fold's standardised per class, without labels."""
+    rows = predicted_rows(scores)
+    return standardise_by_fold(scores.loc[rows], fold.loc[rows])
+
+
+def oof_map(scores: pd.DataFrame, table: pd.DataFrame, fold: pd.Series) -> float:
+    """Macro mAP over the pooled out-of-fold scores; `table` holds the labels."""
+    pooled = oof_scores(scores, fold)
+    labels = table.loc[pooled.index, list(pooled.columns)].to_numpy(np.float64)
+    return float(macro(average_precision(labels, pooled.to_numpy())))
+
+
+def study_mean_helps(scores: pd.DataFrame, table: pd.DataFrame, fold: pd.Series) -> bool:
+    """Whether the out-of-fold score is higher with each image's scores averaged over its study."""
+    if not has_studies(table.loc[scores.index]):
+        return False
+    scores = scores.loc[predicted_rows(scores)]
+    return oof_map(study_mean(scores, table), table, fold) > oof_map(scores, table, fold)

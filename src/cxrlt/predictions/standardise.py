@@ -1,0 +1,86 @@
+"""One scale for logits of different folds and models, found without labels.
+
+Folds are trained apart, so the same logit does not mean the same in two of them. Minus the median, over the
+interquartile range of a fold's own out-of-fold logits, it does; the constants then serve that fold's dev and
+test logits too.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from cxrlt.artifacts import read_json, write_json
+from cxrlt.errors import UserError
+
+CONSTANTS = "constants.json"
+
+
+@dataclass(frozen=True)
+class Constants:
+    """Median and spread of each class's logits; both have the class names as index."""
+
+    median: pd.Series
+    iqr: pd.Series
+
+    def apply(self, logits: pd.DataFrame) -> pd.DataFrame:
+        """(logit - median) / iqr per class, in float64; NaN stays NaN."""
+        return (logits.astype(np.float64) - self.median) / self.iqr
+
+    def invert(self, scores: pd.DataFrame) -> pd.DataFrame:
+        """Scores back to logits per class."""
+        return scores * self.iqr + self.median
+
+    def to_json(self) -> dict[str, dict[str, float]]:
+        return {"median": self.median.to_dict(), "iqr": self.iqr.to_dict()}
+
+    @classmethod
+    def from_json(
+        cls, values: Mapping[str, Mapping[str, float]], classes: Sequence[str], source: Path
+    ) -> "Constants":
+        """Raises UserError if a class is missing, unknown, or has no usable numbers."""
+        found = [pd.Series(values.get(key, {}), dtype=np.float64) for key in ("median", "iqr")]
+        whole = all(set(part.index) == set(classes) and np.isfinite(part).all() for part in found)
+        if not whole or not (found[1] > 0).all():
+            raise UserError(
+                f"{source} does not hold a finite median and a positive iqr for every class. "
+                "Make it again with --force."
+            )
+        return cls(*(part[list(classes)] for part in found))
+
+
+def constants_of(logits: pd.DataFrame) -> Constants:
+    """The constants of these logits, rows without a prediction left out.
+
+    Where the interquartile range is 0 the standard deviation stands in, and 1 where that is 0 too.
+    """
+    low, median, high = (logits.quantile(q).astype(np.float64) for q in (0.25, 0.5, 0.75))
+    iqr = (high - low).where(lambda spread: spread > 0, logits.std(ddof=0).astype(np.float64))
+    return Constants(median.fillna(0.0), iqr.where(iqr > 0, 1.0))
+
+
+def mean_constants(parts: Sequence[Constants], weights: Sequence[float] | None = None) -> Constants:
+    """Weighted mean of medians and of ranges: the scale that averaged scores are mapped back to."""
+    shares = np.full(len(parts), 1 / len(parts)) if weights is None else np.array(weights) / np.sum(weights)
+    median = sum(share * part.median for share, part in zip(shares, parts, strict=True))
+    iqr = sum(share * part.iqr for share, part in zip(shares, parts, strict=True))
+    return Constants(median, iqr)
+
+
+def standardise_by_fold(scores: pd.DataFrame, fold: pd.Series) -> pd.DataFrame:
+    """Scores of every fold standardised with that fold's own constants; `fold` has the same index."""
+    parts = [constants_of(part).apply(part) for _, part in scores.groupby(fold, sort=False)]
+    return pd.concat(parts).loc[scores.index]
+
+
+def write_constants(directory: Path, oof_logits: pd.DataFrame) -> None:
+    """Write the constants of a fold's out-of-fold logits beside them."""
+    write_json(directory / CONSTANTS, constants_of(oof_logits).to_json())
+
+
+def read_constants(directory: Path, classes: Sequence[str], made_by: str) -> Constants:
+    """The constants of a fold; a missing file is an error that names the command `made_by`."""
+    path = directory / CONSTANTS
+    return Constants.from_json(read_json(path, made_by), classes, path)
