@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+import pandas as pd
 from accelerate import Accelerator
 from safetensors.torch import load_file
 
@@ -10,9 +11,13 @@ import cxrlt
 from cxrlt.artifacts import read_json
 from cxrlt.errors import UserError
 from cxrlt.folds.make import Folds, read_folds
+from cxrlt.inputs.cache import GreyCache
 from cxrlt.inputs.images import ImageSource
 from cxrlt.models.backbone import XRayModel, create_model
+from cxrlt.predictions.ensemble import predict_ensemble
+from cxrlt.predictions.standardise import CONSTANTS, write_constants
 from cxrlt.predictions.store import read_predictions, write_predictions
+from cxrlt.predictions.weights import is_ensemble, read_weights
 from cxrlt.recipe import Recipe, load_recipe
 from cxrlt.training.infer import infer
 from cxrlt.training.job import REFIT, WEIGHTS
@@ -34,8 +39,20 @@ class TrainedFold:
         return str(self.identity["fold"])
 
 
+def predict_run(source: ImageSource, name: str, split: str, *, force: bool = False) -> list[Path]:
+    """As `predict`, for an ensemble too: its members first, then what its weights.json makes of them."""
+    challenge, run_dir = source.challenge, source.workspace.run_dir(source.challenge.name, name)
+    if not is_ensemble(run_dir):
+        return predict(source, name, split, force=force)
+    for member in read_weights(run_dir, challenge).members:
+        predict_run(source, member, split, force=force)
+    path = predict_ensemble(challenge, source.workspace, name, split)
+    print(f"predict {name} {split}: {path}")
+    return [path]
+
+
 def predict(source: ImageSource, name: str, split: str, *, force: bool = False) -> list[Path]:
-    """Write `split`.parquet into every trained fold of the run `name`; "oof" means the rows a fold left out.
+    """Write `split`.parquet into every trained fold of a run; "oof" means the rows a fold left out.
 
     Finished files are left alone unless `force`. Raises UserError if nothing is trained under that name.
     """
@@ -44,10 +61,33 @@ def predict(source: ImageSource, name: str, split: str, *, force: bool = False) 
     trained = trained_folds(source.workspace.run_dir(challenge.name, name), folds, challenge.name)
     if split == "oof":
         trained = [unit for unit in trained if unit.fold != REFIT]
+        if not trained:
+            raise UserError(f"{name} was fitted on all rows (--refit), so it has no out-of-fold predictions.")
+        table, cache = source.folded(folds.frame.index, trained[0].recipe.data.size)
     else:
         challenge.require(split)
-    accelerator = create_accelerator(trained[0].recipe) if trained else Accelerator()
-    return [_predict_fold(source, unit, split, folds, accelerator, force) for unit in trained]
+        table, cache = source.split(split, trained[0].recipe.data.size)
+    accelerator = create_accelerator(trained[0].recipe)
+    paths = []
+    for unit in trained:
+        path = unit.directory / f"{split}.parquet"
+        label = f"predict {name} fold {unit.fold} {split}"
+        expected = folds.frame.index[folds.frame["fold"] == int(unit.fold)] if split == "oof" else table.index
+        if not force and _is_finished(path, split, challenge.classes, expected):
+            accelerator.print(f"{label}: already done ({path})")
+        else:
+            ids = table.index.intersection(expected, sort=False)
+            flip = flips(unit.recipe, challenge.classes)
+            logits = _infer(unit, cache, list(ids), challenge.classes, accelerator, flip, label)
+            if accelerator.is_main_process:
+                # an unreadable image stays NaN
+                write_predictions(path, logits.reindex(expected), _meta(unit, split, folds, flip))
+                if split == "oof":
+                    write_constants(unit.directory, logits)
+                print(f"{label}: {len(logits):,} images")
+            accelerator.wait_for_everyone()
+        paths.append(path)
+    return paths
 
 
 def trained_folds(run_dir: Path, folds: Folds, challenge: str) -> list[TrainedFold]:
@@ -97,43 +137,34 @@ def flips(recipe: Recipe, classes: tuple[str, ...]) -> bool:
     return wanted
 
 
-def _predict_fold(
-    source: ImageSource, unit: TrainedFold, split: str, folds: Folds, accelerator: Accelerator, force: bool
-) -> Path:
-    challenge, recipe = source.challenge, unit.recipe
-    path = unit.directory / f"{split}.parquet"
-    label = f"predict {unit.identity['name']} fold {unit.fold} {split}"
-    if split == "oof":
-        table, cache = source.folded(folds.frame.index, recipe.data.size)
-        expected = folds.frame.index[folds.frame["fold"] == int(unit.fold)]
-    else:
-        table, cache = source.split(split, recipe.data.size)
-        expected = table.index
-    if (
-        path.is_file()
-        and not force
-        and set(read_predictions(path, challenge.classes)[0].index) == set(expected)
-    ):
-        accelerator.print(f"{label}: already done ({path})")
-        return path
-    flip = flips(recipe, challenge.classes)
-    logits = infer(
-        load_model(unit, len(challenge.classes)).to(accelerator.device),
+def _infer(
+    unit: TrainedFold,
+    cache: GreyCache,
+    ids: list[str],
+    classes: tuple[str, ...],
+    accelerator: Accelerator,
+    flip: bool,
+    label: str,
+) -> pd.DataFrame:
+    recipe = unit.recipe
+    return infer(
+        load_model(unit, len(classes)).to(accelerator.device),
         cache,
-        list(table.index.intersection(expected, sort=False)),
-        challenge.classes,
+        ids,
+        classes,
         accelerator,
         batch_size=recipe.optim.max_batch_per_device,
         n_workers=worker_count(recipe.data.n_workers, accelerator),
         flip=flip,
         label=label,
     )
-    if accelerator.is_main_process:
-        meta = _meta(unit, split, folds, flip)
-        write_predictions(path, logits.reindex(expected), meta)  # an unreadable image stays NaN
-        print(f"{label}: {len(logits):,} images")
-    accelerator.wait_for_everyone()
-    return path
+
+
+def _is_finished(path: Path, split: str, classes: tuple[str, ...], expected: pd.Index) -> bool:
+    """Whether the file holds just these rows (images may have come since) and its constants are there."""
+    if not path.is_file() or (split == "oof" and not (path.parent / CONSTANTS).is_file()):
+        return False
+    return set(read_predictions(path, classes)[0].index) == set(expected)
 
 
 def _meta(unit: TrainedFold, split: str, folds: Folds, flip: bool) -> dict[str, str]:

@@ -54,7 +54,9 @@ def create_accelerator(recipe: Recipe) -> Accelerator:
     bf16 = recipe.precision == "bf16" or (
         recipe.precision == "auto" and torch.cuda.is_available() and torch.cuda.is_bf16_supported()
     )
-    return Accelerator(mixed_precision="bf16" if bf16 else "no")
+    # said outright, for without a device accelerate takes the processes of torchrun for strangers
+    cpu = not torch.accelerator.is_available()
+    return Accelerator(cpu=cpu, mixed_precision="bf16" if bf16 else "no")
 
 
 def create_trainer(job: FoldJob, accelerator: Accelerator, n_updates: int) -> Trainer:
