@@ -1,4 +1,3 @@
-from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
@@ -12,154 +11,153 @@ from cxrlt.predictions.standardise import constants_of, standardise_by_fold
 from cxrlt.predictions.store import read_predictions, write_predictions
 from cxrlt.predictions.study import study_mean
 from cxrlt.recipe import PredictConfig, Recipe, save_recipe
+from simulated_runs import SimulatedRuns, edit_parquet
 
 ON, OFF = (Recipe(predict=PredictConfig(study_mean=option)) for option in ("on", "off"))
 
 
-def of(trained, name: str):
-    return trained.challenge, trained.workspace, name
+def of(runs: SimulatedRuns, name: str) -> tuple:
+    return runs.challenge, runs.workspace, name
 
 
-def test_oof_scores_are_each_folds_logits_standardised_and_joined_by_id(trained) -> None:
-    run_dir = trained.add_run("model", skill=2, drift=3)
-    scores = read_oof(*of(trained, "model"))
-    folds = read_folds(trained.challenge, trained.workspace)
+def test_oof_scores_are_each_folds_logits_standardised_and_joined_by_id(runs: SimulatedRuns) -> None:
+    run_dir = runs.add_run("model", skill=2, drift=3)
+    scores = read_oof(*of(runs, "model"))
+    folds = read_folds(runs.challenge, runs.workspace)
     assert scores.frame.index.equals(folds.frame.index)
     pd.testing.assert_frame_equal(scores.frame, standardise_by_fold(scores.raw, folds.frame["fold"]))
     for fold in range(3):
-        logits, _ = read_predictions(run_dir / f"fold{fold}" / "oof.parquet", trained.challenge.classes)
+        logits, _ = read_predictions(run_dir / f"fold{fold}" / "oof.parquet", runs.challenge.classes)
         pd.testing.assert_frame_equal(scores.raw.loc[logits.index], logits)
 
 
-def test_columns_and_rows_in_another_order_give_the_same_scores(trained, edit_parquet: Callable) -> None:
-    run_dir = trained.add_run("model", skill=2)
-    before = read_oof(*of(trained, "model")).frame
+def test_columns_and_rows_in_another_order_give_the_same_scores(runs: SimulatedRuns) -> None:
+    run_dir = runs.add_run("model", skill=2)
+    before = read_oof(*of(runs, "model")).frame
     edit_parquet(run_dir / "fold1" / "oof.parquet", lambda logits: logits.iloc[::-1, ::-1])
-    pd.testing.assert_frame_equal(read_oof(*of(trained, "model")).frame, before)
+    pd.testing.assert_frame_equal(read_oof(*of(runs, "model")).frame, before)
 
 
-def test_the_fold_mean_is_the_mean_of_the_fold_files(trained) -> None:
-    run_dir = trained.add_run("model", skill=2, drift=0.5, recipe=OFF)
-    classes, expected = trained.challenge.classes, []
+def test_the_fold_mean_is_the_mean_of_the_fold_files(runs: SimulatedRuns) -> None:
+    run_dir = runs.add_run("model", skill=2, drift=0.5, recipe=OFF)
+    classes, expected = runs.challenge.classes, []
     for fold in range(3):
         oof, _ = read_predictions(run_dir / f"fold{fold}" / "oof.parquet", classes)
         test, _ = read_predictions(run_dir / f"fold{fold}" / "test.parquet", classes)
         expected.append(constants_of(oof).apply(test).to_numpy())
-    scores = read_split(*of(trained, "model"), "test")
+    scores = read_split(*of(runs, "model"), "test")
     np.testing.assert_allclose(scores.frame.to_numpy(), np.mean(expected, axis=0), atol=1e-12)
-    logits = read_final(*of(trained, "model"), "test").logits
+    logits = read_final(*of(runs, "model"), "test").logits
     np.testing.assert_allclose(logits.to_numpy(), scores.constants.invert(scores.frame).to_numpy())
 
 
-def test_folds_of_one_scale_are_averaged_to_that_scale(trained) -> None:
-    run_dir = trained.add_run("model", skill=2, recipe=OFF)
+def test_folds_of_one_scale_are_averaged_to_that_scale(runs: SimulatedRuns) -> None:
+    run_dir = runs.add_run("model", skill=2, recipe=OFF)
     files = [
-        read_predictions(run_dir / f"fold{k}" / "dev.parquet", trained.challenge.classes)[0] for k in range(3)
+        read_predictions(run_dir / f"fold{k}" / "dev.parquet", runs.challenge.classes)[0] for k in range(3)
     ]
-    logits = read_final(*of(trained, "model"), "dev").logits
+    logits = read_final(*of(runs, "model"), "dev").logits
     assert np.abs(logits - sum(files) / 3).to_numpy().max() < 0.5
 
 
-def test_a_fold_that_is_not_trained_is_an_error_that_names_the_command(trained) -> None:
-    run_dir = trained.add_run("model", skill=2)
+def test_a_fold_that_is_not_trained_is_an_error_that_names_the_command(runs: SimulatedRuns) -> None:
+    run_dir = runs.add_run("model", skill=2)
     (run_dir / "fold2" / "oof.parquet").unlink()
     with pytest.raises(UserError, match="cxrlt predict model --challenge csv --split oof"):
-        read_oof(*of(trained, "model"))
+        read_oof(*of(runs, "model"))
     (run_dir / "fold2" / "weights.safetensors").unlink()
     with pytest.raises(UserError, match="cxrlt train RECIPE --name model --challenge csv --fold 2"):
-        read_oof(*of(trained, "model"))
+        read_oof(*of(runs, "model"))
     with pytest.raises(UserError, match="cxrlt train demo_resnet --challenge csv --fold 0"):
-        read_oof(*of(trained, "demo_resnet"))
+        read_oof(*of(runs, "demo_resnet"))
 
 
-def test_a_split_that_is_not_predicted_is_an_error_that_names_the_command(trained) -> None:
-    trained.add_run("model", skill=2, splits=("oof", "dev"))
+def test_a_split_that_is_not_predicted_is_an_error_that_names_the_command(runs: SimulatedRuns) -> None:
+    runs.add_run("model", skill=2, splits=("oof", "dev"))
     with pytest.raises(UserError, match="cxrlt predict model --challenge csv --split test"):
-        read_split(*of(trained, "model"), "test")
+        read_split(*of(runs, "model"), "test")
 
 
 def test_a_row_without_a_prediction_of_its_fold_is_an_error_and_so_is_a_row_of_another_fold(
-    trained, edit_parquet: Callable
+    runs: SimulatedRuns,
 ) -> None:
-    run_dir = trained.add_run("model", skill=2)
+    run_dir = runs.add_run("model", skill=2)
     path = run_dir / "fold1" / "oof.parquet"
-    lost = read_predictions(path, trained.challenge.classes)[0].index[5]
+    lost = read_predictions(path, runs.challenge.classes)[0].index[5]
     edit_parquet(path, lambda logits: logits.drop(lost))
     with pytest.raises(UserError, match=f"lacks rows of fold 1: {lost}.*--split oof --force"):
-        read_oof(*of(trained, "model"))
+        read_oof(*of(runs, "model"))
     edit_parquet(
         run_dir / "fold0" / "oof.parquet",
         lambda logits: pd.concat([logits, logits[:1] * np.nan]).set_axis([*logits.index, lost]),
     )
     with pytest.raises(UserError, match=f"not of fold 0: {lost}"):
-        read_oof(*of(trained, "model"))
+        read_oof(*of(runs, "model"))
 
 
-def test_an_unknown_class_is_an_error(trained) -> None:
-    run_dir = trained.add_run("model", skill=2)
+def test_an_unknown_class_is_an_error(runs: SimulatedRuns) -> None:
+    run_dir = runs.add_run("model", skill=2)
     path = run_dir / "fold0" / "oof.parquet"
-    logits, meta = read_predictions(path, trained.challenge.classes)
+    logits, meta = read_predictions(path, runs.challenge.classes)
     write_predictions(path, logits.rename(columns={"Mass": "Masses"}), meta)
     with pytest.raises(UserError, match="unknown: Masses"):
-        read_oof(*of(trained, "model"))
+        read_oof(*of(runs, "model"))
 
 
-def test_predictions_made_on_another_split_are_refused(trained) -> None:
-    trained.add_run("model", skill=2)
-    make_folds(trained.challenge, trained.workspace, n_folds=3, seed=1, force=True)
-    for read in (lambda: read_oof(*of(trained, "model")), lambda: read_split(*of(trained, "model"), "dev")):
+def test_predictions_made_on_another_split_are_refused(runs: SimulatedRuns) -> None:
+    runs.add_run("model", skill=2)
+    make_folds(runs.challenge, runs.workspace, n_folds=3, seed=1, force=True)
+    for read in (lambda: read_oof(*of(runs, "model")), lambda: read_split(*of(runs, "model"), "dev")):
         with pytest.raises(UserError, match=r"another folds\.csv"):
             read()
 
 
-def test_folds_that_predict_different_ids_are_refused(trained, edit_parquet: Callable) -> None:
-    run_dir = trained.add_run("model", skill=2)
+def test_folds_that_predict_different_ids_are_refused(runs: SimulatedRuns) -> None:
+    run_dir = runs.add_run("model", skill=2)
     edit_parquet(run_dir / "fold2" / "test.parquet", lambda logits: logits.iloc[1:])
     with pytest.raises(UserError, match=r"do not hold the same ids: test000-0-PA.*--split test --force"):
-        read_split(*of(trained, "model"), "test")
+        read_split(*of(runs, "model"), "test")
 
 
-def test_the_oof_score_decides_whether_a_model_is_averaged_over_studies(
-    trained, edit_parquet: Callable
-) -> None:
-    run_dir = trained.add_run("model", skill=2)  # lateral images carry a third of the signal: averaging helps
-    assert uses_study_mean(*of(trained, "model"))
-    lateral = trained.table("train")["view"] == "lateral"
+def test_the_oof_score_decides_whether_a_model_is_averaged_over_studies(runs: SimulatedRuns) -> None:
+    run_dir = runs.add_run("model", skill=2)  # lateral images carry a third of the signal: averaging helps
+    assert uses_study_mean(*of(runs, "model"))
+    lateral = runs.table("train")["view"] == "lateral"
     for fold in range(3):  # now they drown the frontal ones: averaging hurts
         edit_parquet(
             run_dir / f"fold{fold}" / "oof.parquet",
             lambda logits: logits.mul(np.where(lateral[logits.index], 1000, 1), axis=0),
         )
-    assert not uses_study_mean(*of(trained, "model"))
+    assert not uses_study_mean(*of(runs, "model"))
 
 
-def test_a_recipe_that_is_decided_about_studies_is_obeyed(trained) -> None:
-    trained.add_run("always", skill=2, recipe=ON)
-    trained.add_run("never", skill=2, recipe=OFF)
-    always, never = (read_final(*of(trained, name), "test") for name in ("always", "never"))
+def test_a_recipe_that_is_decided_about_studies_is_obeyed(runs: SimulatedRuns) -> None:
+    runs.add_run("always", skill=2, recipe=ON)
+    runs.add_run("never", skill=2, recipe=OFF)
+    always, never = (read_final(*of(runs, name), "test") for name in ("always", "never"))
     assert (always.study_mean, never.study_mean) == (True, False)
-    averaged = study_mean(never.logits, trained.table("test"))
+    averaged = study_mean(never.logits, runs.table("test"))
     np.testing.assert_allclose(always.logits.to_numpy(), averaged.to_numpy())
 
 
-def test_a_refit_predicts_dev_and_test_on_its_own_scale_and_has_no_oof(trained) -> None:
-    directory = trained.workspace.run_dir("csv", "all") / "refit"
+def test_a_refit_predicts_dev_and_test_on_its_own_scale_and_has_no_oof(runs: SimulatedRuns) -> None:
+    directory = runs.workspace.run_dir("csv", "all") / "refit"
     save_recipe(Recipe(), directory / "config.yaml")
     (directory / "weights.safetensors").touch()
-    table = trained.table("test")
+    table = runs.table("test")
     logits = pd.DataFrame(
         np.random.default_rng(0).normal(size=(len(table), 3)).astype(np.float32),
         index=table.index,
-        columns=list(trained.challenge.classes),
+        columns=list(runs.challenge.classes),
     )
-    sha256 = read_folds(trained.challenge, trained.workspace).sha256
+    sha256 = read_folds(runs.challenge, runs.workspace).sha256
     write_predictions(directory / "test.parquet", logits, {"folds_sha256": sha256})
-    final = read_final(*of(trained, "all"), "test")
+    final = read_final(*of(runs, "all"), "test")
     np.testing.assert_allclose(final.logits.to_numpy(), logits.to_numpy(), atol=1e-6)
     assert not final.study_mean
     with pytest.raises(UserError, match="no out-of-fold predictions"):
-        read_oof(*of(trained, "all"))
+        read_oof(*of(runs, "all"))
     with pytest.raises(UserError, match="cxrlt predict all --challenge csv --split dev"):
-        read_split(*of(trained, "all"), "dev")
+        read_split(*of(runs, "all"), "dev")
     with pytest.raises(UserError, match="no out-of-fold predictions"):
-        make_ensemble(trained.challenge, trained.workspace, "both", ["all"])
+        make_ensemble(runs.challenge, runs.workspace, "both", ["all"])

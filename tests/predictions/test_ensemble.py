@@ -1,0 +1,172 @@
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from cxrlt.errors import UserError
+from cxrlt.folds.make import make_folds
+from cxrlt.predictions.ensemble import make_ensemble, predict_ensemble
+from cxrlt.predictions.evaluate import evaluate
+from cxrlt.predictions.oof import oof_map
+from cxrlt.predictions.runs import read_final, read_oof, read_train_rows
+from cxrlt.predictions.selection import greedy_weights
+from cxrlt.predictions.store import read_predictions
+from cxrlt.predictions.study import study_mean
+from cxrlt.predictions.weights import WEIGHTS_FILE
+from simulated_runs import SimulatedRuns, edit_parquet
+
+
+def of(runs: SimulatedRuns, *rest: object) -> tuple:
+    return runs.challenge, runs.workspace, *rest
+
+
+@pytest.fixture
+def two(runs: SimulatedRuns) -> SimulatedRuns:
+    """Two models of unlike quality, on scales of their own."""
+    runs.add_run("good", skill=2.5, seed=1, drift=2)
+    runs.add_run("poor", skill=1.2, seed=2)
+    return runs
+
+
+def test_members_are_averaged_by_id_on_one_scale(two: SimulatedRuns) -> None:
+    report = make_ensemble(*of(two, "both", ["good", "poor"]))
+    good, poor = (read_oof(*of(two, name)).frame for name in ("good", "poor"))
+    weights = report.weights.members
+    expected = weights["good"] * good + weights["poor"] * poor
+    np.testing.assert_allclose(read_oof(*of(two, "both")).frame.to_numpy(), expected.to_numpy())
+    assert sum(weights.values()) == pytest.approx(1)
+
+
+def test_the_candidate_with_the_better_nested_estimate_is_chosen(two: SimulatedRuns) -> None:
+    weights = make_ensemble(*of(two, "both", ["good", "poor"])).weights
+    assert set(weights.nested) == {"mean", "greedy"}
+    assert weights.kind == max(weights.nested, key=weights.nested.__getitem__)
+    two.add_run("useless", skill=0, seed=3)
+    with_useless = make_ensemble(*of(two, "three", ["good", "useless"])).weights
+    assert with_useless.kind == "greedy"
+    assert with_useless.members["good"] > 0.8
+
+
+def test_the_nested_estimate_scores_a_fold_with_weights_fitted_without_it(two: SimulatedRuns) -> None:
+    two.add_run("third", skill=1.8, seed=3)
+    names = ["good", "poor", "third"]
+    weights = make_ensemble(*of(two, "all", names)).weights
+    assert weights.study_mean
+    rows = read_train_rows(*of(two))
+    frames = [study_mean(read_oof(*of(two, name)).frame, rows.table) for name in names]
+    labels = rows.table[list(two.challenge.classes)].to_numpy(np.float64)
+    parts = []
+    for fold in range(3):
+        others = (rows.fold != fold).to_numpy()
+        fitted = greedy_weights([f[others].to_numpy(np.float32).T for f in frames], labels[others])
+        parts.append(sum(w * f[~others] for w, f in zip(fitted, frames, strict=True)))
+    expected = oof_map(pd.concat(parts), rows.table, rows.fold)
+    assert weights.nested["greedy"] == pytest.approx(expected, abs=1e-9)
+    fitted = greedy_weights([f.to_numpy(np.float32).T for f in frames], labels)
+    on_its_own_rows = oof_map(sum(w * f for w, f in zip(fitted, frames, strict=True)), rows.table, rows.fold)
+    assert expected < on_its_own_rows
+
+
+def test_the_ensemble_is_about_as_good_as_its_best_member_or_better(two: SimulatedRuns) -> None:
+    make_ensemble(*of(two, "both", ["good", "poor"]))
+    ensemble, good = (evaluate(*of(two, name), n_draws=20).overall.ap.value for name in ("both", "good"))
+    assert ensemble > good - 0.02
+
+
+def test_submissions_change_with_the_weights_file_alone(two: SimulatedRuns) -> None:
+    make_ensemble(*of(two, "both", ["good", "poor"]))
+    path = two.workspace.run_dir("csv", "both") / WEIGHTS_FILE
+    before = read_final(*of(two, "both", "test")).logits
+    values = json.loads(path.read_text())
+    values["members"] = {"good": 0, "poor": 3}
+    path.write_text(json.dumps(values))
+    after = read_final(*of(two, "both", "test")).logits
+    assert np.abs(after - before).to_numpy().max() > 0.1
+    poor = read_final(*of(two, "poor", "test")).logits
+    assert (after.rank() == poor.rank()).all(axis=None)
+    file = predict_ensemble(*of(two, "both", "test"))
+    stored = read_predictions(file, two.challenge.classes)[0]
+    np.testing.assert_allclose(stored.to_numpy(), after.to_numpy(), atol=1e-5)
+
+
+def test_the_scale_of_a_submission_is_that_of_the_members(runs: SimulatedRuns) -> None:
+    runs.add_run("a", skill=2, seed=1)
+    runs.add_run("b", skill=2, seed=2)
+    make_ensemble(*of(runs, "both", ["a", "b"]))
+    ensemble, a, b = (read_final(*of(runs, name, "test")).logits for name in ("both", "a", "b"))
+    assert np.abs(ensemble.median() - (a.median() + b.median()) / 2).max() < 0.2
+
+
+def test_predictions_are_written_for_every_split_that_all_members_have(runs: SimulatedRuns) -> None:
+    runs.add_run("a", skill=2, seed=1)
+    runs.add_run("b", skill=2, seed=2, splits=("oof", "dev"))
+    report = make_ensemble(*of(runs, "both", ["a", "b"]))
+    assert [path.name for path in report.paths] == ["oof.parquet", "dev.parquet"]
+    ids = read_predictions(report.paths[1], runs.challenge.classes)[0].index
+    assert set(ids) == set(runs.table("dev").index)
+
+
+def test_making_it_again_is_skipped_until_a_member_changes(two: SimulatedRuns) -> None:
+    first = make_ensemble(*of(two, "both", ["good", "poor"]))
+    stamps = [path.stat().st_mtime_ns for path in first.paths]
+    again = make_ensemble(*of(two, "both", ["poor", "good"]))
+    assert again.skipped
+    assert "already done" in str(again)
+    assert [path.stat().st_mtime_ns for path in again.paths] == stamps
+    edit_parquet(two.workspace.run_dir("csv", "good") / "fold0" / "oof.parquet", lambda logits: -logits)
+    changed = make_ensemble(*of(two, "both", ["good", "poor"]))
+    assert not changed.skipped
+    assert changed.weights.nested != first.weights.nested
+
+
+def test_other_members_under_the_same_name_are_an_error_unless_forced(two: SimulatedRuns) -> None:
+    make_ensemble(*of(two, "both", ["good", "poor"]))
+    with pytest.raises(UserError, match=r"ensemble of good, poor.*--force"):
+        make_ensemble(*of(two, "both", ["good"]))
+    assert make_ensemble(*of(two, "both", ["good"]), force=True).weights.members == {"good": 1}
+
+
+def test_one_member_gives_its_own_predictions(two: SimulatedRuns) -> None:
+    report = make_ensemble(*of(two, "alone", ["good"]))
+    assert (report.weights.kind, report.weights.members) == ("mean", {"good": 1.0})
+    alone, good = (read_final(*of(two, name, "test")).logits for name in ("alone", "good"))
+    pd.testing.assert_frame_equal(alone, good)
+
+
+@pytest.mark.parametrize(
+    ("name", "members", "sentence"),
+    [
+        ("both", [], "none named"),
+        ("both", ["good", "good"], "good named more than once"),
+        ("both", ["good", "absent"], "cxrlt train RECIPE --name absent"),
+        ("poor", ["good"], "already holds a trained model"),
+    ],
+)
+def test_members_that_cannot_be_averaged_are_an_error(
+    two: SimulatedRuns, name: str, members: list[str], sentence: str
+) -> None:
+    with pytest.raises(UserError, match=sentence):
+        make_ensemble(*of(two, name, members))
+
+
+def test_an_ensemble_is_no_member(two: SimulatedRuns) -> None:
+    make_ensemble(*of(two, "both", ["good", "poor"]))
+    with pytest.raises(UserError, match="both is an ensemble itself"):
+        make_ensemble(*of(two, "more", ["both", "good"]))
+
+
+def test_weights_made_on_another_split_are_refused(two: SimulatedRuns) -> None:
+    make_ensemble(*of(two, "both", ["good", "poor"]))
+    make_folds(*of(two), n_folds=3, seed=9, force=True)
+    with pytest.raises(UserError, match="cxrlt ensemble both --members good poor --challenge csv --force"):
+        read_oof(*of(two, "both"))
+
+
+@pytest.mark.parametrize("weight", [-1, float("nan"), 0])
+def test_weights_that_are_no_shares_are_refused(two: SimulatedRuns, weight: float) -> None:
+    make_ensemble(*of(two, "alone", ["good"]))
+    path = two.workspace.run_dir("csv", "alone") / WEIGHTS_FILE
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"members": {"good": weight}}))
+    with pytest.raises(UserError, match="weights of members"):
+        read_final(*of(two, "alone", "test"))

@@ -1,0 +1,184 @@
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+from cxrlt.errors import UserError
+from cxrlt.predictions.ensemble import make_ensemble
+from cxrlt.predictions.evaluate import evaluate, leaderboard
+from cxrlt.predictions.runs import read_final
+from cxrlt.predictions.store import read_predictions
+from cxrlt.recipe import PredictConfig, Recipe
+from cxrlt.reports.score_table import leaderboard_table, score_table
+from simulated_runs import SimulatedRuns, edit_parquet
+
+OFF = Recipe(predict=PredictConfig(study_mean="off"))
+
+
+def of(runs: SimulatedRuns, *rest: object) -> tuple:
+    return runs.challenge, runs.workspace, *rest
+
+
+def per_fold(runs: SimulatedRuns, name: str) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Labels and logits of every fold, straight from the files."""
+    table = runs.table("train")[list(runs.challenge.classes)]
+    parts = []
+    for fold in range(3):
+        path = runs.workspace.run_dir("csv", name) / f"fold{fold}" / "oof.parquet"
+        logits = read_predictions(path, runs.challenge.classes)[0]
+        parts.append((table.loc[logits.index].to_numpy(), logits.to_numpy(np.float64)))
+    return parts
+
+
+def test_the_oof_score_is_average_precision_over_pooled_standardised_logits(runs: SimulatedRuns) -> None:
+    runs.add_run("model", skill=2, drift=2, recipe=OFF)
+    parts = per_fold(runs, "model")
+    labels = np.concatenate([part for part, _ in parts])
+
+    def standardised(logits: np.ndarray) -> np.ndarray:
+        low, median, high = np.percentile(logits, [25, 50, 75], axis=0)
+        return (logits - median) / (high - low)
+
+    pooled = np.concatenate([standardised(logits) for _, logits in parts])
+    raw = np.concatenate([logits for _, logits in parts])
+    evaluation = evaluate(*of(runs, "model"), n_draws=20)
+    assert [score.ap.value for score in evaluation.classes] == pytest.approx(
+        average_precision_score(labels, pooled, average=None), abs=1e-9
+    )
+    assert [score.auroc.value for score in evaluation.classes] == pytest.approx(
+        roc_auc_score(labels, pooled, average=None), abs=1e-9
+    )
+    assert evaluation.overall.ap.value == pytest.approx(average_precision_score(labels, pooled), abs=1e-9)
+    assert evaluation.raw_pooled == pytest.approx(average_precision_score(labels, raw), abs=1e-9)
+    folds = [average_precision_score(fold_labels, logits) for fold_labels, logits in parts]
+    assert [ap for ap, _ in evaluation.per_fold] == pytest.approx(folds, abs=1e-9)
+    assert evaluation.mean_over_folds == pytest.approx(np.mean(folds), abs=1e-9)
+
+
+def test_folds_on_different_scales_lower_the_raw_pooled_score_but_not_the_defined_one(
+    runs: SimulatedRuns,
+) -> None:
+    runs.add_run("even", skill=2, recipe=OFF)
+    runs.add_run("drifting", skill=2, drift=5, recipe=OFF)
+    even, drifting = (evaluate(*of(runs, name), n_draws=20) for name in ("even", "drifting"))
+    assert drifting.overall.ap.value == pytest.approx(even.overall.ap.value, abs=1e-6)
+    assert drifting.raw_pooled < even.raw_pooled - 0.05
+
+
+def test_positives_prevalence_and_lift_are_those_of_the_rows(runs: SimulatedRuns) -> None:
+    runs.add_run("model", skill=2)
+    evaluation = evaluate(*of(runs, "model"), n_draws=20)
+    mass, table = evaluation.classes[1], runs.table("train")
+    assert (mass.name, mass.n_positive, mass.n_known) == ("Mass", table["Mass"].sum(), len(table))
+    assert mass.lift == pytest.approx(mass.ap.value / table["Mass"].mean())
+    assert evaluation.n_patients == table["patient"].nunique()
+
+
+def test_groups_are_those_of_the_challenge(runs: SimulatedRuns) -> None:
+    runs.add_run("model", skill=2)
+    evaluation = evaluate(*of(runs, "model"), n_draws=50)
+    for group, names in runs.challenge.groups.items():
+        values = [score.ap.value for score in evaluation.classes if score.name in names]
+        assert evaluation.groups[group].n_classes == len(names)
+        if names:
+            assert evaluation.groups[group].ap.value == pytest.approx(np.mean(values))
+    interval = evaluation.overall.ap
+    assert interval.low < interval.value < interval.high
+
+
+def test_a_class_without_positives_is_named_and_left_out_of_the_mean(runs: SimulatedRuns) -> None:
+    runs.add_run("model", skill=2, recipe=OFF)
+    path = runs.workspace.inputs_dir("csv") / "train.csv"
+    pd.read_csv(path).assign(Hernia=0).to_csv(path, index=False)
+    evaluation = evaluate(*of(runs, "model"), n_draws=20)
+    assert evaluation.undefined == ("Hernia",)
+    assert evaluation.overall.n_classes == 2
+    assert evaluation.overall.ap.value == pytest.approx(np.mean([s.ap.value for s in evaluation.classes[:2]]))
+    assert "without both values: Hernia" in score_table(evaluation)
+
+
+def test_scores_are_written_as_json_that_keeps_other_splits(runs: SimulatedRuns) -> None:
+    runs.add_run("model", skill=2)
+    for split in ("oof", "dev"):
+        evaluate(*of(runs, "model", split), n_draws=20)
+    path = runs.workspace.submission_dir("csv", "model") / "score.json"
+    scores = json.loads(path.read_text(), parse_constant=pytest.fail)
+    assert set(scores) == {"oof", "dev"}
+    assert 0 < scores["dev"]["overall"]["ap"]["low"] < scores["dev"]["overall"]["ap"]["value"] < 1
+    assert scores["oof"]["classes"][0]["prevalence"] > 0
+
+
+def test_dev_is_scored_on_the_logits_that_would_be_submitted(runs: SimulatedRuns) -> None:
+    runs.add_run("model", skill=2)
+    logits = read_final(*of(runs, "model", "dev")).logits
+    labels = runs.table("dev").loc[logits.index, list(runs.challenge.classes)]
+    evaluation = evaluate(*of(runs, "model", "dev"), n_draws=20)
+    assert evaluation.overall.ap.value == pytest.approx(average_precision_score(labels, logits), abs=1e-9)
+    assert evaluation.per_fold == ()
+
+
+def test_a_split_without_labels_is_an_error_that_names_the_way_to_score_it(runs: SimulatedRuns) -> None:
+    runs.add_run("model", skill=2)
+    path = runs.workspace.inputs_dir("csv") / "test.csv"
+    pd.read_csv(path).drop(columns=list(runs.challenge.classes)).to_csv(path, index=False)
+    with pytest.raises(UserError, match="cxrlt score FILE --truth CSV"):
+        evaluate(*of(runs, "model", "test"))
+
+
+def test_rows_without_a_prediction_are_left_out_and_counted(runs: SimulatedRuns) -> None:
+    run_dir = runs.add_run("model", skill=2, recipe=OFF)
+    edit_parquet(run_dir / "fold0" / "oof.parquet", lambda logits: logits.iloc[4:].reindex(logits.index))
+    evaluation = evaluate(*of(runs, "model"), n_draws=20)
+    n_rows = len(runs.table("train"))
+    assert evaluation.n_rows == n_rows - 4
+    assert f"4 of {n_rows} rows have no prediction" in score_table(evaluation)
+
+
+def test_a_run_that_chose_its_epoch_on_the_scored_rows_is_called_optimistic(runs: SimulatedRuns) -> None:
+    runs.add_run("best", skill=2, recipe=Recipe(predict=PredictConfig(weights="best")))
+    runs.add_run("last", skill=2)
+    assert "optimistic" in score_table(evaluate(*of(runs, "best"), n_draws=20))
+    assert "optimistic" not in score_table(evaluate(*of(runs, "last"), n_draws=20))
+    make_ensemble(*of(runs, "both", ["best", "last"]))
+    assert "optimistic" in score_table(evaluate(*of(runs, "both"), n_draws=20))
+
+
+def test_the_leaderboard_ranks_everything_trained_with_paired_differences(runs: SimulatedRuns) -> None:
+    runs.add_run("poor", skill=1, seed=1)
+    runs.add_run("good", skill=3, seed=2)
+    runs.add_run("unfinished", skill=2, splits=("dev",))
+    make_ensemble(*of(runs, "both", ["good", "poor"]))
+    board = leaderboard(*of(runs), n_draws=100)
+    names = [evaluation.name for evaluation in board.evaluations]
+    assert set(names) == {"good", "both", "poor"}
+    assert names[-1] == "poor"
+    assert list(board.left_out) == ["unfinished"]
+    behind = board.differences[-1].ap
+    values = [evaluation.overall.ap.value for evaluation in board.evaluations]
+    assert behind.value == pytest.approx(values[0] - values[-1])
+    assert behind.low > 0
+    assert board.differences[0].ap.high == 0
+    text = leaderboard_table(board)
+    assert "not scored: unfinished" in text
+    assert text.index("poor") > text.index("good")
+
+
+def test_the_leaderboard_compares_runs_on_the_rows_that_all_of_them_predict(runs: SimulatedRuns) -> None:
+    run_dir = runs.add_run("holes", skill=2, seed=1)
+    runs.add_run("whole", skill=2, seed=2)
+    edit_parquet(run_dir / "fold1" / "oof.parquet", lambda logits: logits.iloc[40:].reindex(logits.index))
+    a, b = leaderboard(*of(runs), n_draws=20).evaluations
+    assert a.n_rows == b.n_rows < len(runs.table("train"))
+
+
+def test_the_leaderboard_of_dev_scores_what_would_be_submitted(runs: SimulatedRuns) -> None:
+    runs.add_run("model", skill=2)
+    (evaluation,) = leaderboard(*of(runs, "dev"), n_draws=20).evaluations
+    assert evaluation.overall.ap.value == evaluate(*of(runs, "model", "dev"), n_draws=20).overall.ap.value
+
+
+def test_a_leaderboard_of_nothing_is_an_error_that_names_the_command(runs: SimulatedRuns) -> None:
+    with pytest.raises(UserError, match="cxrlt train RECIPE --challenge csv"):
+        leaderboard(*of(runs))

@@ -1,0 +1,104 @@
+"""Runs that look trained: real tables, folds and predictions files, with made-up logits in them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from cxrlt.artifacts import Workspace
+from cxrlt.challenges import get_challenge
+from cxrlt.challenges.base import Challenge
+from cxrlt.folds.make import make_folds, read_folds
+from cxrlt.predictions.standardise import write_constants
+from cxrlt.predictions.store import read_predictions, write_predictions
+from cxrlt.recipe import Recipe, save_recipe
+
+CLASSES = ("Effusion", "Mass", "Hernia")
+SPEC = """
+train: train.csv
+dev: dev.csv
+test: test.csv
+id: image
+patient: patient
+study: study
+view: view
+classes: [Effusion, Mass, Hernia]
+"""
+
+
+def draw_table(rng: np.random.Generator, prefix: str, n_patients: int) -> pd.DataFrame:
+    """One to three studies per patient, of a frontal and at times a lateral image; labels per study."""
+    rows = []
+    for patient in range(n_patients):
+        for study in range(rng.integers(1, 4)):
+            labels = (rng.random(3) < (0.4, 0.15, 0.06)).astype(int)
+            for view in ("PA", "LATERAL")[: rng.integers(1, 3)]:
+                name = f"{prefix}{patient:03d}-{study}"
+                rows.append((f"{name}-{view}", f"{prefix}p{patient}", name, view, *labels))
+    return pd.DataFrame(rows, columns=["image", "patient", "study", "view", *CLASSES])
+
+
+@dataclass(frozen=True)
+class SimulatedRuns:
+    """A challenge with folds, to which runs are added by writing what training and prediction would write."""
+
+    challenge: Challenge
+    workspace: Workspace
+
+    def table(self, split: str) -> pd.DataFrame:
+        return self.challenge.read(split, self.workspace.inputs_dir("csv"))
+
+    def add_run(
+        self,
+        name: str,
+        skill: float,
+        seed: int = 0,
+        *,
+        recipe: Recipe = Recipe(),  # noqa: B008
+        drift: float = 0.0,
+        splits: tuple[str, ...] = ("oof", "dev", "test"),
+    ) -> Path:
+        """Logits with a signal of `skill` on frontal images; fold k's shifted and stretched by `drift`."""
+        rng = np.random.default_rng(seed)
+        folds = read_folds(self.challenge, self.workspace)
+        for fold in range(folds.n_folds):
+            directory = self.workspace.run_dir("csv", name) / f"fold{fold}"
+            save_recipe(recipe, directory / "config.yaml")
+            (directory / "weights.safetensors").touch()
+            for split in splits:
+                table = self.table("train" if split == "oof" else split)
+                if split == "oof":
+                    table = table[folds.frame.loc[table.index, "fold"] == fold]
+                logits = draw_logits(rng, table, skill) * (1 + drift * fold) + drift * fold
+                meta = {"folds_sha256": folds.sha256, "fold": str(fold), "epoch": recipe.predict.weights}
+                if split == "oof":
+                    write_constants(directory, logits)
+                write_predictions(directory / f"{split}.parquet", logits, meta)
+        return self.workspace.run_dir("csv", name)
+
+
+def draw_logits(rng: np.random.Generator, table: pd.DataFrame, skill: float) -> pd.DataFrame:
+    signal = table[list(CLASSES)].to_numpy() * np.where(table["view"] == "frontal", skill, skill / 3)[:, None]
+    noise = rng.normal(size=signal.shape)
+    return pd.DataFrame((signal + noise - 2).astype(np.float32), index=table.index, columns=list(CLASSES))
+
+
+def set_up_challenge(root: Path, n_patients: int = 120, n_folds: int = 3) -> SimulatedRuns:
+    inputs = root / "inputs" / "csv"
+    inputs.mkdir(parents=True)
+    (inputs / "challenge.yaml").write_text(SPEC)
+    rng = np.random.default_rng(0)
+    for split in ("train", "dev", "test"):
+        table = draw_table(rng, split, n_patients)
+        table.to_csv(inputs / f"{split}.csv", index=False)
+    challenge, workspace = get_challenge("csv", inputs), Workspace(root)
+    make_folds(challenge, workspace, n_folds)
+    return SimulatedRuns(challenge, workspace)
+
+
+def edit_parquet(path: Path, change: Callable[[pd.DataFrame], pd.DataFrame]) -> None:
+    """Rewrite a predictions file with other rows, columns or values."""
+    logits, meta = read_predictions(path, CLASSES)
+    write_predictions(path, change(logits), meta)
