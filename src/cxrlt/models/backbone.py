@@ -63,7 +63,7 @@ def create_model(cfg: ModelConfig, n_classes: int, size: int) -> XRayModel:
         if not cfg.pretrained:
             raise
         raise UserError(_no_weights(cfg, error)) from error
-    model = XRayModel(backbone)
+    model = XRayModel(backbone).to(memory_format=torch.channels_last)  # faster on GPUs and CPUs alike
     if "img_size" in options:
         _require_fit(model, cfg, size)
     return model

@@ -64,10 +64,8 @@ def create_trainer(job: FoldJob, accelerator: Accelerator, n_updates: int) -> Tr
     cfg = job.recipe
     loss, reduction = create_summed_loss(job)
     bare = initial_model(job, loss).to(accelerator.device)
-    if accelerator.device.type == "cuda":
-        bare = bare.to(memory_format=torch.channels_last)
-        if accelerator.num_processes > 1:
-            bare = nn.SyncBatchNorm.convert_sync_batchnorm(bare)
+    if accelerator.device.type == "cuda" and accelerator.num_processes > 1:
+        bare = nn.SyncBatchNorm.convert_sync_batchnorm(bare)
     ema = create_ema(bare, cfg.optim.ema_share, n_updates)
     optimizer = create_optimizer(bare, cfg.optim)
     scheduler = create_scheduler(optimizer, cfg.schedule, n_updates)
