@@ -1,0 +1,128 @@
+import subprocess
+import sys
+
+import pytest
+
+from cxrlt import cli
+from cxrlt.errors import UserError
+from cxrlt.recipe import load_recipe
+
+
+def exit_of(*args):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(list(args))
+    return stop.value.code
+
+
+def test_help_lists_every_stage(capsys):
+    assert exit_of("--help") == 0
+    text = capsys.readouterr().out
+    assert all(f"• {name}" in text for name in cli.COMMANDS)
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_every_stage_explains_itself(name, capsys):
+    assert exit_of(name, "--help") == 0
+    text = capsys.readouterr().out
+    assert "--root" in text
+    assert "--inputs" in text
+    assert cli.COMMANDS[name].__doc__.split("\n")[0][:40] in " ".join(text.split())
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["trian", "demo_resnet"],
+        ["folds", "demo", "--n-fold", "3"],
+        ["train", "demo_resnet", "--optim.lrr", "1"],
+        ["train", "demo_resnet", "--optim.lr", "-1"],
+        ["predict", "x", "--split", "val"],
+        ["check"],
+    ],
+)
+def test_words_it_does_not_know_end_with_exit_code_2(args):
+    assert exit_of(*args) == 2
+
+
+def test_an_unknown_flag_suggests_the_known_one(capsys):
+    assert exit_of("train", "demo_resnet", "--optim.lrr", "1") == 2
+    assert "--optim.lr" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("args", "sentence"),
+    [
+        (["check", "cxrlt2025"], "cxrlt2023"),
+        (["train", "demo_resnt"], "did you mean demo_resnet"),
+        (["train", "demo_resnet"], "cxrlt folds demo"),
+        (["check", "demo"], "train.csv"),
+        (["predict", "nothing"], "folds"),
+    ],
+)
+def test_what_a_user_can_mend_is_one_sentence_without_traceback(args, sentence, tmp_path, capsys):
+    assert exit_of(*args, "--root", str(tmp_path)) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("cxrlt: ")
+    assert sentence in error
+    assert "Traceback" not in error
+
+
+def test_flags_go_before_the_config_which_goes_before_the_recipe(tmp_path):
+    config = tmp_path / "over.yaml"
+    config.write_text("optim: {lr: 0.5, weight_decay: 0.5}")
+    command = cli.parse(
+        ["train", "demo_resnet", "--config", str(config), "--optim.lr", "0.25", "--fold", "0", "2"]
+    )
+    assert command.fold == (0, 2)
+    assert command.fields.optim.lr == 0.25
+    assert command.fields.optim.weight_decay == 0.5
+    assert command.fields.model == load_recipe("demo_resnet").model
+
+
+def test_loss_options_and_local_weights_are_flags():
+    args = ["train", "demo_resnet", "--loss.options", "form", "released", "clip", "0.1"]
+    command = cli.parse([*args, "--model.pretrained", "w.pth"])
+    assert command.fields.loss.options == {"form": "released", "clip": 0.1}
+    assert str(command.fields.model.pretrained) == "w.pth"
+
+
+def test_the_root_is_the_environments_unless_a_flag_says_otherwise(monkeypatch, tmp_path):
+    monkeypatch.setenv("CXRLT_ROOT", str(tmp_path))
+    assert cli.parse(["check", "demo"]).workspace.root == tmp_path
+    assert cli.parse(["check", "demo", "--root", "/elsewhere"]).workspace.root.as_posix() == "/elsewhere"
+
+
+def test_an_interruption_says_how_to_go_on(monkeypatch, capsys):
+    def interrupted(self):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli.Check, "run", interrupted)
+    assert exit_of("check", "demo") == 130
+    assert "goes on" in capsys.readouterr().err
+
+
+def test_our_own_faults_keep_their_traceback(monkeypatch):
+    def broken(self):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(cli.Check, "run", broken)
+    with pytest.raises(ZeroDivisionError):
+        cli.main(["check", "demo"])
+
+
+def test_python_m_cxrlt_is_the_command():
+    done = subprocess.run(
+        [sys.executable, "-m", "cxrlt", "check", "nothing"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("cxrlt: ")
+
+
+def test_help_does_not_wait_for_torch():
+    code = "import sys; from cxrlt import cli; cli.parse(['check', 'demo']); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_user_error_is_an_exception_of_its_own():
+    assert issubclass(UserError, Exception)
+    assert not issubclass(UserError, (ValueError, OSError))
