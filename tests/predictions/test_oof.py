@@ -1,0 +1,59 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from cxrlt.metrics import average_precision, macro
+from cxrlt.predictions.oof import oof_map, oof_scores, predicted_rows, study_mean_helps
+
+CLASSES = [f"c{number}" for number in range(10)]
+PREVALENCE = np.geomspace(0.3, 0.004, 10)
+
+
+def draw(rng: np.random.Generator, n_rows: int) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Labels of long-tailed prevalence, and scores of one model for them."""
+    labels = (rng.random((n_rows, 10)) < PREVALENCE).astype(np.float64)
+    scores = 1.5 * labels + rng.normal(size=labels.shape)
+    return pd.DataFrame(labels, columns=CLASSES), pd.DataFrame(scores, columns=CLASSES)
+
+
+def macro_map(labels: pd.DataFrame, scores: pd.DataFrame) -> float:
+    return float(macro(average_precision(labels, scores)))
+
+
+def test_the_defined_score_is_nearer_the_truth_than_raw_pooling_and_than_the_mean_over_folds() -> None:
+    rng = np.random.default_rng(0)
+    truth = macro_map(*draw(rng, 200_000))
+    errors = []
+    for _ in range(20):
+        labels, scores = draw(rng, 3000)
+        fold = pd.Series(np.arange(3000) % 5)
+        stretch, shift = rng.uniform(0.7, 1.4, (5, 10))[fold], rng.normal(0, 0.7, (5, 10))[fold]
+        drifted = scores * stretch + shift
+        mean = np.mean([macro_map(labels[fold == k], drifted[fold == k]) for k in range(5)])
+        found = [oof_map(drifted, labels, fold), macro_map(labels, drifted), mean]
+        errors.append(np.array(found) - truth)
+    defined, raw, mean = np.mean(errors, axis=0)
+    assert abs(defined) < 0.02
+    assert raw < -3 * abs(defined)
+    assert mean > 3 * abs(defined)
+
+
+def test_rows_without_a_prediction_are_not_scored() -> None:
+    labels, scores = draw(np.random.default_rng(0), 200)
+    scores.iloc[4] = np.nan
+    fold = pd.Series(np.arange(200) % 2)
+    assert len(predicted_rows(scores)) == 199
+    assert oof_scores(scores, fold).index.equals(predicted_rows(scores))
+    rest = labels.index != 4
+    assert oof_map(scores, labels, fold) == oof_map(scores[rest], labels[rest], fold[rest])
+
+
+@pytest.mark.parametrize(("studies", "helps"), [(np.arange(400) // 2, True), (np.arange(400), False)])
+def test_averaging_over_studies_is_chosen_where_it_raises_the_score(studies: np.ndarray, helps: bool) -> None:
+    rng = np.random.default_rng(0)
+    study_labels, _ = draw(rng, 400)
+    table = study_labels.loc[studies].reset_index(drop=True)
+    scores = 1.5 * table + rng.normal(size=table.shape)
+    table = table.assign(patient=studies.astype(str), study=studies.astype(str), view="frontal")
+    fold = pd.Series(studies % 2)
+    assert study_mean_helps(scores, table, fold) is helps

@@ -1,0 +1,39 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from cxrlt.predictions.evaluate import evaluate, leaderboard
+from cxrlt.reports.score_table import leaderboard_table, score_table
+from simulated_runs import SimulatedRuns, set_up_challenge
+
+
+@pytest.fixture
+def runs(tmp_path_factory: pytest.TempPathFactory) -> SimulatedRuns:
+    runs = set_up_challenge(tmp_path_factory.mktemp("root"))
+    runs.add_run("model", skill=2)
+    return runs
+
+
+def test_a_score_table_shows_what_stands_beside_the_oof_score(runs: SimulatedRuns) -> None:
+    evaluation = evaluate(runs.challenge, runs.workspace, "model", n_draws=20)
+    text = score_table(evaluation)
+    assert f"raw logits pooled {evaluation.raw_pooled:.4f}" in text
+    assert f"mean over folds {evaluation.mean_over_folds:.4f}" in text
+    spread = np.std([ap for ap, _ in evaluation.per_fold])
+    assert f"s.d. {spread:.4f}" in text
+
+
+def test_numbers_stand_under_their_headings(runs: SimulatedRuns) -> None:
+    lines = score_table(evaluate(runs.challenge, runs.workspace, "model", n_draws=20)).splitlines()
+    heading = next(line for line in lines if line.startswith("class "))
+    first = lines[lines.index(heading) + 1]
+    end = heading.index("AP") + 2
+    assert first[end - 1] == "]"
+    assert first[heading.index("positives") + len("positives") - 1].isdigit()
+
+
+def test_groups_without_classes_and_undefined_values_leave_no_nan_behind(runs: SimulatedRuns) -> None:
+    path = runs.workspace.inputs_dir("csv") / "train.csv"
+    pd.read_csv(path).assign(Hernia=0).to_csv(path, index=False)
+    assert "nan" not in score_table(evaluate(runs.challenge, runs.workspace, "model", n_draws=20))
+    assert "nan" not in leaderboard_table(leaderboard(runs.challenge, runs.workspace, n_draws=20))
