@@ -1,0 +1,143 @@
+import dataclasses
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from cxrlt.errors import UserError
+from cxrlt.folds.make import read_folds
+from cxrlt.inputs.images import ImageSource
+from cxrlt.predictions.predict import flips, load_model, predict, trained_folds
+from cxrlt.predictions.standardise import constants_of, read_constants
+from cxrlt.predictions.store import read_predictions
+from cxrlt.training.train import TrainPlan, train
+from tiny import CLASSES, make_tiny, tiny_recipe
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory) -> ImageSource:
+    """A tiny challenge with one trained run, `model`."""
+    source = make_tiny(tmp_path_factory.mktemp("predict"), n_patients=12)
+    train(source, TrainPlan("model", tiny_recipe(**{"schedule.epochs": 1})))
+    return source
+
+
+def units(source, name="model"):
+    folds = read_folds(source.challenge, source.workspace)
+    return trained_folds(source.workspace.run_dir("csv", name), folds, "csv")
+
+
+def logits_by_hand(source, unit, split, image_id, mirrored=False):
+    _, cache = source.split(split, 32)
+    model = load_model(unit, len(CLASSES)).eval()
+    image = torch.from_numpy(np.array(cache[image_id]))[None, None]
+    with torch.no_grad():
+        return model(image.flip(-1) if mirrored else image)[0].numpy()
+
+
+def test_out_of_fold_rows_are_predicted_by_the_fold_that_left_them_out(source):
+    paths = predict(source, "model", "oof")
+    folds = read_folds(source.challenge, source.workspace)
+    for fold, path in enumerate(paths):
+        frame, meta = read_predictions(path, CLASSES)
+        assert set(frame.index) == set(folds.frame.index[folds.frame["fold"] == fold])
+        assert (meta["fold"], meta["split"], meta["folds_sha256"]) == (str(fold), "oof", folds.sha256)
+        constants = read_constants(path.parent, CLASSES, made_by="")
+        pd.testing.assert_series_equal(constants.median, constants_of(frame).median, check_names=False)
+
+
+@pytest.mark.parametrize("split", ["dev", "test"])
+def test_predictions_are_the_mean_of_the_image_and_its_mirror_image(source, split):
+    for unit, path in zip(units(source), predict(source, "model", split), strict=True):
+        frame, meta = read_predictions(path, CLASSES)
+        assert meta["tta"] == "flip"
+        assert frame.dtypes.eq(np.float32).all()
+        for image_id in frame.index[:3]:
+            both = [logits_by_hand(source, unit, split, image_id, mirrored) for mirrored in (False, True)]
+            assert np.allclose(frame.loc[image_id], np.mean(both, axis=0), atol=1e-5)
+
+
+def test_a_finished_split_is_skipped_until_forced(source, capsys):
+    (path, *_) = predict(source, "model", "dev")
+    written = path.stat().st_mtime_ns
+    capsys.readouterr()
+    predict(source, "model", "dev")
+    assert "already done" in capsys.readouterr().out
+    assert path.stat().st_mtime_ns == written
+    predict(source, "model", "dev", force=True)
+    assert path.stat().st_mtime_ns > written
+
+
+def test_rows_whose_image_came_later_are_predicted(tmp_path):
+    source = make_tiny(tmp_path, n_patients=6, n_folds=2)
+    train(source, TrainPlan("model", tiny_recipe(**{"schedule.epochs": 1})))
+    late = source.workspace.inputs_dir("csv") / "pictures" / "01000_pa.png"
+    away = late.rename(tmp_path / "away.png")
+    partial = dataclasses.replace(source, allow_missing=True)
+    assert all(len(read_predictions(path, CLASSES)[0]) == 11 for path in predict(partial, "model", "dev"))
+    away.rename(late)
+    assert all(len(read_predictions(path, CLASSES)[0]) == 12 for path in predict(source, "model", "dev"))
+
+
+def test_an_unreadable_image_is_an_error_or_by_request_left_unpredicted(tmp_path):
+    source = make_tiny(tmp_path, n_patients=6, n_folds=2)
+    broken = source.workspace.inputs_dir("csv") / "pictures" / "00000_pa.png"
+    broken.write_bytes(b"not a picture")
+    with pytest.raises(UserError, match=r"00000_pa.*--quarantine"):
+        train(source, TrainPlan("model", tiny_recipe(**{"schedule.epochs": 1})))
+    source = dataclasses.replace(source, quarantine=True)
+    jobs = train(source, TrainPlan("model", tiny_recipe(**{"schedule.epochs": 1})))
+    assert all("00000_pa" not in job.train.index for job in jobs)
+    frames = pd.concat([read_predictions(path, CLASSES)[0] for path in predict(source, "model", "oof")])
+    assert len(frames) == 12
+    assert frames.loc["00000_pa"].isna().all()
+    assert frames.drop("00000_pa").notna().all(axis=None)
+
+
+def test_a_refit_predicts_dev_and_test_but_has_no_out_of_fold_rows(source):
+    train(source, TrainPlan("model-refit", tiny_recipe(**{"schedule.epochs": 1}), refit=True))
+    (path,) = predict(source, "model-refit", "test")
+    assert len(read_predictions(path, CLASSES)[0]) == 24
+    with pytest.raises(UserError, match="no out-of-fold predictions"):
+        predict(source, "model-refit", "oof")
+
+
+def test_a_run_that_is_not_there_names_the_command_that_trains_it(source):
+    with pytest.raises(UserError, match="cxrlt train absent --challenge csv"):
+        predict(source, "absent", "oof")
+
+
+def test_a_split_that_is_not_there_is_named(source):
+    with pytest.raises(UserError, match="no split 'val'"):
+        predict(source, "model", "val")
+
+
+def test_no_flip_where_training_did_not_flip_or_was_told_not_to():
+    assert flips(tiny_recipe(), ("Mass",))
+    assert not flips(tiny_recipe(**{"predict.tta": False}), ("Mass",))
+    augment = tiny_recipe().data.augment.model_copy(update={"flip": False})
+    assert not flips(tiny_recipe(**{"data.augment": augment}), ("Left effusion",))
+
+
+def test_a_class_with_a_side_refuses_the_mirror_image():
+    with pytest.raises(UserError, match=r"Left effusion.*side"):
+        flips(tiny_recipe(), ("Left effusion", "Mass"))
+
+
+def test_another_split_into_folds_refuses_the_runs_of_the_former(tmp_path):
+    from cxrlt.folds.make import make_folds
+
+    source = make_tiny(tmp_path, n_patients=6, n_folds=2)
+    train(source, TrainPlan("model", tiny_recipe(**{"schedule.epochs": 1})))
+    make_folds(source.challenge, source.workspace, 2, seed=1, force=True)
+    with pytest.raises(UserError, match="trained on another split"):
+        predict(source, "model", "oof")
+
+
+def test_pictures_of_the_fixture_are_what_the_classes_say(source):
+    table = source.challenge.read("train", source.workspace.inputs_dir("csv"))
+    folder = source.workspace.inputs_dir("csv")
+    brightest = [cv2.imread(str(folder / path), cv2.IMREAD_GRAYSCALE).max() for path in table["path"]]
+    assert np.array_equal(np.array(brightest) == 220, table[["Disc", "Rare disc"]].any(axis=1))
