@@ -1,5 +1,4 @@
 import json
-import os
 from pathlib import Path
 from time import perf_counter
 
@@ -132,11 +131,9 @@ def test_with_allow_missing_only_rows_whose_image_exists_are_split(
 
 
 @pytest.fixture
-def nih(tmp_path: Path) -> Workspace:
-    """The real tables, linked into a root of its own."""
-    if not os.environ.get("CXRLT_TEST_DATA"):
-        pytest.skip("CXRLT_TEST_DATA is not set")
-    return Workspace(tmp_path, inputs=Path(os.environ["CXRLT_TEST_DATA"]) / "nih")
+def nih(tmp_path: Path, nih_data: Path) -> Workspace:
+    """A root of its own that reads the real tables."""
+    return Workspace(tmp_path, inputs=nih_data)
 
 
 def test_the_nih_training_rows_are_split_evenly_and_quickly(nih: Workspace) -> None:
