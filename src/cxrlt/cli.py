@@ -198,12 +198,13 @@ class Evaluate(Folders):
 
     def run(self) -> None:
         from cxrlt.predictions.evaluate import evaluate, leaderboard
+        from cxrlt.reports.score_table import leaderboard_table, score_table
 
         challenge = self.challenge_of(self.challenge)
         if self.name is None:
-            print(leaderboard(challenge, self.workspace, self.split))
+            print(leaderboard_table(leaderboard(challenge, self.workspace, self.split)))
         else:
-            print(evaluate(challenge, self.workspace, self.name, self.split))
+            print(score_table(evaluate(challenge, self.workspace, self.name, self.split)))
 
 
 @dataclass(frozen=True, kw_only=True)

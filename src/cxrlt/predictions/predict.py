@@ -80,10 +80,10 @@ def predict(source: ImageSource, name: str, split: str, *, force: bool = False) 
             flip = flips(unit.recipe, challenge.classes)
             logits = _infer(unit, cache, list(ids), challenge.classes, accelerator, flip, label)
             if accelerator.is_main_process:
-                # an unreadable image stays NaN
-                write_predictions(path, logits.reindex(expected), _meta(unit, split, folds, flip))
                 if split == "oof":
                     write_constants(unit.directory, logits)
+                # an unreadable image stays NaN
+                write_predictions(path, logits.reindex(expected), _meta(unit, split, folds, flip))
                 print(f"{label}: {len(logits):,} images")
             accelerator.wait_for_everyone()
         paths.append(path)
