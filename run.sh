@@ -77,7 +77,7 @@ make_venv() {
 
 pip_install() {
     "$python" -m pip install --quiet --disable-pip-version-check "$@" ||
-        die "pip could not install requirements.txt (its message is above). Without a network, let a machine of the" \
+        die "pip could not install the packages (its message is above). Without a network, let a machine of the" \
             "same kind with one run: python3 -m pip download --require-hashes -r requirements.txt -d wheels (for" \
             "bash run.sh test the same with tests/requirements.txt); copy the folder here and run:" \
             "PIP_NO_INDEX=1 PIP_FIND_LINKS=/path/to/wheels bash run.sh"
