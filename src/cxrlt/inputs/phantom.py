@@ -25,7 +25,7 @@ from cxrlt.inputs.phantom_findings import CLASSES, FINDINGS
 PHANTOM_VERSION = "1"
 """Changes whenever the same seed would give other pictures or labels; numbers compare within a version."""
 
-N_PATIENTS = 1060
+N_PATIENTS = 1120
 MIMIC_SHARE = 0.10
 MASK_SIZE = 32
 METADATA = ["dicom_id", "subject_id", "study_id", "ViewPosition", "ViewCodeSequence_CodeMeaning", "path"]
@@ -78,15 +78,16 @@ def make_demo(
     force: bool = False,
     workers: int = os.cpu_count() or 1,
 ) -> DemoSummary:
-    """Generate the demo's radiographs, tables and truth in `inputs_dir` (default 1,060 patients).
+    """Generate the demo's radiographs, tables and truth in `inputs_dir` (by default 3,400 images).
 
     The files appear all at once, when all are written. A finished demo with the same version and seed
     (and number of patients, if one is asked for) is left as it is. Raises UserError if the folder holds
     anything else, or another demo and not `force`.
     """
-    found = finished_demo(inputs_dir)
-    if found and not force:
-        return reuse(inputs_dir, found, n_patients, seed)
+    inputs_dir = inputs_dir.resolve()
+    if (inputs_dir / MARKER).is_file() and not force:
+        return reuse(inputs_dir, n_patients, seed)
+    refuse_foreign_files(inputs_dir)
     n_patients = N_PATIENTS if n_patients is None else n_patients
     if n_patients < 3:
         raise UserError(f"{n_patients} patients cannot fill train, development and test: ask for 3 or more.")
@@ -107,21 +108,19 @@ def make_demo(
     return DemoSummary(inputs_dir, n_patients, counts, skipped=False)
 
 
-def finished_demo(inputs_dir: Path) -> dict | None:
-    """What the folder's demo.json says, or None for no or an empty folder; UserError for foreign files."""
+def refuse_foreign_files(inputs_dir: Path) -> None:
+    """UserError if the folder, about to be replaced, holds anything but a finished demo."""
     names = {entry.name for entry in inputs_dir.iterdir()} if inputs_dir.is_dir() else set()
-    if not names:
-        return None
-    strange = sorted(names - CONTENTS) if MARKER in names else sorted(names)
-    if strange:
+    foreign = names - CONTENTS if MARKER in names else names
+    if foreign:
         raise UserError(
-            f"{inputs_dir} holds files that are not the demo's ({listing(strange)}). "
+            f"{inputs_dir} holds files that are not the demo's ({listing(sorted(foreign))}). "
             "Move them elsewhere, or give another folder with --inputs."
         )
-    return read_json(inputs_dir / MARKER, "cxrlt demo")
 
 
-def reuse(inputs_dir: Path, found: dict, n_patients: int | None, seed: int) -> DemoSummary:
+def reuse(inputs_dir: Path, n_patients: int | None, seed: int) -> DemoSummary:
+    found = read_json(inputs_dir / MARKER, "cxrlt demo")
     wanted = {"version": PHANTOM_VERSION, "seed": seed, "n_patients": n_patients or found["n_patients"]}
     other = [f"{key} {found[key]}, not {value}" for key, value in wanted.items() if found[key] != value]
     if other:

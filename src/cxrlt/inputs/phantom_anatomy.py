@@ -157,15 +157,15 @@ class Body:
 
 def draw_body(rng: np.random.Generator) -> Body:
     """A patient's frontal landmarks."""
-    half_width = rng.uniform(0.35, 0.41)
+    half_width = rng.uniform(0.33, 0.41)
     return Body(
         lateral=False,
         center=0.5,
         half_width=half_width,
         apex=rng.uniform(0.08, 0.14),
-        dome=rng.uniform(0.68, 0.75),
-        mediastinum=rng.uniform(0.05, 0.075),
-        heart=half_width * rng.uniform(0.36, 0.46),
+        dome=rng.uniform(0.65, 0.76),
+        mediastinum=rng.uniform(0.045, 0.08),
+        heart=half_width * rng.uniform(0.34, 0.48),
         rib_slope=rng.uniform(0.6, 1.8),
         breast=rng.uniform(0, 0.09) * (rng.random() < 0.5),
         fat=rng.uniform(0, 0.1),
@@ -209,7 +209,7 @@ def draw_lungs(density: np.ndarray, body: Body, rng: np.random.Generator) -> np.
     # Drawn soft and a little high: the lungs, filled over it, give the diaphragm its sharp edge.
     belly = area(np.array([(-0.5, body.dome + 0.02), (1.5, body.dome + 0.02), (1.5, 1.5), (-0.5, 1.5)]), 9)
     density = fill(density, belly * (density / (TISSUE + body.fat)), ABDOMEN + body.fat)
-    density = fill(density, body.lungs * 0.92, LUNG)
+    density = fill(density, body.lungs * 0.92, LUNG + rng.uniform(-0.05, 0.07))
     for side in (RIGHT, LEFT):
         density += 0.085 * draw_vessels(body, side, rng) * body.lungs
     if not body.lateral:
@@ -290,8 +290,8 @@ def draw_bones(body: Body) -> np.ndarray:
 def expose(density: np.ndarray, turn: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """The uint8 radiograph of a density: pose (a 2 x 3 matrix), exposure, uneven field and noise."""
     density = cv2.warpAffine(density, turn, (SIZE, SIZE), borderMode=cv2.BORDER_REPLICATE)
-    field = 0.035 * clouds(rng, 3) + rng.normal(0, 0.05) * np.linspace(-1, 1, SIZE, dtype=np.float32)
-    density = density * rng.uniform(0.85, 1.15) + field * (density > 0.1) + rng.normal(0, 0.03)
+    field = 0.05 * clouds(rng, 4) + rng.normal(0, 0.06) * np.linspace(-1, 1, SIZE, dtype=np.float32)
+    density = density * rng.uniform(0.8, 1.2) + field * (density > 0.1) + rng.normal(0, 0.03)
     grain = cv2.GaussianBlur(rng.standard_normal((SIZE, SIZE), dtype=np.float32), (0, 0), 0.7)
     light = np.clip(density * 1.15 + grain * rng.uniform(0.01, 0.035), 0, 1) ** rng.uniform(0.75, 1.25)
     return np.round(light * 255).astype(np.uint8)
@@ -300,6 +300,6 @@ def expose(density: np.ndarray, turn: np.ndarray, rng: np.random.Generator) -> n
 def draw_turn(rng: np.random.Generator) -> np.ndarray:
     """How the patient lay in the picture: a small rotation, scaling and shift, as a 2 x 3 matrix."""
     center = (SIZE / 2, SIZE / 2)
-    turn = cv2.getRotationMatrix2D(center, float(rng.normal(0, 2.5)), float(rng.uniform(0.93, 1.07)))
-    turn[:, 2] += rng.normal(0, 0.018 * SIZE, 2)
+    turn = cv2.getRotationMatrix2D(center, float(rng.normal(0, 4)), float(rng.uniform(0.84, 1.14)))
+    turn[:, 2] += rng.normal(0, 0.035 * SIZE, 2)
     return turn

@@ -1,6 +1,8 @@
 """The patients of the phantom: studies, pictures, what is truly there and what the reports say."""
 
+import math
 from dataclasses import dataclass, replace
+from functools import cache
 
 import numpy as np
 from scipy.stats import norm
@@ -9,9 +11,12 @@ from cxrlt.challenges.cxr_lt import DEMO
 from cxrlt.inputs.phantom_findings import CLASSES, DEVICES, DRIVERS, FINDINGS, NO_FINDING
 
 SPLIT_SHARES = {"train": 0.44, "development": 0.12, "test": 0.44}
-FLOOR_SHARE, MIN_PATIENTS = 0.014, 12
+FLOOR_SHARE = 0.018
+MIN_PATIENTS, MIN_PATIENT_SHARE = 12, 0.1
 MISSED, INVENTED = 0.10, 0.005
 FAINT_SHARE = 1 / 6
+LOADINGS = np.array([[finding.drivers.get(name, 0.0) for name in DRIVERS] for finding in FINDINGS])
+CHRONIC = np.array([finding.chronic for finding in FINDINGS])
 # What a generator of random numbers is for; each purpose has its own stream.
 CASE, REPORT, IDENTITY, TOP_UP = range(4)
 
@@ -52,7 +57,7 @@ def close_labels(present: np.ndarray) -> np.ndarray:
 
 
 def draw_patients(n_patients: int, seed: int) -> list[Patient]:
-    """All patients, split by split. At least 12 have each class in train and in test, if there are enough."""
+    """All patients, split by split. At least 12 with each class in train and test (a tenth if few)."""
     train_end = round(n_patients * SPLIT_SHARES["train"])
     test_start = train_end + round(n_patients * SPLIT_SHARES["development"])
     identity = np.random.default_rng([seed, IDENTITY])
@@ -67,29 +72,28 @@ def draw_patients(n_patients: int, seed: int) -> list[Patient]:
     return patients
 
 
-def shares() -> np.ndarray:
-    """Share of positive studies per class: the official one, raised for the rare classes."""
+@cache
+def thresholds() -> np.ndarray:
+    """Liability (classes,) above which a finding is there: the official shares, raised for rare classes."""
     official = np.array(list(DEMO.train_counts.values())) / DEMO.train_images
-    return FLOOR_SHARE + (1 - FLOOR_SHARE) * official
+    return norm.isf(FLOOR_SHARE + (1 - FLOOR_SHARE) * official)
 
 
 def draw_patient(number: int, subject_id: str, split: str, seed: int) -> Patient:
     rng = np.random.default_rng([seed, CASE, number])
     n_studies = int(rng.choice([1, 2, 3, 4], p=[0.4, 0.3, 0.2, 0.1]))
-    loadings = np.array([[finding.drivers.get(name, 0.0) for name in DRIVERS] for finding in FINDINGS])
-    chronic = np.array([finding.chronic for finding in FINDINGS])
     lasting, own = rng.standard_normal(len(DRIVERS)), rng.standard_normal(len(FINDINGS))
     visibility = draw_conspicuity(rng)
     studies = []
     for _ in range(n_studies):
         driver = np.sqrt(0.6) * lasting + np.sqrt(0.4) * rng.standard_normal(len(DRIVERS))
-        chance = np.sqrt(chronic) * own + np.sqrt(1 - chronic) * rng.standard_normal(len(FINDINGS))
-        liability = loadings @ driver + np.sqrt(1 - (loadings**2).sum(1)) * chance
-        present = liability > norm.isf(shares())
+        chance = np.sqrt(CHRONIC) * own + np.sqrt(1 - CHRONIC) * rng.standard_normal(len(FINDINGS))
+        liability = LOADINGS @ driver + np.sqrt(1 - (LOADINGS**2).sum(1)) * chance
+        present = liability > thresholds()
         present[NO_FINDING] = False
         # A lasting finding is as plain, or as faint, in the next study; a new one is not.
-        visibility = np.where(chronic >= 0.6, visibility, draw_conspicuity(rng))
-        bedside = 1 / (1 + np.exp(-0.2 - 0.8 * driver[DRIVERS.index("critical")]))
+        visibility = np.where(CHRONIC >= 0.6, visibility, draw_conspicuity(rng))
+        bedside = 1 / (1 + np.exp(-0.2 - 1.1 * driver[DRIVERS.index("critical")]))
         studies.append(draw_study(rng, bedside, np.where(present, visibility, 0.0)))
     return with_reports(Patient(number, subject_id, split, tuple(studies)), seed)
 
@@ -135,10 +139,11 @@ def top_up(patients: list[Patient], split: str, seed: int) -> list[Patient]:
     patients = list(patients)
     rng = np.random.default_rng([seed, TOP_UP, len(split)])
     order = rng.permutation([patient.number for patient in patients if patient.split == split])
+    minimum = min(MIN_PATIENTS, math.ceil(MIN_PATIENT_SHARE * len(order)))
     for index in range(len(CLASSES)):
         if index == NO_FINDING:
             continue
-        lacking = MIN_PATIENTS - sum(is_positive(patients[number], index) for number in order)
+        lacking = minimum - sum(is_positive(patients[number], index) for number in order)
         free = [n for n in order if not is_positive(patients[n], index) and has_finding(patients[n])]
         for number in free[: max(0, lacking)]:
             patients[number] = give(patients[number], index, float(draw_conspicuity(rng)[index]))

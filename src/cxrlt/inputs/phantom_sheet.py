@@ -7,13 +7,14 @@ import numpy as np
 import pandas as pd
 
 from cxrlt.artifacts import atomic_path
+from cxrlt.errors import UserError
 from cxrlt.inputs.phantom import TRUTH
 from cxrlt.inputs.phantom_findings import CLASSES
 
 COLUMNS, CAPTION = 7, 18
 
 
-def demo_contact_sheet(inputs_dir: Path, path: Path, cell: int = 224) -> None:
+def demo_contact_sheet(inputs_dir: Path, path: Path, cell: int = 200) -> None:
     """Write a grey PNG with a plain example of each class, then hard normals: pictures with doubles only."""
     truth = pd.read_csv(inputs_dir / TRUTH / "test_clean.csv", index_col="dicom_id")
     test = pd.read_csv(inputs_dir / "test.csv", index_col="dicom_id", keep_default_na=False)
@@ -31,9 +32,11 @@ def demo_contact_sheet(inputs_dir: Path, path: Path, cell: int = 224) -> None:
 def plainest(name: str, truth: pd.DataFrame, drawn: pd.DataFrame) -> str:
     """The positive with few other findings and shadows in which the class is best seen."""
     positives = truth.index[truth[name] == 1]
+    require_examples(len(positives), 1, name)
     clutter = drawn[drawn["class"] != name].groupby("dicom_id")["conspicuity"].sum()
     own = drawn[(drawn["class"] == name) & (drawn["kind"] == "finding")].set_index("dicom_id")["conspicuity"]
-    score = own.reindex(positives, fill_value=0) * 2 - clutter.reindex(positives, fill_value=0)
+    plain = np.minimum(own.reindex(positives, fill_value=0), 0.8)
+    score = plain * 4 - clutter.reindex(positives, fill_value=0)
     return str(score.idxmax())
 
 
@@ -41,7 +44,16 @@ def hardest_normals(truth: pd.DataFrame, drawn: pd.DataFrame) -> list[str]:
     """As many normals as fill the last row: those with the most doubles of findings."""
     normals = truth.index[(truth["No Finding"] == 1) & (truth["Support Devices"] == 0)]
     doubles = drawn[drawn["dicom_id"].isin(normals)].groupby("dicom_id")["conspicuity"].sum()
-    return list(doubles.nlargest(-len(CLASSES) % COLUMNS).index)
+    n_wanted = -len(CLASSES) % COLUMNS
+    require_examples(len(doubles), n_wanted, "doubles only")
+    return list(doubles.nlargest(n_wanted).index)
+
+
+def require_examples(n_found: int, n_wanted: int, what: str) -> None:
+    if n_found < n_wanted:
+        raise UserError(
+            f"Too few frontal test pictures show {what}. Make more: cxrlt demo --force --patients N"
+        )
 
 
 def captioned(path: Path, text: str, cell: int) -> np.ndarray:
@@ -50,4 +62,5 @@ def captioned(path: Path, text: str, cell: int) -> np.ndarray:
     )
     caption = np.full((CAPTION, cell), 255, np.uint8)
     cv2.putText(caption, text, (4, 13), cv2.FONT_HERSHEY_SIMPLEX, 0.42, 0, 1, cv2.LINE_AA)
-    return np.vstack([caption, image])
+    # The noise hides that only 32 greys are left, and the file is half as big.
+    return np.vstack([caption, image & 0xF8])

@@ -8,11 +8,11 @@ side and place from view to view; it is drawn from before anything that depends 
 import numpy as np
 
 from cxrlt.inputs.phantom_anatomy import (
+    ABDOMEN,
     HEART,
     LEFT,
     LUNG,
     RIGHT,
-    TISSUE,
     Body,
     area,
     bend,
@@ -48,7 +48,7 @@ def dome_line(body: Body, side: int, u: tuple[float, float], lift: float = 0.0) 
 
 
 def atelectasis(density: Density, body: Body, c: float, rng: Rng) -> Density:
-    side, tilts = side_of(rng), rng.uniform(-0.08, 0.08, 3)
+    side, tilts = side_of(rng), rng.uniform(-0.045, 0.045, 3)
     plates = []
     for number, tilt in enumerate(tilts):
         v = 0.72 + 0.08 * number
@@ -65,7 +65,7 @@ def calcification(density: Density, body: Body, c: float, rng: Rng) -> Density:
         arc = bend((x - 0.06, y + 0.06), (x + 0.02, y - 0.12), (x + 0.08, y + 0.08))
     else:
         arc = oval(body.knob, (0.04, 0.04))[28:49]
-    return density + 0.45 * c * lines([arc], 3, 0.7)
+    return density + 0.45 * c * lines([arc], 2, 0.6)
 
 
 def cardiomegaly(density: Density, body: Body, c: float, rng: Rng) -> Density:
@@ -86,23 +86,20 @@ def consolidation(density: Density, body: Body, c: float, rng: Rng) -> Density:
 def edema(density: Density, body: Body, c: float, rng: Rng) -> Density:
     for side in (RIGHT, LEFT):
         wing = haze(body.at(side, body.pick(0.32, 0.5), 0.5), (0.1, 0.15), 10)
-        density = density + (0.26 if not body.lateral else 0.13) * c * wing * body.lungs
-        rows = rng.uniform(0.62, 0.98, 9)
+        density = density + body.pick(0.22, 0.13) * c * wing * body.lungs
+        rows = rng.uniform(0.55, 0.98, 12)
         kerley = [body.at(side, np.array([0.86, 0.99]), row) for row in rows]
-        density = density + 0.2 * c * lines(kerley, 1, 0.5) * body.lungs
+        density = density + 0.26 * c * lines(kerley, 1, 0.5) * body.lungs
     return density
 
 
 def emphysema(density: Density, body: Body, c: float, rng: Rng) -> Density:
     for side in (RIGHT, LEFT):
-        flat = body.region(side, (0.1, 1), (0.9, 1.0))
-        bottom = body.at(side, 1.0, 1.0)[1]
-        inner = body.at(side, np.array([1.0, 0.1]), 1.0)
-        inner[:, 1] = bottom
-        below = area(np.concatenate([dome_line(body, side, (0.1, 1)), inner]), 1.2)
-        density = fill(density, below * c * 0.9, LUNG)
-        density = fill(density, area(flat, 2) * c * 0.3, LUNG)
-    density = fill(density, body.lungs * c * 0.55, LUNG - 0.1)
+        ends = dome_line(body, side, (0.1, 1))[[0, -1]]
+        flat = bend(ends[0], moved(ends.mean(0), 0, 0.05), ends[1])
+        below = area(np.concatenate([dome_line(body, side, (0.1, 1)), flat[::-1]]), 1.2)
+        density = fill(density, below * c * 0.8, LUNG + 0.05)
+    density = fill(density, body.lungs * c * 0.6, LUNG - 0.05)
     for side in (RIGHT, LEFT):
         for u, v in rng.uniform((0.3, 0.1), (0.8, 0.35), (3, 2)):
             density = density + 0.1 * c * lines([oval(body.at(side, u, v), (0.035, 0.03))], 1, 0.6)
@@ -110,10 +107,10 @@ def emphysema(density: Density, body: Body, c: float, rng: Rng) -> Density:
 
 
 def wide_mediastinum(density: Density, body: Body, c: float, rng: Rng) -> Density:
-    wide, top = 0.055 + 0.045 * c, body.apex
+    wide, top = body.mediastinum + 0.04 * c, body.apex
     shape = [(-0.6, -0.1), (0.6, -0.1), (1.0, 0.12), (0.95, 0.3), (0.5, 0.42), (-0.5, 0.42), (-0.95, 0.3)]
-    outline = (body.center - 0.03 * body.lateral, top) + np.array([*shape, (-1.0, 0.12)]) * (wide + 0.03, 1)
-    return fill(density, area(outline, 2.5) * body.pick(1, 0.6), np.maximum(density, HEART - 0.05))
+    outline = (body.center - 0.03 * body.lateral, top) + np.array([*shape, (-1.0, 0.12)]) * (wide + 0.01, 1)
+    return fill(density, area(outline, 2.5) * body.pick(1, 0.5 * c + 0.2), np.maximum(density, HEART - 0.05))
 
 
 def fibrosis(density: Density, body: Body, c: float, rng: Rng) -> Density:
@@ -145,7 +142,7 @@ def hernia(density: Density, body: Body, c: float, rng: Rng) -> Density:
     outline = oval(center, (radius * 1.15, radius))
     bubble = area(outline, 1)
     level = area(np.array([(x - 0.2, y), (x + 0.2, y), (x + 0.2, y + 0.2), (x - 0.2, y + 0.2)]), 0.8)
-    density = density - 0.2 * c * bubble * (1 - level) + 0.12 * c * bubble * level
+    density = density - 0.2 * c * bubble * (1 - level) + 0.06 * c * bubble * level
     return density + 0.16 * c * lines([outline], 2, 0.8)
 
 
@@ -190,9 +187,9 @@ def effusion(density: Density, body: Body, c: float, rng: Rng) -> Density:
     sides = (RIGHT, LEFT) if rng.random() < 0.3 else (side,)
     u = np.linspace(0, 1, 24)
     for one in sides:
-        meniscus = body.at(one, u, 1 - height * (0.35 + body.pick(0.9, 0.7) * u**2.5))
+        meniscus = body.at(one, u, 1 - height * (0.35 + body.pick(1.3, 1.0) * u**5))
         pool = area(np.concatenate([meniscus, dome_line(body, one, (0, 1), -0.01)[::-1]]), 1.8)
-        density = fill(density, pool * min(1, 0.25 + c), np.maximum(density, HEART))
+        density = fill(density, pool * min(1, 0.1 + c), np.maximum(density, ABDOMEN - 0.03))
     return density
 
 
@@ -209,7 +206,7 @@ def plaque(density: Density, body: Body, c: float, rng: Rng) -> Density:
 def thick_pleura(density: Density, body: Body, c: float, rng: Rng) -> Density:
     side = side_of(rng)
     cap, band = body.region(side, (0, 1), (-0.02, 0.09)), body.region(side, (0.87, 1.03), (0.05, 0.95))
-    return fill(density, np.maximum(area(cap, 1.5), area(band, 1.5)) * c * 0.7, TISSUE + 0.08)
+    return fill(density, np.maximum(area(cap, 1.5), area(band, 1.5)) * c, ABDOMEN)
 
 
 def pneumomediastinum(density: Density, body: Body, c: float, rng: Rng) -> Density:
@@ -239,7 +236,7 @@ def pneumoperitoneum(density: Density, body: Body, c: float, rng: Rng) -> Densit
         bottom = dome_line(body, side, (0.12, 0.92), -0.02) + np.stack([0 * depth, depth], -1)
         air = area(np.concatenate([top, bottom[::-1]]), 0.9)
         density = fill(density, air * c * 0.95, LUNG - 0.05)
-        density = density + 0.12 * c * lines([dome_line(body, side, (0.1, 0.95), -0.008)], 2, 0.6)
+        density = density + 0.07 * c * lines([dome_line(body, side, (0.1, 0.95), -0.008)], 2, 0.6)
     return density
 
 

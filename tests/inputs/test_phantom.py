@@ -1,0 +1,135 @@
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+
+from cxrlt.artifacts import sha256_of, write_json
+from cxrlt.challenges import get_challenge
+from cxrlt.errors import UserError
+from cxrlt.inputs.phantom import MARKER, METADATA, make_demo
+from cxrlt.inputs.phantom_anatomy import SIZE
+from cxrlt.inputs.phantom_findings import CLASSES
+
+N_PATIENTS = 14
+
+
+@pytest.fixture(scope="module")
+def demo_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("root") / "inputs" / "demo"
+    make_demo(folder, N_PATIENTS, workers=1)
+    return folder
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    return {str(path.relative_to(folder)): sha256_of(path) for path in folder.rglob("*") if path.is_file()}
+
+
+def test_the_tables_have_the_columns_of_the_real_download(demo_dir: Path) -> None:
+    train = pd.read_csv(demo_dir / "train.csv")
+    assert list(train.columns) == [*METADATA, *get_challenge("demo").classes]
+    assert train["study_id"].str.fullmatch(r"s5\d{7}").all()
+    assert train["path"].str.fullmatch(r"files/p1\d/p1\d{7}/s5\d{7}/[0-9a-f]{8}(-[0-9a-f]{8}){4}\.jpg").all()
+    for split, template in (
+        ("development", "development_sample_submission.csv"),
+        ("test", "sample_submission.csv"),
+    ):
+        table, blank = pd.read_csv(demo_dir / f"{split}.csv"), pd.read_csv(demo_dir / template)
+        assert list(table.columns) == METADATA
+        assert list(blank.columns) == ["dicom_id", *CLASSES]
+        assert list(blank["dicom_id"]) == list(table["dicom_id"])
+
+
+@pytest.mark.parametrize("split", ["train", "dev", "test"])
+def test_the_demo_challenge_reads_what_was_made(demo_dir: Path, split: str) -> None:
+    challenge = get_challenge("demo")
+    df = challenge.read(split, demo_dir)
+    assert len(df) > 0
+    assert all((demo_dir / path).is_file() for path in df["path"])
+    if split != "train":
+        assert challenge.template(split, demo_dir) == list(df.index)
+
+
+def test_every_picture_is_a_small_grey_jpeg(demo_dir: Path) -> None:
+    paths = list((demo_dir / "files").rglob("*.jpg"))
+    tables = [pd.read_csv(demo_dir / f"{split}.csv") for split in ("train", "development", "test")]
+    assert len(paths) == sum(len(table) for table in tables)
+    for path in paths:
+        image = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+        assert image.shape == (SIZE, SIZE)
+        assert image.std() > 10
+
+
+@pytest.mark.parametrize("split", ["train", "development", "test"])
+def test_the_truth_is_about_the_pictures_and_agrees_with_what_was_drawn(demo_dir: Path, split: str) -> None:
+    clean = pd.read_csv(demo_dir / "truth" / f"{split}_clean.csv", index_col="dicom_id")
+    assert list(clean.index) == list(pd.read_csv(demo_dir / f"{split}.csv")["dicom_id"])
+    drawn = pd.read_csv(demo_dir / "truth" / "conspicuity.csv")
+    found = drawn[(drawn["kind"] == "finding") & drawn["dicom_id"].isin(clean.index)]
+    positives = clean.drop(columns="No Finding").stack()
+    assert set(zip(found["dicom_id"], found["class"], strict=True)) == set(positives[positives == 1].index)
+    assert found["conspicuity"].between(0, 1, inclusive="right").all()
+
+
+def test_there_is_a_mask_for_everything_drawn(demo_dir: Path) -> None:
+    masks = np.unpackbits(np.load(demo_dir / "truth" / "masks.npz")["masks"], axis=1)
+    assert len(masks) == len(pd.read_csv(demo_dir / "truth" / "conspicuity.csv"))
+    assert masks.any(axis=1).mean() > 0.99
+    assert masks.mean() < 0.3
+
+
+def test_one_and_two_workers_give_the_same_bytes(demo_dir: Path, tmp_path: Path) -> None:
+    make_demo(tmp_path / "demo", N_PATIENTS, workers=2)
+    assert hashes(tmp_path / "demo") == hashes(demo_dir)
+
+
+def test_another_seed_gives_other_pictures(demo_dir: Path, tmp_path: Path) -> None:
+    make_demo(tmp_path / "demo", 3, seed=1, workers=1)
+    assert not set(hashes(tmp_path / "demo").values()) & set(hashes(demo_dir).values())
+
+
+def test_a_finished_demo_is_left_as_it_is(demo_dir: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in demo_dir.rglob("*")}
+    assert make_demo(demo_dir, N_PATIENTS).skipped
+    assert make_demo(demo_dir).skipped
+    assert before == {path: path.stat().st_mtime_ns for path in demo_dir.rglob("*")}
+
+
+def test_another_demo_is_replaced_only_by_force(tmp_path: Path) -> None:
+    folder = tmp_path / "demo"
+    make_demo(folder, 3, workers=1)
+    with pytest.raises(UserError, match=r"n_patients 3, not 4.*--force"):
+        make_demo(folder, 4, workers=1)
+    with pytest.raises(UserError, match="seed 0, not 1"):
+        make_demo(folder, 3, seed=1, workers=1)
+    summary = make_demo(folder, 4, workers=1, force=True)
+    assert not summary.skipped
+    assert len(list(folder.rglob("*.jpg"))) == sum(summary.counts.values())
+
+
+def test_files_that_are_not_the_demos_are_never_replaced(tmp_path: Path) -> None:
+    folder = tmp_path / "demo"
+    folder.mkdir()
+    (folder / "train.csv").write_text("mine")
+    with pytest.raises(UserError, match=r"train\.csv"):
+        make_demo(folder, 3, workers=1, force=True)
+    write_json(folder / MARKER, {"version": "0"})
+    (folder / "notes.txt").write_text("mine")
+    with pytest.raises(UserError, match=r"notes\.txt"):
+        make_demo(folder, 3, workers=1, force=True)
+    assert (folder / "train.csv").read_text() == "mine"
+
+
+def test_what_a_killed_run_left_is_made_anew(tmp_path: Path, demo_dir: Path) -> None:
+    left = tmp_path / ".demo.partial" / "files"
+    left.mkdir(parents=True)
+    (left / "half.jpg").write_bytes(b"")
+    make_demo(tmp_path / "demo", N_PATIENTS, workers=1)
+    assert hashes(tmp_path / "demo") == hashes(demo_dir)
+    assert [path.name for path in tmp_path.iterdir()] == ["demo"]
+
+
+def test_too_few_patients_for_three_splits_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="3 or more"):
+        make_demo(tmp_path / "demo", 2)
