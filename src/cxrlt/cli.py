@@ -238,15 +238,13 @@ class Submit(Folders):
     """Another challenge whose run NAME is: its classes are picked by name."""
     with_code: bool = False
     """Put the code and the recipes into the zip."""
-    force: bool = False
-    """Write again what is finished."""
 
     def run(self) -> None:
         from cxrlt.submissions.submit import submit
 
         origin = self.challenge_of(self.from_) if self.from_ else None
         challenge = self.challenge_of(self.challenge)
-        flags = {"origin": origin, "with_code": self.with_code, "force": self.force}
+        flags = {"origin": origin, "with_code": self.with_code}
         print(submit(challenge, self.workspace, self.name, self.split, **flags))
 
 
@@ -276,9 +274,11 @@ class Score(Folders):
     challenge: str = "demo"
 
     def run(self) -> None:
+        from cxrlt.reports.score_table import score_table
         from cxrlt.submissions.score import score_file
 
-        print(score_file(self.file, self.truth, self.challenge_of(self.challenge), self.workspace))
+        challenge = self.challenge_of(self.challenge)
+        print(score_table(score_file(self.file, self.truth, challenge, self.workspace)))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,64 @@
+"""The stage `cxrlt score`: the challenge's metrics for any submission file whose truth is known."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from cxrlt.artifacts import Workspace
+from cxrlt.challenges import columns
+from cxrlt.challenges.base import Challenge
+from cxrlt.challenges.csv_file import read_csv
+from cxrlt.errors import UserError, listing
+from cxrlt.predictions.scoring import Evaluation, score_frame
+from cxrlt.submissions.read import read_submission
+from cxrlt.submissions.validate import numbers
+
+
+def score_file(path: Path, truth_path: Path, challenge: Challenge, workspace: Workspace) -> Evaluation:
+    """Score the CSV or zip at `path` against a CSV of the ids and the true labels, by id and class name.
+
+    Rows without a truth do not count. Intervals resample patients where the challenge's tables tell them,
+    else rows. Raises UserError naming what either file lacks.
+    """
+    truth = _read_truth(truth_path, challenge)
+    scores = _read_scores(path, challenge)
+    patients = _patients(truth.index, challenge, workspace)
+    return score_frame(challenge, scores, truth, patients, name=path.name, split=truth_path.name)
+
+
+def _read_truth(path: Path, challenge: Challenge) -> pd.DataFrame:
+    file = read_csv(path)
+    image_id = columns.ids(file, file.column(challenge.id_column))
+    labels = columns.labels(file, challenge.classes, required=True)
+    return _by_id(labels, image_id, path)
+
+
+def _read_scores(path: Path, challenge: Challenge) -> pd.DataFrame:
+    submission = read_submission(path)
+    if challenge.id_column not in submission.header:
+        raise UserError(f"{path} has no column {challenge.id_column!r}; it has {listing(submission.header)}.")
+    found = [name for name in challenge.classes if name in submission.header]
+    if len(found) < len(challenge.classes):
+        missing = [name for name in challenge.classes if name not in found]
+        raise UserError(f"{path} lacks classes of {challenge.name}: {listing(missing)}.")
+    values = pd.DataFrame(numbers(submission, found), submission.cells.index, found)
+    return _by_id(values, submission.column(challenge.id_column), path)
+
+
+def _by_id(frame: pd.DataFrame, image_id: pd.Series, path: Path) -> pd.DataFrame:
+    twice = image_id[image_id.duplicated()].unique()
+    if len(twice):
+        raise UserError(f"{path} holds ids more than once: {listing(twice)}.")
+    return frame.set_index(pd.Index(image_id, name="image_id"))
+
+
+def _patients(ids: pd.Index, challenge: Challenge, workspace: Workspace) -> pd.Series | None:
+    """The patients of the first split that holds all `ids`; None if no table here does."""
+    for split in reversed(challenge.splits):
+        try:
+            table = challenge.read(split, workspace.inputs_dir(challenge.name))
+        except UserError:  # tables are a help here, not a need
+            continue
+        if ids.isin(table.index).all():
+            return table["patient"]
+    return None

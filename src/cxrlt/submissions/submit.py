@@ -1,0 +1,45 @@
+"""The stage `cxrlt submit`: from the predictions of a model or an ensemble to the file for the server."""
+
+from scipy.special import expit
+
+from cxrlt.artifacts import Workspace
+from cxrlt.challenges.base import Challenge
+from cxrlt.errors import UserError, listing
+from cxrlt.predictions.runs import read_final
+from cxrlt.submissions.code import code_files
+from cxrlt.submissions.write import IncompleteError, Written, write_submission
+
+
+def submit(
+    challenge: Challenge,
+    workspace: Workspace,
+    name: str,
+    split: str = "test",
+    *,
+    origin: Challenge | None = None,
+    with_code: bool = False,
+) -> Written:
+    """Write, validate and zip the submission of `name` for `split`, a run of `origin` (default: `challenge`).
+
+    Classes of another challenge's run are picked by name. Files are always made from the predictions there
+    are: the same predictions leave them as they are. Raises IncompleteError naming the command that predicts
+    missing rows, UserError if `origin` lacks a class or the result would be rejected.
+    """
+    challenge.require(split)
+    source = origin or challenge
+    unknown = [item for item in challenge.classes if item not in source.classes]
+    if unknown:
+        raise UserError(
+            f"{name} of {source.name} cannot be submitted to {challenge.name}: "
+            f"it does not predict {listing(unknown)}."
+        )
+    logits = read_final(source, workspace, name, split).logits
+    probabilities = expit(logits.astype("float64"))
+    code = code_files(source, workspace, name) if with_code else None
+    try:
+        return write_submission(challenge, workspace, name, split, probabilities, code)
+    except IncompleteError as error:
+        raise IncompleteError(
+            f"{name}: {error} Predict them with: "
+            f"cxrlt predict {name} --challenge {source.name} --split {split} --force"
+        ) from None

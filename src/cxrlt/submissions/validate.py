@@ -1,0 +1,156 @@
+"""The stage `cxrlt validate`: would the server accept this file, and would it mean what it should?"""
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from zipfile import is_zipfile
+
+import numpy as np
+import pandas as pd
+
+from cxrlt.artifacts import Workspace
+from cxrlt.challenges.base import Challenge
+from cxrlt.challenges.csv_file import nearest
+from cxrlt.errors import UserError, listing
+from cxrlt.submissions.read import Submission, read_submission
+
+BLANK = ("", "nan", "na", "n/a", "<na>", "null", "none")
+LOGIT_SHARE = 0.1
+"""With more cells below 0 than this, a file holds logits rather than a few probabilities gone wrong."""
+
+
+def validate(path: Path, challenge: Challenge, split: str, workspace: Workspace) -> str:
+    """One line if the file at `path` is valid. Raises UserError with a sentence per problem."""
+    ids = challenge.template(split, workspace.inputs_dir(challenge.name))
+    problems = validate_submission(path, challenge, ids)
+    if problems:
+        raise UserError(f"{path} is not a valid submission:" + "".join(f"\n  - {item}" for item in problems))
+    container = "zip" if is_zipfile(path) else "csv"
+    note = "" if container == challenge.container else f"; the server takes a {challenge.container} file"
+    shape = f"{len(ids):,} rows, {len(challenge.classes)} classes"
+    return f"{path}: valid for {challenge.name} {split} ({shape}){note}"
+
+
+def validate_submission(path: Path, challenge: Challenge, ids: Sequence[str]) -> list[str]:
+    """Every problem of the file at `path` (CSV or zip), a sentence each; none if it is valid.
+
+    `ids` are those of the template. Rows must stand in their order: the sites ask for it, and a server that
+    goes by position would score another order without a word.
+    """
+    try:
+        submission = read_submission(path)
+    except UserError as error:
+        return [str(error)]
+    problems = _column_problems(submission.header, challenge.submission_columns)
+    if submission.cells.empty:
+        return [*problems, "There are no rows below the header."]
+    id_name = challenge.id_column if challenge.id_column in submission.header else submission.header[0]
+    problems += _row_problems(submission.column(id_name), ids)
+    found = [name for name in challenge.classes if name in submission.header]
+    if found:
+        problems += _value_problems(found, submission)
+    return problems
+
+
+def numbers(submission: Submission, classes: Sequence[str]) -> np.ndarray:
+    """The columns of `classes` as float64 (rows, classes); NaN where a cell is no number."""
+    columns = [pd.to_numeric(submission.column(name), errors="coerce") for name in classes]
+    return np.stack([column.to_numpy(np.float64, na_value=np.nan) for column in columns], axis=1)
+
+
+def _column_problems(header: Sequence[str], expected: Sequence[str]) -> list[str]:
+    separator = next((mark for mark in ";\t" if len(header) == 1 and mark in header[0]), None)
+    if separator:
+        return [f"Its columns are separated by {separator!r}; save it with commas."]
+    missing = [name for name in expected if name not in header]
+    extra = [name for name in header if name not in expected]
+    twice = [name for name, count in Counter(header).items() if count > 1]
+    problems = [_missing_column(name, header, expected, extra) for name in missing]
+    if extra:
+        problems.append(f"Columns that the template does not have: {listing(map(repr, extra))}.")
+    if twice:
+        problems.append(f"Columns that stand there more than once: {listing(map(repr, twice))}.")
+    if not problems and tuple(header) != tuple(expected):
+        place = next(i for i, name in enumerate(expected) if header[i] != name)
+        problems.append(
+            "The columns are in another order than the template's: "
+            f"column {place + 1} is {header[place]!r}, but should be {expected[place]!r}."
+        )
+    return problems
+
+
+def _missing_column(name: str, header: Sequence[str], expected: Sequence[str], extra: Sequence[str]) -> str:
+    """A renamed class is guessed by its spelling or, if that is another word, by its place."""
+    place = expected.index(name)
+    there = header[place] if len(header) == len(expected) and header[place] in extra else None
+    meant = nearest(name, extra) or there
+    return f"There is no column {name!r}" + (f"; perhaps {meant!r} is meant." if meant else ".")
+
+
+def _row_problems(found: pd.Series, ids: Sequence[str]) -> list[str]:
+    template = pd.Index(ids)
+    here = pd.Index(found)
+    twice = here[here.duplicated()].unique()
+    extra = here.unique().difference(template, sort=False)
+    missing = template.difference(here, sort=False)
+    problems = [
+        f"{len(wrong):,} {'id' if len(wrong) == 1 else 'ids'} {what}: {listing(wrong)}."
+        for wrong, what in (
+            (missing, "of the template missing"),
+            (extra, "not in the template"),
+            (twice, "more than once"),
+        )
+        if len(wrong)
+    ]
+    if not problems and not here.equals(template):
+        place = int(np.argmax(here != template))
+        problems.append(
+            "The rows are in another order than the template's: "
+            f"row {found.index[place]} is {here[place]!r}, but should be {template[place]!r}."
+        )
+    return problems
+
+
+def _value_problems(classes: Sequence[str], submission: Submission) -> list[str]:
+    values = numbers(submission, classes)
+    text = np.stack([submission.column(name).to_numpy(object) for name in classes], axis=1)
+    no_number = np.isnan(values)
+    blank = np.zeros_like(no_number)
+    blank[no_number] = [str(cell).strip().casefold() in BLANK for cell in text[no_number]]
+    infinite = np.isinf(values)
+    outside = np.isfinite(values) & ((values < 0) | (values > 1))
+    logits = (values < 0).mean() > LOGIT_SHARE
+    cells = (
+        (no_number & ~blank, "Text in place of a number"),
+        (blank, "No probability"),
+        (infinite, "Infinite values"),
+        (outside, "These look like logits (apply a sigmoid)" if logits else "Values outside [0, 1]"),
+    )
+    problems = [f"{what}: {_cells(mask, text, classes)}." for mask, what in cells if mask.any()]
+    return problems + _degenerate_columns(classes, values)
+
+
+def _degenerate_columns(classes: Sequence[str], values: np.ndarray) -> list[str]:
+    finite = [column[np.isfinite(column)] for column in values.T]
+    constant = [len(column) > 1 and column.min() == column.max() for column in finite]
+    binary = [np.isin(column, (0, 1)).all() and len(column) > 1 for column in finite]
+    problems = []
+    if any(constant):
+        names = [name for name, yes in zip(classes, constant, strict=True) if yes]
+        problems.append(f"The same value in every row, which ranks nothing: {listing(names)}.")
+    thresholded = [n for n, b, c in zip(classes, binary, constant, strict=True) if b and not c]
+    if thresholded:
+        problems.append(
+            "Only 0 and 1, where the metric ranks probabilities "
+            f"(submit them before any threshold): {listing(thresholded)}."
+        )
+    return problems
+
+
+def _cells(mask: np.ndarray, text: np.ndarray, classes: Sequence[str], limit: int = 10) -> str:
+    """'row 2, Mass ('x'), …': the first cells where `mask` holds, and the count when some are left out."""
+    shown = ", ".join(
+        f"row {row + 2}, {classes[column]} ({text[row, column]!r})"
+        for row, column in np.argwhere(mask)[:limit]
+    )
+    return shown if mask.sum() <= limit else f"{shown} … ({mask.sum():,} in all)"
