@@ -3,6 +3,8 @@ from pathlib import Path
 
 import pytest
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # the networks of the tests are too small to share out
+
 
 @pytest.fixture(scope="session")
 def nih_data() -> Path:
