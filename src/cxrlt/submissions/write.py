@@ -14,7 +14,7 @@ from cxrlt.challenges.base import Challenge
 from cxrlt.errors import UserError, listing
 from cxrlt.submissions.validate import validate_submission
 
-# Near 1 a probability needs more digits than its logit: with 12, float32 logits up to 13 keep their order.
+# Near 1 a probability needs more digits than its logit: 12 keep logits up to 13 apart that differ by 1e-6.
 DIGITS = "%.12g"
 MEMBER = "submission.csv"
 ZIP_TIME = (1980, 1, 1, 0, 0, 0)

@@ -1,0 +1,35 @@
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from five_images import CLASSES, FIVE_IMAGES, IDS
+
+from cxrlt.artifacts import Workspace
+from cxrlt.challenges.base import Challenge
+from simulated_runs import SimulatedRuns, set_up_challenge
+
+
+@pytest.fixture
+def challenge() -> Challenge:
+    return FIVE_IMAGES
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Workspace:
+    return Workspace(tmp_path)
+
+
+@pytest.fixture
+def probabilities() -> pd.DataFrame:
+    values = np.random.default_rng(0).random((len(IDS), len(CLASSES)))
+    return pd.DataFrame(values, index=IDS, columns=list(CLASSES))
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> SimulatedRuns:
+    """A challenge with two models; tests that change files set up one of their own."""
+    runs = set_up_challenge(tmp_path_factory.mktemp("runs"), n_patients=60)
+    runs.add_run("one", skill=2.0, seed=1)
+    runs.add_run("two", skill=1.0, seed=2)
+    return runs

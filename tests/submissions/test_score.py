@@ -1,0 +1,81 @@
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+from cxrlt import cli
+from cxrlt.errors import UserError
+from cxrlt.submissions.score import score_file
+from cxrlt.submissions.submit import submit
+from simulated_runs import CLASSES
+
+
+@pytest.fixture
+def truth(runs, tmp_path):
+    """The test split's labels, without its patients, in another order than the template's."""
+    table = pd.read_csv(runs.workspace.inputs_dir("csv") / "test.csv")[["image", *CLASSES]]
+    path = tmp_path / "truth.csv"
+    table.sample(frac=1, random_state=0).to_csv(path, index=False)
+    return path
+
+
+@pytest.mark.parametrize("container", ["csv_path", "zip_path"])
+def test_a_file_scores_what_scikit_learn_says(runs, truth, container):
+    written = submit(runs.challenge, runs.workspace, "one")
+    evaluation = score_file(getattr(written, container), truth, runs.challenge, runs.workspace)
+    labels = pd.read_csv(truth, index_col="image")
+    scores = pd.read_csv(written.csv_path, index_col="image").loc[labels.index]
+    for score in evaluation.classes:
+        expected = labels[score.name], scores[score.name]
+        assert score.ap.value == pytest.approx(average_precision_score(*expected), abs=1e-9)
+        assert score.auroc.value == pytest.approx(roc_auc_score(*expected), abs=1e-9)
+    assert evaluation.overall.ap.value == pytest.approx(np.mean([s.ap.value for s in evaluation.classes]))
+
+
+def test_columns_and_rows_in_any_order_score_the_same(runs, truth, tmp_path):
+    written = submit(runs.challenge, runs.workspace, "one")
+    turned = tmp_path / "turned.csv"
+    frame = pd.read_csv(written.csv_path, dtype=str)
+    frame.iloc[::-1, [3, 0, 2, 1]].to_csv(turned, index=False)
+    first, second = (
+        score_file(path, truth, runs.challenge, runs.workspace) for path in (written.csv_path, turned)
+    )
+    assert second.overall == first.overall
+
+
+def test_patients_are_those_of_the_challenges_table_and_rows_without_one(runs, truth, tmp_path):
+    path = submit(runs.challenge, runs.workspace, "one").csv_path
+    assert score_file(path, truth, runs.challenge, runs.workspace).n_patients == 60
+    labels = pd.read_csv(truth).replace(r"^test", "elsewhere", regex=True)
+    labels.to_csv(tmp_path / "other.csv", index=False)
+    frame = pd.read_csv(path).replace(r"^test", "elsewhere", regex=True)
+    frame.to_csv(tmp_path / "mine.csv", index=False)
+    elsewhere = score_file(tmp_path / "mine.csv", tmp_path / "other.csv", runs.challenge, runs.workspace)
+    assert elsewhere.n_patients is None
+    assert elsewhere.n_rows == len(labels)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda frame: frame.iloc[3:], "lacks rows of the truth"),
+        (lambda frame: frame.drop(columns="Mass"), "lacks classes of csv: Mass"),
+        (lambda frame: frame.rename(columns={"image": "id"}), "no column 'image'"),
+        (lambda frame: pd.concat([frame, frame[:1]]), "ids more than once"),
+        (lambda frame: frame.assign(Mass="x"), "rows without a probability"),
+    ],
+)
+def test_what_a_file_lacks_is_named(runs, truth, tmp_path, change, sentence):
+    frame = pd.read_csv(submit(runs.challenge, runs.workspace, "one").csv_path)
+    change(frame).to_csv(tmp_path / "mine.csv", index=False)
+    with pytest.raises(UserError, match=sentence):
+        score_file(tmp_path / "mine.csv", truth, runs.challenge, runs.workspace)
+
+
+def test_the_command_prints_the_table_of_scores(runs, truth, capsys):
+    path = submit(runs.challenge, runs.workspace, "one").csv_path
+    root = ["--root", str(runs.workspace.root)]
+    cli.main(["score", str(path), "--truth", str(truth), "--challenge", "csv", *root])
+    out = capsys.readouterr().out
+    assert out.startswith("submission.csv on csv truth.csv: ")
+    assert all(name in out for name in CLASSES)

@@ -1,0 +1,207 @@
+import zipfile
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from five_images import IDS
+
+from cxrlt import cli
+from cxrlt.artifacts import Workspace
+from cxrlt.errors import UserError
+from cxrlt.submissions.validate import validate, validate_submission
+
+HEADER = "dicom_id,Mass,No Finding,Round(ed) Atelectasis"
+ROWS = ["c,.1,.2,.3", "a,.4,.5,.6", "b,.7,.8,.9", "e,.11,.12,.13", "d,.14,.15,1e-9"]
+
+
+def text_of(header: str = HEADER, rows: list[str] = ROWS) -> str:
+    return "\n".join([header, *rows, ""])
+
+
+def with_row(number: int, row: str) -> list[str]:
+    return [row if place == number else old for place, old in enumerate(ROWS)]
+
+
+@pytest.fixture
+def problems_of(tmp_path, challenge):
+    def problems(text: str) -> list[str]:
+        path = tmp_path / "mine.csv"
+        path.write_text(text)
+        return validate_submission(path, challenge, IDS)
+
+    return problems
+
+
+def test_a_valid_file_has_no_problem(problems_of):
+    assert problems_of(text_of()) == []
+
+
+@pytest.mark.parametrize(
+    ("rows", "sentence"),
+    [
+        (ROWS[:-1], "1 id of the template missing: d."),
+        (ROWS[:2], "3 ids of the template missing: b, e, d."),
+        ([*ROWS, "f,.1,.2,.3"], "1 id not in the template: f."),
+        ([*ROWS, "c,.1,.2,.3"], "1 id more than once: c."),
+        (
+            [ROWS[1], ROWS[0], *ROWS[2:]],
+            "another order than the template's: row 2 is 'a', but should be 'c'.",
+        ),
+        ([], "There are no rows below the header."),
+        (with_row(1, "a,high,.5,.6"), "Text in place of a number: row 3, Mass ('high')."),
+        (with_row(1, 'a,"0,4",.5,.6'), "Text in place of a number: row 3, Mass ('0,4')."),
+        (with_row(1, "a,.4,nan,.6"), "No probability: row 3, No Finding ('nan')."),
+        (with_row(1, "a,.4,,.6"), "No probability: row 3, No Finding ('')."),
+        (with_row(1, "a,.4"), "No probability: row 3, No Finding (''), row 3, Round(ed) Atelectasis ('')."),
+        (with_row(1, "a,.4,.5,inf"), "Infinite values: row 3, Round(ed) Atelectasis ('inf')."),
+        (with_row(1, "a,1.2,.5,.6"), "Values outside [0, 1]: row 3, Mass ('1.2')."),
+        (with_row(1, "a,-.2,.5,.6"), "Values outside [0, 1]: row 3, Mass ('-.2')."),
+        (
+            [f"{i},.5,.{n}1,.{n}2" for n, i in enumerate(IDS)],
+            "The same value in every row, which ranks nothing",
+        ),
+        ([f"{i},{n % 2},.{n}1,.{n}2" for n, i in enumerate(IDS)], "Only 0 and 1, where the metric ranks"),
+        ([f"{i},{n - 2.5},.{n}1,-{n}.2" for n, i in enumerate(IDS)], "look like logits (apply a sigmoid)"),
+    ],
+)
+def test_wrong_rows_and_values_are_refused_with_their_place(rows, sentence, problems_of):
+    problems = problems_of(text_of(rows=rows))
+    assert len(problems) == 1
+    assert sentence in problems[0]
+
+
+@pytest.mark.parametrize(
+    ("header", "sentence"),
+    [
+        ("dicom_id,No Finding,Mass,Round(ed) Atelectasis", "column 2 is 'No Finding', but should be 'Mass'"),
+        ("Mass,dicom_id,No Finding,Round(ed) Atelectasis", "column 1 is 'Mass', but should be 'dicom_id'"),
+        ("dicom_id,Mass,Normal,Round(ed) Atelectasis", "no column 'No Finding'; perhaps 'Normal' is meant"),
+        ("dicom_id,Mass,No Finding,Rounded Atelectasis", "perhaps 'Rounded Atelectasis' is meant"),
+        ("dicom_id,mass,No Finding,Round(ed) Atelectasis", "perhaps 'mass' is meant"),
+        ("dicom_id, Mass,No Finding,Round(ed) Atelectasis", "perhaps ' Mass' is meant"),
+        ("image,Mass,No Finding,Round(ed) Atelectasis", "no column 'dicom_id'; perhaps 'image' is meant"),
+        ("dicom_id,Mass,Mass,Round(ed) Atelectasis", "Columns that stand there more than once: 'Mass'"),
+        (HEADER.replace(",", ";"), "separated by ';'"),
+    ],
+)
+def test_wrong_columns_are_refused_by_name(header, sentence, problems_of):
+    rows = ROWS if "," in header else [row.replace(",", ";") for row in ROWS]
+    assert sentence in " ".join(problems_of(text_of(header, rows)))
+
+
+def test_a_missing_and_an_extra_class_are_both_named(problems_of):
+    short = [row.rsplit(",", 1)[0] for row in ROWS]
+    assert problems_of(text_of("dicom_id,Mass,No Finding", short)) == [
+        "There is no column 'Round(ed) Atelectasis'."
+    ]
+    extra = problems_of(text_of(HEADER + ",Goiter", [row + ",.5" for row in ROWS]))
+    assert extra == ["Columns that the template does not have: 'Goiter'."]
+
+
+def test_every_problem_of_a_file_is_told_at_once(problems_of):
+    rows = ["c,.1,.2,x", "a,1.5,.5,.6", "z,.7,.8,.9"]
+    found = " ".join(problems_of(text_of(HEADER.replace("Mass", "Masss"), rows)))
+    for part in ("'Masss'", "ids of the template missing: b, e, d", "not in the template: z", "('x')"):
+        assert part in found
+
+
+def test_long_lists_end_with_the_count(tmp_path, challenge):
+    path = tmp_path / "many.csv"
+    ids = [f"i{n}" for n in range(50)]
+    path.write_text(text_of(rows=[f"{i},nan,.{n}1,.{n}2" for n, i in enumerate(ids)]))
+    problems = validate_submission(path, challenge, [*ids, *(f"j{n}" for n in range(1200))])
+    assert problems[0].startswith("1,200 ids of the template missing: j0, j1, ")
+    assert problems[0].endswith("j9 … (1200 in all).")
+    assert problems[1].endswith("row 11, Mass ('nan') … (50 in all).")
+
+
+def test_a_single_row_is_not_called_constant(tmp_path, challenge):
+    path = tmp_path / "one.csv"
+    path.write_text(text_of(rows=ROWS[:1]))
+    assert validate_submission(path, challenge, ["c"]) == []
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [("", "is empty"), (b"\xff\xfe\x00", "UTF-8"), ("a,b\n1,2,3,4\n", "rows of one length")],
+)
+def test_what_is_no_table_is_refused(tmp_path, challenge, content, sentence):
+    path = tmp_path / "mine.csv"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    [problem] = validate_submission(path, challenge, IDS)
+    assert sentence in problem
+
+
+def zip_of(folder: Path, **members: str) -> Path:
+    with zipfile.ZipFile(folder / "mine.zip", "w") as archive:
+        for name, text in members.items():
+            archive.writestr(name, text)
+    return folder / "mine.zip"
+
+
+@pytest.mark.parametrize("members", [{"any.csv": text_of()}, {"a.csv": text_of(), "code/b/c.csv": "x"}])
+def test_a_zip_with_one_csv_and_perhaps_code_is_valid(tmp_path, challenge, members):
+    assert validate_submission(zip_of(tmp_path, **members), challenge, IDS) == []
+
+
+@pytest.mark.parametrize(
+    ("members", "sentence"),
+    [
+        ({}, "holds no CSV: nothing"),
+        ({"submission.txt": "x"}, "holds no CSV: submission.txt"),
+        ({"a.csv": text_of(), "b.csv": text_of()}, "holds more than one CSV: a.csv, b.csv"),
+        ({"results/a.csv": text_of()}, "holds its CSV in a folder (results/a.csv)"),
+        ({"a.csv": text_of(), "notes.txt": "x"}, "holds notes.txt; only code/ may stand beside the CSV"),
+        ({"a.csv": text_of(rows=ROWS[:-1])}, "1 id of the template missing: d"),
+    ],
+)
+def test_a_zip_with_the_wrong_members_is_refused(tmp_path, challenge, members, sentence):
+    [problem] = validate_submission(zip_of(tmp_path, **members), challenge, IDS)
+    assert sentence in problem
+
+
+def test_a_zip_that_is_none_or_is_damaged_is_refused(tmp_path, challenge):
+    path = tmp_path / "mine.zip"
+    path.write_text(text_of())
+    assert "is not a zip file" in validate_submission(path, challenge, IDS)[0]
+    content = zip_of(tmp_path, **{"a.csv": text_of()}).read_bytes()
+    path.write_bytes(content.replace(b"c,.1,.2", b"c,.9,.2"))
+    assert "cannot be unpacked" in validate_submission(path, challenge, IDS)[0]
+
+
+def test_a_file_that_is_not_there_is_an_error(tmp_path, challenge):
+    assert "does not exist" in validate_submission(tmp_path / "mine.csv", challenge, IDS)[0]
+
+
+def test_validate_says_in_one_line_that_a_file_is_valid_and_what_the_server_takes(tmp_path, challenge):
+    path = tmp_path / "mine.csv"
+    path.write_text(text_of())
+    line = validate(path, challenge, "test", Workspace(tmp_path))
+    assert line == f"{path}: valid for five test (5 rows, 3 classes); the server takes a zip file"
+    packed = zip_of(tmp_path, **{"a.csv": text_of()})
+    assert "the server takes" not in validate(packed, challenge, "test", Workspace(tmp_path))
+
+
+def test_validate_lists_all_problems_line_by_line(tmp_path, challenge):
+    path = tmp_path / "mine.csv"
+    path.write_text(text_of(rows=with_row(0, "z,.1,.2,nan")))
+    with pytest.raises(UserError) as raised:
+        validate(path, challenge, "test", Workspace(tmp_path))
+    assert [line[:5] for line in str(raised.value).splitlines()[1:]] == ["  - 1", "  - 1", "  - N"]
+
+
+def test_the_command_ends_with_2_for_a_file_the_server_would_refuse_and_0_for_a_good_one(
+    runs, tmp_path, capsys
+):
+    root = ["--root", str(runs.workspace.root)]
+    cli.main(["submit", "one", "--challenge", "csv", *root])
+    good = runs.workspace.submission_dir("csv", "one") / "submission.csv"
+    cli.main(["validate", str(good), "--challenge", "csv", *root])
+    assert "valid for csv test" in capsys.readouterr().out
+    bad = tmp_path / "bad.csv"
+    frame = pd.read_csv(good)
+    frame.iloc[::-1].to_csv(bad, index=False)
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["validate", str(bad), "--challenge", "csv", *root])
+    assert stop.value.code == 2
+    assert "another order than the template's" in capsys.readouterr().err

@@ -1,0 +1,102 @@
+import io
+import zipfile
+
+import numpy as np
+import pandas as pd
+import pytest
+from five_images import CLASSES, IDS
+from scipy.special import expit
+
+from cxrlt.errors import UserError
+from cxrlt.submissions.write import IncompleteError, submission_csv, write_submission
+
+
+def read_back(content: bytes) -> pd.DataFrame:
+    return pd.read_csv(io.BytesIO(content), index_col="dicom_id")
+
+
+def test_rows_and_columns_are_the_templates_whatever_the_order_of_ours(challenge, workspace, probabilities):
+    written = write_submission(challenge, workspace, "mine", "test", probabilities)
+    straight = written.csv_path.read_bytes(), written.zip_path.read_bytes()
+    turned = probabilities.iloc[[3, 1, 4, 0, 2], [2, 0, 1]].assign(Goiter=0.5)
+    turned.loc["not asked for"] = 0.5
+    again = write_submission(challenge, workspace, "other", "test", turned)
+    assert (again.csv_path.read_bytes(), again.zip_path.read_bytes()) == straight
+    frame = read_back(straight[0])
+    assert list(frame.index) == IDS
+    assert list(frame.columns) == list(CLASSES)
+    assert np.allclose(frame, probabilities, rtol=1e-11, atol=0)
+
+
+@pytest.mark.parametrize("logit", [-80, -20, -8, -0.1, 0.1, 5, 12.9])
+def test_neighbouring_float32_logits_are_still_apart_in_the_file(challenge, logit):
+    logits = np.nextafter(np.float32(logit), np.float32([-100, logit, 100]))
+    frame = pd.DataFrame({name: expit(logits.astype(np.float64)) for name in CLASSES}, index=[*"abc"])
+    read = read_back(submission_csv(challenge, [*"abc"], frame))
+    assert (np.diff(read["Mass"]) > 0).all()
+    assert np.allclose(read, frame, rtol=1e-6, atol=0)
+
+
+def test_the_zip_holds_the_csv_alone_and_its_bytes_depend_on_nothing_else(
+    challenge, workspace, probabilities
+):
+    written = write_submission(challenge, workspace, "mine", "test", probabilities)
+    with zipfile.ZipFile(written.zip_path) as archive:
+        [member] = archive.infolist()
+        assert archive.read("submission.csv") == written.csv_path.read_bytes()
+    assert member.date_time == (1980, 1, 1, 0, 0, 0)
+    assert member.external_attr >> 16 == 0o644
+
+
+def test_the_same_predictions_leave_a_submission_as_it_is_and_others_replace_it(
+    challenge, workspace, probabilities
+):
+    first = write_submission(challenge, workspace, "mine", "test", probabilities)
+    before = first.zip_path.stat().st_mtime_ns
+    again = write_submission(challenge, workspace, "mine", "test", probabilities)
+    assert again.unchanged
+    assert "already done" in str(again)
+    assert again.zip_path.stat().st_mtime_ns == before
+    other = write_submission(challenge, workspace, "mine", "test", probabilities / 2)
+    assert not other.unchanged
+    assert np.allclose(read_back(other.csv_path.read_bytes()), probabilities / 2)
+
+
+def test_dev_and_test_have_files_of_their_own(challenge, workspace, probabilities):
+    write_submission(challenge, workspace, "mine", "test", probabilities)
+    write_submission(challenge, workspace, "mine", "dev", probabilities)
+    folder = workspace.submission_dir("five", "mine")
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "submission.csv",
+        "submission.zip",
+        "submission_dev.csv",
+        "submission_dev.zip",
+    ]
+
+
+def test_rows_without_a_prediction_are_named_and_nothing_is_written(challenge, workspace, probabilities):
+    probabilities.loc["a", "Mass"] = np.nan
+    with pytest.raises(IncompleteError, match="2 of the template's 5 ids have no prediction: a, d"):
+        write_submission(challenge, workspace, "mine", "test", probabilities.drop(index="d"))
+    assert not workspace.submission_dir("five", "mine").exists()
+
+
+def test_a_missing_class_or_a_repeated_id_is_an_error(challenge, workspace, probabilities):
+    with pytest.raises(UserError, match=r"lack classes of five: Round\(ed\) Atelectasis"):
+        write_submission(challenge, workspace, "mine", "test", probabilities.iloc[:, :2])
+    with pytest.raises(UserError, match="more than once: c"):
+        write_submission(challenge, workspace, "mine", "test", probabilities.loc[[*IDS, "c"]])
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda p: p * 8 - 4, "look like logits"),
+        (lambda p: p * 0 + 0.5, "The same value in every row"),
+        (lambda p: (p > p.median()).astype(float), "Only 0 and 1"),
+    ],
+)
+def test_what_the_validator_refuses_is_not_written(challenge, workspace, probabilities, change, sentence):
+    with pytest.raises(UserError, match=sentence):
+        write_submission(challenge, workspace, "mine", "test", change(probabilities))
+    assert list(workspace.submission_dir("five", "mine").iterdir()) == []
