@@ -45,7 +45,7 @@ def table(tmp_path: Path) -> pd.DataFrame:
 
 
 def test_every_image_is_cached_as_it_is_decoded(tmp_path: Path, table: pd.DataFrame):
-    cache = build_cache(table, SIZE, tmp_path / "cache", "toy", workers=1)
+    cache = build_cache(table, SIZE, tmp_path / "cache", "toy", "train", workers=1)
     assert list(cache.ids) == list(table.index) and cache.quarantined == ()
     for image_id, file in table["file"].items():
         np.testing.assert_array_equal(cache[image_id], decode_grey(Path(file), SIZE))
@@ -53,36 +53,44 @@ def test_every_image_is_cached_as_it_is_decoded(tmp_path: Path, table: pd.DataFr
 
 def test_two_processes_write_what_one_writes(tmp_path: Path):
     table = write_images(tmp_path / "images", 2 * CHUNK + 1)
-    one = build_cache(table, SIZE, tmp_path / "one", "toy", workers=1)
-    two = build_cache(table, SIZE, tmp_path / "two", "toy", workers=2)
+    one = build_cache(table, SIZE, tmp_path / "one", "toy", "train", workers=1)
+    two = build_cache(table, SIZE, tmp_path / "two", "toy", "train", workers=2)
     np.testing.assert_array_equal(one.images, two.images)
 
 
 def test_disk_and_time_are_told_first_and_a_finished_cache_is_silent(
     tmp_path: Path, table: pd.DataFrame, capfd: pytest.CaptureFixture[str]
 ):
-    build_cache(table, SIZE, tmp_path / "cache", "toy", workers=1)
+    build_cache(table, SIZE, tmp_path / "cache", "toy", "train", workers=1)
     said = capfd.readouterr().err
-    assert "toy: 12 of 12 images" in said and " GB" in said and "about 0 s" in said
+    assert "toy train: 12 of 12 images" in said and " GB" in said and "about 0 s" in said
     assert "image/s" not in said  # no progress bar off a terminal
-    build_cache(table, SIZE, tmp_path / "cache", "toy", workers=1)
+    build_cache(table, SIZE, tmp_path / "cache", "toy", "train", workers=1)
     assert capfd.readouterr().err == ""
 
 
 def test_a_finished_cache_is_not_written_again(tmp_path: Path, table: pd.DataFrame):
-    cache = build_cache(table, SIZE, tmp_path / "cache", "toy", workers=1)
+    cache = build_cache(table, SIZE, tmp_path / "cache", "toy", "train", workers=1)
     before = {file: file.stat().st_mtime_ns for file in cache.directory.iterdir()}
-    build_cache(table, SIZE, tmp_path / "cache", "toy", workers=1)
+    build_cache(table, SIZE, tmp_path / "cache", "toy", "train", workers=1)
     assert before == {file: file.stat().st_mtime_ns for file in cache.directory.iterdir()}
 
 
+def test_the_same_images_in_another_order_are_the_same_cache(tmp_path: Path, table: pd.DataFrame):
+    cache = build_cache(table, SIZE, tmp_path / "cache", "toy", "train", workers=1)
+    again = build_cache(table[::-1], SIZE, tmp_path / "cache", "toy", "train", workers=1)
+    assert again.directory == cache.directory
+    for image_id, file in table["file"].items():
+        np.testing.assert_array_equal(again[image_id], decode_grey(Path(file), SIZE))
+
+
 def test_a_replaced_image_is_decoded_again_and_the_others_are_not(tmp_path: Path, table: pd.DataFrame):
-    cache = build_cache(table, SIZE, tmp_path / "cache", "toy", workers=1)
+    cache = build_cache(table, SIZE, tmp_path / "cache", "toy", "train", workers=1)
     images = np.load(cache.directory / "images.npy", mmap_mode="r+")
     images[5] = 7  # so that decoding row 5 again would show
     images.flush()
     cv2.imwrite(table["file"].iloc[2], picture(99, side=30))
-    cache = build_cache(table, SIZE, tmp_path / "cache", "toy", workers=1)
+    cache = build_cache(table, SIZE, tmp_path / "cache", "toy", "train", workers=1)
     np.testing.assert_array_equal(cache["0002"], decode_grey(Path(table["file"].iloc[2]), SIZE))
     assert (cache["0005"] == 7).all()
 
@@ -99,7 +107,7 @@ def test_the_image_folder_is_only_read(tmp_path: Path, table: pd.DataFrame):
     before = state()
     (tmp_path / "images").chmod(0o555)
     try:
-        build_cache(table, SIZE, tmp_path / "cache", "toy", workers=1, quarantine=True)
+        build_cache(table, SIZE, tmp_path / "cache", "toy", "train", workers=1, quarantine=True)
     finally:
         (tmp_path / "images").chmod(folder_mode)
     assert state() == before
@@ -109,7 +117,7 @@ def test_unreadable_images_are_an_error_that_names_ten_and_counts_all(tmp_path: 
     for file in table["file"].iloc[:11]:
         truncate(file)
     with pytest.raises(UserError) as caught:
-        build_cache(table, SIZE, tmp_path / "cache", "toy", workers=1)
+        build_cache(table, SIZE, tmp_path / "cache", "toy", "train", workers=1)
     sentence = str(caught.value)
     assert "11 of 12 images cannot be read" in sentence and "11 in all" in sentence
     assert all(file in sentence for file in table["file"].iloc[:10])
@@ -120,9 +128,9 @@ def test_unreadable_images_are_an_error_that_names_ten_and_counts_all(tmp_path: 
 def test_an_unreadable_image_leaves_no_cache_that_can_be_opened(tmp_path: Path, table: pd.DataFrame):
     truncate(table["file"].iloc[3])
     with pytest.raises(UserError, match="cannot be read"):
-        build_cache(table, SIZE, tmp_path / "cache", "toy", workers=1)
+        build_cache(table, SIZE, tmp_path / "cache", "toy", "train", workers=1)
     with pytest.raises(UserError, match="lacks 1 of 12"):
-        open_cache(cache_path(table.index, SIZE, tmp_path / "cache", "toy"))
+        open_cache(cache_path(table.index, SIZE, tmp_path / "cache", "toy", "train"))
 
 
 def test_after_replacing_an_unreadable_image_only_that_one_is_decoded(
@@ -130,10 +138,10 @@ def test_after_replacing_an_unreadable_image_only_that_one_is_decoded(
 ):
     truncate(table["file"].iloc[3])
     with pytest.raises(UserError, match="cannot be read"):
-        build_cache(table, SIZE, tmp_path / "cache", "toy", workers=1)
+        build_cache(table, SIZE, tmp_path / "cache", "toy", "train", workers=1)
     cv2.imwrite(table["file"].iloc[3], picture(3))
     capfd.readouterr()
-    cache = build_cache(table, SIZE, tmp_path / "cache", "toy", workers=1)
+    cache = build_cache(table, SIZE, tmp_path / "cache", "toy", "train", workers=1)
     assert "1 of 12 images to decode" in capfd.readouterr().err
     np.testing.assert_array_equal(cache["0003"], decode_grey(Path(table["file"].iloc[3]), SIZE))
 
@@ -142,7 +150,7 @@ def test_quarantine_leaves_unreadable_images_out_and_records_them(tmp_path: Path
     truncate(table["file"].iloc[3])
     Path(table["file"].iloc[6]).write_bytes(b"")
     Path(table["file"].iloc[8]).unlink()
-    cache = build_cache(table, SIZE, tmp_path / "cache", "toy", workers=1, quarantine=True)
+    cache = build_cache(table, SIZE, tmp_path / "cache", "toy", "train", workers=1, quarantine=True)
     assert cache.quarantined == ("0003", "0006", "0008")
     assert list(cache.ids) == [image_id for image_id in table.index if image_id not in cache.quarantined]
     assert "3 unreadable" in cache.summary
@@ -157,10 +165,10 @@ def test_quarantine_leaves_unreadable_images_out_and_records_them(tmp_path: Path
 def test_quarantine_lasts_until_the_file_changes(tmp_path: Path, table: pd.DataFrame):
     truncate(table["file"].iloc[3])
     truncate(table["file"].iloc[4])
-    build_cache(table, SIZE, tmp_path / "cache", "toy", workers=1, quarantine=True)
-    assert build_cache(table, SIZE, tmp_path / "cache", "toy").quarantined == ("0003", "0004")
+    build_cache(table, SIZE, tmp_path / "cache", "toy", "train", workers=1, quarantine=True)
+    assert build_cache(table, SIZE, tmp_path / "cache", "toy", "train").quarantined == ("0003", "0004")
     cv2.imwrite(table["file"].iloc[3], picture(3))
-    cache = build_cache(table, SIZE, tmp_path / "cache", "toy", workers=1)
+    cache = build_cache(table, SIZE, tmp_path / "cache", "toy", "train", workers=1)
     assert cache.quarantined == ("0004",)
     np.testing.assert_array_equal(cache["0003"], decode_grey(Path(table["file"].iloc[3]), SIZE))
     assert list(pd.read_csv(cache.directory / "quarantine.csv", dtype=str)["image_id"]) == ["0004"]
@@ -169,19 +177,19 @@ def test_quarantine_lasts_until_the_file_changes(tmp_path: Path, table: pd.DataF
 def test_a_disk_without_room_is_refused_before_anything_is_written(tmp_path: Path, table: pd.DataFrame):
     size = 10**8  # ten petabytes an image
     with pytest.raises(UserError, match=r"GB more.*--cache-dir"):
-        build_cache(table, size, tmp_path / "cache", "toy", workers=1)
+        build_cache(table, size, tmp_path / "cache", "toy", "train", workers=1)
     assert not list(tmp_path.rglob("images.npy"))
 
 
 def test_a_cache_folder_that_cannot_be_written_is_a_sentence(tmp_path: Path, table: pd.DataFrame):
     (tmp_path / "cache").write_text("a file where the folder should be")
     with pytest.raises(UserError, match="--cache-dir"):
-        build_cache(table, SIZE, tmp_path / "cache", "toy", workers=1)
+        build_cache(table, SIZE, tmp_path / "cache", "toy", "train", workers=1)
 
 
 def test_no_images_are_a_sentence(tmp_path: Path, table: pd.DataFrame):
     with pytest.raises(UserError, match="no images"):
-        build_cache(table.iloc[:0], SIZE, tmp_path / "cache", "toy")
+        build_cache(table.iloc[:0], SIZE, tmp_path / "cache", "toy", "train")
 
 
 BUILD = """
@@ -190,7 +198,7 @@ from pathlib import Path
 import pandas as pd
 from cxrlt.inputs.cache_build import build_cache
 table = pd.read_csv(sys.argv[1], dtype=str).set_index("image_id")
-cache = build_cache(table, int(sys.argv[2]), Path(sys.argv[3]), "toy", workers=1)
+cache = build_cache(table, int(sys.argv[2]), Path(sys.argv[3]), "toy", "train", workers=1)
 print(len(cache.ids))
 """
 
@@ -223,7 +231,7 @@ def test_a_killed_build_goes_on_where_it_was_and_trusts_no_half_written_row(tmp_
     files = sorted(folder.glob("*.png"))
     ids = pd.Index([file.stem for file in files], name="image_id")
     table = pd.DataFrame({"file": [str(file) for file in files]}, index=ids)
-    directory = cache_path(table.index, SIZE, tmp_path / "cache", "toy")
+    directory = cache_path(table.index, SIZE, tmp_path / "cache", "toy", "train")
 
     build = start_build(tmp_path, table)
     wait_for(lambda: (directory / "meta.json").is_file() and np.load(directory / "sources.npy").any())
@@ -236,22 +244,22 @@ def test_a_killed_build_goes_on_where_it_was_and_trusts_no_half_written_row(tmp_
     images[np.flatnonzero(done)[0]] = 7  # decoding a finished row again would show
     images.flush()
 
-    cache = build_cache(table, SIZE, tmp_path / "cache", "toy", workers=1)
+    cache = build_cache(table, SIZE, tmp_path / "cache", "toy", "train", workers=1)
     expected = np.stack([decode_grey(folder / f"{row % 4:04d}.png", SIZE) for row in range(len(table))])
     expected[np.flatnonzero(done)[0]] = 7
     np.testing.assert_array_equal(cache.images, expected)
 
 
 def test_a_folder_left_before_its_arrays_were_whole_is_begun_anew(tmp_path: Path, table: pd.DataFrame):
-    directory = cache_path(table.index, SIZE, tmp_path / "cache", "toy")
+    directory = cache_path(table.index, SIZE, tmp_path / "cache", "toy", "train")
     directory.mkdir(parents=True)
     (directory / "images.npy").write_bytes(b"\x93NUMPY")
-    cache = build_cache(table, SIZE, tmp_path / "cache", "toy", workers=1)
+    cache = build_cache(table, SIZE, tmp_path / "cache", "toy", "train", workers=1)
     np.testing.assert_array_equal(cache["0000"], decode_grey(Path(table["file"].iloc[0]), SIZE))
 
 
 def test_a_second_builder_waits_for_the_first(tmp_path: Path, table: pd.DataFrame):
-    directory = cache_path(table.index, SIZE, tmp_path / "cache", "toy")
+    directory = cache_path(table.index, SIZE, tmp_path / "cache", "toy", "train")
     directory.mkdir(parents=True)
     with FileLock(directory / "build.lock"):
         build = start_build(tmp_path, table)

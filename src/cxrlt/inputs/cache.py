@@ -1,9 +1,10 @@
 """The packed cache: every radiograph decoded once, memory-mapped ever after.
 
-A folder `<challenge>-<key>` holds images.npy (n, size, size) uint8, ids.csv with the image id of each row,
-sources.npy with the length in bytes of the file a row was decoded from (0: not yet), quarantine.csv, and
-meta.json. A row counts only once its length is in sources.npy, which is written after the pixels are on
-disk; so a build may be killed at any moment, and a file replaced by another is decoded again.
+A folder `<challenge>-<split>-<key>` holds images.npy (n, size, size) uint8, ids.csv with the image id of
+each row, sources.npy with the length in bytes of the file a row was decoded from (0: not yet),
+quarantine.csv, and meta.json. A row counts only once its length is in sources.npy, which is written after
+the pixels are on disk; so a build may be killed at any moment, and a file replaced by another is decoded
+again.
 """
 
 import hashlib
@@ -82,10 +83,10 @@ def open_cache(directory: Path) -> GreyCache:
     return GreyCache(directory, meta["size"], rows, tuple(ids[absent]))
 
 
-def cache_path(ids: Sequence[str], size: int, cache_dir: Path, challenge: str) -> Path:
-    """Folder of the cache of these ids, in this order, at this size, by this decoder."""
-    identity = json.dumps([DECODER, size, list(ids)])
-    return cache_dir / f"{challenge}-{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
+def cache_path(ids: Sequence[str], size: int, cache_dir: Path, challenge: str, split: str) -> Path:
+    """Folder of the cache of these ids, in whatever order, at this size, by this decoder."""
+    identity = json.dumps([DECODER, size, sorted(ids)])
+    return cache_dir / f"{challenge}-{split}-{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
 
 
 def read_quarantine(directory: Path) -> pd.DataFrame:

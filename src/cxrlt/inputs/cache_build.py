@@ -37,6 +37,7 @@ def build_cache(
     size: int,
     cache_dir: Path,
     challenge: str,
+    split: str,
     *,
     workers: int | None = None,
     quarantine: bool = False,
@@ -50,28 +51,28 @@ def build_cache(
     instead, and are tried again once their file has changed.
     """
     if table.empty:
-        raise UserError(f"{challenge} has no images to cache.")
-    workers = workers or cpu_count()
-    build = _Build(
-        cache_path(table.index, size, cache_dir, challenge), challenge, size, table, workers, progress
-    )
+        raise UserError(f"{challenge} {split} has no images to cache.")
+    table = table.sort_index()
+    directory = cache_path(table.index, size, cache_dir, challenge, split)
+    build = _Build(directory, challenge, split, size, table, workers or cpu_count(), progress)
     if not build.is_finished():
         try:
-            build.directory.mkdir(parents=True, exist_ok=True)
-            with _exclusive(build.directory, progress):
+            directory.mkdir(parents=True, exist_ok=True)
+            with _exclusive(directory, progress):
                 build.run(quarantine)
         except OSError as error:
             raise UserError(
-                f"The image cache {build.directory} cannot be written: {error}. "
+                f"The image cache {directory} cannot be written: {error}. "
                 f"Put it on another disk with --cache-dir DIR."
             ) from error
-    return open_cache(build.directory)
+    return open_cache(directory)
 
 
 @dataclass(frozen=True, eq=False)
 class _Build:
     directory: Path
     challenge: str
+    split: str
     size: int
     table: pd.DataFrame
     workers: int
@@ -104,7 +105,8 @@ class _Build:
         if failures and not quarantine:
             bad = [f"{self.table['file'].iloc[row]} ({reason})" for row, reason in sorted(failures.items())]
             raise UserError(
-                f"{len(bad):,} of {len(self.table):,} images cannot be read: {listing(bad)}. "
+                f"{self.challenge} {self.split}: {len(bad):,} of {len(self.table):,} images cannot be read: "
+                f"{listing(bad)}. "
                 f"Replace the files and run again, or leave them out with: "
                 f"cxrlt cache {self.challenge} --size {self.size} --quarantine"
             )
@@ -135,7 +137,16 @@ class _Build:
             with atomic_path(self.directory / name) as path:
                 np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
         write_csv(self.directory / "ids.csv", pd.DataFrame({"image_id": self.table.index}))
-        write_json(meta, {"challenge": self.challenge, "size": self.size, "n_images": n, "decoder": DECODER})
+        write_json(
+            meta,
+            {
+                "challenge": self.challenge,
+                "split": self.split,
+                "size": self.size,
+                "n_images": n,
+                "decoder": DECODER,
+            },
+        )
 
     def announce(self, pending: np.ndarray) -> None:
         sample = pending[np.linspace(0, len(pending) - 1, min(N_TIMED, len(pending))).astype(int)]
@@ -148,8 +159,8 @@ class _Build:
         each = (time.perf_counter() - start) / len(sample)
         seconds = each * len(pending) / min(self.workers, cpu_count())
         print(
-            f"{self.challenge}: {len(pending):,} of {len(self.table):,} images to decode at {self.size} px "
-            f"into {self.directory}: {len(pending) * self.size**2 / 1e9:.2f} GB, "
+            f"{self.challenge} {self.split}: {len(pending):,} of {len(self.table):,} images to decode "
+            f"at {self.size} px into {self.directory}: {len(pending) * self.size**2 / 1e9:.2f} GB, "
             + (f"about {seconds / 60:.0f} min" if seconds > 90 else f"about {seconds:.0f} s"),
             file=sys.stderr,
             flush=True,

@@ -1,6 +1,5 @@
 """A split's rows together with their decoded images."""
 
-import os
 import sys
 from dataclasses import dataclass
 
@@ -63,8 +62,8 @@ class ImageSource:
             table,
             size,
             self.workspace.cache_dir(),
-            f"{self.challenge.name}-{split}",
-            workers=os.cpu_count() or 1,
+            self.challenge.name,
+            split,
             quarantine=self.quarantine,
         )
-        return table.loc[cache.ids], cache
+        return table[table.index.isin(cache.ids)], cache

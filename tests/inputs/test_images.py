@@ -11,7 +11,7 @@ from cxrlt.artifacts import Workspace
 from cxrlt.challenges import get_challenge
 from cxrlt.challenges.base import Challenge
 from cxrlt.errors import UserError
-from cxrlt.inputs.cache_stage import cache_images
+from cxrlt.inputs.images import ImageSource
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ def place_images(workspace: Workspace, *ids: str) -> None:
 def test_every_split_gets_a_cache_below_the_cache_folder(tmp_path: Path, toy: Toy):
     workspace = Workspace(tmp_path, cache=tmp_path / "elsewhere")
     place_images(workspace, "train0", "train1", "train2", "dev0", "dev1", "dev2")
-    caches = cache_images(toy, workspace, 8, workers=1)
+    caches = ImageSource(toy, workspace).all_splits(8)
     assert list(caches) == ["train", "dev"]
     assert list(caches["dev"].ids) == ["dev0", "dev1", "dev2"]
     assert all(cache.directory.parent == tmp_path / "elsewhere" for cache in caches.values())
@@ -51,8 +51,8 @@ def test_a_missing_image_is_an_error_unless_allowed(tmp_path: Path, toy: Toy):
     workspace = Workspace(tmp_path)
     place_images(workspace, "train0", "train2", "dev0", "dev1", "dev2")
     with pytest.raises(UserError, match=r"train1\.png.*--allow-missing"):
-        cache_images(toy, workspace, 8, workers=1)
-    caches = cache_images(toy, workspace, 8, workers=1, allow_missing=True)
+        ImageSource(toy, workspace).all_splits(8)
+    caches = ImageSource(toy, workspace, allow_missing=True).all_splits(8)
     assert list(caches["train"].ids) == ["train0", "train2"]
 
 
@@ -62,8 +62,8 @@ def test_a_split_without_any_image_is_left_out_if_allowed(
     workspace = Workspace(tmp_path)
     place_images(workspace, "train0", "train1", "train2")
     with pytest.raises(UserError, match="toy dev"):
-        cache_images(toy, workspace, 8, workers=1)
-    assert list(cache_images(toy, workspace, 8, workers=1, allow_missing=True)) == ["train"]
+        ImageSource(toy, workspace).all_splits(8)
+    assert list(ImageSource(toy, workspace, allow_missing=True).all_splits(8)) == ["train"]
     assert "toy dev" in capsys.readouterr().err
 
 
@@ -71,13 +71,34 @@ def test_no_image_at_all_is_an_error_even_if_missing_ones_are_allowed(tmp_path: 
     workspace = Workspace(tmp_path)
     place_images(workspace)
     with pytest.raises(UserError, match="--images"):
-        cache_images(toy, workspace, 8, workers=1, allow_missing=True)
+        ImageSource(toy, workspace, allow_missing=True).all_splits(8)
+
+
+def test_quarantined_images_leave_the_table_and_the_error_names_a_command_that_exists(
+    tmp_path: Path, toy: Toy
+):
+    workspace = Workspace(tmp_path)
+    place_images(workspace, "train0", "train1", "train2")
+    (workspace.images_dir("toy") / "train1.png").write_bytes(b"")
+    with pytest.raises(UserError, match="cxrlt cache toy --size 8 --quarantine"):
+        ImageSource(toy, workspace).split("train", 8)
+    table, cache = ImageSource(toy, workspace, quarantine=True).split("train", 8)
+    assert list(table.index) == list(cache.ids) == ["train0", "train2"]
+
+
+def test_training_reads_the_rows_of_the_folds_from_the_same_cache(tmp_path: Path, toy: Toy):
+    workspace = Workspace(tmp_path)
+    place_images(workspace, "train0", "train1", "train2")
+    source = ImageSource(toy, workspace)
+    everything = source.split("train", 8)[1]
+    table, cache = source.folded(pd.Index(["train2", "train0", "train1"]), 8)
+    assert cache.directory == everything.directory and list(table.index) == ["train2", "train0", "train1"]
 
 
 @pytest.mark.skipif("CXRLT_TEST_DATA" not in os.environ, reason="needs real radiographs in $CXRLT_TEST_DATA")
 def test_the_real_radiographs_are_cached(tmp_path: Path):
     workspace = Workspace(tmp_path, inputs=Path(os.environ["CXRLT_TEST_DATA"]) / "nih")
-    caches = cache_images(get_challenge("nihlt"), workspace, 64, workers=1, allow_missing=True)
+    caches = ImageSource(get_challenge("nihlt"), workspace, allow_missing=True).all_splits(64)
     assert [len(caches[split].ids) for split in ("train", "dev")] == [1484, 158]
     contrast = caches["train"].images.reshape(1484, -1).std(axis=1)
     assert contrast.min() > 5
