@@ -52,7 +52,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield temporary
-        os.replace(temporary, path)
+        temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -73,7 +73,7 @@ def read_json(path: Path, made_by: str) -> dict:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
-        raise UserError(f"{path} is not valid JSON ({error}). Make it again with: {made_by} --force") from error
+        raise UserError(f"{path} is not valid JSON ({error}). Make it again: {made_by} --force") from error
 
 
 def sha256_of(path: Path) -> str:

@@ -114,7 +114,8 @@ class MakeFolds(Folders):
     """Split the training rows: patients whole, every label spread evenly."""
 
     challenge: Positional[str]
-    n_folds: int = 5
+    n_folds: int | None = None
+    """How many (default: 5; 3 for the demo)."""
     seed: int = 0
     allow_missing: bool = False
     """Split only the rows whose image exists."""
@@ -131,7 +132,9 @@ class MakeFolds(Folders):
             "drop_shared_patients": self.drop_shared_patients,
             "force": self.force,
         }
-        print(make_folds(self.challenge_of(self.challenge), self.workspace, self.n_folds, self.seed, **flags))
+        challenge = self.challenge_of(self.challenge)
+        n_folds = self.n_folds or challenge.n_folds
+        print(make_folds(challenge, self.workspace, n_folds, self.seed, **flags))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -289,7 +292,8 @@ class Run(Images):
     """demo, cxrlt2023, cxrlt2024-task1, cxrlt2024-task2, nih14, nihlt or csv."""
     recipes: tuple[str, ...] | None = None
     """Names or YAML files of recipes (default: the challenge's own)."""
-    n_folds: int = 5
+    n_folds: int | None = None
+    """How many (default: 5; 3 for the demo)."""
     seed: int = 0
     quick: bool = False
     """200 patients and one epoch, through to the zip, in a place of its own: before days of GPU time."""
@@ -299,8 +303,9 @@ class Run(Images):
     def run(self) -> None:
         from cxrlt.pipeline import Plan, run
 
-        plan = Plan(self.recipes, self.n_folds, self.seed, self.quick, self.drop_shared_patients)
-        run(self.source(self.challenge), plan)
+        source = self.source(self.challenge)
+        n_folds = self.n_folds or source.challenge.n_folds
+        run(source, Plan(self.recipes, n_folds, self.seed, self.quick, self.drop_shared_patients))
 
 
 COMMANDS: dict[str, type[Folders]] = {

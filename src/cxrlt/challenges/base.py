@@ -30,6 +30,8 @@ class Challenge(ABC):
     train_images: int
     splits: tuple[str, ...]
     recipes: tuple[str, ...] = ("ral_convnext_small", "ral_efficientnetv2_s")
+    n_folds: int = 5
+    """How many folds unless the user says otherwise."""
     id_column: str = "dicom_id"
     container: Literal["zip", "csv"] = "zip"
     """What the server takes: a zip with one CSV in it, or that CSV."""

@@ -156,6 +156,7 @@ DEMO = replace(
     name="demo",
     title="Generated chest phantom in the layout of CXR-LT 2023",
     recipes=("demo_resnet", "demo_edgenext"),
+    n_folds=3,
     source="Make it with: cxrlt demo",
 )
 

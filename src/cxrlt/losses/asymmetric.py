@@ -9,16 +9,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cxrlt.losses.base import MultiLabelLoss, require_one_of, power
+from cxrlt.losses.base import MultiLabelLoss, power, require_one_of
 
 RalForm = Literal["paper", "released"]
 
 
 class AsymmetricLoss(MultiLabelLoss):
-    """L+ = -(1-p)^gamma_pos log p;  L- = -p_tau^gamma_neg log(1 - p_tau).  (ASL, Eq. 7.)
+    """L+ = -(1-p)^gamma_pos log p;  L- = -p_tau^gamma_neg log(1 - p_tau).  ASL, Eq. 7.
 
-    `detach_focusing=True` stops the gradient through the focusing weights (1-p)^gamma_pos and p_tau^gamma_neg.
-    With gamma_neg = gamma_pos = clip = 0 it is binary cross-entropy.
+    `detach_focusing=True` stops the gradient through the focusing weights, (1-p)^gamma_pos and
+    p_tau^gamma_neg. With gamma_neg = gamma_pos = clip = 0 it is binary cross-entropy.
     """
 
     def __init__(

@@ -36,9 +36,8 @@ def create_loss(
     known = loss_options(name)
     for option in options:
         if option not in known:
-            raise ValueError(
-                f"loss {name!r} has no option {option!r}{_nearest(option, known)}; its options: {', '.join(known)}"
-            )
+            hint = _nearest(option, known)
+            raise ValueError(f"loss {name!r} has no option {option!r}{hint}; its options: {', '.join(known)}")
     missing = [c for c in classes if c not in class_counts]
     unknown = [c for c in class_counts if c not in classes]
     if missing or unknown:

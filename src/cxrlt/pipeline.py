@@ -1,0 +1,151 @@
+"""Every stage in order, from radiographs to a valid submission."""
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import torch
+
+from cxrlt.artifacts import Workspace
+from cxrlt.folds.make import make_folds
+from cxrlt.inputs.check import check
+from cxrlt.inputs.images import ImageSource
+from cxrlt.inputs.phantom import make_demo
+from cxrlt.inputs.quick import quick
+from cxrlt.inputs.table import NoImagesError
+from cxrlt.predictions.ensemble import make_ensemble
+from cxrlt.predictions.evaluate import evaluate, leaderboard
+from cxrlt.predictions.predict import predict, predict_run
+from cxrlt.recipe import Recipe, load_recipe, run_name
+from cxrlt.reports.score_table import leaderboard_table, score_table
+from cxrlt.submissions.submit import submit
+from cxrlt.submissions.write import IncompleteError
+from cxrlt.training.grid import train_grid
+from cxrlt.training.train import TrainPlan, train
+
+ENSEMBLE = "ensemble"
+QUICK_PATIENTS = 200
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What `cxrlt run` does; `recipes` None means the challenge's own."""
+
+    recipes: tuple[str, ...] | None = None
+    n_folds: int = 5
+    seed: int = 0
+    quick: bool = False
+    drop_shared_patients: bool = False
+
+
+def run(source: ImageSource, plan: Plan) -> None:
+    """Run every stage that is not finished. Prints each stage's name, result and time, then the scores."""
+    challenge, workspace = source.challenge, source.workspace
+    if challenge.name == "demo":
+        with _stage("demo"):
+            print(make_demo(workspace.inputs_dir("demo")))
+    with _stage("check"):
+        flags = {"allow_missing": source.allow_missing, "drop_shared_patients": plan.drop_shared_patients}
+        print(check(challenge, workspace, **flags))
+    words = plan.recipes or challenge.recipes
+    recipes = {run_name(word): load_recipe(word) for word in words}
+    if plan.quick:
+        source, recipes = _rehearsal(source, recipes)
+        challenge, workspace = source.challenge, source.workspace
+    with _stage("folds"):
+        print(make_folds(challenge, workspace, plan.n_folds, plan.seed, **flags))
+    with _stage("cache"):
+        _cache(source, recipes)
+    with _stage("train"):
+        _train(source, plan, words, recipes)
+    with _stage("ensemble"):
+        print(make_ensemble(challenge, workspace, ENSEMBLE, tuple(recipes)))
+    with _stage("predict"):
+        predicted = [split for split in challenge.splits if split != "train" and _predict(source, split)]
+    with _stage("submit"):
+        for split in predicted:
+            _submit(source, split)
+    _conclude(source, predicted)
+
+
+def _rehearsal(source: ImageSource, recipes: dict[str, Recipe]) -> tuple[ImageSource, dict[str, Recipe]]:
+    """The same challenge with few patients and one epoch, in a root of its own."""
+    name, workspace = source.challenge.name, source.workspace
+    place = Workspace(
+        workspace.root / "folds" / "quick",
+        workspace.inputs_dir(name),
+        workspace.images_dir(name),
+        workspace.cache_dir(),
+    )
+    print(f"quick: {QUICK_PATIENTS} patients and one epoch, in {place.root}")
+    short = {
+        word: recipe.model_copy(update={"schedule": recipe.schedule.model_copy(update={"epochs": 1})})
+        for word, recipe in recipes.items()
+    }
+    few = quick(source.challenge, workspace, QUICK_PATIENTS)
+    return replace(source, challenge=few, workspace=place), short
+
+
+def _cache(source: ImageSource, recipes: dict[str, Recipe]) -> None:
+    for size in sorted({recipe.data.size for recipe in recipes.values()}):
+        for split, cache in source.all_splits(size).items():
+            print(f"{split}: {len(cache.ids):,} images at {size} px ({cache.directory})")
+
+
+def _train(source: ImageSource, plan: Plan, words: Sequence[str], recipes: dict[str, Recipe]) -> None:
+    """One process per GPU where there are several; else one fold after the other in this one."""
+    if torch.cuda.device_count() > 1 and not plan.quick:
+        train_grid(source, words, plan.n_folds, plan.seed)
+    else:
+        for name, recipe in recipes.items():
+            train(source, TrainPlan(name, recipe, seed=plan.seed))
+    for name in recipes:
+        predict(source, name, "oof")
+
+
+def _predict(source: ImageSource, split: str) -> bool:
+    """Whether there was anything to predict: with --allow-missing a split may have no image at all."""
+    try:
+        predict_run(source, ENSEMBLE, split)
+    except NoImagesError as error:
+        if not source.allow_missing:
+            raise
+        print(f"{error} That split is left out (--allow-missing).")
+        return False
+    return True
+
+
+def _submit(source: ImageSource, split: str) -> None:
+    challenge, workspace = source.challenge, source.workspace
+    try:
+        print(f"{split}: {submit(challenge, workspace, ENSEMBLE, split)}")
+    except IncompleteError as error:
+        if not source.allow_missing:
+            raise
+        print(f"{split}: no submission, as images are missing: {error}")
+
+
+def _conclude(source: ImageSource, predicted: list[str]) -> None:
+    """The scores and the paths to look at."""
+    challenge, workspace = source.challenge, source.workspace
+    for split in ("oof", *(split for split in predicted if _has_labels(source, split))):
+        print(f"\n{score_table(evaluate(challenge, workspace, ENSEMBLE, split))}")
+        print(f"\n{leaderboard_table(leaderboard(challenge, workspace, split))}")
+    folder = workspace.submission_dir(challenge.name, ENSEMBLE)
+    print(f"\nruns         {workspace.folds_dir(challenge.name)}\nsubmissions  {folder}")
+    for path in sorted(folder.glob("*.zip")):
+        print(f"             {path}")
+
+
+def _has_labels(source: ImageSource, split: str) -> bool:
+    table = source.challenge.read(split, source.workspace.inputs_dir(source.challenge.name))
+    return bool(table[list(source.challenge.classes)].notna().any(axis=None))
+
+
+@contextmanager
+def _stage(name: str) -> Iterator[None]:
+    began = time.monotonic()
+    print(f"\n== {name}", flush=True)
+    yield
+    print(f"== {name}: {time.monotonic() - began:.1f} s", flush=True)
