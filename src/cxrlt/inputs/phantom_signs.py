@@ -64,8 +64,8 @@ def calcification(density: Density, body: Body, c: float, rng: Rng) -> Density:
     if body.lateral:
         arc = bend((x - 0.06, y + 0.06), (x + 0.02, y - 0.12), (x + 0.08, y + 0.08))
     else:
-        arc = oval(body.knob, (0.04, 0.04))[28:49]
-    return density + 0.45 * c * lines([arc], 2, 0.6)
+        arc = oval(body.knob, (0.045, 0.05))[24:56]
+    return density + 0.6 * c * lines([arc], 3, 0.6)
 
 
 def cardiomegaly(density: Density, body: Body, c: float, rng: Rng) -> Density:
@@ -76,7 +76,7 @@ def cardiomegaly(density: Density, body: Body, c: float, rng: Rng) -> Density:
 def consolidation(density: Density, body: Body, c: float, rng: Rng) -> Density:
     side, v = side_of(rng), rng.uniform(0.6, 0.75)
     center = body.at(side, body.pick(0.5, 0.7), v)
-    density = fill(density, blotch(center, 0.12, rng, 3) * body.lungs * c * 0.85, HEART)
+    density = fill(density, blotch(center, 0.13, rng, 3) * body.lungs * c * 0.95, HEART)
     tips = center + 0.1 * rng.uniform(-1, 1, (4, 2))
     hilum = body.at(side, body.pick(0.2, 0.5), 0.5)
     airways = [bend(hilum, (hilum + tip) / 2 + (0, 0.01), tip) for tip in tips]
@@ -121,44 +121,44 @@ def fibrosis(density: Density, body: Body, c: float, rng: Rng) -> Density:
             center, tilt = body.at(side, u, v), rng.uniform(0, np.pi)
             arm = 0.02 * np.array([np.cos(tilt), np.sin(tilt)])
             net.append(np.array([center - arm, center + arm]))
-    return density + 0.24 * c * lines(net, 1, 0.5) * body.lungs
+    return density + 0.3 * c * lines(net, 1, 0.5) * body.lungs
 
 
 def fracture(density: Density, body: Body, c: float, rng: Rng) -> Density:
     side, first, where = side_of(rng), int(rng.integers(3, 5)), int(rng.integers(11, 13))
-    for number in (first, first + 1):
+    for number in (first - 1, first, first + 1):
         rib = body.rib(side, number)
         inner, outer = rib[where - 3 : where + 1], moved(rib[where : where + 4], 0, 0.022)
         density = density - 0.05 * c * lines([rib[where - 1 : where + 3]], 7, 0.8)
-        density = density + 0.2 * c * lines([inner, outer], 5, 0.7)
+        density = density + 0.26 * c * lines([inner, outer], 6, 0.7)
         density = density - 0.2 * c * lines([rib[where] + np.array([(-0.01, -0.02), (0.012, 0.035)])], 2, 0.6)
     return density
 
 
 def hernia(density: Density, body: Body, c: float, rng: Rng) -> Density:
-    radius = rng.uniform(0.07, 0.085)
+    radius = rng.uniform(0.085, 0.1)
     center = (body.center + body.pick(0.03, 0.09), body.dome - 0.06)
     x, y = center
     outline = oval(center, (radius * 1.15, radius))
     bubble = area(outline, 1)
     level = area(np.array([(x - 0.2, y), (x + 0.2, y), (x + 0.2, y + 0.2), (x - 0.2, y + 0.2)]), 0.8)
-    density = density - 0.2 * c * bubble * (1 - level) + 0.06 * c * bubble * level
-    return density + 0.16 * c * lines([outline], 2, 0.8)
+    density = density - 0.26 * c * bubble * (1 - level) + 0.06 * c * bubble * level
+    return density + 0.22 * c * lines([outline], 3, 0.8)
 
 
 def infiltration(density: Density, body: Body, c: float, rng: Rng) -> Density:
     side = side_of(rng)
     for u, v in rng.uniform((0.25, 0.3), (0.8, 0.65), (7, 2)):
-        patch = blotch(body.at(side, u, v), 0.035, rng, 3)
-        density = density + 0.17 * c * patch * body.lungs
+        patch = blotch(body.at(side, u, v), 0.04, rng, 2)
+        density = density + 0.21 * c * patch * body.lungs
     return density
 
 
 def cavity(density: Density, body: Body, c: float, rng: Rng) -> Density:
     side, u, w, v = side_of(rng), rng.uniform(0.45, 0.65), rng.uniform(0.4, 0.7), rng.uniform(0.22, 0.4)
     center = body.at(side, body.pick(u, w), v)
-    density = density - 0.06 * c * haze(center, (0.035, 0.035), 2)
-    return density + 0.3 * c * lines([oval(center, (0.045, 0.042))], 5, 1.0)
+    density = density - 0.06 * c * haze(center, (0.045, 0.045), 2)
+    return density + 0.38 * c * lines([oval(center, (0.06, 0.056))], 6, 1.0)
 
 
 def opacity(density: Density, body: Body, c: float, rng: Rng) -> Density:
@@ -169,16 +169,16 @@ def opacity(density: Density, body: Body, c: float, rng: Rng) -> Density:
 
 def mass(density: Density, body: Body, c: float, rng: Rng) -> Density:
     side, u, w, v = side_of(rng), rng.uniform(0.4, 0.65), rng.uniform(0.3, 0.7), rng.uniform(0.25, 0.5)
-    center, radius = body.at(side, body.pick(u, w), v), rng.uniform(0.07, 0.09)
+    center, radius = body.at(side, body.pick(u, w), v), rng.uniform(0.08, 0.1)
     rays = rng.uniform(0, 2 * np.pi, 12)
     spikes = [center + np.outer((0.8, 1.4), radius * np.array([np.cos(a), np.sin(a)])) for a in rays]
-    return density + 0.34 * c * np.maximum(blotch(center, radius, rng, 1.5), 0.4 * lines(spikes, 1, 0.6))
+    return density + 0.42 * c * np.maximum(blotch(center, radius, rng, 1.5), 0.4 * lines(spikes, 1, 0.6))
 
 
 def nodule(density: Density, body: Body, c: float, rng: Rng) -> Density:
-    for u, w, v in rng.uniform((0.3, 0.25, 0.2), (0.85, 0.8, 0.7), (int(rng.integers(1, 4)), 3)):
-        side, radius = side_of(rng), rng.uniform(0.022, 0.03)
-        density = density + 0.34 * c * haze(body.at(side, body.pick(u, w), v), (radius, radius), 1.0)
+    for u, w, v in rng.uniform((0.3, 0.25, 0.2), (0.85, 0.8, 0.7), (int(rng.integers(2, 6)), 3)):
+        side, radius = side_of(rng), rng.uniform(0.024, 0.034)
+        density = density + 0.42 * c * haze(body.at(side, body.pick(u, w), v), (radius, radius), 1.0)
     return density
 
 
@@ -272,6 +272,6 @@ def tortuous_aorta(density: Density, body: Body, c: float, rng: Rng) -> Density:
     if body.lateral:
         path = bend((x - 0.05, y + 0.1), (x + 0.26, y - 0.12), (x + 0.16, body.dome + 0.03))
     else:
-        path = bend((x - 0.03, y - 0.01), (x + 0.09 + 0.07 * c, y + 0.08), (x - 0.02, body.dome))
+        path = bend((x - 0.03, y - 0.01), (x + 0.12 + 0.09 * c, y + 0.1), (x - 0.02, body.dome))
     aorta = np.maximum(lines([path], 17, 1.5), area(oval(body.knob, (0.058, 0.055)), 1.5))
     return fill(density, aorta * min(1, 0.15 + c), np.maximum(density, HEART - body.pick(0.03, 0.12)))
