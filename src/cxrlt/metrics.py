@@ -34,6 +34,11 @@ def auroc(targets: ArrayLike, scores: ArrayLike) -> Floats:
     return _per_class(auroc_of, targets, scores)
 
 
+def macro_metric(name: str, targets: ArrayLike, scores: ArrayLike) -> float:
+    """The macro mean called `name`, "mAP" or "mAUROC", of (n, c) arrays."""
+    return float(macro({"mAP": average_precision, "mAUROC": auroc}[name](targets, scores)))
+
+
 def average_precision_of(score: Floats, positive: NDArray[np.bool_]) -> float:
     """Average precision of one class whose rows (n,) are all annotated; NaN without positives."""
     found = np.sort(score[positive])
@@ -51,6 +56,10 @@ def auroc_of(score: Floats, positive: NDArray[np.bool_]) -> float:
         return float("nan")
     below, not_above = (np.searchsorted(others, found, side) for side in ("left", "right"))
     return float(np.mean(below + not_above) / 2 / len(others))
+
+
+CLASS_METRICS = {"mAP": average_precision_of, "mAUROC": auroc_of}
+"""What a challenge is judged by, class by class: (scores (n,), positives (n,)) -> one number."""
 
 
 def macro(values: ArrayLike) -> Floats:

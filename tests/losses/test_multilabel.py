@@ -227,7 +227,7 @@ def test_population_minimisers_equal_the_measured_table(loss, expected):
 
 
 def test_class_counts_are_put_in_column_order_by_name():
-    options = dict(classes=["a", "b"], n_samples=10, class_weights="prevalence")
+    options = {"classes": ["a", "b"], "n_samples": 10, "class_weights": "prevalence"}
     straight = create_loss("asymmetric", class_counts={"a": 1, "b": 9}, **options)
     turned = create_loss("asymmetric", class_counts={"b": 9, "a": 1}, **options)
     assert torch.equal(straight.positive_weight, turned.positive_weight)

@@ -8,7 +8,7 @@ from cxrlt.errors import UserError
 from cxrlt.folds.make import make_folds
 from cxrlt.predictions.ensemble import make_ensemble, predict_ensemble
 from cxrlt.predictions.evaluate import evaluate
-from cxrlt.predictions.oof import oof_map
+from cxrlt.predictions.oof import oof_score
 from cxrlt.predictions.runs import read_final, read_oof, read_train_rows
 from cxrlt.predictions.selection import greedy_weights
 from cxrlt.predictions.store import read_predictions
@@ -59,12 +59,14 @@ def test_the_nested_estimate_scores_a_fold_with_weights_fitted_without_it(two: S
     parts = []
     for fold in range(3):
         others = (rows.fold != fold).to_numpy()
-        fitted = greedy_weights([f[others].to_numpy(np.float32).T for f in frames], labels[others])
+        fitted = greedy_weights([f[others].to_numpy(np.float32).T for f in frames], labels[others], "mAP")
         parts.append(sum(w * f[~others] for w, f in zip(fitted, frames, strict=True)))
-    expected = oof_map(pd.concat(parts), rows.table, rows.fold)
+    expected = oof_score(pd.concat(parts), rows.table, rows.fold, "mAP")
     assert weights.nested["greedy"] == pytest.approx(expected, abs=1e-9)
-    fitted = greedy_weights([f.to_numpy(np.float32).T for f in frames], labels)
-    on_its_own_rows = oof_map(sum(w * f for w, f in zip(fitted, frames, strict=True)), rows.table, rows.fold)
+    fitted = greedy_weights([f.to_numpy(np.float32).T for f in frames], labels, "mAP")
+    on_its_own_rows = oof_score(
+        sum(w * f for w, f in zip(fitted, frames, strict=True)), rows.table, rows.fold, "mAP"
+    )
     assert expected < on_its_own_rows
 
 

@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 
 from cxrlt.metrics import average_precision, macro
-from cxrlt.predictions.oof import oof_map, oof_scores, predicted_rows, study_mean_helps
+from cxrlt.predictions.oof import oof_score, oof_scores, predicted_rows, study_mean_helps
 
 CLASSES = [f"c{number}" for number in range(10)]
 PREVALENCE = np.geomspace(0.3, 0.004, 10)
@@ -30,7 +30,7 @@ def test_the_defined_score_is_nearer_the_truth_than_raw_pooling_and_than_the_mea
         stretch, shift = rng.uniform(0.7, 1.4, (5, 10))[fold], rng.normal(0, 0.7, (5, 10))[fold]
         drifted = scores * stretch + shift
         mean = np.mean([macro_map(labels[fold == k], drifted[fold == k]) for k in range(5)])
-        found = [oof_map(drifted, labels, fold), macro_map(labels, drifted), mean]
+        found = [oof_score(drifted, labels, fold, "mAP"), macro_map(labels, drifted), mean]
         errors.append(np.array(found) - truth)
     defined, raw, mean = np.mean(errors, axis=0)
     assert abs(defined) < 0.02
@@ -45,7 +45,7 @@ def test_rows_without_a_prediction_are_not_scored() -> None:
     assert len(predicted_rows(scores)) == 199
     assert oof_scores(scores, fold).index.equals(predicted_rows(scores))
     rest = labels.index != 4
-    assert oof_map(scores, labels, fold) == oof_map(scores[rest], labels[rest], fold[rest])
+    assert oof_score(scores, labels, fold, "mAP") == oof_score(scores[rest], labels[rest], fold[rest], "mAP")
 
 
 @pytest.mark.parametrize(("studies", "helps"), [(np.arange(400) // 2, True), (np.arange(400), False)])
@@ -56,4 +56,4 @@ def test_averaging_over_studies_is_chosen_where_it_raises_the_score(studies: np.
     scores = 1.5 * table + rng.normal(size=table.shape)
     table = table.assign(patient=studies.astype(str), study=studies.astype(str), view="frontal")
     fold = pd.Series(studies % 2)
-    assert study_mean_helps(scores, table, fold) is helps
+    assert study_mean_helps(scores, table, fold, "mAP") is helps

@@ -13,7 +13,7 @@ import cxrlt
 from cxrlt.artifacts import Workspace, sha256_of
 from cxrlt.challenges.base import Challenge
 from cxrlt.errors import UserError, listing
-from cxrlt.predictions.oof import oof_map, predicted_rows, study_mean_helps
+from cxrlt.predictions.oof import oof_score, predicted_rows, study_mean_helps
 from cxrlt.predictions.runs import TrainRows, read_final, read_oof, read_train_rows
 from cxrlt.predictions.selection import greedy_weights
 from cxrlt.predictions.standardise import mean_constants
@@ -61,7 +61,7 @@ def make_ensemble(
     weights = _choose(challenge, workspace, members)
     weights.write(run_dir, challenge.name)
     paths = _predict_available(challenge, workspace, name)
-    return EnsembleReport(weights, paths, False, _describe(name, weights, paths))
+    return EnsembleReport(weights, paths, False, _describe(challenge, name, weights, paths))
 
 
 def predict_ensemble(challenge: Challenge, workspace: Workspace, name: str, split: str) -> Path:
@@ -95,15 +95,16 @@ def _choose(challenge: Challenge, workspace: Workspace, names: Sequence[str]) ->
     rows = read_train_rows(challenge, workspace)
     members = {name: read_oof(challenge, workspace, name) for name in names}
     frames = {name: scores.frame for name, scores in members.items()}
-    average = study_mean_helps(_mean(frames, _equal(names)), rows.table, rows.fold)
+    average = study_mean_helps(_mean(frames, _equal(names)), rows.table, rows.fold, challenge.metric)
     if average:
         frames = {name: study_mean(frame, rows.table) for name, frame in frames.items()}
-    nested = {"mean": oof_map(_mean(frames, _equal(names)), rows.table, rows.fold)}
+    mean = _mean(frames, _equal(names))
+    nested = {"mean": oof_score(mean, rows.table, rows.fold, challenge.metric)}
     kind, weights = "mean", _equal(names)
     if len(names) > 1:
-        nested["greedy"] = _nested_greedy(frames, rows)
+        nested["greedy"] = _nested_greedy(frames, rows, challenge.metric)
         if nested["greedy"] > nested["mean"]:
-            kind, weights = "greedy", _fit(frames, rows, pd.Series(True, rows.table.index))
+            kind, weights = "greedy", _fit(frames, rows, pd.Series(True, rows.table.index), challenge.metric)
     constants = mean_constants([members[name].constants for name in names], [weights[name] for name in names])
     return EnsembleWeights(
         kind,
@@ -116,22 +117,24 @@ def _choose(challenge: Challenge, workspace: Workspace, names: Sequence[str]) ->
     )
 
 
-def _nested_greedy(frames: Mapping[str, pd.DataFrame], rows: TrainRows) -> float:
-    """Out-of-fold mAP of greedy selection when every fold is scored with weights fitted on the others."""
+def _nested_greedy(frames: Mapping[str, pd.DataFrame], rows: TrainRows, metric: str) -> float:
+    """Out-of-fold score of greedy selection when every fold is scored with weights fitted on the others."""
     parts = []
     for fold in range(rows.folds.n_folds):
         inside = rows.fold == fold
-        weights = _fit(frames, rows, ~inside)
+        weights = _fit(frames, rows, ~inside, metric)
         parts.append(_mean({name: frame[inside] for name, frame in frames.items()}, weights))
-    return oof_map(pd.concat(parts).loc[rows.table.index], rows.table, rows.fold)
+    return oof_score(pd.concat(parts).loc[rows.table.index], rows.table, rows.fold, metric)
 
 
-def _fit(frames: Mapping[str, pd.DataFrame], rows: TrainRows, chosen: pd.Series) -> dict[str, float]:
+def _fit(
+    frames: Mapping[str, pd.DataFrame], rows: TrainRows, chosen: pd.Series, metric: str
+) -> dict[str, float]:
     """Greedy weights on the `chosen` rows that every member predicts."""
     ids = predicted_rows(_mean(frames, _equal(list(frames)))[chosen])
     scores = [np.ascontiguousarray(frame.loc[ids].to_numpy(np.float32).T) for frame in frames.values()]
     classes = next(iter(frames.values())).columns
-    weights = greedy_weights(scores, rows.table.loc[ids, list(classes)].to_numpy(np.float64))
+    weights = greedy_weights(scores, rows.table.loc[ids, list(classes)].to_numpy(np.float64), metric)
     return {name: float(weight) for name, weight in zip(frames, weights, strict=True)}
 
 
@@ -182,9 +185,12 @@ def _predict_available(challenge: Challenge, workspace: Workspace, name: str) ->
     return tuple(predict_ensemble(challenge, workspace, name, split) for split in ("oof", *splits))
 
 
-def _describe(name: str, weights: EnsembleWeights, paths: Sequence[Path]) -> str:
+def _describe(challenge: Challenge, name: str, weights: EnsembleWeights, paths: Sequence[Path]) -> str:
     shares = ", ".join(f"{member} {share:.3g}" for member, share in weights.members.items())
     nested = ", ".join(f"{kind} {value:.4f}" for kind, value in weights.nested.items())
     study = "averaged over studies" if weights.study_mean else "not averaged over studies"
-    lines = [f"ensemble {name}: {weights.kind} of {shares}; {study}", f"  nested OOF mAP  {nested}"]
+    lines = [
+        f"ensemble {name}: {weights.kind} of {shares}; {study}",
+        f"  nested OOF {challenge.metric}  {nested}",
+    ]
     return "\n".join([*lines, *(f"  {path}" for path in paths)])

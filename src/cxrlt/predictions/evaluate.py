@@ -76,7 +76,7 @@ def leaderboard(
     for run in runs:
         shared = shared.intersection(predicted_rows(run.logits), sort=False)
     evaluations = [_score(challenge, truth, run.only(shared), n_draws, seed) for run in runs]
-    evaluations.sort(key=lambda evaluation: -evaluation.overall.ap.value)
+    evaluations.sort(key=lambda evaluation: -evaluation.overall.of(challenge.metric).value)
     best = evaluations[0].draws
     differences = tuple(paired_difference(best, evaluation.draws) for evaluation in evaluations)
     return Leaderboard(split, tuple(evaluations), differences, left_out)

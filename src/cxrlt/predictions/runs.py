@@ -127,7 +127,9 @@ def uses_study_mean(
     if option != "auto" or refit:
         return option == "on"
     rows = rows or read_train_rows(challenge, workspace)
-    return study_mean_helps(read_oof(challenge, workspace, name).frame, rows.table, rows.fold)
+    return study_mean_helps(
+        read_oof(challenge, workspace, name).frame, rows.table, rows.fold, challenge.metric
+    )
 
 
 @dataclass(frozen=True)

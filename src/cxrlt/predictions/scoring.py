@@ -41,6 +41,10 @@ class MacroScore:
     ap: Interval
     auroc: Interval
 
+    def of(self, metric: str) -> Interval:
+        """The mean that a challenge's metric names."""
+        return {"mAP": self.ap, "mAUROC": self.auroc}[metric]
+
 
 @dataclass(frozen=True)
 class Evaluation:

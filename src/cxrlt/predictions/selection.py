@@ -1,17 +1,17 @@
-"""Greedy ensemble selection on macro mAP (Caruana et al., ICML 2004)."""
+"""Greedy ensemble selection on the challenge's metric (Caruana et al., ICML 2004)."""
 
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cxrlt.metrics import average_precision_of, macro
+from cxrlt.metrics import CLASS_METRICS, macro
 
 ROUNDS = 20
 
 
 def greedy_weights(
-    members: Sequence[NDArray[np.float32]], targets: NDArray[np.float64]
+    members: Sequence[NDArray[np.float32]], targets: NDArray[np.float64], metric: str
 ) -> NDArray[np.float64]:
     """Weights (m,) that sum to 1, for members' scores (c, n) and targets (n, c) of 1, 0 or NaN.
 
@@ -23,7 +23,7 @@ def greedy_weights(
 
     def score(total: NDArray[np.float32]) -> float:
         columns = zip(total, positive, known, strict=True)
-        return float(macro([average_precision_of(row[k], p[k]) for row, p, k in columns]))
+        return float(macro([CLASS_METRICS[metric](row[k], p[k]) for row, p, k in columns]))
 
     alone = [score(member) for member in members]
     counts = np.zeros(len(members), dtype=np.int64)

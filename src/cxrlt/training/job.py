@@ -33,6 +33,7 @@ class FoldJob:
     seed: int
     recipe: Recipe
     classes: tuple[str, ...]
+    metric: str
     folds_sha256: str
     run_dir: Path
     cache: GreyCache

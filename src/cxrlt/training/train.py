@@ -77,6 +77,7 @@ def _jobs(source: ImageSource, plan: TrainPlan) -> list[FoldJob]:
             seed=plan.seed,
             recipe=plan.recipe,
             classes=challenge.classes,
+            metric=challenge.metric,
             folds_sha256=folds.sha256,
             run_dir=run_dir / (REFIT if fold == REFIT else f"fold{fold}"),
             cache=cache,

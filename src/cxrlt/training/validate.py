@@ -50,7 +50,8 @@ def end_epoch(trainer: Trainer, row: dict[str, float]) -> None:
             flush=True,
         )
     log = pd.DataFrame(progress.log)
-    if job.recipe.predict.weights == "best" and row["oof_mAP"] >= log["oof_mAP"].max():
+    monitored = f"oof_{job.metric}"
+    if job.recipe.predict.weights == "best" and row[monitored] >= log[monitored].max():
         save_tensors(job.run_dir / BEST, trainer.ema.module.state_dict())
     with atomic_path(job.run_dir / "log.csv") as temporary:
         log.to_csv(temporary, index=False)
