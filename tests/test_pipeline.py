@@ -1,0 +1,98 @@
+import zipfile
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+
+from cxrlt.errors import UserError
+from cxrlt.folds.make import read_folds
+from cxrlt.inputs.images import ImageSource
+from cxrlt.pipeline import Plan, run
+from cxrlt.recipe import save_recipe
+from cxrlt.submissions.validate import validate
+from tiny import CLASSES, make_tiny, tiny_recipe
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> tuple[ImageSource, Plan]:
+    """A tiny challenge run from its files to the zip, with two recipes."""
+    source = make_tiny(tmp_path_factory.mktemp("pipeline"), n_patients=40)
+    root = source.workspace.root
+    save_recipe(tiny_recipe(**{"optim.lr": 5e-3}), root / "one.yaml")
+    save_recipe(tiny_recipe(**{"model.backbone": "test_resnet"}), root / "two.yaml")
+    plan = Plan(recipes=(str(root / "one.yaml"), str(root / "two.yaml")), n_folds=3)
+    run(source, plan)
+    return source, plan
+
+
+def files_of(source):
+    root = source.workspace.root
+    return {
+        path: path.stat().st_mtime_ns
+        for folder in ("folds", "submissions")
+        for path in (root / folder).rglob("*")
+        if path.is_file() and path.suffix != ".lock"
+    }
+
+
+def test_it_ends_with_a_submission_the_server_would_accept(finished):
+    source, _ = finished
+    folder = source.workspace.submission_dir("csv", "ensemble")
+    assert "valid" in validate(folder / "submission.zip", source.challenge, "test", source.workspace)
+    with zipfile.ZipFile(folder / "submission.zip") as archive:
+        submission = pd.read_csv(archive.open("submission.csv"))
+    template = pd.read_csv(source.workspace.inputs_dir("csv") / "test.csv")
+    assert list(submission["image"]) == list(template["image"])
+    assert list(submission.columns) == ["image", *CLASSES]
+
+
+def test_every_stage_is_named_and_timed_and_the_scores_and_paths_come_last(finished, capsys):
+    source, plan = finished
+    run(source, plan)
+    printed = capsys.readouterr().out
+    stages = ["check", "folds", "cache", "train", "ensemble", "predict", "submit"]
+    starts = [printed.index(f"== {stage}\n") for stage in stages]
+    assert starts == sorted(starts)
+    assert all(f"== {stage}: " in printed for stage in stages)
+    last = printed[starts[-1] :]
+    assert "ensemble on csv oof" in last
+    assert "ensemble on csv dev" in last
+    assert "submission.zip" in last
+
+
+def test_a_second_run_skips_what_is_finished(finished, capsys):
+    source, plan = finished
+    before = files_of(source)
+    run(source, plan)
+    after = files_of(source)
+    changed = {path.name for path in after if after[path] != before.get(path)}
+    assert changed <= {"score.json"}
+    assert "already done" in capsys.readouterr().out
+
+
+def test_a_rehearsal_goes_through_to_the_zip_in_a_place_of_its_own(finished, capsys):
+    source, plan = finished
+    before = files_of(source)
+    run(source, replace(plan, quick=True))
+    quick = source.workspace.root / "folds" / "quick"
+    assert (quick / "submissions" / "csv" / "ensemble" / "submission.zip").is_file()
+    assert {path: stamp for path, stamp in files_of(source).items() if quick not in path.parents} == before
+    assert pd.read_csv(quick / "folds" / "csv" / "one" / "fold0" / "log.csv")["epoch"].max() == 1
+    assert "200 patients and one epoch" in capsys.readouterr().out
+
+
+def test_missing_images_stop_the_run_unless_it_is_told_to_go_on(tmp_path, capsys):
+    source = make_tiny(tmp_path, n_patients=15)
+    (source.workspace.folds_path("csv")).unlink()
+    pictures = source.workspace.inputs_dir("csv") / "pictures"
+    for path in [*pictures.glob("0000[0-4]_pa.png"), *pictures.glob("0200*.png")]:
+        path.unlink()
+    save_recipe(tiny_recipe(**{"schedule.epochs": 1}), tmp_path / "one.yaml")
+    plan = Plan(recipes=(str(tmp_path / "one.yaml"),), n_folds=3)
+    with pytest.raises(UserError, match=r"5 of 30 images.*--allow-missing"):
+        run(source, plan)
+    capsys.readouterr()
+    run(replace(source, allow_missing=True), plan)
+    assert len(read_folds(source.challenge, source.workspace).frame) == 25
+    assert "no submission, as images are missing" in capsys.readouterr().out
+    assert not list((source.workspace.root / "submissions").rglob("submission.zip"))
