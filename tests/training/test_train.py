@@ -1,4 +1,5 @@
 import dataclasses
+import types
 
 import pandas as pd
 import pytest
@@ -10,6 +11,7 @@ from cxrlt.artifacts import read_json
 from cxrlt.errors import UserError
 from cxrlt.recipe import load_recipe
 from cxrlt.training import loop
+from cxrlt.training.setup import create_summed_loss, initial_model
 from cxrlt.training.train import TrainPlan, train
 from tiny import CLASSES, make_tiny, tiny_recipe
 
@@ -218,3 +220,37 @@ def test_precision_is_float32_without_a_gpu():
         from cxrlt.training.setup import create_accelerator
 
         assert create_accelerator(tiny_recipe()).mixed_precision == "no"
+
+
+def test_a_compiled_run_saves_weights_an_eager_model_loads(source, monkeypatch):
+    real = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda target, **_: real(target, backend="aot_eager"))
+    recipe = tiny_recipe(compile=True, **{"schedule.epochs": 1})
+    (compiled,) = train(source, TrainPlan("compiled", recipe, folds=(0,)))
+    (eager,) = train(source, TrainPlan("eager", tiny_recipe(**{"schedule.epochs": 1}), folds=(0,)))
+    assert weights_of(compiled).keys() == weights_of(eager).keys()
+    for key, value in weights_of(eager).items():
+        assert torch.allclose(value, weights_of(compiled)[key], atol=1e-4), key
+
+
+def test_the_averaged_weights_move(source):
+    (job,) = train(source, TrainPlan("moving", tiny_recipe(), folds=(0,)))
+    start = initial_model(job, create_summed_loss(job)[0]).state_dict()
+    moved = [not torch.equal(start[key], value) for key, value in weights_of(job).items()]
+    assert all(moved)
+
+
+def test_the_averaged_weights_are_not_below_the_last_ones_at_the_end_of_a_short_run(source, monkeypatch):
+    scores = {}
+    real = loop.validate
+
+    def both(trainer):
+        for name, model in (("averaged", trainer.ema.module), ("last", trainer.bare)):
+            twin = dataclasses.replace(trainer, ema=types.SimpleNamespace(module=model))
+            scores[name] = real(twin)["oof_mAP"]
+        return real(trainer)
+
+    monkeypatch.setattr(loop, "validate", both)
+    train(source, TrainPlan("short", tiny_recipe(**{"schedule.epochs": 8, "optim.lr": 5e-3}), folds=(0,)))
+    assert scores["averaged"] > 0.5
+    assert scores["averaged"] >= scores["last"] - 0.02
