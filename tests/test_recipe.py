@@ -18,9 +18,9 @@ def test_default_recipes_of_every_challenge_exist(name):
 
 
 def test_a_file_overrides_its_base_and_both_give_way_to_the_config(tmp_path):
-    (tmp_path / "mine.yaml").write_text("base: demo_edgenext\noptim: {lr: 1e-4}\n")
+    (tmp_path / "mine.yaml").write_text("base: demo_darknet\noptim: {lr: 1e-4}\n")
     recipe = load_recipe(str(tmp_path / "mine.yaml"))
-    assert recipe.model.backbone == "edgenext_xx_small"
+    assert recipe.model.backbone == "cs3darknet_s"
     assert recipe.optim.lr == 1e-4  # which YAML reads as text
     assert recipe.optim.batch_size == load_recipe("demo_resnet").optim.batch_size
     (tmp_path / "over.yaml").write_text("base: ral_swin_base\noptim: {lr: 5}\n")

@@ -155,7 +155,7 @@ DEMO = replace(
     CXR_LT_2023,
     name="demo",
     title="Generated chest phantom in the layout of CXR-LT 2023",
-    recipes=("demo_resnet", "demo_edgenext"),
+    recipes=("demo_resnet", "demo_darknet"),
     n_folds=3,
     source="Make it with: cxrlt demo",
 )
