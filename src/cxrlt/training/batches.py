@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import numpy as np
 from torch import Tensor
 
+from cxrlt.inputs.contact_sheet import write_contact_sheet
 from cxrlt.inputs.dataset import make_loader, rank_share
-from cxrlt.reports.contact_sheet import write_contact_sheet
 from cxrlt.training.setup import Trainer, worker_count
 
 

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from cxrlt.reports.contact_sheet import write_contact_sheet
+from cxrlt.inputs.contact_sheet import write_contact_sheet
 
 
 def test_the_sheet_shows_every_image_in_its_grey_above_its_labels(tmp_path: Path):

@@ -1,0 +1,50 @@
+"""Imports run one way, so that any part can be read without those above it."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import cxrlt
+
+PACKAGE = Path(cxrlt.__file__).parent
+LAYERS = [
+    {"cli", "pipeline", "__main__"},
+    {"reports", "submissions"},
+    {"predictions"},
+    {"training"},
+    {"models", "losses", "folds", "inputs"},
+    {"challenges", "recipe", "metrics"},
+    {"artifacts"},
+    {"errors"},
+]
+ALONE = {"losses": {"losses"}, "metrics": set(), "models": {"models", "recipe", "errors"}}
+
+
+def part_of(name: str) -> str:
+    return name.split(".")[1]
+
+
+def imports(path: Path) -> set[str]:
+    """The parts of the package that a module imports, inside functions too."""
+    nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+    names = [node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module]
+    names += [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
+    return {part_of(name) for name in names if name.startswith("cxrlt.")}
+
+
+def level(part: str) -> int:
+    (found,) = [number for number, parts in enumerate(LAYERS) if part in parts]
+    return found
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_a_module_imports_only_its_own_level_or_those_below(path):
+    relative = path.relative_to(PACKAGE)
+    if relative.name == "__init__.py" and len(relative.parts) == 1:
+        assert imports(path) == set()
+        return
+    part = relative.parts[0].removesuffix(".py")
+    assert all(level(other) >= level(part) for other in imports(path))
+    if part in ALONE:
+        assert imports(path) <= ALONE[part]
