@@ -22,7 +22,7 @@ LAUNCHER = r"^torchrun .* -m (?=cxrlt)"
 def commands(text: str) -> list[str]:
     """The lines of all bash blocks, and commands quoted in the text, without comments."""
     blocks = re.findall(r"```bash\n(.*?)```", text, flags=re.S)
-    lines = [line.split("  #")[0].strip() for block in blocks for line in block.splitlines()]
+    lines = [re.split(r"\s+# ", line)[0].strip() for block in blocks for line in block.splitlines()]
     return [line for line in lines if line and not line.startswith("#")]
 
 
@@ -32,7 +32,8 @@ def cxrlt_commands(text: str) -> list[list[str]]:
     lines = [re.sub(LAUNCHER, "", line) for line in [*commands(text), *quoted]]
     lines = [re.sub(r"^bash run\.sh (?!test)(?=[a-z])", "cxrlt run ", line) for line in lines]
     found = [shlex.split(line)[1:] for line in lines if line.startswith("cxrlt ")]
-    return [arguments for arguments in found if not {"RECIPE", "CHALLENGE", "NAME", "…"} & set(arguments)]
+    placeholders = {"RECIPE", "CHALLENGE", "NAME", "…"}
+    return [words for words in found if words[1:] and not placeholders & set(words)]
 
 
 @pytest.fixture

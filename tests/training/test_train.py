@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 import torch
 from accelerate import Accelerator
+from safetensors import safe_open
 from safetensors.torch import load_file
 
 from cxrlt.artifacts import read_json
@@ -47,6 +48,8 @@ def test_a_finished_fold_says_what_it_is(source):
     run = read_json(job.run_dir / "run.json", made_by="")
     assert (run["challenge"], run["name"], run["fold"], run["seed"]) == ("csv", "whole", "1", 0)
     assert len(run["folds_sha256"]) == 64
+    with safe_open(job.run_dir / "weights.safetensors", "pt") as file:
+        assert file.metadata()["folds_sha256"] == run["folds_sha256"]
     log = pd.read_csv(job.run_dir / "log.csv")
     assert list(log["epoch"]) == [1, 2]
     assert log["loss"].notna().all()

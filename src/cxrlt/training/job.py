@@ -67,6 +67,11 @@ def identity(job: FoldJob) -> dict[str, object]:
     return {key: getattr(job, key) for key in names} | {"version": cxrlt.__version__}
 
 
+def tags(job: FoldJob) -> dict[str, str]:
+    """The identity as text, which travels in the header of the weights, the hash of the folds included."""
+    return {key: str(value) for key, value in identity(job).items()}
+
+
 def require_same_run(job: FoldJob) -> None:
     """A run met again must be the same run. Raises UserError listing the fields that differ."""
     if not (job.run_dir / "run.json").is_file():

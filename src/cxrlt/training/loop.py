@@ -16,7 +16,7 @@ from cxrlt.errors import UserError
 from cxrlt.inputs.dataset import epoch_batches
 from cxrlt.training.batches import batch_denominator, load, share_of
 from cxrlt.training.checkpoint import remove_checkpoints, save_tensors
-from cxrlt.training.job import WEIGHTS, FoldJob
+from cxrlt.training.job import WEIGHTS, FoldJob, tags
 from cxrlt.training.setup import Trainer, create_trainer, seed_of
 from cxrlt.training.validate import BEST, end_epoch, save_progress, validate
 
@@ -41,7 +41,7 @@ def fit(job: FoldJob, accelerator: Accelerator) -> None:
         if job.recipe.predict.weights == "best" and not job.valid.empty:
             (job.run_dir / BEST).replace(job.run_dir / WEIGHTS)
         else:
-            save_tensors(job.run_dir / WEIGHTS, trainer.ema.module.state_dict())
+            save_tensors(job.run_dir / WEIGHTS, trainer.ema.module.state_dict(), tags(job))
         remove_checkpoints(job.run_dir)
     accelerator.wait_for_everyone()
 

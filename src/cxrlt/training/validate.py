@@ -9,6 +9,7 @@ from cxrlt.artifacts import atomic_path
 from cxrlt.metrics import auroc, average_precision, macro
 from cxrlt.training.checkpoint import save_checkpoint, save_tensors
 from cxrlt.training.infer import infer
+from cxrlt.training.job import tags
 from cxrlt.training.setup import Trainer, worker_count
 
 BEST = "best.safetensors"
@@ -52,7 +53,7 @@ def end_epoch(trainer: Trainer, row: dict[str, float]) -> None:
     log = pd.DataFrame(progress.log)
     monitored = f"oof_{job.metric}"
     if job.recipe.predict.weights == "best" and row[monitored] >= log[monitored].max():
-        save_tensors(job.run_dir / BEST, trainer.ema.module.state_dict())
+        save_tensors(job.run_dir / BEST, trainer.ema.module.state_dict(), tags(job))
     with atomic_path(job.run_dir / "log.csv") as temporary:
         log.to_csv(temporary, index=False)
     save_progress(trainer)

@@ -1,0 +1,27 @@
+import pytest
+
+from cxrlt import cli
+from cxrlt.errors import UserError
+from cxrlt.recipe import save_recipe
+from cxrlt.training.grid import train_command, train_grid
+from tiny import make_tiny, tiny_recipe
+
+
+def test_a_job_is_a_train_command_of_its_own(source):
+    command = train_command(source, "demo_resnet", 2, 7)
+    parsed = cli.parse(command[3:])
+    assert (parsed.recipe, parsed.challenge, parsed.fold, parsed.seed) == ("demo_resnet", "csv", (2,), 7)
+    assert parsed.workspace.images_dir("csv") == source.workspace.images_dir("csv")
+    assert parsed.workspace.cache_dir() == source.workspace.cache_dir()
+
+
+def test_every_fold_of_every_recipe_is_trained_and_failures_are_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    source = make_tiny(tmp_path, n_patients=8, n_folds=2)
+    good, bad = tmp_path / "good.yaml", tmp_path / "bad.yaml"
+    save_recipe(tiny_recipe(**{"schedule.epochs": 1}), good)
+    save_recipe(tiny_recipe(**{"loss.options": {"nonsense": 1}}), bad)
+    with pytest.raises(UserError, match=r"bad.yaml fold 0.*bad.yaml fold 1"):
+        train_grid(source, [str(good), str(bad)], n_folds=2, seed=0)
+    run_dir = source.workspace.run_dir("csv", "good")
+    assert all((run_dir / f"fold{fold}" / "oof.parquet").is_file() for fold in (0, 1))
