@@ -1,6 +1,5 @@
 import json
 from pathlib import Path
-from time import perf_counter
 
 import cv2
 import numpy as np
@@ -136,10 +135,8 @@ def nih(tmp_path: Path, nih_data: Path) -> Workspace:
     return Workspace(tmp_path, inputs=nih_data)
 
 
-def test_the_nih_training_rows_are_split_evenly_and_quickly(nih: Workspace) -> None:
-    started = perf_counter()
+def test_the_nih_training_rows_are_split_evenly(nih: Workspace) -> None:
     report = make_folds(get_challenge("nihlt"), nih, n_folds=5, seed=0)
-    assert perf_counter() - started < 5
     figures = json.loads(report.path.with_suffix(".json").read_text())
     assert figures["n_rows"] == 78_506
     assert figures["patients_in_two_folds"] == 0
