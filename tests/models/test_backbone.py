@@ -9,6 +9,7 @@ from cxrlt.errors import UserError
 from cxrlt.losses import RobustAsymmetricLoss
 from cxrlt.models.backbone import create_model, weights_licence
 from cxrlt.recipe import ModelConfig, load_recipe, recipe_names
+from cxrlt.training.optimise import create_optimizer
 
 
 def tiny(**over):
@@ -26,7 +27,7 @@ def test_the_first_training_step_of_every_recipe_moves_its_weights(name):
     recipe = load_recipe(name)
     model = create_model(recipe.model.model_copy(update={"pretrained": False}), 5, 32).train()
     before = [p.detach().clone() for p in model.parameters()]
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    optimizer = create_optimizer(model, recipe.optim)
     loss = RobustAsymmetricLoss()(model(images(2)), torch.eye(5)[:2])
     loss.backward()
     optimizer.step()

@@ -67,7 +67,7 @@ class Challenge(ABC):
 
     @abstractmethod
     def read(self, split: str, inputs_dir: Path) -> pd.DataFrame:
-        """The table of `split` (contract 1): index image_id; patient, study, view, path; a column per class.
+        """The table of `split`: index image_id; patient, study, view, path; a column per class.
 
         Class columns are float32: 1, 0, or NaN where unknown (all NaN in a split without labels).
         Raises UserError naming file and rows.
