@@ -51,6 +51,7 @@ def tiny_recipe(**over: object) -> Recipe:
         "model.backbone": "test_convnext",
         "data.size": 32,
         "schedule.epochs": 2,
+        "optim.lr": 2e-3,
         "optim.batch_size": 8,
         **over,
     }
