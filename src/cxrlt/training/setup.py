@@ -92,21 +92,17 @@ def create_summed_loss(job: FoldJob) -> tuple[MultiLabelLoss, str]:
 
     A batch may be spread over processes and accumulation steps; only the sum adds up over the parts.
     """
-    options = dict(job.recipe.loss.options)
-    reduction = str(options.pop("reduction", "batchmean"))
     try:
         loss = create_loss(
             job.recipe.loss.name,
             classes=job.classes,
             class_counts=job.class_counts,
             n_samples=len(job.train),
-            reduction="sum",
-            **options,
+            **job.recipe.loss.options,
         )
     except (ValueError, TypeError) as error:
         raise UserError(f"loss: {error}") from error
-    if reduction not in ("mean", "batchmean", "sum"):
-        raise UserError(f"loss: reduction={reduction!r} is not known; choose one of mean, batchmean, sum")
+    reduction, loss.reduction = loss.reduction, "sum"
     return loss, reduction
 
 
