@@ -7,14 +7,14 @@ import pandas as pd
 import pytest
 
 from cxrlt.errors import UserError
-from cxrlt.inputs.cache import GreyCache, cache_path, open_cache
+from cxrlt.inputs.cache import ImageCache, cache_path, open_cache
 from cxrlt.inputs.cache_build import build_cache
 
 IDS = ["a", "12", "NA", "b,1", "é"]
 
 
 @pytest.fixture
-def cache(tmp_path: Path) -> GreyCache:
+def cache(tmp_path: Path) -> ImageCache:
     files = []
     for grey in range(len(IDS)):
         files.append(str(tmp_path / f"{grey}.png"))
@@ -23,29 +23,29 @@ def cache(tmp_path: Path) -> GreyCache:
     return build_cache(table, 8, tmp_path / "cache", "toy", "train", workers=1, progress=False)
 
 
-def test_images_are_found_by_id_whatever_the_id_looks_like(cache: GreyCache):
+def test_images_are_found_by_id_whatever_the_id_looks_like(cache: ImageCache):
     assert list(open_cache(cache.directory).ids) == sorted(IDS)
     for grey, image_id in enumerate(IDS):
         assert cache[image_id].dtype == np.uint8
         np.testing.assert_array_equal(cache[image_id], np.full((8, 8), 10 * grey))
 
 
-def test_rows_follow_the_ids_asked_for(cache: GreyCache):
+def test_rows_follow_the_ids_asked_for(cache: ImageCache):
     rows = cache.rows_of(["é", "a", "a"])
     np.testing.assert_array_equal(cache.images[rows], [cache["é"], cache["a"], cache["a"]])
 
 
-def test_ids_that_are_not_there_are_named(cache: GreyCache):
+def test_ids_that_are_not_there_are_named(cache: ImageCache):
     with pytest.raises(UserError, match="zebra, yak"):
         cache.rows_of(["a", "zebra", "yak"])
 
 
-def test_the_images_cannot_be_written_to(cache: GreyCache):
+def test_the_images_cannot_be_written_to(cache: ImageCache):
     with pytest.raises(ValueError, match="read-only"):
         cache["a"][0, 0] = 1
 
 
-def test_a_cache_pickles_as_its_folder_even_after_reading(cache: GreyCache):
+def test_a_cache_pickles_as_its_folder_even_after_reading(cache: ImageCache):
     assert cache["a"].shape == (8, 8)
     pickled = pickle.dumps(cache)
     assert len(pickled) < 1000
@@ -65,7 +65,7 @@ def test_a_missing_cache_names_the_command(tmp_path: Path):
         open_cache(tmp_path / "absent")
 
 
-def test_an_unfinished_cache_is_refused_by_readers(cache: GreyCache):
+def test_an_unfinished_cache_is_refused_by_readers(cache: ImageCache):
     sources = np.load(cache.directory / "sources.npy", mmap_mode="r+")
     sources[2] = 0
     sources.flush()

@@ -9,7 +9,7 @@ import torch
 
 from cxrlt.errors import UserError
 from cxrlt.inputs.augment import build_transform
-from cxrlt.inputs.cache import GreyCache
+from cxrlt.inputs.cache import ImageCache
 from cxrlt.inputs.cache_build import build_cache
 from cxrlt.inputs.dataset import XRayDataset, epoch_batches, evaluation_loader, make_loader, rank_share
 
@@ -20,7 +20,7 @@ TRANSFORM = build_transform(
 
 
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> GreyCache:
+def cache(tmp_path_factory: pytest.TempPathFactory) -> ImageCache:
     folder = tmp_path_factory.mktemp("images")
     ids = pd.Index([f"image{row}" for row in range(N_ROWS)], name="image_id")
     files = [str(folder / f"{image_id}.png") for image_id in ids]
@@ -38,7 +38,7 @@ def targets() -> np.ndarray:
 
 
 @pytest.fixture
-def dataset(cache: GreyCache, targets: np.ndarray) -> XRayDataset:
+def dataset(cache: ImageCache, targets: np.ndarray) -> XRayDataset:
     return XRayDataset(cache, list(cache.ids), targets, seed=1, transform=TRANSFORM)
 
 
@@ -56,7 +56,7 @@ def assert_same_batches(one: list[tuple[torch.Tensor, ...]], two: list[tuple[tor
         torch.testing.assert_close(labels, other_labels, rtol=0, atol=0, equal_nan=True)
 
 
-def test_an_item_is_a_grey_image_its_targets_and_its_row(cache: GreyCache, targets: np.ndarray):
+def test_an_item_is_a_grey_image_its_targets_and_its_row(cache: ImageCache, targets: np.ndarray):
     ids = list(cache.ids)[::-1]
     image, labels, row = XRayDataset(cache, ids, targets[::-1])[0, 5]
     assert image.shape == (1, SIZE, SIZE) and image.dtype == torch.uint8 and row == 5
@@ -65,7 +65,7 @@ def test_an_item_is_a_grey_image_its_targets_and_its_row(cache: GreyCache, targe
     np.testing.assert_array_equal(labels, targets[::-1][5])
 
 
-def test_augmentation_is_a_function_of_seed_epoch_and_id_alone(cache: GreyCache, targets: np.ndarray):
+def test_augmentation_is_a_function_of_seed_epoch_and_id_alone(cache: ImageCache, targets: np.ndarray):
     ids = list(cache.ids)
 
     def item(row: int, epoch: int, seed: int, ids: list[str]) -> bytes:
@@ -82,7 +82,7 @@ def test_no_two_images_of_an_epoch_share_their_augmentation(dataset: XRayDataset
     assert len(seeds) == 20 * N_ROWS
 
 
-def test_the_augmentation_seed_is_the_same_on_every_machine(cache: GreyCache, targets: np.ndarray):
+def test_the_augmentation_seed_is_the_same_on_every_machine(cache: ImageCache, targets: np.ndarray):
     dataset = XRayDataset(cache, ["image3"], targets[:1], seed=1)
     assert dataset.augmentation_seed(epoch=2, row=0) == 2312809103102000465
 
@@ -136,19 +136,19 @@ def test_what_goes_wrong_with_an_image_reaches_the_caller(dataset: XRayDataset, 
         batches._shutdown_workers()  # garbage collection would wait five seconds for each
 
 
-def test_an_id_that_is_not_in_the_cache_is_named_before_training(cache: GreyCache, targets: np.ndarray):
+def test_an_id_that_is_not_in_the_cache_is_named_before_training(cache: ImageCache, targets: np.ndarray):
     with pytest.raises(UserError, match="stranger"):
         XRayDataset(cache, ["image0", "stranger"], targets[:2])
 
 
-def test_targets_of_another_length_are_refused(cache: GreyCache, targets: np.ndarray):
+def test_targets_of_another_length_are_refused(cache: ImageCache, targets: np.ndarray):
     with pytest.raises(ValueError, match="2 ids"):
         XRayDataset(cache, ["image0", "image1"], targets[:3])
 
 
 @pytest.mark.parametrize("n_workers", [0, 2])
 def test_evaluation_takes_every_row_once_in_order_and_as_it_is(
-    cache: GreyCache, targets: np.ndarray, n_workers: int
+    cache: ImageCache, targets: np.ndarray, n_workers: int
 ):
     loader = evaluation_loader(XRayDataset(cache, list(cache.ids), targets), 5, n_workers)
     images, _, rows = (torch.cat(parts) for parts in zip(*loader, strict=True))
@@ -156,7 +156,7 @@ def test_evaluation_takes_every_row_once_in_order_and_as_it_is(
     np.testing.assert_array_equal(images[:, 0], [cache[image_id] for image_id in cache.ids])
 
 
-def test_no_rows_make_no_batches(cache: GreyCache, targets: np.ndarray):
+def test_no_rows_make_no_batches(cache: ImageCache, targets: np.ndarray):
     assert list(evaluation_loader(XRayDataset(cache, [], targets[:0]), 5, 0)) == []
 
 

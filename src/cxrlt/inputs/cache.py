@@ -23,7 +23,7 @@ from cxrlt.inputs.decode import DECODER
 
 
 @dataclass(frozen=True, eq=False)
-class GreyCache:
+class ImageCache:
     """A finished cache: `cache[image_id]` is uint8 of shape (size, size).
 
     `rows` maps the id of every readable image to its row of `images`; `quarantined` ids are in neither.
@@ -67,7 +67,7 @@ class GreyCache:
         return open_cache, (self.directory,)
 
 
-def open_cache(directory: Path) -> GreyCache:
+def open_cache(directory: Path) -> ImageCache:
     """The finished cache in `directory`. Raises UserError where there is none or some rows are not done."""
     meta = read_json(directory / "meta.json", made_by="cxrlt cache CHALLENGE --size N")
     ids = pd.Index(read_csv(directory / "ids.csv")["image_id"])
@@ -80,7 +80,7 @@ def open_cache(directory: Path) -> GreyCache:
             f"Finish it with: cxrlt cache {meta['challenge']} --size {meta['size']}"
         )
     rows = pd.Series(np.flatnonzero(~absent), index=ids[~absent])
-    return GreyCache(directory, meta["size"], rows, tuple(ids[absent]))
+    return ImageCache(directory, meta["size"], rows, tuple(ids[absent]))
 
 
 def cache_path(ids: Sequence[str], size: int, cache_dir: Path, challenge: str, split: str) -> Path:

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from cxrlt.artifacts import atomic_path, write_json
 from cxrlt.errors import UserError, listing
-from cxrlt.inputs.cache import GreyCache, cache_path, open_cache, read_quarantine, write_csv
+from cxrlt.inputs.cache import ImageCache, cache_path, open_cache, read_quarantine, write_csv
 from cxrlt.inputs.decode import DECODER, UnreadableImageError, decode_grey
 
 CHUNK = 64
@@ -42,7 +42,7 @@ def build_cache(
     workers: int | None = None,
     quarantine: bool = False,
     progress: bool = True,
-) -> GreyCache:
+) -> ImageCache:
     """The cache of the images in `table` (index image_id, column `file`), made or finished where needed.
 
     Decodes with `workers` processes (default: one per core), after saying what it will cost in disk and

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from cxrlt.errors import UserError
 from cxrlt.inputs.augment import Transform
-from cxrlt.inputs.cache import GreyCache
+from cxrlt.inputs.cache import ImageCache
 
 Item = tuple[int, int]
 """(epoch, row of the data set)."""
@@ -29,7 +29,7 @@ class XRayDataset(Dataset):
 
     def __init__(
         self,
-        cache: GreyCache,
+        cache: ImageCache,
         ids: Sequence[str],
         targets: np.ndarray,
         *,

@@ -8,7 +8,7 @@ import pandas as pd
 from cxrlt.artifacts import Workspace
 from cxrlt.challenges.base import Challenge
 from cxrlt.errors import UserError
-from cxrlt.inputs.cache import GreyCache
+from cxrlt.inputs.cache import ImageCache
 from cxrlt.inputs.cache_build import build_cache
 from cxrlt.inputs.table import NoImagesError, load_table, missing_images, with_files
 
@@ -22,14 +22,14 @@ class ImageSource:
     allow_missing: bool = False
     quarantine: bool = False
 
-    def split(self, split: str, size: int) -> tuple[pd.DataFrame, GreyCache]:
+    def split(self, split: str, size: int) -> tuple[pd.DataFrame, ImageCache]:
         """The table of `split` and the cache of its images at `size` pixels, built where needed."""
         table = load_table(self.challenge, split, self.workspace, allow_missing=self.allow_missing)
         return self._cached(table, split, size)
 
-    def all_splits(self, size: int) -> dict[str, GreyCache]:
+    def all_splits(self, size: int) -> dict[str, ImageCache]:
         """The cache of every split, or, if images may be missing, of every split that has any."""
-        caches: dict[str, GreyCache] = {}
+        caches: dict[str, ImageCache] = {}
         for split in self.challenge.splits:
             try:
                 caches[split] = self.split(split, size)[1]
@@ -39,7 +39,7 @@ class ImageSource:
                 print(f"{error} That split is left out (--allow-missing).", file=sys.stderr)
         return caches
 
-    def folded(self, ids: pd.Index, size: int) -> tuple[pd.DataFrame, GreyCache]:
+    def folded(self, ids: pd.Index, size: int) -> tuple[pd.DataFrame, ImageCache]:
         """The training rows `ids`, which the folds were made of, and their cache."""
         table = self.challenge.read("train", self.workspace.inputs_dir(self.challenge.name))
         gone = ids.difference(table.index)
@@ -57,7 +57,7 @@ class ImageSource:
             )
         return self._cached(table, "train", size)
 
-    def _cached(self, table: pd.DataFrame, split: str, size: int) -> tuple[pd.DataFrame, GreyCache]:
+    def _cached(self, table: pd.DataFrame, split: str, size: int) -> tuple[pd.DataFrame, ImageCache]:
         cache = build_cache(
             table,
             size,

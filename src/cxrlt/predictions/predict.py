@@ -11,7 +11,7 @@ import cxrlt
 from cxrlt.artifacts import read_json
 from cxrlt.errors import UserError
 from cxrlt.folds.make import Folds, read_folds
-from cxrlt.inputs.cache import GreyCache
+from cxrlt.inputs.cache import ImageCache
 from cxrlt.inputs.images import ImageSource
 from cxrlt.models.backbone import XRayModel, create_model
 from cxrlt.predictions.ensemble import predict_ensemble
@@ -139,7 +139,7 @@ def flips(recipe: Recipe, classes: tuple[str, ...]) -> bool:
 
 def _infer(
     unit: TrainedFold,
-    cache: GreyCache,
+    cache: ImageCache,
     ids: list[str],
     classes: tuple[str, ...],
     accelerator: Accelerator,

@@ -10,13 +10,13 @@ from accelerate.utils import gather_object
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from cxrlt.inputs.cache import GreyCache
+from cxrlt.inputs.cache import ImageCache
 from cxrlt.inputs.dataset import XRayDataset, evaluation_loader
 
 
 def infer(
     model: nn.Module,
-    cache: GreyCache,
+    cache: ImageCache,
     ids: list[str],
     classes: tuple[str, ...],
     accelerator: Accelerator,

@@ -13,7 +13,7 @@ import torch
 import cxrlt
 from cxrlt.artifacts import read_json, write_json
 from cxrlt.errors import UserError
-from cxrlt.inputs.cache import GreyCache
+from cxrlt.inputs.cache import ImageCache
 from cxrlt.models.backbone import weights_licence
 from cxrlt.recipe import Recipe, differing_fields, load_recipe, save_recipe
 
@@ -36,7 +36,7 @@ class FoldJob:
     metric: str
     folds_sha256: str
     run_dir: Path
-    cache: GreyCache
+    cache: ImageCache
     train: pd.DataFrame
     valid: pd.DataFrame
 
