@@ -14,9 +14,15 @@ from cxrlt.inputs.cache_build import build_cache
 from cxrlt.inputs.dataset import XRayDataset, epoch_batches, evaluation_loader, make_loader, rank_share
 
 SIZE, N_ROWS, N_CLASSES = 16, 23, 3
-TRANSFORM = build_transform(
-    SIZE, flip=True, crop_scale=(0.8, 1.0), rotate=10.0, brightness=0.2, contrast=0.2, erase=0.3
-)
+AUGMENTATION = {
+    "flip": True,
+    "crop_scale": (0.8, 1.0),
+    "rotate": 10.0,
+    "brightness": 0.2,
+    "contrast": 0.2,
+    "erase": 0.3,
+}
+TRANSFORM = build_transform(SIZE, **AUGMENTATION)
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +69,27 @@ def test_an_item_is_a_grey_image_its_targets_and_its_row(cache: ImageCache, targ
     np.testing.assert_array_equal(image[0], cache[ids[5]])
     assert labels.dtype == torch.float32
     np.testing.assert_array_equal(labels, targets[::-1][5])
+
+
+@pytest.mark.parametrize(("size", "first"), [(16, 0), (12, 2), (11, 2), (1, 7)])
+def test_a_smaller_size_is_the_middle_of_the_cached_image(
+    cache: ImageCache, targets: np.ndarray, size: int, first: int
+):
+    image = XRayDataset(cache, list(cache.ids), targets, size=size)[0, 4][0]
+    middle = slice(first, first + size)
+    np.testing.assert_array_equal(image[0], cache[cache.ids[4]][middle, middle])
+
+
+def test_the_middle_is_cut_out_before_the_augmentation(cache: ImageCache, targets: np.ndarray):
+    ids, transform = list(cache.ids), build_transform(12, **AUGMENTATION)
+    dataset = XRayDataset(cache, ids, targets, seed=1, transform=transform, size=12)
+    expected = transform(np.ascontiguousarray(cache[ids[4]][2:14, 2:14]), dataset.augmentation_seed(3, 4))
+    np.testing.assert_array_equal(dataset[3, 4][0][0], expected)
+
+
+def test_more_than_the_cached_image_is_refused(cache: ImageCache, targets: np.ndarray):
+    with pytest.raises(ValueError, match="no 17 px can be cut out of images of 16 px"):
+        XRayDataset(cache, list(cache.ids), targets, size=17)
 
 
 def test_augmentation_is_a_function_of_seed_epoch_and_id_alone(cache: ImageCache, targets: np.ndarray):

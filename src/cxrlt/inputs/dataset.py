@@ -21,10 +21,11 @@ Item = tuple[int, int]
 
 
 class XRayDataset(Dataset):
-    """Item (epoch, row): uint8 image (1, size, size), float32 targets (n_classes,), row.
+    """Item (epoch, row): uint8 image (channels, size, size), float32 targets (n_classes,), row.
 
-    `targets` (n, n_classes) has one row per id; without `transform` the image is as it is in the cache.
-    Raises UserError if the cache lacks an id.
+    `targets` (n, n_classes) has one row per id. Where the cached images are larger than `size`, the central
+    size x size of them is used; only then comes `transform`, without which the image is as it is in the
+    cache. Raises UserError if the cache lacks an id.
     """
 
     def __init__(
@@ -35,25 +36,31 @@ class XRayDataset(Dataset):
         *,
         seed: int = 0,
         transform: Transform | None = None,
+        size: int | None = None,
     ) -> None:
         if targets.shape[:1] != (len(ids),):
             raise ValueError(f"{len(ids)} ids but targets of shape {targets.shape}")
+        if size is not None and size > cache.size:
+            raise ValueError(f"no {size} px can be cut out of images of {cache.size} px")
         self.cache = cache
         self.cache_rows = cache.rows_of(ids)
         self.id_hashes = np.array([_hash64(image_id.encode()) for image_id in ids], dtype=np.uint64)
         self.targets = torch.tensor(np.ascontiguousarray(targets, dtype=np.float32))
         self.seed = seed
         self.transform = transform
+        margin = (cache.size - (size or cache.size)) // 2
+        self.window = slice(margin, margin + (size or cache.size))
 
     def __len__(self) -> int:
         return len(self.cache_rows)
 
     def __getitem__(self, item: Item) -> tuple[torch.Tensor, torch.Tensor, int]:
         epoch, row = item
-        image = np.array(self.cache.images[self.cache_rows[row]])
+        image = np.array(self.cache.images[self.cache_rows[row], self.window, self.window])
         if self.transform is not None:
-            image = np.ascontiguousarray(self.transform(image, self.augmentation_seed(epoch, row)))
-        return torch.from_numpy(image)[None], self.targets[row], row
+            image = self.transform(image, self.augmentation_seed(epoch, row))
+        planes = image[None] if image.ndim == 2 else image.transpose(2, 0, 1)
+        return torch.from_numpy(np.ascontiguousarray(planes)), self.targets[row], row
 
     def augmentation_seed(self, epoch: int, row: int) -> int:
         """A function of (seed, epoch, image id) and nothing else."""
@@ -93,7 +100,7 @@ def make_loader(
     n_workers: int,
     pin_memory: bool = False,
 ) -> DataLoader:
-    """Batches (uint8 (b, 1, size, size), float32 (b, n_classes), int64 rows (b,)), in the order given.
+    """Batches (uint8 (b, channels, size, size), float32 (b, n_classes), int64 rows (b,)), in the order given.
 
     What a worker raises is raised here: no batch is ever skipped or repeated. The global random state is
     left alone.
