@@ -18,7 +18,7 @@ LAYERS = [
     {"artifacts"},
     {"errors"},
 ]
-ALONE = {"losses": {"losses"}, "metrics": set(), "models": {"models", "recipe", "errors"}}
+ALONE = {"losses": {"losses"}, "metrics": {"metrics"}, "models": {"models", "recipe", "errors"}}
 
 
 def part_of(name: str) -> str:

@@ -15,6 +15,9 @@ VIEWS = ("frontal", "lateral", "unknown")
 SPLITS = ("train", "dev", "test")
 HEAD_SHARE, TAIL_SHARE = 0.10, 0.01
 
+Task = Literal["multi_label", "single_label"]
+Metric = Literal["mAP", "mAUROC", "macro-F1", "accuracy", "balanced-accuracy", "weighted-F1", "kappa"]
+
 
 @dataclass(frozen=True)
 class Challenge(ABC):
@@ -36,8 +39,10 @@ class Challenge(ABC):
     container: Literal["zip", "csv"] = "zip"
     """What the server takes: a zip with one CSV in it, or that CSV."""
     channels: int = 1
-    metric: Literal["mAP", "mAUROC"] = "mAP"
-    """What models are compared by: the macro mean of average precision or of AUROC."""
+    task: Task = "multi_label"
+    """Whether a row has any number of classes or exactly one of them (the class columns are then one-hot)."""
+    metric: Metric = "mAP"
+    """What models are compared by. All but mAP and mAUROC need exactly one class per row."""
     strict_patients: bool = False
     """A patient in train and in dev or test is an error (else a warning, as official splits are given)."""
 

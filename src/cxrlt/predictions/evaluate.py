@@ -10,7 +10,7 @@ import pandas as pd
 from cxrlt.artifacts import Workspace, write_json
 from cxrlt.challenges.base import Challenge
 from cxrlt.errors import UserError, listing
-from cxrlt.metrics import Difference, paired_difference
+from cxrlt.metrics import Interval, paired_difference
 from cxrlt.predictions.oof import oof_scores, predicted_rows
 from cxrlt.predictions.runs import Final, TrainRows, read_final, read_train_rows
 from cxrlt.predictions.scoring import N_DRAWS, Evaluation, macro_pair, score_rows
@@ -41,14 +41,15 @@ def evaluate(
 
 @dataclass(frozen=True)
 class Leaderboard:
-    """Everything trained, best first; differences are best minus other, paired on the same patients drawn.
+    """Everything trained, best first by the challenge's metric.
 
+    `differences` in that metric are best minus other, paired on the same patients drawn.
     `left_out` says of every other run why it cannot be scored.
     """
 
     split: str
     evaluations: tuple[Evaluation, ...]
-    differences: tuple[Difference, ...]
+    differences: tuple[Interval, ...]
     left_out: Mapping[str, str]
 
 
@@ -77,8 +78,8 @@ def leaderboard(
         shared = shared.intersection(predicted_rows(run.logits), sort=False)
     evaluations = [_score(challenge, truth, run.only(shared), n_draws, seed) for run in runs]
     evaluations.sort(key=lambda evaluation: -evaluation.overall.of(challenge.metric).value)
-    best = evaluations[0].draws
-    differences = tuple(paired_difference(best, evaluation.draws) for evaluation in evaluations)
+    best = evaluations[0].draws.drawn(challenge.metric)
+    differences = tuple(paired_difference(best, each.draws.drawn(challenge.metric)) for each in evaluations)
     return Leaderboard(split, tuple(evaluations), differences, left_out)
 
 

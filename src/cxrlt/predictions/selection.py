@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from cxrlt.metrics import CLASS_METRICS, macro
+from cxrlt.metrics.ranking import CLASS_METRICS, macro
 
 ROUNDS = 20
 

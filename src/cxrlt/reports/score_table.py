@@ -56,7 +56,7 @@ def leaderboard_table(board: Leaderboard) -> str:
         [
             evaluation.name + ("*" if evaluation.notes else ""),
             _interval(evaluation.overall.ap),
-            _interval(difference.ap) if place else "",
+            _interval(difference) if place else "",
             _interval(evaluation.overall.auroc),
             *(_number(evaluation.groups[group].ap.value) for group in ("head", "medium", "tail")),
             *([_number(evaluation.raw_pooled), _number(evaluation.mean_over_folds)] if oof else []),

@@ -3,6 +3,7 @@ import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from cxrlt import metrics
+from cxrlt.metrics.resampling import cluster_weights
 
 
 def ranked(n_rows: int, n_classes: int, seed: int = 0, decimals: int = 1) -> tuple[np.ndarray, np.ndarray]:
@@ -75,7 +76,7 @@ def test_a_bootstrap_draw_is_the_metric_over_the_rows_of_the_patients_drawn() ->
     targets[::7, 2] = np.nan
     patient = np.random.default_rng(1).integers(40, size=120)
     drawn = metrics.bootstrap(targets, scores, patient, n_draws=70, seed=5)
-    times = np.concatenate(list(metrics._cluster_weights(len(np.unique(patient)), 70, seed=5)), axis=1)
+    times = np.concatenate(list(cluster_weights(len(np.unique(patient)), 70, seed=5)), axis=1)
     for draw in (0, 33, 69):
         rows = np.repeat(
             np.arange(120), times[:, draw].astype(int)[np.unique(patient, return_inverse=True)[1]]
@@ -116,17 +117,17 @@ def test_a_perfect_ranking_has_an_interval_without_width() -> None:
 def test_a_run_compared_with_itself_differs_by_exactly_nothing() -> None:
     targets, scores = ranked(100, 3)
     once, again = (metrics.bootstrap(targets, scores, np.arange(100), n_draws=40, seed=2) for _ in range(2))
-    difference = metrics.paired_difference(once, again)
-    assert (difference.ap.low, difference.ap.value, difference.ap.high) == (0, 0, 0)
-    assert difference.auroc.high == 0
+    for metric in ("mAP", "mAUROC"):
+        difference = metrics.paired_difference(once.drawn(metric), again.drawn(metric))
+        assert (difference.low, difference.value, difference.high) == (0, 0, 0)
 
 
 def test_a_paired_difference_is_narrower_than_the_interval_of_one_run() -> None:
     targets, scores = ranked(400, 3)
     close = scores + 0.1 * np.random.default_rng(3).normal(size=scores.shape)
     a, b = (metrics.bootstrap(targets, s, np.arange(400), n_draws=200) for s in (scores, close))
-    difference = metrics.paired_difference(a, b).ap
-    alone = metrics.basic_interval(metrics.macro(a.ap), metrics.macro(a.ap_draws))
+    difference = metrics.paired_difference(a.drawn("mAP"), b.drawn("mAP"))
+    alone = a.drawn("mAP").interval()
     assert difference.value == pytest.approx(metrics.macro(a.ap) - metrics.macro(b.ap))
     assert difference.high - difference.low < (alone.high - alone.low) / 2
 

@@ -1,0 +1,31 @@
+"""Metrics and their bootstrap intervals: the one truth for every number the project prints.
+
+`ranking` holds what ranks the rows of a class (AP, AUROC), `classification` what needs one class per row.
+"""
+
+from cxrlt.metrics.classification import (
+    CONFUSION_METRICS,
+    ClassificationBootstrap,
+    classification_bootstrap,
+    confusion,
+)
+from cxrlt.metrics.named import macro_metric
+from cxrlt.metrics.ranking import Bootstrap, auroc, average_precision, bootstrap, macro
+from cxrlt.metrics.resampling import Drawn, Interval, basic_interval, paired_difference
+
+__all__ = [
+    "CONFUSION_METRICS",
+    "Bootstrap",
+    "ClassificationBootstrap",
+    "Drawn",
+    "Interval",
+    "auroc",
+    "average_precision",
+    "basic_interval",
+    "bootstrap",
+    "classification_bootstrap",
+    "confusion",
+    "macro",
+    "macro_metric",
+    "paired_difference",
+]
