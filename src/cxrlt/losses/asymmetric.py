@@ -3,13 +3,14 @@
 Notation: p = sigmoid(logit), p_tau = max(p - clip, 0) is the shifted probability of the negatives.
 """
 
-from typing import Literal, get_args
+from typing import Literal, Unpack, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cxrlt.losses.base import MultiLabelLoss, power, require_one_of
+from cxrlt.losses.base import SharedOptions, power, require_at_least, require_one_of, require_shift
+from cxrlt.losses.multilabel import ClassWeights, MultiLabelLoss
 
 RalForm = Literal["paper", "released"]
 
@@ -27,18 +28,19 @@ class AsymmetricLoss(MultiLabelLoss):
         gamma_pos: float = 1,
         clip: float = 0.05,
         detach_focusing: bool = False,
-        **shared: object,
+        class_weights: ClassWeights = "none",
+        **shared: Unpack[SharedOptions],
     ) -> None:
-        super().__init__(**shared)
-        if min(gamma_neg, gamma_pos) < 0 or not 0 <= clip < 1:
-            raise ValueError("gamma_neg and gamma_pos must be >= 0 and clip in [0, 1)")
+        super().__init__(class_weights, **shared)
+        require_at_least(0, gamma_neg=gamma_neg, gamma_pos=gamma_pos)
+        require_shift(clip=clip)
         self.gamma_neg, self.gamma_pos, self.clip = gamma_neg, gamma_pos, clip
         self.detach_focusing = detach_focusing
 
-    def positive(self, logits: Tensor) -> Tensor:
+    def positive_term(self, logits: Tensor) -> Tensor:
         return self._positive_focus(logits) * F.softplus(-logits)
 
-    def negative(self, logits: Tensor) -> Tensor:
+    def negative_term(self, logits: Tensor) -> Tensor:
         return self._negative_focus(logits) * self._negative_log(logits)
 
     def _shifted(self, logits: Tensor) -> Tensor:
@@ -85,9 +87,10 @@ class RobustAsymmetricLoss(AsymmetricLoss):
         epsilon_pos_pow: float = -2.5,
         epsilon_neg: float = 0,
         detach_focusing: bool = False,
-        **shared: object,
+        class_weights: ClassWeights = "none",
+        **shared: Unpack[SharedOptions],
     ) -> None:
-        super().__init__(gamma_neg, gamma_pos, clip, detach_focusing, **shared)
+        super().__init__(gamma_neg, gamma_pos, clip, detach_focusing, class_weights, **shared)
         require_one_of("form", form, get_args(RalForm))
         if hill_lambda is not None and hill_lambda < 1:
             raise ValueError(
@@ -96,12 +99,12 @@ class RobustAsymmetricLoss(AsymmetricLoss):
         self.form, self.hill_lambda = form, hill_lambda
         self.epsilon_pos, self.epsilon_pos_pow, self.epsilon_neg = epsilon_pos, epsilon_pos_pow, epsilon_neg
 
-    def positive(self, logits: Tensor) -> Tensor:
+    def positive_term(self, logits: Tensor) -> Tensor:
         miss = torch.sigmoid(-logits)
         series = F.softplus(-logits) - self.epsilon_pos * miss - self.epsilon_pos_pow / 2 * miss**2
         return self._positive_focus(logits) * series
 
-    def negative(self, logits: Tensor) -> Tensor:
+    def negative_term(self, logits: Tensor) -> Tensor:
         shifted = self._shifted(logits)
         perturbed = shifted if self.form == "paper" else 1 - shifted
         series = self._negative_log(logits) - self.epsilon_neg * perturbed

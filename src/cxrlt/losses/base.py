@@ -1,95 +1,72 @@
-"""What every multi-label loss shares: the call, the mask, the reduction, the precision."""
+"""What every loss shares: the call, the reduction, the precision."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import ClassVar, Literal, TypedDict, get_args
 
 import torch
 from torch import Tensor, nn
 
+Task = Literal["multi_label", "single_label"]
 Reduction = Literal["mean", "batchmean", "sum"]
-ClassWeights = Literal["none", "prevalence"]
 
 
-class MultiLabelLoss(nn.Module, ABC):
-    """A loss over independent classes, called as `loss(logits, targets) -> scalar`.
+class SharedOptions(TypedDict, total=False):
+    """Keyword-only arguments of every loss.
 
-    `logits` are (n, c) of any float type; `targets` are (n, c) in [0, 1], soft labels included; a NaN
-    target is unknown and contributes neither value nor gradient. Arithmetic is float32 under any autocast
-    (float64 stays float64).
-
-    `reduction` is "batchmean" (sum over classes, mean over rows), "mean" (over known entries) or "sum".
-    `class_counts` are the positives of each class in column order, `n_samples` the rows they were counted in.
-    `class_weights="prevalence"` weighs positives by e^(1 - pi) and negatives by e^pi, where pi is the share
-    of positives (CheXFusion, CXR-LT 2023). Raises ValueError for a wrong option.
+    `class_counts`: positives of each class, in column order; `n_samples`: the rows they were counted in.
+    Both are needed only by losses or options that depend on the classes.
     """
 
-    positive_weight: Tensor | None
-    negative_weight: Tensor | None
+    class_counts: Sequence[float] | None
+    n_samples: int | None
+    reduction: Reduction
+
+
+class Loss(nn.Module, ABC):
+    """A loss called as `loss(logits, targets) -> scalar`.
+
+    Arithmetic is float32 under any autocast and for any shorter logits; float64 stays float64. NaN targets
+    are unknown and contribute neither value nor gradient.
+
+    A reduced loss is (sums / denominators).sum(). Both add up over parts of a batch if the denominators are
+    taken from the targets of the whole batch: so gradient accumulation and data-parallel training give the
+    gradient of the whole batch. Raises ValueError for a wrong option or shape.
+    """
+
+    task: ClassVar[Task]
+    reduction: Reduction
 
     def __init__(
         self,
         *,
-        class_weights: ClassWeights = "none",
         class_counts: Sequence[float] | None = None,
         n_samples: int | None = None,
         reduction: Reduction = "batchmean",
     ) -> None:
         super().__init__()
         require_one_of("reduction", reduction, get_args(Reduction))
-        require_one_of("class_weights", class_weights, get_args(ClassWeights))
         self.reduction = reduction
-        positive = negative = None
-        if class_weights == "prevalence":
-            prevalence = class_prevalence(class_counts, n_samples)
-            positive, negative = torch.exp(1 - prevalence), torch.exp(prevalence)
-        self.register_buffer("positive_weight", positive, persistent=False)
-        self.register_buffer("negative_weight", negative, persistent=False)
 
     @abstractmethod
-    def positive(self, logits: Tensor) -> Tensor:
-        """Loss of each entry if its label is 1: (n, c), finite for every finite logit."""
+    def sums(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """The loss summed over the batch: (k,), k = 1 but for losses made of several means."""
 
     @abstractmethod
-    def negative(self, logits: Tensor) -> Tensor:
-        """Loss of each entry if its label is 0: (n, c), finite for every finite logit."""
-
-    def elementwise(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """The unreduced loss (n, c) in float32 or float64; 0 where the target is NaN."""
-        with torch.autocast(logits.device.type, enabled=False):
-            logits = logits if logits.dtype == torch.float64 else logits.float()
-            targets = targets.to(logits.dtype)
-            known = ~targets.isnan()
-            targets = targets.nan_to_num(0.0)
-            positive, negative = self.positive(logits), self.negative(logits)
-            if self.positive_weight is not None and self.negative_weight is not None:
-                positive = positive * self.positive_weight.to(logits)
-                negative = negative * self.negative_weight.to(logits)
-            return torch.where(known, targets * positive + (1 - targets) * negative, 0.0)
+    def denominators(self, targets: Tensor) -> Tensor:
+        """What `reduction` divides each of the sums by: (k,), from the targets alone; never 0."""
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
-        if logits.shape != targets.shape or logits.ndim != 2:
-            raise ValueError(
-                f"logits {tuple(logits.shape)} and targets {tuple(targets.shape)} must both be (n, c)"
-            )
-        total = self.elementwise(logits, targets).sum()
-        if self.reduction == "sum":
-            return total
-        if self.reduction == "batchmean":
-            return total / max(len(targets), 1)
-        return total / (~targets.isnan()).sum().clamp(min=1)
+        sums = self.sums(logits, targets)
+        return (sums / self.denominators(targets).to(sums)).sum()
 
     def set_epoch(self, epoch: int) -> None:
         """Tell the loss which epoch (from 0) begins; only losses with a schedule care."""
 
 
-def class_prevalence(class_counts: Sequence[float] | None, n_samples: int | None) -> Tensor:
-    """Share of positives per class (c,), float32. Raises ValueError when the counts are not given."""
-    if class_counts is None or not n_samples:
-        raise ValueError(
-            "class_counts (positives per class) and n_samples are needed for class-dependent weights"
-        )
-    return torch.as_tensor(class_counts, dtype=torch.float32) / n_samples
+def widened(logits: Tensor) -> Tensor:
+    """Logits in the precision of the arithmetic: float64 stays, everything else becomes float32."""
+    return logits if logits.dtype == torch.float64 else logits.float()
 
 
 def power(base: Tensor, exponent: float) -> Tensor:
@@ -103,3 +80,16 @@ def power(base: Tensor, exponent: float) -> Tensor:
 def require_one_of(option: str, value: str, known: tuple[str, ...]) -> None:
     if value not in known:
         raise ValueError(f"{option}={value!r} is not known; choose one of {', '.join(known)}")
+
+
+def require_at_least(least: float, **options: float) -> None:
+    for option, value in options.items():
+        if not value >= least:
+            raise ValueError(f"{option}={value} must be >= {least}")
+
+
+def require_shift(**options: float) -> None:
+    """The shift of a negative's probability must leave some of [0, 1] to it."""
+    for option, value in options.items():
+        if not 0 <= value < 1:
+            raise ValueError(f"{option}={value} must be in [0, 1)")

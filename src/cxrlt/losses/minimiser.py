@@ -3,27 +3,75 @@
 import torch
 from torch import Tensor
 
-from cxrlt.losses.base import MultiLabelLoss
+from cxrlt.losses.base import Loss
+from cxrlt.losses.multilabel import MultiLabelLoss
+from cxrlt.losses.singlelabel import SingleLabelLoss, label_rows
+
+BOUND = 12.0  # logits: p from 6e-6 to 1 - 6e-6
+
+
+def population_minimiser(loss: Loss, targets: Tensor) -> Tensor:
+    """The constant logits (c,), float32 in [-12, 12], at which the expected loss over `targets` is least.
+
+    `targets` are the training rows (n, c), NaN = unknown. For cross-entropy the minimiser is the log odds
+    (the log prior) of the class shares; most other losses are no proper scores and have theirs elsewhere
+    (RAL at prevalence .002: p = .245). Half a row is added to both signs of a class, or to every class of
+    exclusive ones, so that an absent class has a finite minimiser. Computed in float64 on the CPU.
+    """
+    targets = targets.detach().cpu().double()
+    if isinstance(loss, MultiLabelLoss):
+        return _per_class_minimiser(loss, targets)
+    if isinstance(loss, SingleLabelLoss):
+        return _joint_minimiser(loss, targets)
+    raise ValueError(f"{type(loss).__name__} is neither a multi-label nor a single-label loss")
 
 
 @torch.no_grad()
-def population_minimiser(loss: MultiLabelLoss, prevalence: Tensor, bound: float = 12.0) -> Tensor:
-    """The constant logit per class (c,) that minimises the expected loss at `prevalence` (c,).
-
-    For cross-entropy this is the log odds of the prevalence; the asymmetric losses are no proper scores and
-    have theirs elsewhere (RAL at prevalence .002: p = .245). Searched on [-bound, bound] in float64, on a
-    grid that is then refined around its best point, because the expected loss need not be convex.
-    """
-    prevalence = prevalence.double().clamp(1e-6, 1 - 1e-6)
-    low = torch.full_like(prevalence, -bound)
-    high = torch.full_like(prevalence, bound)
-    columns = torch.arange(len(prevalence))
+def _per_class_minimiser(loss: MultiLabelLoss, targets: Tensor) -> Tensor:
+    """On a grid that is refined around its best point, because the expected loss need not be convex."""
+    weights = loss.entry_weights(targets)
+    weights = torch.ones_like(targets) if weights is None else weights.to(targets)
+    known, labels = ~targets.isnan(), targets.nan_to_num(0.0)
+    mean_weight = (weights * known).sum(dim=0) / known.sum(dim=0).clamp(min=1)
+    half_row = torch.where(mean_weight > 0, mean_weight, 1.0) / 2
+    positive = (weights * known * labels).sum(dim=0) + half_row
+    negative = (weights * known * (1 - labels)).sum(dim=0) + half_row
+    low = torch.full_like(positive, -BOUND)
+    high = -low
+    columns = torch.arange(len(positive))
     steps = torch.linspace(0, 1, 401, dtype=torch.float64)[:, None]
     for _ in range(5):
         grid = low + (high - low) * steps
-        risk = prevalence * loss.elementwise(grid, torch.ones_like(grid))
-        risk += (1 - prevalence) * loss.elementwise(grid, torch.zeros_like(grid))
-        best = risk.argmin(dim=0)
+        best = (positive * loss.positive(grid) + negative * loss.negative(grid)).argmin(dim=0)
         low = grid[(best - 1).clamp(min=0), columns]
         high = grid[(best + 1).clamp(max=len(grid) - 1), columns]
     return ((low + high) / 2).float()
+
+
+@torch.enable_grad()
+def _joint_minimiser(loss: SingleLabelLoss, targets: Tensor) -> Tensor:
+    """By LBFGS from the log prior and from equal logits, whichever ends lower; centred on mean 0.
+
+    The loss is linear in the labels, so one row with the class shares as soft label has the expected loss.
+    """
+    counts = label_rows(targets, targets.shape[1]).sum(dim=0) + 0.5
+    shares = (counts / counts.sum())[None]
+    ends = [_descend(loss, start, shares) for start in (shares.log(), torch.zeros_like(shares))]
+    best = min(ends, key=lambda z: loss(z, shares).item())[0]
+    return (best - best.mean()).clamp(-BOUND, BOUND).float()
+
+
+def _descend(loss: SingleLabelLoss, start: Tensor, shares: Tensor) -> Tensor:
+    logits = (start - start.mean()).requires_grad_()
+    optimizer = torch.optim.LBFGS(
+        [logits], max_iter=500, tolerance_grad=1e-12, tolerance_change=1e-14, line_search_fn="strong_wolfe"
+    )
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        value = loss(logits, shares)
+        value.backward()
+        return value
+
+    optimizer.step(closure)
+    return logits.detach()
