@@ -19,7 +19,7 @@ def train_grid(source: ImageSource, recipes: Sequence[str], n_folds: int, seed: 
     A job that fails does not stop the others. Raises UserError naming the failed ones.
     """
     gpus: queue.Queue[str] = queue.Queue()
-    for gpu in _visible_gpus():
+    for gpu in visible_gpus():
         gpus.put(gpu)
     jobs = [(recipe, fold) for fold in range(n_folds) for recipe in recipes]
     codes = Parallel(n_jobs=gpus.qsize(), backend="threading")(
@@ -50,7 +50,7 @@ def train_command(source: ImageSource, recipe: str, fold: int, seed: int) -> lis
     return command + ["--quarantine"] * source.quarantine + ["--allow-missing"] * source.allow_missing
 
 
-def _visible_gpus() -> list[str]:
+def visible_gpus() -> list[str]:
     """As CUDA_VISIBLE_DEVICES names them, or 0, 1, …"""
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     return named.split(",") if named else [str(index) for index in range(torch.cuda.device_count())]
