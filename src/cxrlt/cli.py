@@ -57,8 +57,10 @@ class Images(Folders):
 
 @dataclass(frozen=True, kw_only=True)
 class Demo(Folders):
-    """Make the demo challenge's radiographs: chest phantoms with the layout of CXR-LT 2023."""
+    """Make a demo challenge's radiographs: chest phantoms with the layout of CXR-LT 2023."""
 
+    challenge: Positional[Literal["demo", "demo-single"]] = "demo"
+    """demo: any number of findings in a picture; demo-single: exactly one, or none."""
     patients: int | None = None
     """How many patients (default: about 1,500 train, 400 development and 1,500 test images)."""
     seed: int = 0
@@ -68,7 +70,8 @@ class Demo(Folders):
     def run(self) -> None:
         from cxrlt.inputs.phantom import make_demo
 
-        print(make_demo(self.workspace.inputs_dir("demo"), self.patients, self.seed, force=self.force))
+        inputs_dir = self.workspace.inputs_dir(self.challenge)
+        print(make_demo(inputs_dir, self.patients, self.seed, challenge=self.challenge, force=self.force))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +79,7 @@ class Check(Folders):
     """Read every table of a challenge, find every image, and report; changes nothing."""
 
     challenge: Positional[str]
-    """demo, cxrlt2023, cxrlt2024-task1, cxrlt2024-task2, nih14, nihlt or csv."""
+    """demo, demo-single, cxrlt2023, cxrlt2024-task1, cxrlt2024-task2, nih14, nihlt or csv."""
     allow_missing: bool = False
     """Missing images are counted, not an error."""
     drop_shared_patients: bool = False
@@ -115,7 +118,7 @@ class MakeFolds(Folders):
 
     challenge: Positional[str]
     n_folds: int | None = None
-    """How many (default: 5; 3 for the demo)."""
+    """How many (default: 5; 3 for the demos)."""
     seed: int = 0
     allow_missing: bool = False
     """Split only the rows whose image exists."""
@@ -289,11 +292,11 @@ class Run(Images):
     """From radiographs to a valid submission: every stage in order, one training job per visible GPU."""
 
     challenge: Positional[str]
-    """demo, cxrlt2023, cxrlt2024-task1, cxrlt2024-task2, nih14, nihlt or csv."""
+    """demo, demo-single, cxrlt2023, cxrlt2024-task1, cxrlt2024-task2, nih14, nihlt or csv."""
     recipes: tuple[str, ...] | None = None
     """Names or YAML files of recipes (default: the challenge's own)."""
     n_folds: int | None = None
-    """How many (default: 5; 3 for the demo)."""
+    """How many (default: 5; 3 for the demos)."""
     seed: int = 0
     quick: bool = False
     """200 patients and one epoch, through to the zip, in a place of its own: before days of GPU time."""

@@ -11,7 +11,7 @@ from cxrlt.artifacts import Workspace
 from cxrlt.folds.make import make_folds
 from cxrlt.inputs.check import check
 from cxrlt.inputs.images import ImageSource
-from cxrlt.inputs.phantom import make_demo
+from cxrlt.inputs.phantom import PHANTOMS, make_demo
 from cxrlt.inputs.quick import quick
 from cxrlt.inputs.table import NoImagesError
 from cxrlt.predictions.ensemble import make_ensemble
@@ -42,9 +42,9 @@ class Plan:
 def run(source: ImageSource, plan: Plan) -> None:
     """Run every stage that is not finished. Prints each stage's name, result and time, then the scores."""
     challenge, workspace = source.challenge, source.workspace
-    if challenge.name == "demo":
+    if challenge.name in PHANTOMS:
         with _stage("demo"):
-            print(make_demo(workspace.inputs_dir("demo")))
+            print(make_demo(workspace.inputs_dir(challenge.name), challenge=challenge.name))
     with _stage("check"):
         flags = {"allow_missing": source.allow_missing, "drop_shared_patients": plan.drop_shared_patients}
         print(check(challenge, workspace, **flags))
@@ -88,7 +88,7 @@ def _rehearsal(source: ImageSource, recipes: dict[str, Recipe]) -> tuple[ImageSo
 
 
 def _cache(source: ImageSource, recipes: dict[str, Recipe]) -> None:
-    for size in sorted({recipe.data.size for recipe in recipes.values()}):
+    for size in sorted({recipe.data.cache_size for recipe in recipes.values()}):
         for split, cache in source.all_splits(size).items():
             print(f"{split}: {len(cache.ids):,} images at {size} px ({cache.directory})")
 

@@ -6,7 +6,8 @@ from cxrlt.errors import UserError
 
 def test_every_name_but_csv_gives_the_challenge_of_that_name():
     names = challenge_names()
-    assert names == ["demo", "cxrlt2023", "cxrlt2024-task1", "cxrlt2024-task2", "nih14", "nihlt", "csv"]
+    demos, cxr_lt = ["demo", "demo-single"], ["cxrlt2023", "cxrlt2024-task1", "cxrlt2024-task2"]
+    assert names == [*demos, *cxr_lt, "nih14", "nihlt", "csv"]
     assert [get_challenge(name).name for name in names[:-1]] == names[:-1]
 
 
@@ -36,6 +37,7 @@ def test_radiographs_are_grey_and_a_split_that_is_not_there_is_named(name, tmp_p
     ("name", "sizes"),
     [
         ("demo", (9, 11, 6)),
+        ("demo-single", (5, 9, 12)),
         ("cxrlt2023", (9, 11, 6)),
         ("cxrlt2024-task1", (9, 15, 16)),
         ("cxrlt2024-task2", (9, 11, 6)),

@@ -48,6 +48,23 @@ def test_any_other_label_is_refused_with_file_class_and_rows(csv_of, label):
     assert f"row 3 ('{label}'), row 4 ('{label}')" in str(error.value)
 
 
+def test_a_single_label_row_is_one_class_or_not_annotated(csv_of):
+    file = csv_of("id,Mass,Pleural Effusion\na,0,1\nb,,\nc,1,0\n")
+    labels = columns.labels(file, CLASSES, required=True, task="single_label")
+    np.testing.assert_array_equal(labels, [[0, 1], [np.nan, np.nan], [1, 0]])
+
+
+@pytest.mark.parametrize(
+    ("row", "shown"),
+    [("1,1", "Mass, Pleural Effusion"), ("0,0", "no 1"), ("1,", "Mass, with blanks"), ("0,", "no 1, with")],
+)
+def test_a_single_label_row_of_another_number_of_classes_is_refused(csv_of, row, shown):
+    file = csv_of(f"id,Mass,Pleural Effusion\na,0,1\nb,{row}\n")
+    with pytest.raises(UserError, match=rf"1 of 2 rows are neither: row 3 \({shown}.*Decide for one class"):
+        columns.labels(file, CLASSES, required=True, task="single_label")
+    assert len(columns.labels(file, CLASSES, required=True)) == 2
+
+
 def test_eleven_wrong_labels_show_ten_and_the_count(csv_of):
     file = csv_of("id,Mass\n" + "".join(f"i{k},-1\n" for k in range(11)))
     with pytest.raises(UserError, match=r"row 11 \('-1'\) … \(11 in all\)"):

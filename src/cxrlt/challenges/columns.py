@@ -8,7 +8,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute
 
-from cxrlt.challenges.base import Challenge
+from cxrlt.challenges.base import Challenge, Task
 from cxrlt.challenges.csv_file import CsvFile, nearest, read_csv, rows
 from cxrlt.errors import UserError, listing
 
@@ -47,11 +47,11 @@ def paths(file: CsvFile, column: str) -> pd.Series:
     return values
 
 
-def labels(file: CsvFile, classes: Sequence[str], required: bool) -> pd.DataFrame:
+def labels(file: CsvFile, classes: Sequence[str], required: bool, task: Task = "multi_label") -> pd.DataFrame:
     """A float32 column of 1, 0 and NaN (blank) per class, found by name, numbered by the file's rows.
 
     A file without any class column is all NaN unless `required`. Raises UserError for a missing or renamed
-    class and for any other value.
+    class, for any other value, and in a single-label task for a labelled row that is not one-hot.
     """
     missing = [name for name in classes if name not in file.columns]
     if missing:
@@ -61,7 +61,28 @@ def labels(file: CsvFile, classes: Sequence[str], required: bool) -> pd.DataFram
             raise UserError(_missing_classes(file, missing, renamed))
         return pd.DataFrame(np.float32(np.nan), file.row_numbers, list(classes), dtype=np.float32)
     matrix = np.stack([_label_column(file, name) for name in classes], axis=1)
-    return pd.DataFrame(matrix, file.row_numbers, list(classes))
+    table = pd.DataFrame(matrix, file.row_numbers, list(classes))
+    if task == "single_label":
+        _refuse_other_than_one_class(file, table)
+    return table
+
+
+def _refuse_other_than_one_class(file: CsvFile, table: pd.DataFrame) -> None:
+    one_hot = table.notna().all(axis=1) & (table.sum(axis=1) == 1)
+    wrong = table[~one_hot & table.notna().any(axis=1)]
+    if len(wrong):
+        found = [_row_labels(row, values) for row, values in wrong.head(10).iterrows()]
+        raise UserError(
+            f"{file.path}: in a single-label task a row is a 1 among 0s, or blanks only where it is not "
+            f"annotated, but {len(wrong):,} of {len(table):,} rows are neither: {', '.join(found)}"
+            f"{' …' if len(wrong) > len(found) else ''}. Decide for one class each, or leave such rows out."
+        )
+
+
+def _row_labels(row: object, values: pd.Series) -> str:
+    """'row 3 (Mass, Nodule)': its positives, or what it has instead."""
+    positives = listing(values.index[values == 1], 3) or "no 1"
+    return f"row {row} ({positives}{', with blanks' if values.isna().any() else ''})"
 
 
 def _missing_classes(file: CsvFile, missing: list[str], renamed: dict[str, str]) -> str:

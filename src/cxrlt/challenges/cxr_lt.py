@@ -1,4 +1,4 @@
-"""CXR-LT 2023 and 2024 on MIMIC-CXR-JPG, and the demo in the same layout."""
+"""CXR-LT 2023 and 2024 on MIMIC-CXR-JPG, and the demos in the same layout."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -130,7 +130,7 @@ class CxrLt(Challenge):
             study=columns.ids(file, file.column("study_id")),
             view=views(*(file.text(name) for name in projections if name)),
             path=columns.paths(file, file.column(*PATH_COLUMNS)),
-            class_labels=columns.labels(file, self.classes, labels_required),
+            class_labels=columns.labels(file, self.classes, labels_required, self.task),
         )
 
     def template(self, split: str, inputs_dir: Path) -> list[str]:
@@ -158,6 +158,18 @@ DEMO = replace(
     recipes=("demo_resnet", "demo_darknet"),
     n_folds=3,
     source="Make it with: cxrlt demo",
+)
+
+# its classes have the official shares of all positives, as if each were a picture of its own
+DEMO_SINGLE = replace(
+    DEMO,
+    name="demo-single",
+    title="Generated chest phantom with one finding per picture",
+    train_images=sum(COUNTS_2023.values()),
+    task="single_label",
+    metric="macro-F1",
+    recipes=("single_resnet", "single_darknet"),
+    source="Make it with: cxrlt demo demo-single",
 )
 
 

@@ -1,4 +1,4 @@
-"""The demo challenge: generated chest radiographs in the files and folders of the CXR-LT 2023 download.
+"""The demo challenges: generated chest radiographs in the files and folders of the CXR-LT 2023 download.
 
 A measuring instrument, not medicine: it shows what a loss or a trick does to long tails, label noise and
 several pictures per study, on findings whose conspicuity is known.
@@ -7,6 +7,7 @@ several pictures per study, on findings whose conspicuity is known.
 import os
 import shutil
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,10 +22,24 @@ from cxrlt.errors import UserError, listing
 from cxrlt.inputs.phantom_anatomy import draw_body, draw_normal, draw_turn, expose, pose
 from cxrlt.inputs.phantom_cases import SPLIT_SHARES, Patient, Picture, Study, draw_patients
 from cxrlt.inputs.phantom_findings import CLASSES, FINDINGS
+from cxrlt.inputs.phantom_single import draw_single_patients
 
-PHANTOM_VERSION = "1"
-"""Changes whenever the same seed would give other pictures or labels; numbers compare within a version."""
 
+@dataclass(frozen=True)
+class Phantom:
+    """A demo's patients, `draw_patients(n_patients, seed)`, and the mark of its generator.
+
+    `version` changes whenever the same seed would give other pictures or labels; numbers compare within one.
+    """
+
+    version: str
+    draw_patients: Callable[[int, int], list[Patient]]
+
+
+PHANTOMS = {
+    "demo": Phantom("1", draw_patients),
+    "demo-single": Phantom("single-1", draw_single_patients),
+}
 N_PATIENTS = 1120
 MIMIC_SHARE = 0.10
 MASK_SIZE = 32
@@ -48,6 +63,7 @@ ANATOMY, LESION, EXPOSURE = range(10, 13)
 class DemoSummary:
     """What `make_demo` left in `path`; images per split in `counts`."""
 
+    challenge: str
     path: Path
     n_patients: int
     counts: dict[str, int]
@@ -56,7 +72,7 @@ class DemoSummary:
     def __str__(self) -> str:
         counts = ", ".join(f"{count:,} {split}" for split, count in self.counts.items())
         state = "already done" if self.skipped else "made"
-        return f"demo: {state}, {counts} images of {self.n_patients:,} patients ({self.path})"
+        return f"{self.challenge}: {state}, {counts} images of {self.n_patients:,} patients ({self.path})"
 
 
 @dataclass(frozen=True)
@@ -75,10 +91,11 @@ def make_demo(
     n_patients: int | None = None,
     seed: int = 0,
     *,
+    challenge: str = "demo",
     force: bool = False,
     workers: int = os.cpu_count() or 1,
 ) -> DemoSummary:
-    """Generate the demo's radiographs, tables and truth in `inputs_dir` (by default 3,400 images).
+    """Generate a demo's radiographs, tables and truth in `inputs_dir` (by default about 3,400 images).
 
     The files appear all at once, when all are written. A finished demo with the same version and seed
     (and number of patients, if one is asked for) is left as it is. Raises UserError if the folder holds
@@ -86,7 +103,7 @@ def make_demo(
     """
     inputs_dir = inputs_dir.resolve()
     if (inputs_dir / MARKER).is_file() and not force:
-        return reuse(inputs_dir, n_patients, seed)
+        return reuse(challenge, inputs_dir, n_patients, seed)
     refuse_foreign_files(inputs_dir)
     n_patients = N_PATIENTS if n_patients is None else n_patients
     if n_patients < 3:
@@ -94,18 +111,16 @@ def make_demo(
     partial = inputs_dir.with_name(f".{inputs_dir.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    patients = draw_patients(n_patients, seed)
+    patients = PHANTOMS[challenge].draw_patients(n_patients, seed)
     drawings = draw_pictures(patients, seed, partial, workers)
     counts = write_tables(patients, partial, seed)
     write_truth(patients, drawings, partial)
-    write_json(
-        partial / MARKER,
-        {"version": PHANTOM_VERSION, "seed": seed, "n_patients": n_patients, "counts": counts},
-    )
+    mark = {"version": PHANTOMS[challenge].version, "seed": seed, "n_patients": n_patients, "counts": counts}
+    write_json(partial / MARKER, mark)
     if inputs_dir.exists():
         shutil.rmtree(inputs_dir)
     partial.rename(inputs_dir)
-    return DemoSummary(inputs_dir, n_patients, counts, skipped=False)
+    return DemoSummary(challenge, inputs_dir, n_patients, counts, skipped=False)
 
 
 def refuse_foreign_files(inputs_dir: Path) -> None:
@@ -119,16 +134,17 @@ def refuse_foreign_files(inputs_dir: Path) -> None:
         )
 
 
-def reuse(inputs_dir: Path, n_patients: int | None, seed: int) -> DemoSummary:
-    found = read_json(inputs_dir / MARKER, "cxrlt demo")
-    wanted = {"version": PHANTOM_VERSION, "seed": seed, "n_patients": n_patients or found["n_patients"]}
+def reuse(challenge: str, inputs_dir: Path, n_patients: int | None, seed: int) -> DemoSummary:
+    found = read_json(inputs_dir / MARKER, f"cxrlt demo {challenge}")
+    version = PHANTOMS[challenge].version
+    wanted = {"version": version, "seed": seed, "n_patients": n_patients or found["n_patients"]}
     other = [f"{key} {found[key]}, not {value}" for key, value in wanted.items() if found[key] != value]
     if other:
         raise UserError(
             f"{inputs_dir} holds another demo ({listing(other)}). "
             "Replace it with --force, or give another folder with --inputs."
         )
-    return DemoSummary(inputs_dir, found["n_patients"], found["counts"], skipped=True)
+    return DemoSummary(challenge, inputs_dir, found["n_patients"], found["counts"], skipped=True)
 
 
 def image_path(patient: Patient, study: Study, picture: Picture) -> str:

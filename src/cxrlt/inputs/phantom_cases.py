@@ -18,7 +18,7 @@ FAINT_SHARE = 1 / 6
 LOADINGS = np.array([[finding.drivers.get(name, 0.0) for name in DRIVERS] for finding in FINDINGS])
 CHRONIC = np.array([finding.chronic for finding in FINDINGS])
 # What a generator of random numbers is for; each purpose has its own stream.
-CASE, REPORT, IDENTITY, TOP_UP = range(4)
+CASE, REPORT, IDENTITY, TOP_UP, SINGLE = range(5)
 
 
 @dataclass(frozen=True)
@@ -58,18 +58,30 @@ def close_labels(present: np.ndarray) -> np.ndarray:
 
 def draw_patients(n_patients: int, seed: int) -> list[Patient]:
     """All patients, split by split. At least 12 with each class in train and test (a tenth if few)."""
+    patients = [draw_patient(*who, seed) for who in enrol(n_patients, seed)]
+    for split in ("train", "test"):
+        patients = top_up(patients, split, seed)
+    return patients
+
+
+def enrol(n_patients: int, seed: int) -> list[tuple[int, str, str]]:
+    """Number, subject id and split of every patient, split by split."""
     train_end = round(n_patients * SPLIT_SHARES["train"])
     test_start = train_end + round(n_patients * SPLIT_SHARES["development"])
     identity = np.random.default_rng([seed, IDENTITY])
     subjects = 10_000_000 + np.sort(identity.choice(9_999_999, n_patients, replace=False))
     identity.shuffle(subjects)
-    patients = []
-    for number, subject in enumerate(subjects):
-        split = "train" if number < train_end else "development" if number < test_start else "test"
-        patients.append(draw_patient(number, str(subject), split, seed))
-    for split in ("train", "test"):
-        patients = top_up(patients, split, seed)
-    return patients
+    splits = ["train"] * train_end + ["development"] * (test_start - train_end)
+    splits += ["test"] * (n_patients - test_start)
+    return [
+        (number, str(subject), split)
+        for number, (subject, split) in enumerate(zip(subjects, splits, strict=True))
+    ]
+
+
+def min_patients(n_patients: int) -> int:
+    """How many of the patients of a split must have each class."""
+    return min(MIN_PATIENTS, math.ceil(MIN_PATIENT_SHARE * n_patients))
 
 
 @cache
@@ -81,7 +93,7 @@ def thresholds() -> np.ndarray:
 
 def draw_patient(number: int, subject_id: str, split: str, seed: int) -> Patient:
     rng = np.random.default_rng([seed, CASE, number])
-    n_studies = int(rng.choice([1, 2, 3, 4], p=[0.4, 0.3, 0.2, 0.1]))
+    n_studies = draw_n_studies(rng)
     lasting, own = rng.standard_normal(len(DRIVERS)), rng.standard_normal(len(FINDINGS))
     visibility = draw_conspicuity(rng)
     studies = []
@@ -93,9 +105,17 @@ def draw_patient(number: int, subject_id: str, split: str, seed: int) -> Patient
         present[NO_FINDING] = False
         # A lasting finding is as plain, or as faint, in the next study; a new one is not.
         visibility = np.where(CHRONIC >= 0.6, visibility, draw_conspicuity(rng))
-        bedside = 1 / (1 + np.exp(-0.2 - 1.1 * driver[DRIVERS.index("critical")]))
+        bedside = bedside_chance(driver[DRIVERS.index("critical")])
         studies.append(draw_study(rng, bedside, np.where(present, visibility, 0.0)))
     return with_reports(Patient(number, subject_id, split, tuple(studies)), seed)
+
+
+def draw_n_studies(rng: np.random.Generator) -> int:
+    return int(rng.choice([1, 2, 3, 4], p=[0.4, 0.3, 0.2, 0.1]))
+
+
+def bedside_chance(critical: float) -> float:
+    return 1 / (1 + np.exp(-0.2 - 1.1 * critical))
 
 
 def draw_conspicuity(rng: np.random.Generator) -> np.ndarray:
@@ -139,7 +159,7 @@ def top_up(patients: list[Patient], split: str, seed: int) -> list[Patient]:
     patients = list(patients)
     rng = np.random.default_rng([seed, TOP_UP, len(split)])
     order = rng.permutation([patient.number for patient in patients if patient.split == split])
-    minimum = min(MIN_PATIENTS, math.ceil(MIN_PATIENT_SHARE * len(order)))
+    minimum = min_patients(len(order))
     for index in range(len(CLASSES)):
         if index == NO_FINDING:
             continue
