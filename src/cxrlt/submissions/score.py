@@ -20,13 +20,14 @@ def score_file(path: Path, truth_path: Path, challenge: Challenge, workspace: Wo
     Rows without a truth do not count. Intervals resample patients where the challenge's tables tell them,
     else rows. Raises UserError naming what either file lacks.
     """
-    truth = _read_truth(truth_path, challenge)
+    truth = read_truth(truth_path, challenge)
     scores = _read_scores(path, challenge)
     patients = _patients(truth.index, challenge, workspace)
     return score_frame(challenge, scores, truth, patients, name=path.name, split=truth_path.name)
 
 
-def _read_truth(path: Path, challenge: Challenge) -> pd.DataFrame:
+def read_truth(path: Path, challenge: Challenge) -> pd.DataFrame:
+    """The true labels in a CSV: index image_id, a column per class. Raises UserError for what it lacks."""
     file = read_csv(path)
     image_id = columns.ids(file, file.column(challenge.id_column))
     labels = columns.labels(file, challenge.classes, required=True)
