@@ -79,7 +79,7 @@ class Check(Folders):
     """Read every table of a challenge, find every image, and report; changes nothing."""
 
     challenge: Positional[str]
-    """demo, demo-single, cxrlt2023, cxrlt2024-task1, cxrlt2024-task2, nih14, nihlt or csv."""
+    """demo, demo-single, cxrlt2023, cxrlt2024-task1, cxrlt2024-task2, nih14, nihlt, nihlt-single or csv."""
     allow_missing: bool = False
     """Missing images are counted, not an error."""
     drop_shared_patients: bool = False
@@ -292,7 +292,7 @@ class Run(Images):
     """From radiographs to a valid submission: every stage in order, one training job per visible GPU."""
 
     challenge: Positional[str]
-    """demo, demo-single, cxrlt2023, cxrlt2024-task1, cxrlt2024-task2, nih14, nihlt or csv."""
+    """demo, demo-single, cxrlt2023, cxrlt2024-task1, cxrlt2024-task2, nih14, nihlt, nihlt-single or csv."""
     recipes: tuple[str, ...] | None = None
     """Names or YAML files of recipes (default: the challenge's own)."""
     n_folds: int | None = None

@@ -7,7 +7,7 @@ from cxrlt.errors import UserError
 def test_every_name_but_csv_gives_the_challenge_of_that_name():
     names = challenge_names()
     demos, cxr_lt = ["demo", "demo-single"], ["cxrlt2023", "cxrlt2024-task1", "cxrlt2024-task2"]
-    assert names == [*demos, *cxr_lt, "nih14", "nihlt", "csv"]
+    assert names == [*demos, *cxr_lt, "nih14", "nihlt", "nihlt-single", "csv"]
     assert [get_challenge(name).name for name in names[:-1]] == names[:-1]
 
 

@@ -4,7 +4,7 @@ from cxrlt.challenges import get_challenge
 from cxrlt.challenges.csv_file import MissingFileError
 from cxrlt.errors import UserError
 
-NIH14, NIHLT = get_challenge("nih14"), get_challenge("nihlt")
+NIH14, NIHLT, NIHLT_SINGLE = (get_challenge(name) for name in ("nih14", "nihlt", "nihlt-single"))
 HEADER_2020 = (
     "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,View Position,"
     "OriginalImage[Width,Height],OriginalImagePixelSpacing[x,y]"
@@ -105,10 +105,45 @@ def test_nihlt_takes_views_from_the_entries_where_they_are(tmp_path):
     assert table["patient"].tolist() == ["00000001", "00000007"]
 
 
+def test_the_single_label_version_keeps_the_images_with_one_class_in_their_order(tmp_path):
+    rows = {"a": [], "b": ["Mass"], "c": ["Mass", "Nodule"], "d": ["No Finding"], "e": ["Hernia"]}
+    lines = [",".join(["id", *NIHLT.classes, "subj_id"])]
+    for image, found in rows.items():
+        lines.append(",".join([image, *("01"[name in found] for name in NIHLT.classes), "1"]))
+    lines.append(",".join(["f", "1", *[""] * 19, "1"]))
+    (tmp_path / "miccai2023_nih-cxr-lt_labels_test.csv").write_text("\n".join(lines) + "\n")
+    table = NIHLT_SINGLE.read("test", tmp_path)
+    assert list(table.index) == NIHLT_SINGLE.template("test", tmp_path) == ["b", "d", "e"]
+    named = table[list(NIHLT_SINGLE.classes)].idxmax(axis=1)
+    assert list(named) == ["Mass", "No Finding", "Hernia"]
+    assert len(NIHLT.read("test", tmp_path)) == 6
+
+
+def test_the_lists_of_2022_are_never_read(tmp_path):
+    for part in ("train", "test", "balanced-val", "balanced-test"):
+        text = ",".join(["id", *NIHLT.classes, "subject_id"]) + "\na," + ",".join(["1", *"0" * 19, "1"])
+        (tmp_path / f"nih-cxr-lt_single-label_{part}.csv").write_text(text)
+    with pytest.raises(MissingFileError, match=r"miccai2023_nih-cxr-lt_labels_test\.csv does not exist"):
+        NIHLT_SINGLE.read("test", tmp_path)
+
+
+def test_the_single_label_task_is_compared_by_macro_f1():
+    assert (NIHLT_SINGLE.task, NIHLT_SINGLE.metric) == ("single_label", "macro-F1")
+    assert {name: len(group) for name, group in NIHLT_SINGLE.groups.items()} == {
+        "head": 2,
+        "medium": 8,
+        "tail": 10,
+    }
+
+
 @pytest.mark.parametrize(
     ("challenge", "rows"),
-    [(NIH14, {"train": 86_524, "test": 25_596}), (NIHLT, {"train": 78_506, "dev": 12_533, "test": 21_081})],
-    ids=["nih14", "nihlt"],
+    [
+        (NIH14, {"train": 86_524, "test": 25_596}),
+        (NIHLT, {"train": 78_506, "dev": 12_533, "test": 21_081}),
+        (NIHLT_SINGLE, {"train": 65_815, "dev": 9_919, "test": 14_470}),
+    ],
+    ids=lambda value: getattr(value, "name", ""),
 )
 def test_the_official_tables_give_the_official_counts_and_no_patient_twice(nih_data, challenge, rows):
     tables = {split: challenge.read(split, nih_data) for split in challenge.splits}
@@ -119,4 +154,5 @@ def test_the_official_tables_give_the_official_counts_and_no_patient_twice(nih_d
     for split, table in tables.items():
         assert split == "train" or not set(train["patient"]) & set(table["patient"])
         assert challenge.template(split, nih_data) == table.index.tolist()
-    assert sum(map(len, tables.values())) == 112_120
+        one_hot = (table[list(challenge.classes)].sum(axis=1) == 1).all()
+        assert one_hot == (challenge.task == "single_label")

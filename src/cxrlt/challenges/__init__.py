@@ -6,11 +6,12 @@ from cxrlt.challenges.base import Challenge
 from cxrlt.challenges.csv_file import nearest
 from cxrlt.challenges.custom import SPEC_FILE, csv_challenge
 from cxrlt.challenges.cxr_lt import CXR_LT_2023, CXR_LT_2024, DEMO, DEMO_SINGLE
-from cxrlt.challenges.nih import NIH14, NIHLT
+from cxrlt.challenges.nih import NIH14, NIHLT, NIHLT_SINGLE
 from cxrlt.errors import UserError
 
 CHALLENGES = {
-    challenge.name: challenge for challenge in (DEMO, DEMO_SINGLE, CXR_LT_2023, *CXR_LT_2024, NIH14, NIHLT)
+    challenge.name: challenge
+    for challenge in (DEMO, DEMO_SINGLE, CXR_LT_2023, *CXR_LT_2024, NIH14, NIHLT, NIHLT_SINGLE)
 }
 CUSTOM = "csv"
 

@@ -1,6 +1,6 @@
 """NIH ChestX-ray14 with its official lists, and NIH-CXR-LT, its long-tailed relabelling."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +55,29 @@ COUNTS_NIHLT = {
     "Subcutaneous Emphysema": 957,
     "Tortuous Aorta": 598,
     "Calcification of the Aorta": 368,
+    "No Finding": 44625,
+}
+# the same among the 65,815 training images with exactly one of the classes
+COUNTS_NIHLT_SINGLE = {
+    "Atelectasis": 2985,
+    "Cardiomegaly": 692,
+    "Consolidation": 760,
+    "Edema": 369,
+    "Effusion": 2532,
+    "Emphysema": 260,
+    "Fibrosis": 496,
+    "Hernia": 58,
+    "Infiltration": 6699,
+    "Mass": 1555,
+    "Nodule": 2056,
+    "Pleural Thickening": 711,
+    "Pneumonia": 213,
+    "Pneumothorax": 1108,
+    "Pneumoperitoneum": 82,
+    "Pneumomediastinum": 15,
+    "Subcutaneous Emphysema": 44,
+    "Tortuous Aorta": 387,
+    "Calcification of the Aorta": 168,
     "No Finding": 44625,
 }
 
@@ -129,14 +152,18 @@ def entry_file(inputs_dir: Path) -> CsvFile:
 
 @dataclass(frozen=True, kw_only=True)
 class NihLt(NihImages):
-    """The multi-label version of 2023; views come from the official table where that is there."""
+    """The lists of 2023; views come from the official table where that is there.
+
+    As a single-label task it is the rows of the same lists that have exactly one of the classes. The
+    single-label lists of 2022 split the images otherwise and are not read.
+    """
 
     def read(self, split: str, inputs_dir: Path) -> pd.DataFrame:
         self.require(split)
         part = {"train": "train", "dev": "val", "test": "test"}[split]
         file = read_csv(inputs_dir / f"miccai2023_nih-cxr-lt_labels_{part}.csv")
         image_id = columns.ids(file, file.column(self.id_column))
-        return columns.contract_table(
+        table = columns.contract_table(
             file,
             image_id=image_id,
             patient=columns.ids(file, file.column("subj_id")),
@@ -145,6 +172,9 @@ class NihLt(NihImages):
             path=columns.paths(file, self.id_column),
             class_labels=columns.labels(file, self.classes, required=True),
         )
+        if self.task == "multi_label":
+            return table
+        return table[table[list(self.classes)].sum(axis=1, skipna=False) == 1]
 
     def _views(self, image_id: pd.Series, inputs_dir: Path) -> pd.Series | None:
         try:
@@ -173,4 +203,15 @@ NIHLT = NihLt(
     train_images=78_506,
     splits=("train", "dev", "test"),
     id_column="id",
+)
+
+NIHLT_SINGLE = replace(
+    NIHLT,
+    name="nihlt-single",
+    title="NIH-CXR-LT, images with exactly one class",
+    train_counts=COUNTS_NIHLT_SINGLE,
+    train_images=65_815,
+    task="single_label",
+    metric="macro-F1",
+    recipes=("lmf_efficientnetv2_s", "lmf_resnet50"),
 )
