@@ -30,10 +30,8 @@ def test_a_file_overrides_its_base_and_both_give_way_to_the_config(tmp_path):
 
 
 def test_another_loss_does_not_inherit_options(tmp_path):
-    (tmp_path / "base.yaml").write_text("loss: {name: robust_asymmetric, options: {form: released}}\n")
-    (tmp_path / "mine.yaml").write_text(
-        f"base: {tmp_path / 'base.yaml'}\nloss: {{name: binary_cross_entropy}}\n"
-    )
+    (tmp_path / "base.yaml").write_text("loss: {name: ral, options: {form: released}}\n")
+    (tmp_path / "mine.yaml").write_text(f"base: {tmp_path / 'base.yaml'}\nloss: {{name: bce}}\n")
     assert load_recipe(str(tmp_path / "mine.yaml")).loss.options == {}
     (tmp_path / "mine.yaml").write_text(f"base: {tmp_path / 'base.yaml'}\nloss: {{options: {{clip: 0.1}}}}\n")
     assert load_recipe(str(tmp_path / "mine.yaml")).loss.options == {"form": "released", "clip": 0.1}
@@ -72,6 +70,11 @@ def test_differing_fields_are_named_with_both_values():
         "optim.lr: 0.0001 -> 1.0",
         "loss.options.clip: None -> 0.1",
     ]
+
+
+def test_images_are_cached_larger_where_the_centre_is_cut_out():
+    assert Recipe.model_validate({"data": {"size": 224, "crop_pct": 0.875}}).data.cache_size == 256
+    assert Recipe.model_validate({"data": {"size": 96}}).data.cache_size == 96
 
 
 def test_a_run_is_called_after_its_recipe():

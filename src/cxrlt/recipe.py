@@ -18,7 +18,7 @@ class _Frozen(BaseModel):
 
 
 class ModelConfig(_Frozen):
-    """The network: a timm backbone on one grey channel with a linear head."""
+    """The network: a timm backbone and its head."""
 
     backbone: str = "convnext_small.fb_in22k_ft_in1k_384"
     """Any timm model name."""
@@ -28,10 +28,14 @@ class ModelConfig(_Frozen):
     """Dropout before the classifier."""
     drop_path: float = Field(0.0, ge=0, lt=1)
     """Stochastic depth."""
+    head: Literal["linear", "cosine"] = "linear"
+    """cosine: logits are cosines of features and class weights, in [-1, 1] and without a bias, for LDAM."""
+    normalise: bool = True
+    """With the mean and standard deviation of the backbone's own weights; False: grey values / 255."""
 
 
 class AugmentConfig(_Frozen):
-    """Training augmentation on the grey image."""
+    """Training augmentation."""
 
     flip: bool = True
     """Horizontal flip half of the time; also switches flip TTA on."""
@@ -50,24 +54,33 @@ class DataConfig(_Frozen):
 
     size: int = Field(512, ge=32)
     """Side of the square image the network sees, in pixels."""
+    crop_pct: float = Field(1.0, ge=0.5, le=1)
+    """timm's word: images are cached at size / crop_pct, and the network sees the centre of them."""
     n_workers: int | None = Field(None, ge=0)
     """Loader processes; default: up to 8 with a GPU, none without."""
     augment: AugmentConfig = AugmentConfig()
+
+    @property
+    def cache_size(self) -> int:
+        """Side of the cached images in pixels."""
+        return round(self.size / self.crop_pct)
 
 
 class LossConfig(_Frozen):
     """The loss by its registered name, with its options."""
 
-    name: str = "robust_asymmetric"
+    name: str = "ral"
     options: dict[str, float | bool | str | None] = {}
     """Options of the loss, e.g. form: released."""
     bias_start: Literal["minimiser", "zero"] = "minimiser"
-    """Where the classifier bias starts: the loss's own optimum at each class's prevalence, or 0."""
+    """Where the classifier bias starts: where the loss is least if images say nothing, or 0."""
 
 
 class OptimConfig(_Frozen):
-    """AdamW, its batches and the average of the weights."""
+    """The optimiser, its batches and the average of the weights."""
 
+    optimizer: Literal["adamw", "adam"] = "adamw"
+    """adamw: decoupled weight decay, none on biases and norms. adam: L2 penalty on all weights."""
     lr: float = Field(1e-4, gt=0)
     weight_decay: float = Field(1e-2, ge=0)
     layer_decay: float | None = Field(None, gt=0, le=1)
@@ -83,13 +96,18 @@ class OptimConfig(_Frozen):
 
 
 class ScheduleConfig(_Frozen):
-    """Learning rate per update: linear warm-up, then cosine."""
+    """Learning rate per update: linear warm-up, then down."""
 
     epochs: int = Field(20, ge=1)
+    kind: Literal["cosine", "step"] = "cosine"
     warmup_share: float = Field(0.05, ge=0, lt=1)
     """Share of all updates spent warming up."""
     min_lr_share: float = Field(0.01, ge=0, le=1)
-    """Last learning rate as a share of the largest."""
+    """Last learning rate of the cosine as a share of the largest."""
+    step_epochs: int = Field(30, ge=1)
+    """Epochs between two steps down, for kind step."""
+    step_factor: float = Field(0.1, gt=0, le=1)
+    """What each step multiplies the learning rate by."""
 
 
 class PredictConfig(_Frozen):

@@ -16,9 +16,9 @@ def tiny(**over):
     return ModelConfig(**{"backbone": "test_convnext", "pretrained": False, **over})
 
 
-def images(n=4, size=32):
+def images(n=4, size=32, channels=1):
     return torch.randint(
-        0, 256, (n, 1, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+        0, 256, (n, channels, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
     )
 
 
@@ -58,6 +58,29 @@ def test_radiographs_stay_one_channel_and_are_normalised_with_the_weights_own_st
     model.backbone.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
     model(torch.full((1, 1, 32, 32), 255, dtype=torch.uint8))
     assert seen[0].mean().item() == pytest.approx((1 - model.mean.item()) / model.std.item())
+
+
+def test_colour_is_normalised_channel_by_channel():
+    model = create_model(tiny(), 3, 32, channels=3)
+    assert model.backbone.stem[0].in_channels == 3
+    cfg = timm.get_pretrained_cfg("test_convnext")
+    assert torch.equal(model.mean.flatten(), torch.tensor(cfg.mean))
+    seen = []
+    model.backbone.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    batch = images(2, channels=3)
+    model(batch)
+    expected = (batch / 255 - torch.tensor(cfg.mean)[:, None, None]) / torch.tensor(cfg.std)[:, None, None]
+    assert torch.allclose(seen[0], expected)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_without_normalisation_the_backbone_sees_grey_values_over_255(channels):
+    model = create_model(tiny(normalise=False), 3, 32, channels)
+    seen = []
+    model.backbone.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    batch = images(2, channels=channels)
+    model(batch)
+    assert torch.equal(seen[0], batch / 255)
 
 
 @pytest.mark.parametrize("kind", ["safetensors", "pth"])

@@ -49,6 +49,41 @@ def test_biases_and_norms_have_no_weight_decay():
     assert all(decay[id(p)] == (0.1 if p.ndim > 1 else 0) for p in model.parameters())
 
 
+def test_adam_penalises_every_weight():
+    recipe = tiny_recipe(**{"optim.optimizer": "adam", "optim.weight_decay": 5e-4})
+    model = create_model(recipe.model, 3, 32)
+    optimizer = create_optimizer(model, recipe.optim)
+    assert type(optimizer) is torch.optim.Adam
+    assert {group["weight_decay"] for group in optimizer.param_groups} == {5e-4}
+    assert sum(len(group["params"]) for group in optimizer.param_groups) == len(list(model.parameters()))
+
+
+def test_one_step_of_adam_is_that_of_torch():
+    recipe = tiny_recipe(**{"optim.optimizer": "adam", "optim.weight_decay": 0.1, "optim.lr": 1e-2})
+    models = [create_model(recipe.model, 3, 32) for _ in range(2)]
+    models[1].load_state_dict(models[0].state_dict())
+    ours = create_optimizer(models[0], recipe.optim)
+    theirs = torch.optim.Adam(models[1].parameters(), lr=1e-2, weight_decay=0.1)
+    for model, optimizer in zip(models, (ours, theirs), strict=True):
+        model(torch.arange(1024, dtype=torch.uint8).reshape(1, 1, 32, 32)).square().sum().backward()
+        optimizer.step()
+    for a, b in zip(*(model.parameters() for model in models), strict=True):
+        assert torch.allclose(a, b)
+
+
+@pytest.mark.parametrize(
+    ("update", "expected"), [(0, 0.5), (1, 1), (59, 1), (60, 0.1), (119, 0.1), (120, 0.01), (199, 1e-3)]
+)
+@pytest.mark.parametrize("layer_decay", [None, 0.5])
+def test_steps_divide_the_learning_rate_every_so_many_epochs(update, expected, layer_decay):
+    recipe = tiny_recipe(**{"optim.lr": 1e-3, "optim.layer_decay": layer_decay})
+    optimizer = create_optimizer(create_model(recipe.model, 3, 32), recipe.optim)
+    cfg = ScheduleConfig(kind="step", epochs=100, step_epochs=30, step_factor=0.1, warmup_share=0.005)
+    create_scheduler(optimizer, cfg, n_updates=200).step_update(update)
+    for group in optimizer.param_groups:
+        assert group["lr"] == pytest.approx(1e-3 * expected * group.get("lr_scale", 1.0))
+
+
 @pytest.mark.parametrize("n_updates", [20, 750, 100_000])
 def test_the_average_forgets_its_start_whatever_the_length_of_the_run(n_updates):
     model = torch.nn.Linear(1, 1, bias=False)

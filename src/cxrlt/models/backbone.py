@@ -1,4 +1,4 @@
-"""A timm backbone that reads one grey channel."""
+"""A timm backbone that reads radiographs of one channel, or of three."""
 
 import difflib
 from pathlib import Path
@@ -9,38 +9,44 @@ from timm.models import load_state_dict
 from torch import Tensor, nn
 
 from cxrlt.errors import UserError, listing
+from cxrlt.models.head import CosineLinear, use_cosine_head
 from cxrlt.recipe import ModelConfig
 
 
 class XRayModel(nn.Module):
-    """uint8 radiographs (n, 1, h, w) to logits (n, c).
+    """uint8 radiographs (n, channels, h, w) to logits (n, c).
 
-    Images are normalised here, on the device, with the mean over the three channels of the mean and standard
-    deviation that the backbone's own weights were trained with.
+    Images are normalised here, on the device, with the mean and standard deviation that the backbone's own
+    weights were trained with: channel by channel for three, their means for one. Without `normalise` the
+    backbone sees grey values / 255.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, backbone: nn.Module) -> None:
+    def __init__(self, backbone: nn.Module, channels: int = 1, normalise: bool = True) -> None:
         super().__init__()
         self.backbone = backbone
-        cfg = backbone.pretrained_cfg
-        self.register_buffer("mean", torch.tensor(cfg["mean"]).mean(), persistent=False)
-        self.register_buffer("std", torch.tensor(cfg["std"]).mean(), persistent=False)
+        cfg = backbone.pretrained_cfg if normalise else {"mean": (0.0,), "std": (1.0,)}
+        for name in ("mean", "std"):
+            values = torch.tensor(cfg[name]).reshape(-1, 1, 1)
+            if channels == 1:
+                values = values.mean(dim=0, keepdim=True)
+            self.register_buffer(name, values, persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
         return self.backbone((images.float() / 255 - self.mean) / self.std)
 
     @property
-    def classifier(self) -> nn.Linear:
+    def classifier(self) -> nn.Linear | CosineLinear:
         return self.backbone.get_classifier()
 
 
-def create_model(cfg: ModelConfig, n_classes: int, size: int) -> XRayModel:
-    """The model of a recipe for `n_classes` classes and `size` x `size` images.
+def create_model(cfg: ModelConfig, n_classes: int, size: int, channels: int = 1) -> XRayModel:
+    """The model of a recipe for `n_classes` classes and `size` x `size` images of 1 or 3 `channels`.
 
-    Raises UserError for an unknown backbone, a size it cannot take, weights that cannot be had or do not fit.
+    Raises UserError for an unknown backbone, a size or head it cannot take, weights that cannot be had or do
+    not fit.
     """
     architecture = cfg.backbone.split(".")[0]
     if not timm.is_model(architecture):
@@ -55,7 +61,7 @@ def create_model(cfg: ModelConfig, n_classes: int, size: int) -> XRayModel:
         options["pretrained_cfg_overlay"] = {"state_dict": _local_weights(cfg)}
     try:
         backbone = timm.create_model(
-            cfg.backbone, pretrained=bool(cfg.pretrained), in_chans=1, num_classes=n_classes, **options
+            cfg.backbone, pretrained=bool(cfg.pretrained), in_chans=channels, num_classes=n_classes, **options
         )
     except (AssertionError, ValueError) as error:
         raise _wrong_size(cfg, size, error) from error
@@ -63,9 +69,15 @@ def create_model(cfg: ModelConfig, n_classes: int, size: int) -> XRayModel:
         if not cfg.pretrained:
             raise
         raise UserError(_no_weights(cfg, error)) from error
-    model = XRayModel(backbone).to(memory_format=torch.channels_last)  # faster on GPUs and CPUs alike
+    if cfg.head == "cosine":
+        try:
+            use_cosine_head(backbone)
+        except ValueError as error:
+            raise UserError(f"model.head cosine does not fit {cfg.backbone}: {error}.") from error
+    model = XRayModel(backbone, channels, cfg.normalise)
+    model = model.to(memory_format=torch.channels_last)  # faster on GPUs and CPUs alike
     if "img_size" in options:
-        _require_fit(model, cfg, size)
+        _require_fit(model, cfg, size, channels)
     return model
 
 
@@ -79,11 +91,11 @@ def weights_licence(cfg: ModelConfig) -> str:
     return (known and known.license) or "not stated by timm"
 
 
-def _require_fit(model: XRayModel, cfg: ModelConfig, size: int) -> None:
+def _require_fit(model: XRayModel, cfg: ModelConfig, size: int, channels: int) -> None:
     """Windows that do not divide the image show only when an image passes: better now than in training."""
     try:
         with torch.no_grad():
-            model.eval()(torch.zeros(1, 1, size, size, dtype=torch.uint8))
+            model.eval()(torch.zeros(1, channels, size, size, dtype=torch.uint8))
     except (AssertionError, RuntimeError, ValueError) as error:
         raise _wrong_size(cfg, size, error) from error
 

@@ -1,7 +1,8 @@
 """Optimiser, learning rate and averaged weights of a run, all three by timm."""
 
 from timm.optim import create_optimizer_v2
-from timm.scheduler import CosineLRScheduler
+from timm.scheduler import CosineLRScheduler, StepLRScheduler
+from timm.scheduler.scheduler import Scheduler
 from timm.utils import ModelEmaV3
 from torch import nn
 from torch.optim import Optimizer
@@ -11,29 +12,42 @@ from cxrlt.recipe import OptimConfig, ScheduleConfig
 
 
 def create_optimizer(model: XRayModel, cfg: OptimConfig) -> Optimizer:
-    """AdamW; no weight decay on biases and norms; the learning rate falls by `layer_decay` per block."""
+    """AdamW or Adam; the learning rate falls by `layer_decay` per block.
+
+    AdamW has no weight decay on biases and norms; Adam's is an L2 penalty on them too, as in torch.
+    """
     return create_optimizer_v2(
-        model.backbone, opt="adamw", lr=cfg.lr, weight_decay=cfg.weight_decay, layer_decay=cfg.layer_decay
+        model.backbone,
+        opt=cfg.optimizer,
+        lr=cfg.lr,
+        weight_decay=cfg.weight_decay,
+        layer_decay=cfg.layer_decay,
+        filter_bias_and_bn=cfg.optimizer == "adamw",
     )
 
 
-def create_scheduler(optimizer: Optimizer, cfg: ScheduleConfig, n_updates: int) -> CosineLRScheduler:
+def create_scheduler(optimizer: Optimizer, cfg: ScheduleConfig, n_updates: int) -> Scheduler:
     """Learning rate of update u (from 0) of n, set by `step_update(u)`; w = warm-up updates, m = the least.
 
-    u < w:  lr (u + 1) / (w + 1);   else  m + (lr - m) (1 + cos(pi (u - w) / (n - 1 - w))) / 2.
+    u < w:  lr (u + 1) / (w + 1);   else  m + (lr - m) (1 + cos(pi (u - w) / (n - 1 - w))) / 2,
+    or with kind "step"  lr step_factor^floor(e / step_epochs), e = epochs done.
     """
     lr = max(
         group["initial_lr"] if "initial_lr" in group else group["lr"] for group in optimizer.param_groups
     )
     warmup = min(round(cfg.warmup_share * n_updates), n_updates - 1)
+    shared = {"warmup_t": warmup, "warmup_lr_init": lr / (warmup + 1), "t_in_epochs": False}
+    if cfg.kind == "step":
+        decay_t = cfg.step_epochs * n_updates // cfg.epochs
+        return StepLRScheduler(
+            optimizer, decay_t=decay_t, decay_rate=cfg.step_factor, warmup_prefix=False, **shared
+        )
     return CosineLRScheduler(
         optimizer,
         t_initial=max(n_updates - 1 - warmup, 1),
         lr_min=lr * cfg.min_lr_share,
-        warmup_t=warmup,
-        warmup_lr_init=lr / (warmup + 1),
         warmup_prefix=True,
-        t_in_epochs=False,
+        **shared,
     )
 
 
