@@ -12,7 +12,7 @@ from cxrlt.artifacts import read_json
 from cxrlt.errors import UserError
 from cxrlt.recipe import load_recipe
 from cxrlt.training import loop
-from cxrlt.training.setup import create_summed_loss, initial_model
+from cxrlt.training.setup import initial_model, loss_of
 from cxrlt.training.train import TrainPlan, train
 from tiny import CLASSES, make_tiny, tiny_recipe
 
@@ -238,7 +238,7 @@ def test_a_compiled_run_saves_weights_an_eager_model_loads(source, monkeypatch):
 
 def test_the_averaged_weights_move(source):
     (job,) = train(source, TrainPlan("moving", tiny_recipe(), folds=(0,)))
-    start = initial_model(job, create_summed_loss(job)[0]).state_dict()
+    start = initial_model(job, loss_of(job)).state_dict()
     moved = [not torch.equal(start[key], value) for key, value in weights_of(job).items()]
     assert all(moved)
 

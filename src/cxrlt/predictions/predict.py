@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 
 import cxrlt
 from cxrlt.artifacts import read_json
+from cxrlt.challenges.base import Challenge
 from cxrlt.errors import UserError
 from cxrlt.folds.make import Folds, read_folds
 from cxrlt.inputs.cache import ImageCache
@@ -63,10 +64,10 @@ def predict(source: ImageSource, name: str, split: str, *, force: bool = False) 
         trained = [unit for unit in trained if unit.fold != REFIT]
         if not trained:
             raise UserError(f"{name} was fitted on all rows (--refit), so it has no out-of-fold predictions.")
-        table, cache = source.folded(folds.frame.index, trained[0].recipe.data.size)
+        table, cache = source.folded(folds.frame.index, trained[0].recipe.data.cache_size)
     else:
         challenge.require(split)
-        table, cache = source.split(split, trained[0].recipe.data.size)
+        table, cache = source.split(split, trained[0].recipe.data.cache_size)
     accelerator = create_accelerator(trained[0].recipe)
     paths = []
     for unit in trained:
@@ -78,10 +79,10 @@ def predict(source: ImageSource, name: str, split: str, *, force: bool = False) 
         else:
             ids = table.index.intersection(expected, sort=False)
             flip = flips(unit.recipe, challenge.classes)
-            logits = _infer(unit, cache, list(ids), challenge.classes, accelerator, flip, label)
+            logits = infer_fold(unit, cache, list(ids), challenge, accelerator, flip, label)
             if accelerator.is_main_process:
                 if split == "oof":
-                    write_constants(unit.directory, logits)
+                    write_constants(unit.directory, logits, challenge.task)
                 # an unreadable image stays NaN
                 write_predictions(path, logits.reindex(expected), _meta(unit, split, folds, flip))
                 print(f"{label}: {len(logits):,} images")
@@ -114,10 +115,10 @@ def trained_folds(run_dir: Path, folds: Folds, challenge: str) -> list[TrainedFo
     return sorted(found, key=lambda unit: (unit.fold == REFIT, len(unit.fold), unit.fold))
 
 
-def load_model(unit: TrainedFold, n_classes: int) -> XRayModel:
+def load_model(unit: TrainedFold, n_classes: int, channels: int = 1) -> XRayModel:
     """The trained model of one fold."""
     cfg = unit.recipe.model.model_copy(update={"pretrained": False})
-    model = create_model(cfg, n_classes, unit.recipe.data.size)
+    model = create_model(cfg, n_classes, unit.recipe.data.size, channels)
     model.load_state_dict(load_file(unit.directory / WEIGHTS))
     return model
 
@@ -137,22 +138,24 @@ def flips(recipe: Recipe, classes: tuple[str, ...]) -> bool:
     return wanted
 
 
-def _infer(
+def infer_fold(
     unit: TrainedFold,
     cache: ImageCache,
     ids: list[str],
-    classes: tuple[str, ...],
+    challenge: Challenge,
     accelerator: Accelerator,
     flip: bool,
     label: str,
 ) -> pd.DataFrame:
+    """Logits of one trained fold for the rows `ids` (index `ids`, one column per class)."""
     recipe = unit.recipe
     return infer(
-        load_model(unit, len(classes)).to(accelerator.device),
+        load_model(unit, len(challenge.classes), challenge.channels).to(accelerator.device),
         cache,
         ids,
-        classes,
+        challenge.classes,
         accelerator,
+        size=recipe.data.size,
         batch_size=recipe.optim.max_batch_per_device,
         n_workers=worker_count(recipe.data.n_workers, accelerator),
         flip=flip,

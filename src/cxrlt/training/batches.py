@@ -17,7 +17,7 @@ def share_of(trainer: Trainer, batch: np.ndarray) -> list[np.ndarray]:
 
 
 def load(trainer: Trainer, epoch: int, batches: list[np.ndarray]) -> Iterator[tuple[Tensor, Tensor]]:
-    """uint8 images (b, 1, h, w) and labels (b, c) of every micro-batch in turn; the run's first is drawn."""
+    """uint8 images (b, channels, h, w) and labels (b, c) of every micro-batch; the run's first is drawn."""
     micro_batches = [micro for batch in batches for micro in share_of(trainer, batch)]
     n_workers = worker_count(trainer.job.recipe.data.n_workers, trainer.accelerator)
     pinned = trainer.accelerator.device.type == "cuda"
@@ -29,11 +29,9 @@ def load(trainer: Trainer, epoch: int, batches: list[np.ndarray]) -> Iterator[tu
         yield images, labels
 
 
-def batch_denominator(trainer: Trainer, batch: np.ndarray) -> float:
-    """What the summed loss of the whole batch, over all processes, is divided by."""
-    targets = trainer.dataset.targets[batch]
-    counts = {"sum": 1, "batchmean": len(batch), "mean": int((~targets.isnan()).sum())}
-    return max(float(counts[trainer.reduction]), 1.0)
+def whole_batch_denominators(trainer: Trainer, batch: np.ndarray) -> Tensor:
+    """What the loss's sums over the whole batch, over all processes, are divided by: (k,) on the device."""
+    return trainer.loss.denominators(trainer.dataset.targets[batch].to(trainer.accelerator.device))
 
 
 def _draw(trainer: Trainer, images: Tensor, labels: Tensor) -> None:

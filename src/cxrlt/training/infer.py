@@ -21,6 +21,7 @@ def infer(
     classes: tuple[str, ...],
     accelerator: Accelerator,
     *,
+    size: int,
     batch_size: int,
     n_workers: int,
     flip: bool = False,
@@ -28,12 +29,12 @@ def infer(
 ) -> pd.DataFrame:
     """float32 logits (index `ids`, one column per class), the same on every process.
 
-    `flip` averages the logits of each image and its mirror image. Each process predicts its share of the
-    rows, which come back with their ids.
+    The model sees the central `size` x `size` of the cached images; `flip` averages the logits of each image
+    and its mirror image. Each process predicts its share of the rows, which come back with their ids.
     """
     share = ids[accelerator.process_index :: accelerator.num_processes]
     empty = np.full((len(share), len(classes)), np.nan, np.float32)
-    loader = evaluation_loader(XRayDataset(cache, share, empty), batch_size, n_workers)
+    loader = evaluation_loader(XRayDataset(cache, share, empty, size=size), batch_size, n_workers)
     quiet = not (accelerator.is_main_process and sys.stderr.isatty())
     logits = []
     model.eval()

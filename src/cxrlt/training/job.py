@@ -12,6 +12,7 @@ import torch
 
 import cxrlt
 from cxrlt.artifacts import read_json, write_json
+from cxrlt.challenges.base import Metric, Task
 from cxrlt.errors import UserError
 from cxrlt.inputs.cache import ImageCache
 from cxrlt.models.backbone import weights_licence
@@ -20,6 +21,7 @@ from cxrlt.recipe import Recipe, differing_fields, load_recipe, save_recipe
 WEIGHTS = "weights.safetensors"
 REFIT = "refit"
 NOT_IDENTITY = ("data.n_workers", "checkpoint_minutes")
+CHANNELS = {1: "one grey channel", 3: "three colour channels"}
 PACKAGES = ("accelerate", "albumentations", "numpy", "opencv-python-headless", "pandas", "timm", "torch")
 
 
@@ -33,7 +35,9 @@ class FoldJob:
     seed: int
     recipe: Recipe
     classes: tuple[str, ...]
-    metric: str
+    task: Task
+    channels: int
+    metric: Metric
     folds_sha256: str
     run_dir: Path
     cache: ImageCache
@@ -108,10 +112,11 @@ def _card(job: FoldJob) -> dict[str, object]:
     """Facts for a model card."""
     return {
         "challenge": job.challenge,
+        "task": job.task,
         "classes": list(job.classes),
         "backbone": job.recipe.model.backbone,
         "pretrained_weights_licence": weights_licence(job.recipe.model),
-        "input": f"one grey channel, {job.recipe.data.size} x {job.recipe.data.size}, uint8",
+        "input": f"{CHANNELS[job.channels]}, {job.recipe.data.size} x {job.recipe.data.size}, uint8",
         "loss": job.recipe.loss.name,
         "n_train_images": len(job.train),
         "n_train_patients": int(job.train["patient"].nunique()),

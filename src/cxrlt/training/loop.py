@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from cxrlt.errors import UserError
 from cxrlt.inputs.dataset import epoch_batches
-from cxrlt.training.batches import batch_denominator, load, share_of
+from cxrlt.training.batches import load, share_of, whole_batch_denominators
 from cxrlt.training.checkpoint import remove_checkpoints, save_tensors
 from cxrlt.training.job import WEIGHTS, FoldJob, tags
 from cxrlt.training.setup import Trainer, create_trainer, seed_of
@@ -35,8 +35,8 @@ def fit(job: FoldJob, accelerator: Accelerator) -> None:
     with tqdm(total=n_updates, initial=progress.update, desc=f"fold {job.fold}", disable=quiet) as bar:
         for epoch in range(progress.update // per_epoch, job.recipe.schedule.epochs):
             speed = train_epoch(trainer, epoch, bar)
-            loss = {"epoch": epoch + 1, "loss": progress.loss_sum / per_epoch}
-            end_epoch(trainer, loss | validate(trainer) | speed)
+            means = {"loss": progress.loss_sum / per_epoch, "clipped_share": progress.n_clipped / per_epoch}
+            end_epoch(trainer, {"epoch": epoch + 1} | means | validate(trainer) | speed)
     if accelerator.is_main_process:
         if job.recipe.predict.weights == "best" and not job.valid.empty:
             (job.run_dir / BEST).replace(job.run_dir / WEIGHTS)
@@ -53,21 +53,23 @@ def train_epoch(trainer: Trainer, epoch: int, bar: tqdm) -> dict[str, float]:
     batches = batches[progress.update % len(batches) :]
     began = saved = time.monotonic()
     waited, n_rows = 0.0, 0
-    pending = torch.zeros((), device=accelerator.device)
+    pending = torch.zeros(2, device=accelerator.device)
     trainer.loss.set_epoch(epoch)
     trainer.model.train()
     micro_batches = load(trainer, epoch, batches)
 
     for number, batch in enumerate(batches, start=1):
-        loss, wait = update(trainer, batch, micro_batches)
-        pending += loss
+        sums, wait = update(trainer, batch, micro_batches)
+        pending += sums
         waited += wait
         n_rows += len(batch)
         progress.update += 1
         bar.update()
         if number < len(batches) and number % CHECK_EVERY:
             continue
-        progress.loss_sum += require_finite(accelerator.reduce(pending, "sum").item(), trainer)
+        loss, n_clipped = accelerator.reduce(pending, "sum").tolist()
+        progress.loss_sum += require_finite(loss, trainer)
+        progress.n_clipped += n_clipped
         pending.zero_()
         seconds = time.monotonic() - began
         bar.set_postfix_str(f"{n_rows / seconds:.0f} images/s, {waited / seconds:.0%} waiting for data")
@@ -84,11 +86,14 @@ def train_epoch(trainer: Trainer, epoch: int, bar: tqdm) -> dict[str, float]:
 def update(
     trainer: Trainer, batch: np.ndarray, micro_batches: Iterator[tuple[Tensor, Tensor]]
 ) -> tuple[Tensor, float]:
-    """One step. Returns this process's part of the batch's loss, and the seconds it waited for data."""
+    """One step. Returns two numbers to be summed over processes, and the seconds it waited for data.
+
+    The two, (2,) on the device, are the batch's loss and whether its gradient was clipped.
+    """
     job, accelerator, number = trainer.job, trainer.accelerator, trainer.progress.update
     trainer.scheduler.step_update(number)
     torch.manual_seed(seed_of(job.seed, number, accelerator.process_index))  # dropout and drop-path
-    denominator = batch_denominator(trainer, batch)
+    denominators = whole_batch_denominators(trainer, batch)
     n_micro = len(share_of(trainer, batch))
     total, waited = torch.zeros((), device=accelerator.device), 0.0
 
@@ -99,16 +104,19 @@ def update(
         images = images.to(accelerator.device, non_blocking=True)
         labels = labels.to(accelerator.device, non_blocking=True)
         with nullcontext() if micro == n_micro - 1 else accelerator.no_sync(trainer.model):
-            loss = trainer.loss(trainer.model(images), labels) / denominator
+            loss = (trainer.loss.sums(trainer.model(images), labels) / denominators).sum()
             accelerator.backward(loss * accelerator.num_processes)  # averaging gradients divides by it
         total += loss.detach()
 
-    if job.recipe.optim.clip_grad is not None:
-        nn.utils.clip_grad_norm_(trainer.bare.parameters(), job.recipe.optim.clip_grad)
+    clipped, largest = torch.zeros_like(total), job.recipe.optim.clip_grad
+    if largest is not None:
+        norm = nn.utils.clip_grad_norm_(trainer.bare.parameters(), largest)
+        if accelerator.is_main_process:  # the norm is the same on all
+            clipped = (norm > largest).to(total)
     trainer.optimizer.step()
     trainer.optimizer.zero_grad(set_to_none=True)
     trainer.ema.update(trainer.bare, step=number + 1)
-    return total, waited
+    return torch.stack([total, clipped]), waited
 
 
 def require_finite(loss: float, trainer: Trainer) -> float:

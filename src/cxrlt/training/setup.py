@@ -4,10 +4,9 @@ import hashlib
 import os
 from dataclasses import dataclass, field
 
-import numpy as np
 import torch
 from accelerate import Accelerator
-from timm.scheduler import CosineLRScheduler
+from timm.scheduler.scheduler import Scheduler
 from timm.utils import ModelEmaV3
 from torch import nn
 from torch.optim import Optimizer
@@ -15,7 +14,7 @@ from torch.optim import Optimizer
 from cxrlt.errors import UserError
 from cxrlt.inputs.augment import build_transform
 from cxrlt.inputs.dataset import XRayDataset
-from cxrlt.losses import MultiLabelLoss, create_loss, population_minimiser
+from cxrlt.losses import Loss, create_loss, loss_names, population_minimiser
 from cxrlt.models.backbone import XRayModel, create_model
 from cxrlt.recipe import Recipe
 from cxrlt.training.checkpoint import load_checkpoint
@@ -29,6 +28,7 @@ class Progress:
 
     update: int = 0
     loss_sum: float = 0.0
+    n_clipped: float = 0.0
     log: list[dict[str, float]] = field(default_factory=list)
 
 
@@ -39,13 +39,12 @@ class Trainer:
     job: FoldJob
     accelerator: Accelerator
     dataset: XRayDataset
-    loss: MultiLabelLoss
-    reduction: str
+    loss: Loss
     bare: XRayModel
     model: nn.Module
     ema: ModelEmaV3
     optimizer: Optimizer
-    scheduler: CosineLRScheduler
+    scheduler: Scheduler
     progress: Progress
 
 
@@ -62,7 +61,7 @@ def create_accelerator(recipe: Recipe) -> Accelerator:
 def create_trainer(job: FoldJob, accelerator: Accelerator, n_updates: int) -> Trainer:
     """All parts at their start, or as the last checkpoint left them."""
     cfg = job.recipe
-    loss, reduction = create_summed_loss(job)
+    loss = loss_of(job)
     bare = initial_model(job, loss).to(accelerator.device)
     if accelerator.device.type == "cuda" and accelerator.num_processes > 1:
         bare = nn.SyncBatchNorm.convert_sync_batchnorm(bare)
@@ -77,7 +76,6 @@ def create_trainer(job: FoldJob, accelerator: Accelerator, n_updates: int) -> Tr
         accelerator=accelerator,
         dataset=training_set(job),
         loss=loss.to(accelerator.device),
-        reduction=reduction,
         bare=bare,
         model=accelerator.prepare(bare),
         ema=ema,
@@ -87,11 +85,8 @@ def create_trainer(job: FoldJob, accelerator: Accelerator, n_updates: int) -> Tr
     )
 
 
-def create_summed_loss(job: FoldJob) -> tuple[MultiLabelLoss, str]:
-    """The recipe's loss as a sum, and what the sum over a whole batch is to be divided by.
-
-    A batch may be spread over processes and accumulation steps; only the sum adds up over the parts.
-    """
+def loss_of(job: FoldJob) -> Loss:
+    """The recipe's loss for this fold's classes. Raises UserError where it does not fit the challenge."""
     try:
         loss = create_loss(
             job.recipe.loss.name,
@@ -102,20 +97,22 @@ def create_summed_loss(job: FoldJob) -> tuple[MultiLabelLoss, str]:
         )
     except (ValueError, TypeError) as error:
         raise UserError(f"loss: {error}") from error
-    reduction, loss.reduction = loss.reduction, "sum"
-    return loss, reduction
+    if (loss.task, job.task) == ("single_label", "multi_label"):
+        raise UserError(
+            f"loss {job.recipe.loss.name!r} takes one class per image, but those of {job.challenge} have any "
+            f"number of them. Losses that fit: {', '.join(loss_names('multi_label'))}."
+        )
+    return loss
 
 
-def initial_model(job: FoldJob, loss: MultiLabelLoss) -> XRayModel:
-    """The recipe's model; its classifier bias starts where the loss is least at each class's prevalence."""
+def initial_model(job: FoldJob, loss: Loss) -> XRayModel:
+    """The recipe's model; its classifier bias, if it has one, starts where the loss is least on average."""
     torch.manual_seed(seed_of(job.seed, job.fold))
-    model = create_model(job.recipe.model, len(job.classes), job.recipe.data.size)
-    if job.recipe.loss.bias_start == "minimiser":
-        known = np.maximum((~np.isnan(job.targets(job.train))).sum(axis=0), 1)
-        positives = np.array([job.class_counts[name] for name in job.classes])
-        prevalence = torch.from_numpy((positives + 0.5) / (known + 1))
+    model = create_model(job.recipe.model, len(job.classes), job.recipe.data.size, job.channels)
+    bias = model.classifier.bias
+    if bias is not None and job.recipe.loss.bias_start == "minimiser":
         with torch.no_grad():
-            model.classifier.bias.copy_(population_minimiser(loss, prevalence))
+            bias.copy_(population_minimiser(loss, torch.tensor(job.targets(job.train))))
     return model
 
 
@@ -124,7 +121,8 @@ def training_set(job: FoldJob) -> XRayDataset:
     cfg = job.recipe.data
     transform = build_transform(cfg.size, **cfg.augment.model_dump())
     ids = list(job.train.index)
-    return XRayDataset(job.cache, ids, job.targets(job.train), seed=job.seed, transform=transform)
+    targets = job.targets(job.train)
+    return XRayDataset(job.cache, ids, targets, seed=job.seed, transform=transform, size=cfg.size)
 
 
 def worker_count(n_workers: int | None, accelerator: Accelerator) -> int:

@@ -16,7 +16,7 @@ from cxrlt.models.backbone import weights_licence
 from cxrlt.recipe import Recipe
 from cxrlt.training.job import REFIT, FoldJob, describe_run, require_same_run
 from cxrlt.training.loop import fit
-from cxrlt.training.setup import create_accelerator, create_summed_loss
+from cxrlt.training.setup import create_accelerator, loss_of
 
 
 @dataclass(frozen=True)
@@ -38,11 +38,11 @@ def train(source: ImageSource, plan: TrainPlan) -> list[FoldJob]:
     training it.
     """
     accelerator = create_accelerator(plan.recipe)
-    jobs = _jobs(source, plan)
+    jobs = fold_jobs(source, plan)
     for job in jobs:
         if not plan.force:
             require_same_run(job)
-        create_summed_loss(job)  # a wrong option is found before any fold is trained
+        loss_of(job)  # a wrong option is found before any fold is trained
     accelerator.wait_for_everyone()
     accelerator.print(f"train {plan.name}: weights' licence: {weights_licence(plan.recipe.model)}")
     for job in jobs:
@@ -58,7 +58,8 @@ def train(source: ImageSource, plan: TrainPlan) -> list[FoldJob]:
     return jobs
 
 
-def _jobs(source: ImageSource, plan: TrainPlan) -> list[FoldJob]:
+def fold_jobs(source: ImageSource, plan: TrainPlan) -> list[FoldJob]:
+    """What `train` works on, one job per fold. Raises UserError for a fold that does not exist."""
     challenge, workspace = source.challenge, source.workspace
     folds = read_folds(challenge, workspace)
     wanted = [REFIT] if plan.refit else list(range(folds.n_folds)) if plan.folds is None else list(plan.folds)
@@ -67,7 +68,7 @@ def _jobs(source: ImageSource, plan: TrainPlan) -> list[FoldJob]:
         raise UserError(f"--fold {listing(unknown)}: {challenge.name} has folds 0 to {folds.n_folds - 1}.")
     run_dir = workspace.run_dir(challenge.name, plan.name)
     _require_one_kind(run_dir, plan)
-    table, cache = source.folded(folds.frame.index, plan.recipe.data.size)
+    table, cache = source.folded(folds.frame.index, plan.recipe.data.cache_size)
     fold_of = folds.frame.loc[table.index, "fold"]
     return [
         FoldJob(
@@ -77,6 +78,8 @@ def _jobs(source: ImageSource, plan: TrainPlan) -> list[FoldJob]:
             seed=plan.seed,
             recipe=plan.recipe,
             classes=challenge.classes,
+            task=challenge.task,
+            channels=challenge.channels,
             metric=challenge.metric,
             folds_sha256=folds.sha256,
             run_dir=run_dir / (REFIT if fold == REFIT else f"fold{fold}"),

@@ -4,50 +4,60 @@ import math
 import sys
 
 import pandas as pd
+from scipy.special import softmax
 
 from cxrlt.artifacts import atomic_path
-from cxrlt.metrics import auroc, average_precision, macro
+from cxrlt.challenges.base import Metric, Task
+from cxrlt.metrics import macro_metric
 from cxrlt.training.checkpoint import save_checkpoint, save_tensors
 from cxrlt.training.infer import infer
 from cxrlt.training.job import tags
 from cxrlt.training.setup import Trainer, worker_count
 
 BEST = "best.safetensors"
+LOGGED: dict[Task, tuple[Metric, ...]] = {
+    "multi_label": ("mAP", "mAUROC"),
+    "single_label": ("macro-F1", "mAP", "mAUROC"),
+}
+"""Metrics of every epoch, beside the challenge's own, which comes first."""
 
 
 def validate(trainer: Trainer) -> dict[str, float]:
-    """Macro mAP and AUROC of the averaged weights on the rows this fold leaves out; NaN if there are none."""
+    """Scores of the averaged weights on the rows this fold leaves out; NaN if there are none."""
     job, cfg = trainer.job, trainer.job.recipe
+    names = dict.fromkeys([job.metric, *LOGGED[job.task]])
     if job.valid.empty:
-        return {"oof_mAP": math.nan, "oof_mAUROC": math.nan}
+        return {f"oof_{name}": math.nan for name in names}
     logits = infer(
         trainer.ema.module,
         job.cache,
         list(job.valid.index),
         job.classes,
         trainer.accelerator,
+        size=cfg.data.size,
         batch_size=cfg.optim.max_batch_per_device,
         n_workers=worker_count(cfg.data.n_workers, trainer.accelerator),
         label="validate",
     ).to_numpy()
+    scores = softmax(logits, axis=1) if job.task == "single_label" else logits
     targets = job.targets(job.valid)
-    return {
-        "oof_mAP": float(macro(average_precision(targets, logits))),
-        "oof_mAUROC": float(macro(auroc(targets, logits))),
-    }
+    return {f"oof_{name}": macro_metric(name, targets, scores) for name in names}
 
 
 def end_epoch(trainer: Trainer, row: dict[str, float]) -> None:
     """Log the epoch, keep its weights if they are the best so far and asked for, write a checkpoint."""
     job, progress = trainer.job, trainer.progress
     progress.log.append(row)
-    progress.loss_sum = 0.0
+    progress.loss_sum = progress.n_clipped = 0.0
     if not trainer.accelerator.is_main_process:
         return
     if not sys.stderr.isatty():
+        scores = ", ".join(
+            f"{key.removeprefix('oof_')} {score:.4f}" for key, score in row.items() if key.startswith("oof_")
+        )
         print(
-            f"fold {job.fold} epoch {row['epoch']}: loss {row['loss']:.4f}, OOF mAP {row['oof_mAP']:.4f}, "
-            f"AUROC {row['oof_mAUROC']:.4f}, {row['images_per_s']:.0f} images/s",
+            f"fold {job.fold} epoch {row['epoch']}: loss {row['loss']:.4f}, OOF {scores}, "
+            f"{row['images_per_s']:.0f} images/s",
             flush=True,
         )
     log = pd.DataFrame(progress.log)
