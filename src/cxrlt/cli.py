@@ -101,11 +101,11 @@ class Check(Folders):
 
 @dataclass(frozen=True, kw_only=True)
 class Cache(Images):
-    """Decode every image once into a packed grey cache; says first what it costs in disk and time."""
+    """Decode every image once into a packed cache; says first what it costs in disk and time."""
 
     challenge: Positional[str]
     size: int = 512
-    """Side of the square images in pixels: a recipe's data.size."""
+    """Side of the square images in pixels: a recipe's data.size, divided by its data.crop_pct."""
 
     def run(self) -> None:
         for split, cache in self.source(self.challenge).all_splits(self.size).items():
