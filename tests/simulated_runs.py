@@ -74,7 +74,7 @@ class SimulatedRuns:
                 logits = draw_logits(rng, table, skill) * (1 + drift * fold) + drift * fold
                 meta = {"folds_sha256": folds.sha256, "fold": str(fold), "epoch": recipe.predict.weights}
                 if split == "oof":
-                    write_constants(directory, logits)
+                    write_constants(directory, logits, self.challenge.task)
                 write_predictions(directory / f"{split}.parquet", logits, meta)
         return self.workspace.run_dir("csv", name)
 

@@ -61,18 +61,19 @@ def test_the_nested_estimate_scores_a_fold_with_weights_fitted_without_it(two: S
         others = (rows.fold != fold).to_numpy()
         fitted = greedy_weights([f[others].to_numpy(np.float32).T for f in frames], labels[others], "mAP")
         parts.append(sum(w * f[~others] for w, f in zip(fitted, frames, strict=True)))
-    expected = oof_score(pd.concat(parts), rows.table, rows.fold, "mAP")
+    expected = oof_score(two.challenge, pd.concat(parts), rows.table, rows.fold)
     assert weights.nested["greedy"] == pytest.approx(expected, abs=1e-9)
     fitted = greedy_weights([f.to_numpy(np.float32).T for f in frames], labels, "mAP")
-    on_its_own_rows = oof_score(
-        sum(w * f for w, f in zip(fitted, frames, strict=True)), rows.table, rows.fold, "mAP"
-    )
+    averaged = sum(w * f for w, f in zip(fitted, frames, strict=True))
+    on_its_own_rows = oof_score(two.challenge, averaged, rows.table, rows.fold)
     assert expected < on_its_own_rows
 
 
 def test_the_ensemble_is_about_as_good_as_its_best_member_or_better(two: SimulatedRuns) -> None:
     make_ensemble(*of(two, "both", ["good", "poor"]))
-    ensemble, good = (evaluate(*of(two, name), n_draws=20).overall.ap.value for name in ("both", "good"))
+    ensemble, good = (
+        evaluate(*of(two, name), n_draws=20).overall.of("mAP").value for name in ("both", "good")
+    )
     assert ensemble > good - 0.02
 
 

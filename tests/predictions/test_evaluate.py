@@ -44,16 +44,18 @@ def test_the_oof_score_is_average_precision_over_pooled_standardised_logits(runs
     pooled = np.concatenate([standardised(logits) for _, logits in parts])
     raw = np.concatenate([logits for _, logits in parts])
     evaluation = evaluate(*of(runs, "model"), n_draws=20)
-    assert [score.ap.value for score in evaluation.classes] == pytest.approx(
+    assert [score.metrics["AP"].value for score in evaluation.classes] == pytest.approx(
         average_precision_score(labels, pooled, average=None), abs=1e-9
     )
-    assert [score.auroc.value for score in evaluation.classes] == pytest.approx(
+    assert [score.metrics["AUROC"].value for score in evaluation.classes] == pytest.approx(
         roc_auc_score(labels, pooled, average=None), abs=1e-9
     )
-    assert evaluation.overall.ap.value == pytest.approx(average_precision_score(labels, pooled), abs=1e-9)
+    assert evaluation.overall.of("mAP").value == pytest.approx(
+        average_precision_score(labels, pooled), abs=1e-9
+    )
     assert evaluation.raw_pooled == pytest.approx(average_precision_score(labels, raw), abs=1e-9)
     folds = [average_precision_score(fold_labels, logits) for fold_labels, logits in parts]
-    assert [ap for ap, _ in evaluation.per_fold] == pytest.approx(folds, abs=1e-9)
+    assert [fold["mAP"] for fold in evaluation.per_fold] == pytest.approx(folds, abs=1e-9)
     assert evaluation.mean_over_folds == pytest.approx(np.mean(folds), abs=1e-9)
 
 
@@ -63,7 +65,7 @@ def test_folds_on_different_scales_lower_the_raw_pooled_score_but_not_the_define
     runs.add_run("even", skill=2, recipe=OFF)
     runs.add_run("drifting", skill=2, drift=5, recipe=OFF)
     even, drifting = (evaluate(*of(runs, name), n_draws=20) for name in ("even", "drifting"))
-    assert drifting.overall.ap.value == pytest.approx(even.overall.ap.value, abs=1e-6)
+    assert drifting.overall.of("mAP").value == pytest.approx(even.overall.of("mAP").value, abs=1e-6)
     assert drifting.raw_pooled < even.raw_pooled - 0.05
 
 
@@ -72,7 +74,7 @@ def test_positives_prevalence_and_lift_are_those_of_the_rows(runs: SimulatedRuns
     evaluation = evaluate(*of(runs, "model"), n_draws=20)
     mass, table = evaluation.classes[1], runs.table("train")
     assert (mass.name, mass.n_positive, mass.n_known) == ("Mass", table["Mass"].sum(), len(table))
-    assert mass.lift == pytest.approx(mass.ap.value / table["Mass"].mean())
+    assert mass.lift == pytest.approx(mass.metrics["AP"].value / table["Mass"].mean())
     assert evaluation.n_patients == table["patient"].nunique()
 
 
@@ -80,11 +82,11 @@ def test_groups_are_those_of_the_challenge(runs: SimulatedRuns) -> None:
     runs.add_run("model", skill=2)
     evaluation = evaluate(*of(runs, "model"), n_draws=50)
     for group, names in runs.challenge.groups.items():
-        values = [score.ap.value for score in evaluation.classes if score.name in names]
+        values = [score.metrics["AP"].value for score in evaluation.classes if score.name in names]
         assert evaluation.groups[group].n_classes == len(names)
         if names:
-            assert evaluation.groups[group].ap.value == pytest.approx(np.mean(values))
-    interval = evaluation.overall.ap
+            assert evaluation.groups[group].of("mAP").value == pytest.approx(np.mean(values))
+    interval = evaluation.overall.of("mAP")
     assert interval.low < interval.value < interval.high
 
 
@@ -95,7 +97,9 @@ def test_a_class_without_positives_is_named_and_left_out_of_the_mean(runs: Simul
     evaluation = evaluate(*of(runs, "model"), n_draws=20)
     assert evaluation.undefined == ("Hernia",)
     assert evaluation.overall.n_classes == 2
-    assert evaluation.overall.ap.value == pytest.approx(np.mean([s.ap.value for s in evaluation.classes[:2]]))
+    assert evaluation.overall.of("mAP").value == pytest.approx(
+        np.mean([s.metrics["AP"].value for s in evaluation.classes[:2]])
+    )
     assert "without both values: Hernia" in score_table(evaluation)
 
 
@@ -106,7 +110,8 @@ def test_scores_are_written_as_json_that_keeps_other_splits(runs: SimulatedRuns)
     path = runs.workspace.submission_dir("csv", "model") / "score.json"
     scores = json.loads(path.read_text(), parse_constant=pytest.fail)
     assert set(scores) == {"oof", "dev"}
-    assert 0 < scores["dev"]["overall"]["ap"]["low"] < scores["dev"]["overall"]["ap"]["value"] < 1
+    interval = scores["dev"]["overall"]["metrics"]["mAP"]
+    assert 0 < interval["low"] < interval["value"] < 1
     assert scores["oof"]["classes"][0]["prevalence"] > 0
 
 
@@ -115,7 +120,9 @@ def test_dev_is_scored_on_the_logits_that_would_be_submitted(runs: SimulatedRuns
     logits = read_final(*of(runs, "model", "dev")).logits
     labels = runs.table("dev").loc[logits.index, list(runs.challenge.classes)]
     evaluation = evaluate(*of(runs, "model", "dev"), n_draws=20)
-    assert evaluation.overall.ap.value == pytest.approx(average_precision_score(labels, logits), abs=1e-9)
+    assert evaluation.overall.of("mAP").value == pytest.approx(
+        average_precision_score(labels, logits), abs=1e-9
+    )
     assert evaluation.per_fold == ()
 
 
@@ -156,7 +163,7 @@ def test_the_leaderboard_ranks_everything_trained_with_paired_differences(runs: 
     assert names[-1] == "poor"
     assert list(board.left_out) == ["unfinished"]
     behind = board.differences[-1]
-    values = [evaluation.overall.ap.value for evaluation in board.evaluations]
+    values = [evaluation.overall.of("mAP").value for evaluation in board.evaluations]
     assert behind.value == pytest.approx(values[0] - values[-1])
     assert behind.low > 0
     assert board.differences[0].high == 0
@@ -176,7 +183,10 @@ def test_the_leaderboard_compares_runs_on_the_rows_that_all_of_them_predict(runs
 def test_the_leaderboard_of_dev_scores_what_would_be_submitted(runs: SimulatedRuns) -> None:
     runs.add_run("model", skill=2)
     (evaluation,) = leaderboard(*of(runs, "dev"), n_draws=20).evaluations
-    assert evaluation.overall.ap.value == evaluate(*of(runs, "model", "dev"), n_draws=20).overall.ap.value
+    assert (
+        evaluation.overall.of("mAP").value
+        == evaluate(*of(runs, "model", "dev"), n_draws=20).overall.of("mAP").value
+    )
 
 
 def test_a_leaderboard_of_nothing_is_an_error_that_names_the_command(runs: SimulatedRuns) -> None:

@@ -2,11 +2,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from cxrlt.challenges import get_challenge
 from cxrlt.metrics import average_precision, macro
 from cxrlt.predictions.oof import oof_score, oof_scores, predicted_rows, study_mean_helps
 
 CLASSES = [f"c{number}" for number in range(10)]
 PREVALENCE = np.geomspace(0.3, 0.004, 10)
+BY_MAP = get_challenge("demo")
 
 
 def draw(rng: np.random.Generator, n_rows: int) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -30,7 +32,7 @@ def test_the_defined_score_is_nearer_the_truth_than_raw_pooling_and_than_the_mea
         stretch, shift = rng.uniform(0.7, 1.4, (5, 10))[fold], rng.normal(0, 0.7, (5, 10))[fold]
         drifted = scores * stretch + shift
         mean = np.mean([macro_map(labels[fold == k], drifted[fold == k]) for k in range(5)])
-        found = [oof_score(drifted, labels, fold, "mAP"), macro_map(labels, drifted), mean]
+        found = [oof_score(BY_MAP, drifted, labels, fold), macro_map(labels, drifted), mean]
         errors.append(np.array(found) - truth)
     defined, raw, mean = np.mean(errors, axis=0)
     assert abs(defined) < 0.02
@@ -43,9 +45,10 @@ def test_rows_without_a_prediction_are_not_scored() -> None:
     scores.iloc[4] = np.nan
     fold = pd.Series(np.arange(200) % 2)
     assert len(predicted_rows(scores)) == 199
-    assert oof_scores(scores, fold).index.equals(predicted_rows(scores))
+    assert oof_scores(scores, fold, "multi_label").index.equals(predicted_rows(scores))
     rest = labels.index != 4
-    assert oof_score(scores, labels, fold, "mAP") == oof_score(scores[rest], labels[rest], fold[rest], "mAP")
+    of_the_rest = oof_score(BY_MAP, scores[rest], labels[rest], fold[rest])
+    assert oof_score(BY_MAP, scores, labels, fold) == of_the_rest
 
 
 @pytest.mark.parametrize(("studies", "helps"), [(np.arange(400) // 2, True), (np.arange(400), False)])
@@ -56,4 +59,4 @@ def test_averaging_over_studies_is_chosen_where_it_raises_the_score(studies: np.
     scores = 1.5 * table + rng.normal(size=table.shape)
     table = table.assign(patient=studies.astype(str), study=studies.astype(str), view="frontal")
     fold = pd.Series(studies % 2)
-    assert study_mean_helps(scores, table, fold, "mAP") is helps
+    assert study_mean_helps(BY_MAP, scores, table, fold) is helps

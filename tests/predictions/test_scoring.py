@@ -27,7 +27,9 @@ def test_a_file_is_scored_by_id_and_class_name_whatever_its_order(
     shuffled = scores.sample(frac=1, random_state=0)[["Hernia", "Effusion", "Mass"]]
     again = score_frame(runs.challenge, shuffled, truth, n_draws=20)
     assert again.to_json() == evaluation.to_json()
-    assert evaluation.overall.ap.value == pytest.approx(average_precision_score(truth, scores), abs=1e-9)
+    assert evaluation.overall.of("mAP").value == pytest.approx(
+        average_precision_score(truth, scores), abs=1e-9
+    )
 
 
 def test_rows_without_a_truth_do_not_count(runs: SimulatedRuns, truth: pd.DataFrame) -> None:
@@ -43,8 +45,8 @@ def test_patients_are_drawn_whole_where_they_are_known(runs: SimulatedRuns, trut
     by_patient = score_frame(runs.challenge, scores, truth, patients, n_draws=50)
     by_row = score_frame(runs.challenge, scores, truth, n_draws=50)
     assert (by_patient.n_patients, by_row.n_patients) == (patients.nunique(), None)
-    assert by_patient.overall.ap.value == by_row.overall.ap.value
-    assert by_patient.overall.ap.low != by_row.overall.ap.low
+    assert by_patient.overall.of("mAP").value == by_row.overall.of("mAP").value
+    assert by_patient.overall.of("mAP").low != by_row.overall.of("mAP").low
 
 
 def test_labels_that_are_not_annotated_do_not_count(runs: SimulatedRuns, truth: pd.DataFrame) -> None:
@@ -54,7 +56,7 @@ def test_labels_that_are_not_annotated_do_not_count(runs: SimulatedRuns, truth: 
     effusion = score_frame(runs.challenge, scores, blank, n_draws=20).classes[0]
     assert effusion.n_known == truth.shape[0] // 2
     expected = average_precision_score(truth.iloc[1::2, 0], scores.iloc[1::2, 0])
-    assert effusion.ap.value == pytest.approx(expected, abs=1e-9)
+    assert effusion.metrics["AP"].value == pytest.approx(expected, abs=1e-9)
 
 
 def test_a_file_that_does_not_cover_the_truth_is_an_error(runs: SimulatedRuns, truth: pd.DataFrame) -> None:
@@ -80,4 +82,7 @@ def test_the_table_names_every_class_with_its_group_and_interval(
     for score in evaluation.classes:
         line = next(line for line in text.splitlines() if line.startswith(score.name))
         assert score.group in line
-        assert f"{score.ap.value:.4f} [{score.ap.low:.4f}, {score.ap.high:.4f}]" in line
+        assert (
+            f"{score.metrics['AP'].value:.4f} [{score.metrics['AP'].low:.4f}, {score.metrics['AP'].high:.4f}]"
+            in line
+        )

@@ -62,7 +62,7 @@ def test_mean_constants_weigh_their_parts() -> None:
 
 def test_constants_are_read_back_by_class_name(tmp_path: Path) -> None:
     logits = frame(np.random.default_rng(0).normal(size=(9, 2)))
-    write_constants(tmp_path, logits)
+    write_constants(tmp_path, logits, "multi_label")
     back = read_constants(tmp_path, ("B", "A"), "cxrlt predict")
     pd.testing.assert_series_equal(back.median, constants_of(logits).median[["B", "A"]], check_names=False)
 

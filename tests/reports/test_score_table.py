@@ -19,7 +19,7 @@ def test_a_score_table_shows_what_stands_beside_the_oof_score(runs: SimulatedRun
     text = score_table(evaluation)
     assert f"raw logits pooled {evaluation.raw_pooled:.4f}" in text
     assert f"mean over folds {evaluation.mean_over_folds:.4f}" in text
-    spread = np.std([ap for ap, _ in evaluation.per_fold])
+    spread = np.std([fold["mAP"] for fold in evaluation.per_fold])
     assert f"s.d. {spread:.4f}" in text
 
 

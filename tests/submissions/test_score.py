@@ -27,9 +27,11 @@ def test_a_file_scores_what_scikit_learn_says(runs, truth, container):
     scores = pd.read_csv(written.csv_path, index_col="image").loc[labels.index]
     for score in evaluation.classes:
         expected = labels[score.name], scores[score.name]
-        assert score.ap.value == pytest.approx(average_precision_score(*expected), abs=1e-9)
-        assert score.auroc.value == pytest.approx(roc_auc_score(*expected), abs=1e-9)
-    assert evaluation.overall.ap.value == pytest.approx(np.mean([s.ap.value for s in evaluation.classes]))
+        assert score.metrics["AP"].value == pytest.approx(average_precision_score(*expected), abs=1e-9)
+        assert score.metrics["AUROC"].value == pytest.approx(roc_auc_score(*expected), abs=1e-9)
+    assert evaluation.overall.of("mAP").value == pytest.approx(
+        np.mean([s.metrics["AP"].value for s in evaluation.classes])
+    )
 
 
 def test_columns_and_rows_in_any_order_score_the_same(runs, truth, tmp_path):

@@ -110,7 +110,7 @@ class ClassificationBootstrap:
     """Values of all rows and of bootstrap draws; NaN where undefined.
 
     `values` and `draws` (n_draws,) have the names of CONFUSION_METRICS as keys; `precision`, `recall` and
-    `f1` are (c,), `f1_draws` is (n_draws, c).
+    `f1` are (c,), their draws (n_draws, c).
     """
 
     values: Mapping[str, float]
@@ -118,6 +118,8 @@ class ClassificationBootstrap:
     precision: Floats
     recall: Floats
     f1: Floats
+    precision_draws: Floats
+    recall_draws: Floats
     f1_draws: Floats
 
     def drawn(self, metric: str) -> Drawn:
@@ -139,22 +141,18 @@ def classification_bootstrap(
     n_classes = targets.shape[1]
     shape = (n_classes**2, n_clusters)
     table = csr_array((np.ones(len(cell), np.float32), (cell, cluster[known])), shape=shape)
-    draws: dict[str, list[Floats]] = {name: [] for name in CONFUSION_METRICS}
-    f1_draws = [np.empty((0, n_classes))]
+    draws = {name: np.empty(n_draws) for name in CONFUSION_METRICS}
+    by_class = np.empty((3, n_draws, n_classes))
+    start = 0
     for weights in cluster_weights(n_clusters, n_draws, seed):
+        chunk = slice(start, start := start + weights.shape[1])
         counts = (table @ weights).T.reshape(-1, n_classes, n_classes).astype(np.float64)
-        f1_draws.append(f1(counts))
+        by_class[:, chunk] = precision(counts), recall(counts), f1(counts)
         for name, metric in CONFUSION_METRICS.items():
-            draws[name].append(metric(counts))
+            draws[name][chunk] = metric(counts)
     counts = confusion_counts(cell // n_classes, cell % n_classes, n_classes)
-    return ClassificationBootstrap(
-        {name: float(metric(counts)) for name, metric in CONFUSION_METRICS.items()},
-        {name: np.concatenate([*parts, np.empty(0)]) for name, parts in draws.items()},
-        precision(counts),
-        recall(counts),
-        f1(counts),
-        np.concatenate(f1_draws),
-    )
+    values = {name: float(metric(counts)) for name, metric in CONFUSION_METRICS.items()}
+    return ClassificationBootstrap(values, draws, precision(counts), recall(counts), f1(counts), *by_class)
 
 
 def _cells(targets: Floats, scores: Floats) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:

@@ -95,16 +95,16 @@ def _choose(challenge: Challenge, workspace: Workspace, names: Sequence[str]) ->
     rows = read_train_rows(challenge, workspace)
     members = {name: read_oof(challenge, workspace, name) for name in names}
     frames = {name: scores.frame for name, scores in members.items()}
-    average = study_mean_helps(_mean(frames, _equal(names)), rows.table, rows.fold, challenge.metric)
+    average = study_mean_helps(challenge, _mean(frames, _equal(names)), rows.table, rows.fold)
     if average:
         frames = {name: study_mean(frame, rows.table) for name, frame in frames.items()}
     mean = _mean(frames, _equal(names))
-    nested = {"mean": oof_score(mean, rows.table, rows.fold, challenge.metric)}
+    nested = {"mean": oof_score(challenge, mean, rows.table, rows.fold)}
     kind, weights = "mean", _equal(names)
     if len(names) > 1:
-        nested["greedy"] = _nested_greedy(frames, rows, challenge.metric)
+        nested["greedy"] = _nested_greedy(challenge, frames, rows)
         if nested["greedy"] > nested["mean"]:
-            kind, weights = "greedy", _fit(frames, rows, pd.Series(True, rows.table.index), challenge.metric)
+            kind, weights = "greedy", _fit(challenge, frames, rows, pd.Series(True, rows.table.index))
     constants = mean_constants([members[name].constants for name in names], [weights[name] for name in names])
     return EnsembleWeights(
         kind,
@@ -117,24 +117,24 @@ def _choose(challenge: Challenge, workspace: Workspace, names: Sequence[str]) ->
     )
 
 
-def _nested_greedy(frames: Mapping[str, pd.DataFrame], rows: TrainRows, metric: str) -> float:
+def _nested_greedy(challenge: Challenge, frames: Mapping[str, pd.DataFrame], rows: TrainRows) -> float:
     """Out-of-fold score of greedy selection when every fold is scored with weights fitted on the others."""
     parts = []
     for fold in range(rows.folds.n_folds):
         inside = rows.fold == fold
-        weights = _fit(frames, rows, ~inside, metric)
+        weights = _fit(challenge, frames, rows, ~inside)
         parts.append(_mean({name: frame[inside] for name, frame in frames.items()}, weights))
-    return oof_score(pd.concat(parts).loc[rows.table.index], rows.table, rows.fold, metric)
+    return oof_score(challenge, pd.concat(parts).loc[rows.table.index], rows.table, rows.fold)
 
 
 def _fit(
-    frames: Mapping[str, pd.DataFrame], rows: TrainRows, chosen: pd.Series, metric: str
+    challenge: Challenge, frames: Mapping[str, pd.DataFrame], rows: TrainRows, chosen: pd.Series
 ) -> dict[str, float]:
     """Greedy weights on the `chosen` rows that every member predicts."""
     ids = predicted_rows(_mean(frames, _equal(list(frames)))[chosen])
     scores = [np.ascontiguousarray(frame.loc[ids].to_numpy(np.float32).T) for frame in frames.values()]
-    classes = next(iter(frames.values())).columns
-    weights = greedy_weights(scores, rows.table.loc[ids, list(classes)].to_numpy(np.float64), metric)
+    labels = rows.table.loc[ids, list(challenge.classes)].to_numpy(np.float64)
+    weights = greedy_weights(scores, labels, challenge.metric, challenge.task)
     return {name: float(weight) for name, weight in zip(frames, weights, strict=True)}
 
 

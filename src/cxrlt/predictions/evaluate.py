@@ -11,9 +11,11 @@ from cxrlt.artifacts import Workspace, write_json
 from cxrlt.challenges.base import Challenge
 from cxrlt.errors import UserError, listing
 from cxrlt.metrics import Interval, paired_difference
+from cxrlt.predictions.measures import macro_values
 from cxrlt.predictions.oof import oof_scores, predicted_rows
-from cxrlt.predictions.runs import Final, TrainRows, read_final, read_train_rows
-from cxrlt.predictions.scoring import N_DRAWS, Evaluation, macro_pair, score_rows
+from cxrlt.predictions.probabilities import probabilities
+from cxrlt.predictions.runs import Final, TrainRows, holds_run, read_final, read_train_rows
+from cxrlt.predictions.scoring import N_DRAWS, Evaluation, score_rows
 
 OPTIMISTIC = "optimistic: its epochs were chosen on the rows it is scored on"
 
@@ -62,7 +64,7 @@ def leaderboard(
     """
     truth = _read_truth(challenge, workspace, split)
     runs, left_out = [], {}
-    for run_dir in sorted(path for path in workspace.folds_dir(challenge.name).glob("*") if path.is_dir()):
+    for run_dir in sorted(filter(holds_run, workspace.folds_dir(challenge.name).glob("*"))):
         try:
             runs.append(_read(challenge, workspace, run_dir.name, truth))
         except UserError as error:
@@ -78,8 +80,8 @@ def leaderboard(
         shared = shared.intersection(predicted_rows(run.logits), sort=False)
     evaluations = [_score(challenge, truth, run.only(shared), n_draws, seed) for run in runs]
     evaluations.sort(key=lambda evaluation: -evaluation.overall.of(challenge.metric).value)
-    best = evaluations[0].draws.drawn(challenge.metric)
-    differences = tuple(paired_difference(best, each.draws.drawn(challenge.metric)) for each in evaluations)
+    draws = [evaluation.draws[challenge.metric] for evaluation in evaluations]
+    differences = tuple(paired_difference(draws[0], each) for each in draws)
     return Leaderboard(split, tuple(evaluations), differences, left_out)
 
 
@@ -120,8 +122,10 @@ def _read(challenge: Challenge, workspace: Workspace, name: str, truth: _Truth) 
 def _score(challenge: Challenge, truth: _Truth, run: Final, n_draws: int, seed: int) -> Evaluation:
     scores, beside = run.logits.loc[predicted_rows(run.logits)], {}
     if truth.rows is not None:
-        scores = oof_scores(run.logits, truth.rows.fold)
+        scores = oof_scores(run.logits, truth.rows.fold, challenge.task)
         beside = _beside(challenge, truth.rows, run, scores)
+    elif challenge.task == "single_label":
+        scores = probabilities(scores, challenge.task)
     n_missing = len(truth.table) - len(scores)
     notes = [OPTIMISTIC] if run.optimistic else []
     if n_missing:
@@ -144,14 +148,14 @@ def _score(challenge: Challenge, truth: _Truth, run: Final, n_draws: int, seed: 
 def _beside(challenge: Challenge, rows: TrainRows, run: Final, scores: pd.DataFrame) -> dict[str, object]:
     """What stands beside the defined out-of-fold score: each fold alone, their mean, raw logits pooled."""
 
-    def macro_of(frame: pd.DataFrame) -> tuple[float, float]:
+    def macro_of(frame: pd.DataFrame) -> dict[str, float]:
         labels = rows.table.loc[frame.index, list(challenge.classes)]
-        return macro_pair(labels.to_numpy(np.float64), frame.to_numpy(np.float64))
+        return macro_values(challenge.task, labels.to_numpy(np.float64), frame.to_numpy(np.float64))
 
     per_fold = tuple(macro_of(part) for _, part in scores.groupby(rows.fold.loc[scores.index]))
-    raw = None if run.raw is None else macro_of(run.raw.loc[scores.index])[0]
+    raw = None if run.raw is None else macro_of(run.raw.loc[scores.index])[challenge.metric]
     return {
         "per_fold": per_fold,
-        "mean_over_folds": float(np.nanmean([ap for ap, _ in per_fold])),
+        "mean_over_folds": float(np.nanmean([fold[challenge.metric] for fold in per_fold])),
         "raw_pooled": raw,
     }

@@ -12,6 +12,7 @@ from cxrlt.challenges.base import Challenge
 from cxrlt.errors import UserError, listing
 from cxrlt.folds.make import Folds, read_folds
 from cxrlt.predictions.oof import study_mean_helps
+from cxrlt.predictions.probabilities import comparable_logits
 from cxrlt.predictions.standardise import Constants, constants_of, mean_constants, read_constants
 from cxrlt.predictions.store import read_predictions
 from cxrlt.predictions.study import study_mean
@@ -22,16 +23,22 @@ from cxrlt.training.job import REFIT, WEIGHTS
 
 @dataclass(frozen=True)
 class Scores:
-    """Standardised scores (index image_id, a column per class; NaN = not predicted) before any study mean.
+    """Comparable scores (index image_id, a column per class; NaN = not predicted) before any study mean.
 
-    `constants` map them back to logits. `raw` are the pooled logits as they are on disk (out-of-fold scores
-    of a model only). `optimistic` says that the rows chose the epoch they are scored on.
+    They are standardised logits, or log-probabilities with one class per row; `constants` map them back to
+    logits. `raw` are the pooled logits as they are on disk (out-of-fold scores of a multi-label model only).
+    `optimistic` says that the rows chose the epoch they are scored on.
     """
 
     frame: pd.DataFrame
     constants: Constants
     raw: pd.DataFrame | None = None
     optimistic: bool = False
+
+
+def holds_run(run_dir: Path) -> bool:
+    """Whether a folder is a model's or an ensemble's, and not one that groups such folders."""
+    return is_ensemble(run_dir) or (run_dir / REFIT).is_dir() or any(run_dir.glob("fold[0-9]*"))
 
 
 @dataclass(frozen=True)
@@ -81,6 +88,7 @@ def read_oof(challenge: Challenge, workspace: Workspace, name: str) -> Scores:
         raws.append(logits)
         epochs.add(meta.get("epoch"))
     frame, raw = (pd.concat(frames).loc[folds.frame.index] for frames in (parts, raws))
+    raw = raw if challenge.task == "multi_label" else None
     return Scores(frame, mean_constants(constants), raw, optimistic="best" in epochs)
 
 
@@ -97,7 +105,7 @@ def read_split(challenge: Challenge, workspace: Workspace, name: str, split: str
         return _averaged(members, weights, run_dir)
     if (run_dir / REFIT).is_dir():
         logits, _ = _read_fold(run_dir, REFIT, split, challenge, folds)
-        constants = constants_of(logits)
+        constants = constants_of(logits, challenge.task)
         return Scores(constants.apply(logits), constants)
     units = range(folds.n_folds)
     constants = [_constants(run_dir, fold, challenge) for fold in units]
@@ -127,17 +135,16 @@ def uses_study_mean(
     if option != "auto" or refit:
         return option == "on"
     rows = rows or read_train_rows(challenge, workspace)
-    return study_mean_helps(
-        read_oof(challenge, workspace, name).frame, rows.table, rows.fold, challenge.metric
-    )
+    return study_mean_helps(challenge, read_oof(challenge, workspace, name).frame, rows.table, rows.fold)
 
 
 @dataclass(frozen=True)
 class Final:
     """What is scored and submitted: logits (index image_id, a column per class; NaN = not predicted).
 
-    They are means over folds, over members and, if `study_mean`, over studies. `raw` are a model's pooled
-    out-of-fold logits without standardisation. `optimistic`: the rows chose the epoch they are scored on.
+    They are means over folds, over members and, if `study_mean`, over studies. `raw` are the pooled
+    out-of-fold logits of a multi-label model without standardisation. `optimistic`: the rows chose the epoch
+    they are scored on.
     """
 
     name: str
@@ -207,7 +214,7 @@ def _constants(run_dir: Path, fold: int, challenge: Challenge) -> Constants:
 def _read_fold(
     run_dir: Path, fold: int | str, split: str, challenge: Challenge, folds: Folds
 ) -> tuple[pd.DataFrame, dict[str, str]]:
-    """One fold's logits and metadata. Raises UserError if they are missing or of another split."""
+    """One fold's comparable logits, and metadata. Raises UserError if missing or of another split."""
     directory = run_dir / (REFIT if fold == REFIT else f"fold{fold}")
     path = directory / f"{split}.parquet"
     if not (directory / WEIGHTS).is_file() and not path.is_file():
@@ -223,7 +230,7 @@ def _read_fold(
         raise UserError(
             f"{path} belongs to another folds.csv than the one there is now. Train again: {again} --force"
         )
-    return logits, meta
+    return comparable_logits(logits, challenge.task), meta
 
 
 def train_command(run_dir: Path, fold: int | str, challenge: str) -> str:

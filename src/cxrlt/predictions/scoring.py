@@ -1,49 +1,17 @@
-"""What predictions are worth: every figure the project reports about scores and labels."""
+"""What predictions are worth: the evaluation of a model, an ensemble or a file, by id and by class name."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
 
-from cxrlt.challenges.base import Challenge
+from cxrlt.challenges.base import Challenge, Task
 from cxrlt.errors import UserError, listing
-from cxrlt.metrics import Bootstrap, Interval, auroc, average_precision, basic_interval, bootstrap, macro
+from cxrlt.metrics import Drawn
+from cxrlt.predictions.measures import ClassScore, MacroScore, has_both_values, measure
 
 N_DRAWS = 1000
-
-
-@dataclass(frozen=True)
-class ClassScore:
-    """One class: how often it occurs and how well it is ranked; `lift` is AP over prevalence."""
-
-    name: str
-    group: str
-    n_known: int
-    n_positive: int
-    ap: Interval
-    auroc: Interval
-
-    @property
-    def prevalence(self) -> float:
-        return self.n_positive / self.n_known if self.n_known else float("nan")
-
-    @property
-    def lift(self) -> float:
-        return self.ap.value / self.prevalence if self.n_positive else float("nan")
-
-
-@dataclass(frozen=True)
-class MacroScore:
-    """Macro means over `n_classes` classes."""
-
-    n_classes: int
-    ap: Interval
-    auroc: Interval
-
-    def of(self, metric: str) -> Interval:
-        """The mean that a challenge's metric names."""
-        return {"mAP": self.ap, "mAUROC": self.auroc}[metric]
 
 
 @dataclass(frozen=True)
@@ -51,12 +19,15 @@ class Evaluation:
     """Scores of one model, ensemble or file on one split.
 
     `overall` and `groups` are means over the classes that have both values; `undefined` names the others.
-    Out-of-fold scores also have `per_fold` (macro mAP and mAUROC of each fold alone), `mean_over_folds` (the
-    mean of its mAP) and, for a model, `raw_pooled` (mAP of the logits pooled as they are). `draws` serve
-    paired differences and are not part of the JSON.
+    `metric` is the challenge's. Out-of-fold scores also have `per_fold` (the macro metrics of each fold
+    alone), `mean_over_folds` (the mean of `metric` in it) and, for a multi-label model, `raw_pooled`
+    (`metric` of the logits pooled as they are). `draws`, by the name of the metric, serve paired differences
+    and are no part of the JSON.
     """
 
     challenge: str
+    task: Task
+    metric: str
     name: str
     split: str
     n_rows: int
@@ -65,8 +36,8 @@ class Evaluation:
     groups: dict[str, MacroScore]
     classes: tuple[ClassScore, ...]
     undefined: tuple[str, ...]
-    draws: Bootstrap = field(repr=False)
-    per_fold: tuple[tuple[float, float], ...] = ()
+    draws: Mapping[str, Drawn] = field(repr=False)
+    per_fold: tuple[Mapping[str, float], ...] = ()
     mean_over_folds: float | None = None
     raw_pooled: float | None = None
     study_mean: bool | None = None
@@ -95,6 +66,7 @@ def score_rows(
 ) -> Evaluation:
     """Score every row of `scores` (index image_id, a column per class) against `truth` (1, 0, NaN), by id.
 
+    Scores may be anything that ranks the rows of a class, but with one class per row are probabilities.
     `patients` (by id; None or NA: every row is its own) are drawn whole by the bootstrap. `extra` are further
     fields of the evaluation. Raises UserError if no class has both values.
     """
@@ -103,26 +75,25 @@ def score_rows(
     clusters = None if patients is None else patients.loc[scores.index]
     by_row = clusters is None or clusters.isna().any()
     clusters = np.arange(len(scores)) if by_row else clusters.to_numpy(str)
-    both = (labels == 1).any(axis=0) & (labels == 0).any(axis=0)
+    both = has_both_values(labels)
     if not both.any():
         raise UserError(
             f"{challenge.name} {split}: no class has both positive and negative rows to score on."
         )
-    draws = bootstrap(np.where(both, labels, np.nan), scores[classes].to_numpy(), clusters, n_draws, seed)
+    measured = measure(challenge, labels, scores[classes].to_numpy(np.float64), clusters, n_draws, seed)
     return Evaluation(
         challenge=challenge.name,
+        task=challenge.task,
+        metric=challenge.metric,
         name=name,
         split=split,
         n_rows=len(scores),
         n_patients=None if by_row else len(np.unique(clusters)),
-        overall=_macro_score(draws, both),
-        groups={
-            group: _macro_score(draws, both & np.isin(classes, names))
-            for group, names in challenge.groups.items()
-        },
-        classes=_class_scores(challenge, labels, draws),
+        overall=measured.overall,
+        groups=measured.groups,
+        classes=measured.classes,
         undefined=tuple(np.array(classes)[~both].tolist()),
-        draws=draws,
+        draws=measured.draws,
         **extra,
     )
 
@@ -154,37 +125,6 @@ def score_frame(
     if len(blank):
         raise UserError(f"the scored file has rows without a probability: {listing(blank)}.")
     return score_rows(challenge, rows, truth, patients, name=name, split=split, n_draws=n_draws, seed=seed)
-
-
-def macro_pair(labels: np.ndarray, scores: np.ndarray) -> tuple[float, float]:
-    """Macro mAP and mAUROC over the classes that have both values."""
-    both = (labels == 1).any(axis=0) & (labels == 0).any(axis=0)
-    known = np.where(both, labels, np.nan)
-    return float(macro(average_precision(known, scores))), float(macro(auroc(known, scores)))
-
-
-def _macro_score(draws: Bootstrap, chosen: np.ndarray) -> MacroScore:
-    def interval(values: np.ndarray, value_draws: np.ndarray) -> Interval:
-        return basic_interval(float(macro(values[chosen])), macro(value_draws[:, chosen]))
-
-    return MacroScore(
-        int(chosen.sum()), interval(draws.ap, draws.ap_draws), interval(draws.auroc, draws.auroc_draws)
-    )
-
-
-def _class_scores(challenge: Challenge, labels: np.ndarray, draws: Bootstrap) -> tuple[ClassScore, ...]:
-    group_of = {name: group for group, names in challenge.groups.items() for name in names}
-    return tuple(
-        ClassScore(
-            name,
-            group_of[name],
-            int((~np.isnan(labels[:, c])).sum()),
-            int((labels[:, c] == 1).sum()),
-            basic_interval(float(draws.ap[c]), draws.ap_draws[:, c]),
-            basic_interval(float(draws.auroc[c]), draws.auroc_draws[:, c]),
-        )
-        for c, name in enumerate(challenge.classes)
-    )
 
 
 def _plain(value: object) -> object:

@@ -1,39 +1,65 @@
 """Greedy ensemble selection on the challenge's metric (Caruana et al., ICML 2004)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import softmax
 
-from cxrlt.metrics.ranking import CLASS_METRICS, macro
+from cxrlt.challenges.base import Task
+from cxrlt.metrics import CONFUSION_METRICS, macro
+from cxrlt.metrics.classification import confusion_counts
+from cxrlt.metrics.ranking import CLASS_METRICS
 
 ROUNDS = 20
+Judge = Callable[[NDArray[np.float32], int], float]
 
 
 def greedy_weights(
-    members: Sequence[NDArray[np.float32]], targets: NDArray[np.float64], metric: str
+    members: Sequence[NDArray[np.float32]],
+    targets: NDArray[np.float64],
+    metric: str,
+    task: Task = "multi_label",
 ) -> NDArray[np.float64]:
     """Weights (m,) that sum to 1, for members' scores (c, n) and targets (n, c) of 1, 0 or NaN.
 
     Starting with the best member, the member that helps the average most is added, with replacement, for
     ROUNDS rounds; the best average met on the way is kept, the smaller one where two are equal.
     """
-    known = ~np.isnan(targets.T)
-    positive = targets.T == 1
-
-    def score(total: NDArray[np.float32]) -> float:
-        columns = zip(total, positive, known, strict=True)
-        return float(macro([CLASS_METRICS[metric](row[k], p[k]) for row, p, k in columns]))
-
-    alone = [score(member) for member in members]
+    judge = _confusion_judge(targets, metric) if metric in CONFUSION_METRICS else None
+    judge = judge or _ranking_judge(targets, metric, task)
+    alone = [judge(member, 1) for member in members]
     counts = np.zeros(len(members), dtype=np.int64)
     counts[int(np.argmax(alone))] = 1
     total, best, best_counts = members[int(np.argmax(alone))], max(alone), counts.copy()
     for _ in range(ROUNDS if len(members) > 1 else 0):
-        reached = [score(total + member) for member in members]
+        reached = [judge(total + member, counts.sum() + 1) for member in members]
         added = int(np.argmax(reached))
         counts[added] += 1
         total = total + members[added]
         if reached[added] > best:
             best, best_counts = reached[added], counts.copy()
     return best_counts / best_counts.sum()
+
+
+def _ranking_judge(targets: NDArray[np.float64], metric: str, task: Task) -> Judge:
+    """The metric of a sum of `n` members' scores (c, n), whose softmax ranks where a row has one class."""
+    known, positive = ~np.isnan(targets.T), targets.T == 1
+
+    def judge(total: NDArray[np.float32], n: int) -> float:
+        scores = softmax(total / n, axis=0) if task == "single_label" else total
+        columns = zip(scores, positive, known, strict=True)
+        return float(macro([CLASS_METRICS[metric](row[k], p[k]) for row, p, k in columns]))
+
+    return judge
+
+
+def _confusion_judge(targets: NDArray[np.float64], metric: str) -> Judge:
+    known = ~np.isnan(targets).any(axis=1)
+    true = targets[known].argmax(axis=1)
+
+    def judge(total: NDArray[np.float32], n: int) -> float:
+        counts = confusion_counts(true, total.argmax(axis=0)[known], len(total))
+        return float(CONFUSION_METRICS[metric](counts))
+
+    return judge

@@ -3,6 +3,9 @@
 Folds are trained apart, so the same logit does not mean the same in two of them. Minus the median, over the
 interquartile range of a fold's own out-of-fold logits, it does; the constants then serve that fold's dev and
 test logits too.
+
+With one class per row the logits of a row are compared with each other, which a scale per class would spoil:
+there the constants change nothing.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from cxrlt.artifacts import read_json, write_json
+from cxrlt.challenges.base import Task
 from cxrlt.errors import UserError
 
 CONSTANTS = "constants.json"
@@ -51,11 +55,13 @@ class Constants:
         return cls(*(part[list(classes)] for part in found))
 
 
-def constants_of(logits: pd.DataFrame) -> Constants:
-    """The constants of these logits, rows without a prediction left out.
+def constants_of(logits: pd.DataFrame, task: Task = "multi_label") -> Constants:
+    """The constants of these logits, rows without a prediction left out; 0 and 1 with one class per row.
 
     Where the interquartile range is 0 the standard deviation stands in, and 1 where that is 0 too.
     """
+    if task == "single_label":
+        return Constants(pd.Series(0.0, logits.columns), pd.Series(1.0, logits.columns))
     low, median, high = (logits.quantile(q).astype(np.float64) for q in (0.25, 0.5, 0.75))
     iqr = (high - low).where(lambda spread: spread > 0, logits.std(ddof=0).astype(np.float64))
     return Constants(median.fillna(0.0), iqr.where(iqr > 0, 1.0))
@@ -75,9 +81,9 @@ def standardise_by_fold(scores: pd.DataFrame, fold: pd.Series) -> pd.DataFrame:
     return pd.concat(parts).loc[scores.index]
 
 
-def write_constants(directory: Path, oof_logits: pd.DataFrame) -> None:
+def write_constants(directory: Path, oof_logits: pd.DataFrame, task: Task) -> None:
     """Write the constants of a fold's out-of-fold logits beside them."""
-    write_json(directory / CONSTANTS, constants_of(oof_logits).to_json())
+    write_json(directory / CONSTANTS, constants_of(oof_logits, task).to_json())
 
 
 def read_constants(directory: Path, classes: Sequence[str], made_by: str) -> Constants:

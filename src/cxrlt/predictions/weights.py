@@ -19,7 +19,7 @@ class EnsembleWeights:
     """How members are averaged, and what was known when that was chosen.
 
     `members` maps a run's name to its weight, `constants` map the averaged scores back to logits, `nested`
-    holds the nested out-of-fold mAP of every candidate, `fingerprint` identifies the members' predictions.
+    holds the nested out-of-fold score of every candidate, `fingerprint` identifies the members' predictions.
     """
 
     kind: str

@@ -6,41 +6,22 @@ import numpy as np
 
 from cxrlt.metrics import Interval
 from cxrlt.predictions.evaluate import Leaderboard
-from cxrlt.predictions.scoring import Evaluation, MacroScore
+from cxrlt.predictions.scoring import Evaluation
+
+GROUPS = ("head", "medium", "tail")
+GROUP_METRICS = {"multi_label": ("mAP", "mAUROC"), "single_label": ("macro-F1", "mAUROC")}
+"""Means over classes that are shown for groups of them too."""
+ROWS_METRICS = ("accuracy", "balanced-accuracy", "weighted-F1", "kappa")
+"""What one class per row adds: figures of all rows together."""
 
 
 def score_table(evaluation: Evaluation) -> str:
     """One model, ensemble or file: macro means with their intervals, then every class."""
-    patients = "" if evaluation.n_patients is None else f", {evaluation.n_patients:,} patients"
-    title = f"{evaluation.name} on {evaluation.challenge} {evaluation.split}: "
-    title += f"{evaluation.n_rows:,} rows{patients}"
-    if evaluation.study_mean is not None:
-        title += f"; {'' if evaluation.study_mean else 'not '}averaged over studies"
-    groups = {"all": evaluation.overall} | evaluation.groups
-    macro_rows = [_macro_row(name, group) for name, group in groups.items() if group.n_classes]
-    class_rows = [
-        [
-            score.name,
-            score.group,
-            f"{score.n_positive:,}",
-            f"{score.prevalence:.2%}",
-            _interval(score.ap),
-            f"{score.lift:.1f}",
-            _interval(score.auroc),
-            str(score.ap.n_left_out or ""),
-        ]
-        for score in evaluation.classes
-        if score.name not in evaluation.undefined
-    ]
-    blocks = [
-        "\n".join([title, *_oof_lines(evaluation)]),
-        _aligned(["classes", "n", "mAP", "mAUROC"], macro_rows, n_text=1),
-        _aligned(
-            ["class", "group", "positives", "share", "AP", "lift", "AUROC", "draws without"],
-            class_rows,
-            n_text=2,
-        ),
-    ]
+    blocks = ["\n".join([_title(evaluation), *_oof_lines(evaluation)]), _group_table(evaluation)]
+    if evaluation.task == "single_label":
+        rows = [[name, _interval(evaluation.overall.of(name))] for name in ROWS_METRICS]
+        blocks.append(_aligned(["metric", "all rows"], rows, n_text=1))
+    blocks.append(_class_table(evaluation))
     notes = [f"note: {note}" for note in evaluation.notes]
     if evaluation.undefined:
         notes.append(f"left out of every mean, without both values: {', '.join(evaluation.undefined)}")
@@ -49,42 +30,76 @@ def score_table(evaluation: Evaluation) -> str:
 
 def leaderboard_table(board: Leaderboard) -> str:
     """Everything trained, best first, with how far the best is ahead of each."""
-    oof = board.split == "oof"
-    headings = ["name", f"{board.split} mAP", "best ahead by", "mAUROC", "head", "medium", "tail"]
-    headings += ["raw pooled", "mean over folds"] if oof else []
-    rows = [
-        [
-            evaluation.name + ("*" if evaluation.notes else ""),
-            _interval(evaluation.overall.ap),
-            _interval(difference) if place else "",
-            _interval(evaluation.overall.auroc),
-            *(_number(evaluation.groups[group].ap.value) for group in ("head", "medium", "tail")),
-            *([_number(evaluation.raw_pooled), _number(evaluation.mean_over_folds)] if oof else []),
-        ]
-        for place, (evaluation, difference) in enumerate(
-            zip(board.evaluations, board.differences, strict=True)
-        )
-    ]
+    metric, single = board.evaluations[0].metric, board.evaluations[0].task == "single_label"
+    of_classes = GROUP_METRICS[board.evaluations[0].task]
+    beside = [name for name in (*of_classes, *(ROWS_METRICS if single else ())) if name != metric]
+    of_groups = metric if metric in of_classes else of_classes[0]
+    headings = ["name", f"{board.split} {metric}", "best ahead by", *beside]
+    headings += [group if of_groups == metric else f"{group} {of_groups}" for group in GROUPS]
+    if board.split == "oof":
+        headings += ["mean over folds"] if single else ["mean over folds", "raw pooled"]
+    rows = []
+    for evaluation, difference in zip(board.evaluations, board.differences, strict=True):
+        row = [evaluation.name + ("*" if evaluation.notes else ""), _interval(evaluation.overall.of(metric))]
+        row.append(_interval(difference) if rows else "")
+        others = [evaluation.overall.of(name) for name in beside]
+        row += [_number(other.value) if single else _interval(other) for other in others]
+        row += [_number(evaluation.groups[group].of(of_groups).value) for group in GROUPS]
+        row += [_number(evaluation.mean_over_folds), _number(evaluation.raw_pooled)]
+        rows.append(row[: len(headings)])
     lines = [_aligned(headings, rows, n_text=1)]
     lines += [f"* {item.name}: {note}" for item in board.evaluations for note in item.notes]
     lines += [f"not scored: {name}: {reason}" for name, reason in board.left_out.items()]
     return "\n".join(lines)
 
 
+def _title(evaluation: Evaluation) -> str:
+    patients = "" if evaluation.n_patients is None else f", {evaluation.n_patients:,} patients"
+    title = f"{evaluation.name} on {evaluation.challenge} {evaluation.split}: "
+    title += f"{evaluation.n_rows:,} rows{patients}"
+    if evaluation.study_mean is not None:
+        title += f"; {'' if evaluation.study_mean else 'not '}averaged over studies"
+    return title
+
+
 def _oof_lines(evaluation: Evaluation) -> list[str]:
     """What stands beside the defined out-of-fold score."""
     if not evaluation.per_fold:
         return []
-    folds = ", ".join(_number(ap) for ap, _ in evaluation.per_fold)
-    spread = np.nanstd([ap for ap, _ in evaluation.per_fold])
-    beside = f"mean over folds {_number(evaluation.mean_over_folds)} ({folds}; s.d. {spread:.4f})"
+    values = [fold[evaluation.metric] for fold in evaluation.per_fold]
+    folds = ", ".join(map(_number, values))
+    beside = f"mean over folds {_number(evaluation.mean_over_folds)} ({folds}; s.d. {np.nanstd(values):.4f})"
     if evaluation.raw_pooled is not None:
         beside = f"raw logits pooled {_number(evaluation.raw_pooled)}; {beside}"
-    return [f"beside the mAP below, which is over pooled standardised logits: {beside}"]
+    pooled = "probabilities" if evaluation.task == "single_label" else "standardised logits"
+    return [f"beside the {evaluation.metric} below, which is over pooled {pooled}: {beside}"]
 
 
-def _macro_row(name: str, score: MacroScore) -> list[str]:
-    return [name, str(score.n_classes), _interval(score.ap), _interval(score.auroc)]
+def _group_table(evaluation: Evaluation) -> str:
+    metrics = GROUP_METRICS[evaluation.task]
+    rows = [
+        [name, str(group.n_classes), *(_interval(group.of(metric)) for metric in metrics)]
+        for name, group in ({"all": evaluation.overall} | evaluation.groups).items()
+        if group.n_classes
+    ]
+    return _aligned(["classes", "n", *metrics], rows, n_text=1)
+
+
+def _class_table(evaluation: Evaluation) -> str:
+    single = evaluation.task == "single_label"
+    figures = ["F1", "precision", "recall", "AUROC"] if single else ["AP", "lift", "AUROC"]
+    rows = []
+    for score in evaluation.classes:
+        if score.name in evaluation.undefined:
+            continue
+        shown = {name: _interval(interval) for name, interval in score.metrics.items()}
+        shown |= {name: _number(score.metrics[name].value) for name in ("precision", "recall") if single}
+        shown["lift"] = f"{score.lift:.1f}"
+        without = score.metrics[figures[0]].n_left_out
+        row = [score.name, score.group, f"{score.n_positive:,}", f"{score.prevalence:.2%}"]
+        rows.append([*row, *(shown[name] for name in figures), str(without or "")])
+    headings = ["class", "group", "rows" if single else "positives", "share", *figures, "draws without"]
+    return _aligned(headings, rows, n_text=2)
 
 
 def _interval(interval: Interval) -> str:
