@@ -60,6 +60,12 @@ def test_the_key_is_made_of_ids_and_size_in_any_order(tmp_path: Path):
     assert first != cache_path(["a", "b"], 9, tmp_path, "toy", "train")
 
 
+def test_the_key_stays_what_it_was_so_that_caches_stay_valid(tmp_path: Path):
+    grey = cache_path(["a", "b"], 8, tmp_path, "toy", "train")
+    assert grey.name == "toy-train-930422daed19"
+    assert cache_path(["a", "b"], 8, tmp_path, "toy", "train", channels=3) != grey
+
+
 def test_a_missing_cache_names_the_command(tmp_path: Path):
     with pytest.raises(UserError, match="cxrlt cache"):
         open_cache(tmp_path / "absent")

@@ -15,7 +15,7 @@ from filelock import FileLock
 from cxrlt.errors import UserError
 from cxrlt.inputs.cache import cache_path, open_cache
 from cxrlt.inputs.cache_build import CHUNK, build_cache
-from cxrlt.inputs.decode import decode_grey
+from cxrlt.inputs.decode import decode
 
 SIZE = 16
 
@@ -48,7 +48,19 @@ def test_every_image_is_cached_as_it_is_decoded(tmp_path: Path, table: pd.DataFr
     cache = build_cache(table, SIZE, tmp_path / "cache", "toy", "train", workers=1)
     assert list(cache.ids) == list(table.index) and cache.quarantined == ()
     for image_id, file in table["file"].items():
-        np.testing.assert_array_equal(cache[image_id], decode_grey(Path(file), SIZE))
+        np.testing.assert_array_equal(cache[image_id], decode(Path(file), SIZE))
+
+
+def test_a_cache_of_three_channels_lies_beside_the_grey_one(tmp_path: Path, table: pd.DataFrame):
+    blue = np.zeros((20, 20, 3), np.uint8)
+    blue[..., 0] = 200
+    cv2.imwrite(table["file"].iloc[4], blue)
+    grey = build_cache(table, SIZE, tmp_path / "cache", "toy", "train", workers=1)
+    colour = build_cache(table, SIZE, tmp_path / "cache", "toy", "train", channels=3, workers=2)
+    assert colour.images.shape == (12, SIZE, SIZE, 3) and grey.images.shape == (12, SIZE, SIZE)
+    assert (colour["0004"] == (0, 0, 200)).all() and grey["0004"].max() < 60
+    for image_id, file in table["file"].items():
+        np.testing.assert_array_equal(colour[image_id], decode(Path(file), SIZE, channels=3))
 
 
 def test_two_processes_write_what_one_writes(tmp_path: Path):
@@ -81,7 +93,7 @@ def test_the_same_images_in_another_order_are_the_same_cache(tmp_path: Path, tab
     again = build_cache(table[::-1], SIZE, tmp_path / "cache", "toy", "train", workers=1)
     assert again.directory == cache.directory
     for image_id, file in table["file"].items():
-        np.testing.assert_array_equal(again[image_id], decode_grey(Path(file), SIZE))
+        np.testing.assert_array_equal(again[image_id], decode(Path(file), SIZE))
 
 
 def test_a_replaced_image_is_decoded_again_and_the_others_are_not(tmp_path: Path, table: pd.DataFrame):
@@ -91,7 +103,7 @@ def test_a_replaced_image_is_decoded_again_and_the_others_are_not(tmp_path: Path
     images.flush()
     cv2.imwrite(table["file"].iloc[2], picture(99, side=30))
     cache = build_cache(table, SIZE, tmp_path / "cache", "toy", "train", workers=1)
-    np.testing.assert_array_equal(cache["0002"], decode_grey(Path(table["file"].iloc[2]), SIZE))
+    np.testing.assert_array_equal(cache["0002"], decode(Path(table["file"].iloc[2]), SIZE))
     assert (cache["0005"] == 7).all()
 
 
@@ -143,7 +155,7 @@ def test_after_replacing_an_unreadable_image_only_that_one_is_decoded(
     capfd.readouterr()
     cache = build_cache(table, SIZE, tmp_path / "cache", "toy", "train", workers=1)
     assert "1 of 12 images to decode" in capfd.readouterr().err
-    np.testing.assert_array_equal(cache["0003"], decode_grey(Path(table["file"].iloc[3]), SIZE))
+    np.testing.assert_array_equal(cache["0003"], decode(Path(table["file"].iloc[3]), SIZE))
 
 
 def test_quarantine_leaves_unreadable_images_out_and_records_them(tmp_path: Path, table: pd.DataFrame):
@@ -170,7 +182,7 @@ def test_quarantine_lasts_until_the_file_changes(tmp_path: Path, table: pd.DataF
     cv2.imwrite(table["file"].iloc[3], picture(3))
     cache = build_cache(table, SIZE, tmp_path / "cache", "toy", "train", workers=1)
     assert cache.quarantined == ("0004",)
-    np.testing.assert_array_equal(cache["0003"], decode_grey(Path(table["file"].iloc[3]), SIZE))
+    np.testing.assert_array_equal(cache["0003"], decode(Path(table["file"].iloc[3]), SIZE))
     assert list(pd.read_csv(cache.directory / "quarantine.csv", dtype=str)["image_id"]) == ["0004"]
 
 
@@ -245,7 +257,7 @@ def test_a_killed_build_goes_on_where_it_was_and_trusts_no_half_written_row(tmp_
     images.flush()
 
     cache = build_cache(table, SIZE, tmp_path / "cache", "toy", "train", workers=1)
-    expected = np.stack([decode_grey(folder / f"{row % 4:04d}.png", SIZE) for row in range(len(table))])
+    expected = np.stack([decode(folder / f"{row % 4:04d}.png", SIZE) for row in range(len(table))])
     expected[np.flatnonzero(done)[0]] = 7
     np.testing.assert_array_equal(cache.images, expected)
 
@@ -255,7 +267,7 @@ def test_a_folder_left_before_its_arrays_were_whole_is_begun_anew(tmp_path: Path
     directory.mkdir(parents=True)
     (directory / "images.npy").write_bytes(b"\x93NUMPY")
     cache = build_cache(table, SIZE, tmp_path / "cache", "toy", "train", workers=1)
-    np.testing.assert_array_equal(cache["0000"], decode_grey(Path(table["file"].iloc[0]), SIZE))
+    np.testing.assert_array_equal(cache["0000"], decode(Path(table["file"].iloc[0]), SIZE))
 
 
 def test_a_second_builder_waits_for_the_first(tmp_path: Path, table: pd.DataFrame):

@@ -27,6 +27,14 @@ def test_images_with_a_channel_axis_make_the_same_sheet(tmp_path: Path):
     np.testing.assert_array_equal(cv2.imread(str(tmp_path / "a.png")), cv2.imread(str(tmp_path / "b.png")))
 
 
+def test_colour_is_shown_as_it_is(tmp_path: Path):
+    image = np.zeros((1, 3, 16, 16), np.uint8)
+    image[:, 0], image[:, 2] = 200, 90
+    write_contact_sheet(tmp_path / "a.png", image, [["Melanoma"]])
+    sheet = cv2.cvtColor(cv2.imread(str(tmp_path / "a.png")), cv2.COLOR_BGR2RGB)
+    assert (np.abs(sheet.astype(int) - (200, 0, 90)).max(axis=-1) <= 2).mean() > 0.3
+
+
 def test_labels_change_the_sheet_and_many_labels_make_it_taller(tmp_path: Path):
     image = np.zeros((1, 16, 16), np.uint8)
     sheets = []
@@ -42,3 +50,5 @@ def test_labels_change_the_sheet_and_many_labels_make_it_taller(tmp_path: Path):
 def test_an_image_without_a_label_list_is_an_error(tmp_path: Path):
     with pytest.raises(ValueError, match="1 label lists"):
         write_contact_sheet(tmp_path / "a.png", np.zeros((2, 8, 8), np.uint8), [["Mass"]])
+    with pytest.raises(ValueError, match=r"shape \(1, 8, 8, 2\)"):
+        write_contact_sheet(tmp_path / "a.png", np.zeros((1, 2, 8, 8), np.uint8), [["Mass"]])

@@ -87,6 +87,21 @@ def test_the_middle_is_cut_out_before_the_augmentation(cache: ImageCache, target
     np.testing.assert_array_equal(dataset[3, 4][0][0], expected)
 
 
+def test_colour_comes_as_three_planes_augmented_alike(cache: ImageCache, targets: np.ndarray):
+    table = pd.DataFrame(
+        {"file": [f"{cache.directory.parents[1]}/{name}.png" for name in cache.ids]}, cache.ids
+    )
+    places = (SIZE, cache.directory.parent, "toy", "train")
+    colour = build_cache(table, *places, channels=3, workers=1, progress=False)
+    grey, planes = (
+        XRayDataset(one, list(cache.ids), targets, seed=1, transform=TRANSFORM) for one in (cache, colour)
+    )
+    for row in range(N_ROWS):
+        image = planes[2, row][0]
+        assert image.shape == (3, SIZE, SIZE) and image.dtype == torch.uint8 and image.is_contiguous()
+        assert torch.equal(image, grey[2, row][0].expand(3, -1, -1))
+
+
 def test_more_than_the_cached_image_is_refused(cache: ImageCache, targets: np.ndarray):
     with pytest.raises(ValueError, match="no 17 px can be cut out of images of 16 px"):
         XRayDataset(cache, list(cache.ids), targets, size=17)

@@ -21,7 +21,7 @@ ERASED_SIDE = (0.1, 0.25)
 
 @dataclass(frozen=True)
 class Transform:
-    """Augmentation as a pure function of (image, seed): grey uint8 (h, w) to (size, size)."""
+    """Augmentation as a pure function of (image, seed): uint8 (h, w) or (h, w, 3) to size x size."""
 
     pipeline: A.Compose
 

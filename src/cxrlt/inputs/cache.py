@@ -1,10 +1,10 @@
 """The packed cache: every radiograph decoded once, memory-mapped ever after.
 
-A folder `<challenge>-<split>-<key>` holds images.npy (n, size, size) uint8, ids.csv with the image id of
-each row, sources.npy with the length in bytes of the file a row was decoded from (0: not yet),
-quarantine.csv, and meta.json. A row counts only once its length is in sources.npy, which is written after
-the pixels are on disk; so a build may be killed at any moment, and a file replaced by another is decoded
-again.
+A folder `<challenge>-<split>-<key>` holds images.npy (n, size, size) uint8, or (n, size, size, 3) in the
+order red, green, blue where a challenge has three channels; ids.csv with the image id of each row,
+sources.npy with the length in bytes of the file a row was decoded from (0: not yet), quarantine.csv, and
+meta.json. A row counts only once its length is in sources.npy, which is written after the pixels are on
+disk; so a build may be killed at any moment, and a file replaced by another is decoded again.
 """
 
 import hashlib
@@ -19,12 +19,12 @@ import pandas as pd
 
 from cxrlt.artifacts import atomic_path, read_json
 from cxrlt.errors import UserError, listing
-from cxrlt.inputs.decode import DECODER
+from cxrlt.inputs.decode import DECODERS
 
 
 @dataclass(frozen=True, eq=False)
 class ImageCache:
-    """A finished cache: `cache[image_id]` is uint8 of shape (size, size).
+    """A finished cache: `cache[image_id]` is uint8 of shape (size, size), or (size, size, 3) in colour.
 
     `rows` maps the id of every readable image to its row of `images`; `quarantined` ids are in neither.
     Pickles as its folder's name: each process maps the file for itself.
@@ -47,7 +47,7 @@ class ImageCache:
 
     @cached_property
     def images(self) -> np.ndarray:
-        """All rows, read-only, uint8 (n, size, size)."""
+        """All rows, read-only, uint8 (n, size, size) or (n, size, size, 3)."""
         return np.load(self.directory / "images.npy", mmap_mode="r")
 
     def __getitem__(self, image_id: str) -> np.ndarray:
@@ -83,9 +83,11 @@ def open_cache(directory: Path) -> ImageCache:
     return ImageCache(directory, meta["size"], rows, tuple(ids[absent]))
 
 
-def cache_path(ids: Sequence[str], size: int, cache_dir: Path, challenge: str, split: str) -> Path:
-    """Folder of the cache of these ids, in whatever order, at this size, by this decoder."""
-    identity = json.dumps([DECODER, size, sorted(ids)])
+def cache_path(
+    ids: Sequence[str], size: int, cache_dir: Path, challenge: str, split: str, channels: int = 1
+) -> Path:
+    """Folder of the cache of these ids, in whatever order, at this size, by the decoder of these channels."""
+    identity = json.dumps([DECODERS[channels], size, sorted(ids)])
     return cache_dir / f"{challenge}-{split}-{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
 
 

@@ -21,7 +21,7 @@ from tqdm import tqdm
 from cxrlt.artifacts import atomic_path, write_json
 from cxrlt.errors import UserError, listing
 from cxrlt.inputs.cache import ImageCache, cache_path, open_cache, read_quarantine, write_csv
-from cxrlt.inputs.decode import DECODER, UnreadableImageError, decode_grey
+from cxrlt.inputs.decode import DECODERS, UnreadableImageError, decode
 
 CHUNK = 64
 """Rows that one process decodes before they are marked as done."""
@@ -39,6 +39,7 @@ def build_cache(
     challenge: str,
     split: str,
     *,
+    channels: int = 1,
     workers: int | None = None,
     quarantine: bool = False,
     progress: bool = True,
@@ -53,8 +54,8 @@ def build_cache(
     if table.empty:
         raise UserError(f"{challenge} {split} has no images to cache.")
     table = table.sort_index()
-    directory = cache_path(table.index, size, cache_dir, challenge, split)
-    build = _Build(directory, challenge, split, size, table, workers or cpu_count(), progress)
+    directory = cache_path(table.index, size, cache_dir, challenge, split, channels)
+    build = _Build(directory, challenge, split, size, channels, table, workers or cpu_count(), progress)
     if not build.is_finished():
         try:
             directory.mkdir(parents=True, exist_ok=True)
@@ -74,9 +75,18 @@ class _Build:
     challenge: str
     split: str
     size: int
+    channels: int
     table: pd.DataFrame
     workers: int
     progress: bool
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        return (self.size, self.size) if self.channels == 1 else (self.size, self.size, self.channels)
+
+    @property
+    def image_bytes(self) -> int:
+        return self.size**2 * self.channels
 
     @cached_property
     def source_bytes(self) -> np.ndarray:
@@ -112,11 +122,11 @@ class _Build:
             )
 
     def check_room(self) -> None:
-        """Every image needs size x size bytes, less what an earlier attempt has already taken."""
+        """Every image needs a byte per pixel and channel, less what an earlier attempt has already taken."""
         images = self.directory / "images.npy"
         started = (self.directory / "meta.json").is_file()
         taken = np.count_nonzero(np.load(self.directory / "sources.npy")) if started else 0
-        needed = (len(self.table) - taken) * self.size**2
+        needed = (len(self.table) - taken) * self.image_bytes
         free = shutil.disk_usage(self.directory).free
         if needed > free:
             raise UserError(
@@ -131,7 +141,7 @@ class _Build:
             return
         n = len(self.table)
         for name, dtype, shape in (
-            ("images.npy", np.uint8, (n, self.size, self.size)),
+            ("images.npy", np.uint8, (n, *self.image_shape)),
             ("sources.npy", np.int64, (n,)),
         ):
             with atomic_path(self.directory / name) as path:
@@ -144,7 +154,7 @@ class _Build:
                 "split": self.split,
                 "size": self.size,
                 "n_images": n,
-                "decoder": DECODER,
+                "decoder": DECODERS[self.channels],
             },
         )
 
@@ -153,14 +163,14 @@ class _Build:
         start = time.perf_counter()
         for file in self.table["file"].iloc[sample]:
             try:
-                decode_grey(Path(file), self.size)
+                decode(Path(file), self.size, self.channels)
             except UnreadableImageError:
                 continue
         each = (time.perf_counter() - start) / len(sample)
         seconds = each * len(pending) / min(self.workers, cpu_count())
         print(
             f"{self.challenge} {self.split}: {len(pending):,} of {len(self.table):,} images to decode "
-            f"at {self.size} px into {self.directory}: {len(pending) * self.size**2 / 1e9:.2f} GB, "
+            f"at {self.size} px into {self.directory}: {len(pending) * self.image_bytes / 1e9:.2f} GB, "
             + (f"about {seconds / 60:.0f} min" if seconds > 90 else f"about {seconds:.0f} s"),
             file=sys.stderr,
             flush=True,
@@ -174,7 +184,7 @@ class _Build:
         files = self.table["file"].to_numpy()
         chunks = np.array_split(pending, -(-len(pending) // CHUNK))
         jobs = (
-            delayed(_decode_rows)(self.directory / "images.npy", chunk, files[chunk].tolist(), self.size)
+            delayed(_decode_rows)(self.directory / "images.npy", chunk, files[chunk].tolist())
             for chunk in chunks
         )
         # idle processes leave soon, also when this one is killed
@@ -210,22 +220,21 @@ class _Build:
             write_csv(self.directory / "quarantine.csv", pd.concat([kept, new]).reset_index())
 
 
-def _decode_rows(
-    images_path: Path, rows: np.ndarray, files: list[str], size: int
-) -> tuple[list[int], dict[int, str]]:
+def _decode_rows(images_path: Path, rows: np.ndarray, files: list[str]) -> tuple[list[int], dict[int, str]]:
     """Decode `files` into `rows` of the array. Returns the rows tried and why some of them failed."""
     cv2.setNumThreads(0)
-    start = np.load(images_path, mmap_mode="r").offset
+    array = np.load(images_path, mmap_mode="r")
+    size, channels = array.shape[1], 3 if array.ndim == 4 else 1
     failures = {}
     # written as a file: a full disk is then an OSError, where a memory map would kill the process
     with images_path.open("r+b") as images:
         for row, file in zip(rows.tolist(), files, strict=True):
             try:
-                image = decode_grey(Path(file), size)
+                image = decode(Path(file), size, channels)
             except UnreadableImageError as error:
                 failures[row] = error.reason
                 continue
-            images.seek(start + row * size * size)
+            images.seek(array.offset + row * image.nbytes)
             images.write(image.tobytes())
         images.flush()
         os.fsync(images.fileno())

@@ -18,14 +18,16 @@ DPI = 110
 def write_contact_sheet(
     path: Path, images: np.ndarray, labels: Sequence[Sequence[str]], columns: int = 8
 ) -> None:
-    """Write a PNG of uint8 `images` (n, h, w) or (n, 1, h, w), with the names in labels[i] under image i.
+    """Write a PNG of uint8 `images`, with the names in labels[i] under image i.
 
-    An image without labels is marked with a dash. Grey is shown as it is: 0 black, 255 white.
+    They are grey (n, h, w) or (n, 1, h, w), shown as they are (0 black, 255 white), or red, green and blue
+    (n, 3, h, w). An image without labels is marked with a dash.
     """
     images = np.asarray(images)
     if images.ndim == 4:
-        images = images[:, 0]
-    if images.ndim != 3 or len(images) != len(labels) or not len(images):
+        images = images[:, 0] if images.shape[1] == 1 else images.transpose(0, 2, 3, 1)
+    fits = images.ndim == 3 or (images.ndim == 4 and images.shape[3] == 3)
+    if not fits or len(images) != len(labels) or not len(images):
         raise ValueError(f"{len(labels)} label lists for images of shape {images.shape}")
     captions = [textwrap.fill(", ".join(names) or "–", LETTERS_PER_LINE) for names in labels]
     columns = min(columns, len(images))

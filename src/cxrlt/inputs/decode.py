@@ -1,4 +1,4 @@
-"""From an image file to a small grey square."""
+"""From an image file to a small square, grey or in colour."""
 
 import zlib
 from pathlib import Path
@@ -6,15 +6,26 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-DECODER = "grey uint8; reduced JPEG; 16 bits by percentile 0.5-99.5; area shrink, linear growth; 1"
-"""What `decode_grey` does to pixels. Part of every cache's key, so change it whenever the pixels change."""
+DECODERS = {
+    1: "grey uint8; reduced JPEG; 16 bits by percentile 0.5-99.5; area shrink, linear growth; 1",
+    3: "RGB uint8; reduced JPEG; 16 bits by percentile 0.5-99.5; area shrink, linear growth; 1",
+}
+"""What `decode` does to pixels, by the channels it gives; part of every cache's key: change both together."""
 
 WINDOW = (0.5, 99.5)
 REDUCED = {
-    8: cv2.IMREAD_REDUCED_GRAYSCALE_8,
-    4: cv2.IMREAD_REDUCED_GRAYSCALE_4,
-    2: cv2.IMREAD_REDUCED_GRAYSCALE_2,
-    1: cv2.IMREAD_GRAYSCALE,
+    1: {
+        8: cv2.IMREAD_REDUCED_GRAYSCALE_8,
+        4: cv2.IMREAD_REDUCED_GRAYSCALE_4,
+        2: cv2.IMREAD_REDUCED_GRAYSCALE_2,
+        1: cv2.IMREAD_GRAYSCALE,
+    },
+    3: {
+        8: cv2.IMREAD_REDUCED_COLOR_8,
+        4: cv2.IMREAD_REDUCED_COLOR_4,
+        2: cv2.IMREAD_REDUCED_COLOR_2,
+        1: cv2.IMREAD_COLOR,
+    },
 }
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 JPEG_END = b"\xff\xd9"
@@ -34,27 +45,29 @@ class UnreadableImageError(Exception):
         return f"{self.path}: {self.reason}"
 
 
-def decode_grey(path: Path, size: int) -> np.ndarray:
-    """The radiograph in `path` as uint8 of shape (size, size), squashed to a square, nothing cut off.
+def decode(path: Path, size: int, channels: int = 1) -> np.ndarray:
+    """The image in `path` as uint8, squashed to a square, nothing cut off.
 
-    Reads JPEG and PNG: grey, palette or colour, with or without alpha (which is dropped), 8 or 16 bits.
-    16-bit pixels are windowed from their 0.5th to their 99.5th percentile. A side longer than `size`
-    shrinks by area averages, a shorter one grows linearly (area interpolation would repeat pixels).
-    Raises UnreadableImageError, also for files that end early and PNG chunks whose checksum is wrong.
+    Of shape (size, size) for 1 channel (colours become their luminance), (size, size, 3) in the order red,
+    green, blue for 3 (grey is repeated). Reads JPEG and PNG: grey, palette or colour, with or without alpha
+    (which is dropped), 8 or 16 bits. 16-bit pixels are windowed from their 0.5th to their 99.5th percentile,
+    of all colours together. A side longer than `size` shrinks by area averages, a shorter one grows linearly
+    (area interpolation would repeat pixels). Raises UnreadableImageError, also for files that end early and
+    PNG chunks whose checksum is wrong.
     """
     try:
         data = path.read_bytes()
-        grey = _decode(data, size)
+        image = _decode(data, size, channels)
     except OSError as error:
         raise UnreadableImageError(path, error.strerror or str(error)) from error
     except (ValueError, cv2.error) as error:
         raise UnreadableImageError(path, str(error)) from error
-    return squash(grey, size)
+    return squash(image, size)
 
 
 def squash(image: np.ndarray, size: int) -> np.ndarray:
-    """`image` (h, w) resampled to (size, size): area averages where it shrinks, linear where it grows."""
-    height, width = image.shape
+    """`image` (h, w[, 3]) resampled to size x size: area averages where it shrinks, linear where it grows."""
+    height, width = image.shape[:2]
     smaller = (min(width, size), min(height, size))
     if smaller != (width, height):
         image = cv2.resize(image, smaller, interpolation=cv2.INTER_AREA)
@@ -63,21 +76,22 @@ def squash(image: np.ndarray, size: int) -> np.ndarray:
     return image
 
 
-def _decode(data: bytes, size: int) -> np.ndarray:
+def _decode(data: bytes, size: int, channels: int) -> np.ndarray:
     if not data:
         raise ValueError("the file is empty")
     if data.startswith(PNG_SIGNATURE):
-        return _decode_png(data, size)
+        return _decode_png(data, size, channels)
     if data.startswith(b"\xff\xd8"):
-        return _decode_jpeg(data, size)
+        return _decode_jpeg(data, size, channels)
     raise ValueError("neither a JPEG nor a PNG file")
 
 
-def _decode_jpeg(data: bytes, size: int) -> np.ndarray:
-    shorter_side = min(_jpeg_shape(data))
+def _decode_jpeg(data: bytes, size: int, channels: int) -> np.ndarray:
+    shorter_side, flags = min(_jpeg_shape(data)), REDUCED[channels]
     # libjpeg rounds reduced sides up
-    factor = next(factor for factor in REDUCED if factor == 1 or -(-shorter_side // factor) >= size)
-    return _imdecode(data, REDUCED[factor])
+    factor = next(factor for factor in flags if factor == 1 or -(-shorter_side // factor) >= size)
+    image = _imdecode(data, flags[factor])
+    return image if channels == 1 else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
 def _jpeg_shape(data: bytes) -> tuple[int, int]:
@@ -99,11 +113,14 @@ def _jpeg_shape(data: bytes) -> tuple[int, int]:
     return shape
 
 
-def _decode_png(data: bytes, size: int) -> np.ndarray:
+def _decode_png(data: bytes, size: int, channels: int) -> np.ndarray:
     _check_png(data)
     image = _imdecode(data, cv2.IMREAD_UNCHANGED)
     if image.ndim == 3:
-        image = cv2.cvtColor(np.ascontiguousarray(image[..., :3]), cv2.COLOR_BGR2GRAY)
+        to = cv2.COLOR_BGR2GRAY if channels == 1 else cv2.COLOR_BGR2RGB
+        image = cv2.cvtColor(np.ascontiguousarray(image[..., :3]), to)
+    elif channels == 3:
+        image = cv2.cvtColor(image, cv2.COLOR_GRAY2RGB)
     return _window(image, size) if image.dtype == np.uint16 else image
 
 
@@ -122,7 +139,7 @@ def _check_png(data: bytes) -> None:
 
 
 def _window(image: np.ndarray, size: int) -> np.ndarray:
-    """uint16 (h, w) to uint8 (size, size), the percentiles taken over every pixel of the original."""
+    """uint16 (h, w[, 3]) to uint8 of size x size, the percentiles taken over every pixel of the original."""
     low, high = _percentiles(image)
     scaled = (squash(image, size).astype(np.float32) - low) * (255 / max(high - low, 1))
     return np.rint(scaled.clip(0, 255)).astype(np.uint8)

@@ -64,6 +64,7 @@ class ImageSource:
             self.workspace.cache_dir(),
             self.challenge.name,
             split,
+            channels=self.challenge.channels,
             quarantine=self.quarantine,
         )
         return table[table.index.isin(cache.ids)], cache
