@@ -9,7 +9,7 @@ import cxrlt
 
 PACKAGE = Path(cxrlt.__file__).parent
 LAYERS = [
-    {"cli", "pipeline", "__main__"},
+    {"cli", "pipeline", "studies", "__main__"},
     {"reports", "submissions"},
     {"predictions"},
     {"training"},

@@ -1,0 +1,150 @@
+"""What a study is to do, and where everything of it lies."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+
+from cxrlt.challenges.base import Challenge
+from cxrlt.errors import UserError, listing
+from cxrlt.folds.make import Folds, read_folds
+from cxrlt.inputs.images import ImageSource
+from cxrlt.recipe import Recipe, differing_fields, load_recipe
+from cxrlt.studies.variants import DEFAULT_LOSSES, Ablation, Variant, ablation_variants, loss_variants
+from cxrlt.training.job import NOT_IDENTITY, WEIGHTS
+from cxrlt.training.train import TrainPlan
+
+TUNING_SEED = 1000
+"""The seed that learning rate and clipping are chosen on; its runs are not reported."""
+RATES = (1 / 3, 1.0, 3.0)
+
+
+@dataclass(frozen=True)
+class StudyPlan:
+    """The flags of `cxrlt study losses`. None means the challenge's own, or all of them."""
+
+    recipe: str | None = None
+    losses: tuple[str, ...] | None = None
+    ablation: Ablation | None = None
+    n_seeds: int = 2
+    folds: tuple[int, ...] | None = None
+    rates: tuple[float, ...] = RATES
+    truths: tuple[Path, ...] = ()
+    workers: int | None = None
+    name: str | None = None
+    force: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """One variant trained with one seed on the study's folds."""
+
+    variant: Variant
+    seed: int
+    name: str
+    recipe: Recipe
+
+    def plan(self, fold: int, force: bool) -> TrainPlan:
+        return TrainPlan(self.name, self.recipe, (fold,), seed=self.seed, force=force)
+
+
+@dataclass(frozen=True)
+class Study:
+    """A plan with everything looked up and checked. Raises UserError for what does not fit."""
+
+    source: ImageSource
+    plan: StudyPlan
+
+    def __post_init__(self) -> None:
+        if self.plan.ablation and self.plan.losses:
+            raise UserError("--ablation compares one loss with its own parts: leave --losses out.")
+        if self.plan.n_seeds < 1 or not self.plan.rates or min(self.plan.rates) <= 0:
+            raise UserError("--seeds must be at least 1 and every one of --rates above 0.")
+        wrong = [fold for fold in self.folds if not 0 <= fold < self.split.n_folds]
+        if wrong or not self.folds:
+            last = self.split.n_folds - 1
+            raise UserError(f"--folds {listing(wrong)}: {self.challenge.name} has folds 0 to {last}.")
+        missing = [path for path in self.plan.truths if not path.is_file()]
+        if missing:
+            raise UserError(f"--truth: {listing(missing)} does not exist.")
+
+    @property
+    def challenge(self) -> Challenge:
+        return self.source.challenge
+
+    @property
+    def name(self) -> str:
+        return self.plan.name or f"study-{self.plan.ablation or 'losses'}"
+
+    @cached_property
+    def split(self) -> Folds:
+        return read_folds(self.challenge, self.source.workspace)
+
+    @cached_property
+    def variants(self) -> tuple[Variant, ...]:
+        """The first is what the others are compared with."""
+        if self.plan.ablation:
+            return ablation_variants(self.plan.ablation)
+        return loss_variants(self.plan.losses or DEFAULT_LOSSES[self.challenge.task], self.challenge.task)
+
+    @cached_property
+    def base(self) -> Recipe:
+        """The recipe that every variant changes; loader processes are shared out among the workers."""
+        recipe = load_recipe(self.plan.recipe or self.challenge.recipes[0])
+        if recipe.data.n_workers is not None or not torch.cuda.is_available():
+            return recipe
+        n_workers = min(8, (os.cpu_count() or 1) // self.n_workers)
+        return recipe.model_copy(update={"data": recipe.data.model_copy(update={"n_workers": n_workers})})
+
+    @property
+    def folds(self) -> tuple[int, ...]:
+        return tuple(range(self.split.n_folds)) if self.plan.folds is None else self.plan.folds
+
+    @property
+    def n_workers(self) -> int:
+        """Processes that train side by side: one per GPU, or one per core."""
+        return self.plan.workers or torch.cuda.device_count() or os.cpu_count() or 1
+
+    @property
+    def runs_dir(self) -> Path:
+        return self.source.workspace.run_dir(self.challenge.name, self.name)
+
+    @property
+    def results_dir(self) -> Path:
+        return self.source.workspace.submission_dir(self.challenge.name, self.name)
+
+    def run(self, variant: Variant, seed: int, lr: float, clip_grad: float | None) -> Run:
+        """A reported run."""
+        name = f"{self.name}/{variant.name}-seed{seed}"
+        return Run(variant, seed, name, variant.recipe(self.base, lr, clip_grad))
+
+    def tuning_run(self, variant: Variant, lr: float, clip_grad: float | None) -> Run:
+        """A run that only chooses: its first fold is its only one."""
+        clip = "off" if clip_grad is None else f"{clip_grad:g}"
+        name = f"{self.name}/tuning/{variant.tuning}-lr{lr:.3g}-clip{clip}"
+        return Run(variant, TUNING_SEED, name, variant.recipe(self.base, lr, clip_grad))
+
+    def fold_dir(self, run: Run, fold: int) -> Path:
+        return self.source.workspace.run_dir(self.challenge.name, run.name) / f"fold{fold}"
+
+    def is_trained(self, run: Run, fold: int) -> bool:
+        """Raises UserError if another recipe was trained in this run's place."""
+        directory = self.fold_dir(run, fold)
+        if (directory / "config.yaml").is_file() and not self.plan.force:
+            fields = differing_fields(load_recipe(None, directory / "config.yaml"), run.recipe)
+            differing = [field for field in fields if not field.startswith(NOT_IDENTITY)]
+            if differing:
+                raise UserError(
+                    f"{directory} already holds another run ({'; '.join(differing)}). "
+                    "Give this study a --name of its own, or --force to do all of the old one anew."
+                )
+        return (directory / WEIGHTS).is_file()
+
+    def todo(self, runs: Sequence[Run], folds: Sequence[int]) -> list[tuple[Run, int]]:
+        """The folds of `runs` that are to be trained."""
+        every = [(run, fold) for run in runs for fold in folds]
+        trained = [self.is_trained(run, fold) for run, fold in every]  # all are looked at before any is begun
+        return [unit for unit, done in zip(every, trained, strict=True) if self.plan.force or not done]

@@ -1,0 +1,113 @@
+"""Many tasks in a few processes: quiet, each with a log of its own, and none stopped by another's failure."""
+
+import itertools
+import multiprocessing
+import os
+import signal
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from multiprocessing.queues import Queue
+from pathlib import Path
+
+import torch
+
+from cxrlt.errors import UserError
+from cxrlt.training.grid import visible_gpus
+
+
+@dataclass(frozen=True)
+class Task:
+    """Something to do that can be sent to another process; what it prints goes to the end of `log`."""
+
+    label: str
+    run: Callable[[], object]
+    log: Path
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    label: str
+    seconds: float
+    failure: str | None
+
+
+def run_tasks(tasks: Sequence[Task], n_workers: int, title: str) -> dict[str, str]:
+    """Do every task, with a line for each. Returns what failed: label -> reason.
+
+    An interruption ends the workers, who lose no more than what came since their last checkpoints. Raises
+    UserError if a worker dies.
+    """
+    failures: dict[str, str] = {}
+    began = time.monotonic()
+    n_workers = min(n_workers, len(tasks))
+    done = (_do(task) for task in tasks) if n_workers <= 1 else _in_processes(tasks, n_workers)
+    for number, outcome in enumerate(done, start=1):
+        left = (time.monotonic() - began) / number * (len(tasks) - number)
+        result = f"failed: {outcome.failure}" if outcome.failure else f"{outcome.seconds:.0f} s"
+        print(f"{title} {number}/{len(tasks)} {outcome.label}: {result}; {_duration(left)} left", flush=True)
+        if outcome.failure:
+            failures[outcome.label] = outcome.failure
+    return failures
+
+
+def _in_processes(tasks: Sequence[Task], n_workers: int) -> Iterator[_Outcome]:
+    context = multiprocessing.get_context("spawn")  # CUDA and the threads of torch do not survive a fork
+    gpus, devices = visible_gpus(), context.Queue()
+    for _, gpu in zip(range(n_workers), itertools.cycle(gpus or [""]), strict=False):
+        devices.put(gpu)
+    n_threads = max((os.cpu_count() or 1) // n_workers, 1)
+    with ProcessPoolExecutor(n_workers, context, _start, (devices, n_threads)) as pool:
+        try:
+            for future in as_completed([pool.submit(_do, task) for task in tasks]):
+                yield future.result()
+        except BrokenProcessPool as error:
+            raise UserError(
+                "A worker process died, perhaps for want of memory: the same command goes on, "
+                "with fewer --workers if it happens again."
+            ) from error
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in multiprocessing.active_children():
+                process.terminate()
+            raise
+
+
+def _start(devices: "Queue[str]", n_threads: int) -> None:
+    """A worker's first act, before it touches a GPU: it takes a device, and ends with its parent."""
+    if gpu := devices.get():
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpu
+    torch.set_num_threads(n_threads)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent is interrupted too, and ends its workers
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _do(task: Task) -> _Outcome:
+    began, failure = time.monotonic(), None
+    task.log.parent.mkdir(parents=True, exist_ok=True)
+    with task.log.open("a", encoding="utf-8") as log, redirect_stdout(log), redirect_stderr(log):
+        try:
+            task.run()
+        except UserError as error:
+            failure = str(error)
+        except Exception as error:  # a fault of ours must not cost the other runs
+            traceback.print_exc()
+            failure = f"{type(error).__name__}: {error} (more in {task.log})"
+    return _Outcome(task.label, time.monotonic() - began, failure)
+
+
+def _duration(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    return f"{seconds:.0f} s" if seconds < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
