@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from cxrlt.losses.base import Loss, SharedOptions, require_one_of, widened
-from cxrlt.losses.class_weights import class_prevalence
+from cxrlt.losses.class_weights import prevalence
 
 ClassWeights = Literal["none", "prevalence"]
 
@@ -32,8 +32,11 @@ class MultiLabelLoss(Loss):
         self.register_buffer("positive_weight", None, persistent=False)
         self.register_buffer("negative_weight", None, persistent=False)
         if class_weights == "prevalence":
-            prevalence = class_prevalence(shared.get("class_counts"), shared.get("n_samples"))
-            self.positive_weight, self.negative_weight = torch.exp(1 - prevalence), torch.exp(prevalence)
+            share = prevalence(shared.get("class_counts"), shared.get("n_samples"))
+            self.positive_weight, self.negative_weight = (
+                torch.exp(1 - share).float(),
+                torch.exp(share).float(),
+            )
 
     @abstractmethod
     def positive_term(self, logits: Tensor) -> Tensor:

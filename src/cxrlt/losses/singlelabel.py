@@ -48,9 +48,14 @@ class SingleLabelLoss(Loss):
         if self.reduction == "sum":
             return torch.ones(len(weights), device=targets.device)
         n_known = known_rows(targets).sum().float()
-        totals = [n_known if w is None else (label_rows(targets, len(w)) * w).sum() for w in weights]
-        totals = torch.stack([total.to(n_known) for total in totals])
+        totals = [n_known if weight is None else _weight_of_rows(targets, weight) for weight in weights]
+        totals = torch.stack(totals)
         return torch.where(totals > 0, totals, 1.0)
+
+
+def _weight_of_rows(targets: Tensor, weight: Tensor) -> Tensor:
+    rows = label_rows(targets, len(weight))
+    return (rows * weight.to(rows)).sum().float()
 
 
 def known_rows(targets: Tensor) -> Tensor:
