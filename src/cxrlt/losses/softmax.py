@@ -1,19 +1,114 @@
-"""Cross-entropy over exclusive classes and its relatives."""
+"""Cross-entropy over exclusive classes, its focal form, and its forms adjusted by the class counts."""
 
-from typing import Unpack
+from typing import Literal, Unpack, get_args
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cxrlt.losses.base import SharedOptions
+from cxrlt.losses.base import SharedOptions, require_at_least, require_one_of
+from cxrlt.losses.class_weights import effective_number_weights, positive_counts
+from cxrlt.losses.probabilities import softmax_probabilities
 from cxrlt.losses.singlelabel import SingleLabelLoss
+
+SoftmaxWeights = Literal["none", "effective"]
 
 
 class CrossEntropy(SingleLabelLoss):
-    """-log p_t with p = softmax(logits)."""
+    """-w_t (1-e) log p_t - e/c SUM_j w_j log p_j, p = softmax(logits), e = `label_smoothing`.
 
-    def __init__(self, **shared: Unpack[SharedOptions]) -> None:
+    `class_weights="effective"`: effective-number weights (beta .9999, sum c); then "mean" and "batchmean"
+    divide by the weights of the rows, as torch does for class ids, for soft rows as well. The unweighted loss
+    is a proper score: its population minimiser is the prior. With smoothing it has its minimum short of
+    p_t = 1, so that raising the right logit can raise it.
+    """
+
+    class_weight: Tensor | None
+
+    def __init__(
+        self,
+        class_weights: SoftmaxWeights = "none",
+        label_smoothing: float = 0,
+        **shared: Unpack[SharedOptions],
+    ) -> None:
         super().__init__(**shared)
+        require_one_of("class_weights", class_weights, get_args(SoftmaxWeights))
+        if not 0 <= label_smoothing < 1:
+            raise ValueError(f"label_smoothing={label_smoothing} must be in [0, 1)")
+        self.label_smoothing = label_smoothing
+        self.register_buffer("class_weight", None, persistent=False)
+        if class_weights == "effective":
+            counts = positive_counts(shared.get("class_counts"))
+            self.class_weight = effective_number_weights(counts).float()
 
     def per_class(self, logits: Tensor) -> Tensor:
-        return -F.log_softmax(logits, dim=1)
+        loss = -F.log_softmax(logits, dim=1)
+        if self.class_weight is not None:
+            loss = loss * self.class_weight.to(loss)
+        if self.label_smoothing == 0:
+            return loss
+        return (1 - self.label_smoothing) * loss + self.label_smoothing * loss.mean(dim=1, keepdim=True)
+
+    def normalisers(self) -> tuple[Tensor | None, ...]:
+        return (self.class_weight,)
+
+
+class SoftmaxFocalLoss(SingleLabelLoss):
+    """-w_t (1-p_t)^gamma log p_t, p = softmax(logits).
+
+    Lin et al., ICCV 2017, gamma 2, over exclusive classes. `class_weights="effective"`: effective-number
+    weights (beta .9999, sum c). "mean" and "batchmean" are the plain mean over rows, weights or none, as in
+    the common implementations. No proper score: rare classes come out more likely than they are. gamma = 0
+    is cross-entropy.
+    """
+
+    class_weight: Tensor | None
+
+    def __init__(
+        self, gamma: float = 2, class_weights: SoftmaxWeights = "none", **shared: Unpack[SharedOptions]
+    ) -> None:
+        super().__init__(**shared)
+        require_at_least(0, gamma=gamma)
+        require_one_of("class_weights", class_weights, get_args(SoftmaxWeights))
+        self.gamma = gamma
+        self.register_buffer("class_weight", None, persistent=False)
+        if class_weights == "effective":
+            counts = positive_counts(shared.get("class_counts"))
+            self.class_weight = effective_number_weights(counts).float()
+
+    def per_class(self, logits: Tensor) -> Tensor:
+        entry = softmax_probabilities(logits)
+        loss = -torch.exp(self.gamma * entry.log_miss) * entry.log_p
+        return loss if self.class_weight is None else loss * self.class_weight.to(loss)
+
+
+class LogitAdjusted(SingleLabelLoss):
+    """-log softmax(logits + tau log pi)_t, pi = prior of the classes.
+
+    Menon et al., ICLR 2021, tau 1; mean over rows. The prior is added in training only: predict with the bare
+    logits, whose population minimiser at tau 1 is equal logits. Only the ratios of `class_counts` matter; a
+    count of 0 is taken as 1, where the original adds 1e-12 to the prior. tau = 0 is cross-entropy.
+    """
+
+    log_prior: Tensor
+
+    def __init__(self, tau: float = 1, **shared: Unpack[SharedOptions]) -> None:
+        super().__init__(**shared)
+        require_at_least(0, tau=tau)
+        counts = positive_counts(shared.get("class_counts"))
+        log_prior = tau * torch.log(counts / counts.sum())
+        self.register_buffer("log_prior", log_prior.float(), persistent=False)
+
+    def per_class(self, logits: Tensor) -> Tensor:
+        return -F.log_softmax(logits + self.log_prior.to(logits), dim=1)
+
+
+class BalancedSoftmax(LogitAdjusted):
+    """-log( n_t e^z_t / SUM_j n_j e^z_j ), z = logits, n = `class_counts`.
+
+    Ren et al., NeurIPS 2020; mean over rows. The same as `LogitAdjusted` at tau 1, by another road; as there,
+    predict with the bare logits and a count of 0 is taken as 1. With equal counts it is cross-entropy.
+    """
+
+    def __init__(self, **shared: Unpack[SharedOptions]) -> None:
+        super().__init__(tau=1, **shared)
