@@ -16,7 +16,8 @@ def population_minimiser(loss: Loss, targets: Tensor) -> Tensor:
     `targets` are the training rows (n, c), NaN = unknown. For cross-entropy the minimiser is the log odds
     (the log prior) of the class shares; most other losses are no proper scores and have theirs elsewhere
     (RAL at prevalence .002: p = .245). Half a row is added to both signs of a class, or to every class of
-    exclusive ones, so that an absent class has a finite minimiser. Computed in float64 on the CPU.
+    exclusive ones, so that an absent class has a finite minimiser. Computed in float64 on the CPU, from
+    values: where a loss detaches a weight, its gradient vanishes elsewhere.
     """
     targets = targets.detach().cpu().double()
     if isinstance(loss, MultiLabelLoss):
@@ -48,30 +49,39 @@ def _per_class_minimiser(loss: MultiLabelLoss, targets: Tensor) -> Tensor:
     return ((low + high) / 2).float()
 
 
-@torch.enable_grad()
+@torch.no_grad()
 def _joint_minimiser(loss: SingleLabelLoss, targets: Tensor) -> Tensor:
-    """By LBFGS from the log prior and from equal logits, whichever ends lower; centred on mean 0.
-
-    The loss is linear in the labels, so one row with the class shares as soft label has the expected loss.
-    """
+    """By LBFGS from the log prior and from equal logits, whichever ends lower; centred on mean 0."""
     counts = label_rows(targets, targets.shape[1]).sum(dim=0) + 0.5
-    shares = (counts / counts.sum())[None]
-    ends = [_descend(loss, start, shares) for start in (shares.log(), torch.zeros_like(shares))]
-    best = min(ends, key=lambda z: loss(z, shares).item())[0]
+    shares = counts / counts.sum()
+    starts = torch.stack([shares.log(), torch.zeros_like(shares)])
+    ends = torch.stack([_descend(loss, start, shares) for start in starts])
+    best = ends[_expected(loss, ends, shares).argmin()]
     return (best - best.mean()).clamp(-BOUND, BOUND).float()
 
 
+def _expected(loss: SingleLabelLoss, points: Tensor, shares: Tensor) -> Tensor:
+    """Expected loss (b,) of every point (b, c) where the classes have these shares (c,)."""
+    sums = torch.stack([part @ shares for part in loss.parts(points)], dim=1)
+    return (sums / loss.denominators(shares[None])).sum(dim=1)
+
+
 def _descend(loss: SingleLabelLoss, start: Tensor, shares: Tensor) -> Tensor:
-    logits = (start - start.mean()).requires_grad_()
+    """The slope is taken by differences, for that of a loss which detaches a weight is not the value's."""
+    logits = start - start.mean()
+    logits.requires_grad_()
+    steps = 1e-6 * torch.eye(len(start), dtype=start.dtype)
     optimizer = torch.optim.LBFGS(
-        [logits], max_iter=500, tolerance_grad=1e-12, tolerance_change=1e-14, line_search_fn="strong_wolfe"
+        [logits], max_iter=500, tolerance_grad=1e-9, tolerance_change=1e-12, line_search_fn="strong_wolfe"
     )
 
     def closure() -> Tensor:
-        optimizer.zero_grad()
-        value = loss(logits, shares)
-        value.backward()
-        return value
+        points = torch.cat([logits + steps, logits - steps, logits[None]])
+        values = _expected(loss, points, shares)
+        above, below = values[:-1].chunk(2)
+        logits.grad = (above - below) / 2e-6
+        return values[-1]
 
-    optimizer.step(closure)
+    with torch.no_grad():
+        optimizer.step(closure)
     return logits.detach()
