@@ -1,24 +1,45 @@
 """Losses for long-tailed classification; usable without the rest of the package."""
 
-from cxrlt.losses.asymmetric import AsymmetricLoss, RobustAsymmetricLoss
+from cxrlt.losses.asymmetric import (
+    AsymmetricLoss,
+    AsymmetricPolynomialLoss,
+    RobustAsymmetricLoss,
+    RobustAsymmetricSingleLabelLoss,
+)
 from cxrlt.losses.base import Loss, Reduction, Task
-from cxrlt.losses.binary import BinaryCrossEntropy
+from cxrlt.losses.binary import BinaryCrossEntropy, FocalLoss
+from cxrlt.losses.class_aware import ClassAwareLoss
+from cxrlt.losses.distribution_balanced import DistributionBalancedLoss
+from cxrlt.losses.hill import HillLoss
+from cxrlt.losses.margin import LDAMLoss, LMFLoss
 from cxrlt.losses.minimiser import population_minimiser
 from cxrlt.losses.multilabel import MultiLabelLoss
-from cxrlt.losses.registry import LOSSES, create_loss, loss_names, loss_options
+from cxrlt.losses.registry import LOSSES, Registration, create_loss, loss_names, loss_options
 from cxrlt.losses.singlelabel import SingleLabelLoss
-from cxrlt.losses.softmax import CrossEntropy
+from cxrlt.losses.softmax import BalancedSoftmax, CrossEntropy, LogitAdjusted, SoftmaxFocalLoss
 
 __all__ = [
     "LOSSES",
     "AsymmetricLoss",
+    "AsymmetricPolynomialLoss",
+    "BalancedSoftmax",
     "BinaryCrossEntropy",
+    "ClassAwareLoss",
     "CrossEntropy",
+    "DistributionBalancedLoss",
+    "FocalLoss",
+    "HillLoss",
+    "LDAMLoss",
+    "LMFLoss",
+    "LogitAdjusted",
     "Loss",
     "MultiLabelLoss",
     "Reduction",
+    "Registration",
     "RobustAsymmetricLoss",
+    "RobustAsymmetricSingleLabelLoss",
     "SingleLabelLoss",
+    "SoftmaxFocalLoss",
     "Task",
     "create_loss",
     "loss_names",
