@@ -135,7 +135,7 @@ class Recipe(_Frozen):
     compile: bool = False
     """torch.compile, where a compiler exists."""
     checkpoint_minutes: float = Field(10.0, gt=0)
-    """Longest time between two checkpoints; one is also written after every epoch."""
+    """Longest time between two checkpoints; one is also written after an epoch if the last is seconds old."""
 
     @model_validator(mode="after")
     def _crop_is_a_range(self) -> "Recipe":

@@ -112,7 +112,8 @@ def test_a_fold_that_is_not_there_is_an_error_that_names_those_that_are(source):
 
 @pytest.mark.parametrize("update", [1, 4, 6])
 def test_an_interrupted_run_ends_with_the_weights_of_an_uninterrupted_one(source, monkeypatch, update):
-    recipe = tiny_recipe(**{"model.drop_path": 0.2, "model.drop_rate": 0.2, "checkpoint_minutes": 1e-9})
+    over = {"model.drop_path": 0.2, "model.drop_rate": 0.2, "checkpoint_minutes": 1e-9}
+    recipe = tiny_recipe(**over, **{"optim.clip_grad": 2.4})
     monkeypatch.setattr(loop, "CHECK_EVERY", 2)
     (whole,) = train(source, TrainPlan("uninterrupted", recipe, folds=(0,)))
     plan = TrainPlan(f"stopped-{update}", recipe, folds=(0,))
@@ -121,13 +122,32 @@ def test_an_interrupted_run_ends_with_the_weights_of_an_uninterrupted_one(source
         train(source, plan)
     (resumed,) = train(source, plan)
     assert same(weights_of(resumed), weights_of(whole))
-    columns = ["epoch", "oof_mAP", "loss"]
+    columns = ["epoch", "oof_mAP", "loss", "clipped_share"]
+    logs = [pd.read_csv(job.run_dir / "log.csv")[columns] for job in (resumed, whole)]
+    pd.testing.assert_frame_equal(*logs, rtol=1e-5)
+
+
+def test_a_run_that_dies_while_it_validates_loses_no_line_of_its_log(source, monkeypatch):
+    recipe = tiny_recipe(**{"checkpoint_minutes": 1e-9, "predict.weights": "best"})
+    (whole,) = train(source, TrainPlan("validated", recipe, folds=(0,)))
+    monkeypatch.setattr(loop, "CHECK_EVERY", 1)
+
+    def dying(trainer):
+        raise StopError
+
+    plan = TrainPlan("dies-validating", recipe, folds=(0,))
+    with monkeypatch.context() as patch, pytest.raises(StopError):
+        patch.setattr(loop, "validate", dying)
+        train(source, plan)
+    (resumed,) = train(source, plan)
+    assert same(weights_of(resumed), weights_of(whole))
+    columns = ["epoch", "loss", "clipped_share", "oof_mAP"]
     logs = [pd.read_csv(job.run_dir / "log.csv")[columns] for job in (resumed, whole)]
     pd.testing.assert_frame_equal(*logs, rtol=1e-5)
 
 
 def test_a_damaged_checkpoint_is_not_trusted(source, monkeypatch):
-    recipe = tiny_recipe()
+    recipe = tiny_recipe(checkpoint_minutes=1e-9)
     plan = TrainPlan("damaged", recipe, folds=(0,))
     with monkeypatch.context() as patch, pytest.raises(StopError):
         stop_at(patch, 5)
@@ -174,6 +194,29 @@ def test_a_loss_that_is_no_number_stops_the_run_with_a_sentence(source):
             source,
             TrainPlan("explodes", tiny_recipe(**{"optim.lr": 1e18, "optim.clip_grad": None}), folds=(0,)),
         )
+
+
+def clipped_shares(source, name, clip_grad):
+    recipe = tiny_recipe(**{"optim.clip_grad": clip_grad})
+    (job,) = train(source, TrainPlan(name, recipe, folds=(0,)))
+    return list(pd.read_csv(job.run_dir / "log.csv")["clipped_share"])
+
+
+def test_the_log_holds_the_share_of_updates_whose_gradient_was_clipped(source, monkeypatch):
+    assert clipped_shares(source, "clips-all", 1e-9) == [1.0, 1.0]
+    assert clipped_shares(source, "clips-none", 1e9) == [0.0, 0.0]
+    assert clipped_shares(source, "clips-off", None) == [0.0, 0.0]
+    norms = []
+    real = torch.nn.utils.clip_grad_norm_
+
+    def noted(parameters, largest):
+        norms.append(real(parameters, largest).item())
+        return torch.tensor(norms[-1])
+
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", noted)
+    shares = clipped_shares(source, "clips-some", 2.4)
+    assert shares == [sum(norm > 2.4 for norm in epoch) / 4 for epoch in (norms[:4], norms[4:])]
+    assert 0 < sum(shares) < 2
 
 
 def test_a_wrong_loss_option_is_found_before_training(source):

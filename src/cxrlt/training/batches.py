@@ -9,6 +9,8 @@ from cxrlt.inputs.contact_sheet import write_contact_sheet
 from cxrlt.inputs.dataset import make_loader, rank_share
 from cxrlt.training.setup import Trainer, worker_count
 
+DRAWN = 16  # images of the first batch
+
 
 def share_of(trainer: Trainer, batch: np.ndarray) -> list[np.ndarray]:
     """The micro-batches of `batch` that this process computes."""
@@ -24,7 +26,7 @@ def load(trainer: Trainer, epoch: int, batches: list[np.ndarray]) -> Iterator[tu
     draw = trainer.progress.update == 0 and trainer.accelerator.is_main_process
     for images, labels, _ in make_loader(trainer.dataset, epoch, micro_batches, n_workers, pinned):
         if draw:
-            _draw(trainer, images, labels)
+            _draw(trainer, images[:DRAWN], labels[:DRAWN])
             draw = False
         yield images, labels
 

@@ -18,7 +18,7 @@ from cxrlt.training.batches import load, share_of, whole_batch_denominators
 from cxrlt.training.checkpoint import remove_checkpoints, save_tensors
 from cxrlt.training.job import WEIGHTS, FoldJob, tags
 from cxrlt.training.setup import Trainer, create_trainer, seed_of
-from cxrlt.training.validate import BEST, end_epoch, save_progress, validate
+from cxrlt.training.validate import BEST, end_epoch, save_if_due, validate
 
 CHECK_EVERY = 10  # updates between two looks at the loss; each look waits for the device
 
@@ -51,7 +51,7 @@ def train_epoch(trainer: Trainer, epoch: int, bar: tqdm) -> dict[str, float]:
     job, accelerator, progress = trainer.job, trainer.accelerator, trainer.progress
     batches = epoch_batches(len(job.train), job.recipe.optim.batch_size, job.seed, epoch)
     batches = batches[progress.update % len(batches) :]
-    began = saved = time.monotonic()
+    began = time.monotonic()
     waited, n_rows = 0.0, 0
     pending = torch.zeros(2, device=accelerator.device)
     trainer.loss.set_epoch(epoch)
@@ -73,10 +73,8 @@ def train_epoch(trainer: Trainer, epoch: int, bar: tqdm) -> dict[str, float]:
         pending.zero_()
         seconds = time.monotonic() - began
         bar.set_postfix_str(f"{n_rows / seconds:.0f} images/s, {waited / seconds:.0%} waiting for data")
-        due = time.monotonic() - saved > 60 * job.recipe.checkpoint_minutes
-        if due and accelerator.is_main_process:
-            save_progress(trainer)
-            saved = time.monotonic()
+        if number < len(batches):  # the last one's is written after validation, with the epoch's log
+            save_if_due(trainer, 60 * job.recipe.checkpoint_minutes)
 
     seconds = time.monotonic() - began
     lr = max(group["lr"] for group in trainer.optimizer.param_groups)

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import time
 from dataclasses import dataclass, field
 
 import torch
@@ -24,12 +25,19 @@ from cxrlt.training.optimise import create_ema, create_optimizer, create_schedul
 
 @dataclass
 class Progress:
-    """How far a run has come; travels with every checkpoint."""
+    """How far a run has come; travels with every checkpoint. The sums are of the epoch under way."""
 
     update: int = 0
     loss_sum: float = 0.0
     n_clipped: float = 0.0
     log: list[dict[str, float]] = field(default_factory=list)
+
+
+@dataclass
+class SaveClock:
+    """When the run last wrote a checkpoint, or began: seconds of `time.monotonic`."""
+
+    saved_at: float = field(default_factory=time.monotonic)
 
 
 @dataclass(frozen=True)
@@ -46,6 +54,7 @@ class Trainer:
     optimizer: Optimizer
     scheduler: Scheduler
     progress: Progress
+    clock: SaveClock
 
 
 def create_accelerator(recipe: Recipe) -> Accelerator:
@@ -82,6 +91,7 @@ def create_trainer(job: FoldJob, accelerator: Accelerator, n_updates: int) -> Tr
         optimizer=optimizer,
         scheduler=scheduler,
         progress=Progress(**state) if state else Progress(),
+        clock=SaveClock(),
     )
 
 

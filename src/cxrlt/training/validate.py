@@ -2,6 +2,7 @@
 
 import math
 import sys
+import time
 
 import pandas as pd
 from scipy.special import softmax
@@ -15,6 +16,8 @@ from cxrlt.training.job import tags
 from cxrlt.training.setup import Trainer, worker_count
 
 BEST = "best.safetensors"
+EPOCH_SECONDS = 15.0
+"""A checkpoint after an epoch saves this much work at least: writing one takes longer than a small epoch."""
 LOGGED: dict[Task, tuple[Metric, ...]] = {
     "multi_label": ("mAP", "mAUROC"),
     "single_label": ("macro-F1", "mAP", "mAUROC"),
@@ -45,7 +48,7 @@ def validate(trainer: Trainer) -> dict[str, float]:
 
 
 def end_epoch(trainer: Trainer, row: dict[str, float]) -> None:
-    """Log the epoch, keep its weights if they are the best so far and asked for, write a checkpoint."""
+    """Log the epoch, keep its weights if they are the best so far and asked for, and save if that is due."""
     job, progress = trainer.job, trainer.progress
     progress.log.append(row)
     progress.loss_sum = progress.n_clipped = 0.0
@@ -66,9 +69,13 @@ def end_epoch(trainer: Trainer, row: dict[str, float]) -> None:
         save_tensors(job.run_dir / BEST, trainer.ema.module.state_dict(), tags(job))
     with atomic_path(job.run_dir / "log.csv") as temporary:
         log.to_csv(temporary, index=False)
-    save_progress(trainer)
+    save_if_due(trainer, min(60 * job.recipe.checkpoint_minutes, EPOCH_SECONDS))
 
 
-def save_progress(trainer: Trainer) -> None:
-    job, state = trainer.job, vars(trainer.progress)
-    save_checkpoint(job.run_dir, trainer.bare, trainer.ema.module, trainer.optimizer, state)
+def save_if_due(trainer: Trainer, seconds: float) -> None:
+    """Write a checkpoint, on the main process, if the last one is older than that."""
+    if not trainer.accelerator.is_main_process or time.monotonic() - trainer.clock.saved_at < seconds:
+        return
+    state = vars(trainer.progress)
+    save_checkpoint(trainer.job.run_dir, trainer.bare, trainer.ema.module, trainer.optimizer, state)
+    trainer.clock.saved_at = time.monotonic()
