@@ -1,5 +1,6 @@
 """A challenge of a few small pictures, real down to its files, for tests that run whole stages."""
 
+import dataclasses
 from pathlib import Path
 
 import cv2
@@ -8,6 +9,7 @@ import pandas as pd
 
 from cxrlt.artifacts import Workspace
 from cxrlt.challenges import get_challenge
+from cxrlt.challenges.base import Task
 from cxrlt.folds.make import make_folds
 from cxrlt.inputs.images import ImageSource
 from cxrlt.recipe import Recipe, load_recipe
@@ -26,21 +28,35 @@ classes: [Disc, Bar, Rare disc]
 """
 
 
-def make_tiny(root: Path, n_patients: int = 24, n_folds: int = 3, seed: int = 0) -> ImageSource:
-    """Pictures, tables and folds of a `csv` challenge below `root`: two images per patient and study."""
+def make_tiny(
+    root: Path, n_patients: int = 24, n_folds: int = 3, seed: int = 0, task: Task = "multi_label"
+) -> ImageSource:
+    """Pictures, tables and folds of a `csv` challenge below `root`: two images per patient and study.
+
+    As a single-label task every image shows one of the classes, and macro-F1 judges.
+    """
     inputs = root / "inputs" / "csv"
     rng = np.random.default_rng(seed)
     inputs.mkdir(parents=True)
     (inputs / "challenge.yaml").write_text(SPEC)
     for split, first in (("train", 0), ("dev", 1000), ("test", 2000)):
-        rows = [_image(inputs, rng, first + p, view) for p in range(n_patients) for view in ("PA", "LATERAL")]
+        patients = range(first, first + n_patients)
+        rows = [_image(inputs, rng, p, view, task) for p in patients for view in ("PA", "LATERAL")]
         table = pd.DataFrame(rows)
         if split == "test":
             table = table.drop(columns=CLASSES)
         table.to_csv(inputs / f"{split}.csv", index=False)
+    source = tiny_source(root, task)
+    make_folds(source.challenge, source.workspace, n_folds, seed=0)
+    return source
+
+
+def tiny_source(root: Path, task: Task = "multi_label") -> ImageSource:
+    """What `make_tiny` made below `root`."""
     workspace = Workspace(root)
-    challenge = get_challenge("csv", inputs)
-    make_folds(challenge, workspace, n_folds, seed=0)
+    challenge = get_challenge("csv", workspace.inputs_dir("csv"))
+    if task == "single_label":
+        challenge = dataclasses.replace(challenge, task=task, metric="macro-F1")
     return ImageSource(challenge, workspace)
 
 
@@ -61,10 +77,12 @@ def tiny_recipe(**over: object) -> Recipe:
     return Recipe.model_validate(values)
 
 
-def _image(inputs: Path, rng: np.random.Generator, patient: int, view: str) -> dict[str, object]:
+def _image(inputs: Path, rng: np.random.Generator, patient: int, view: str, task: Task) -> dict[str, object]:
     picture = rng.integers(20, 60, (40, 36)).astype(np.uint8)
     study_rng = np.random.default_rng(patient)  # labels belong to the study
     labels = study_rng.random(3) < (0.5, 0.4, 0.2)
+    if task == "single_label":
+        labels = np.eye(3, dtype=bool)[study_rng.choice(3, p=(0.5, 0.3, 0.2))]
     centre = tuple(int(v) for v in rng.integers(10, 26, 2))
     for present, radius in ((labels[0], 7), (labels[2], 3)):
         if present:

@@ -1,9 +1,13 @@
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from cxrlt.inputs.images import ImageSource
 from cxrlt.predictions.store import read_predictions
@@ -11,25 +15,30 @@ from cxrlt.recipe import save_recipe
 from tiny import CLASSES, make_tiny, tiny_recipe
 
 FOLDS = ("0", "1", "2")
+TRAIN_LMF = """
+import sys
+from pathlib import Path
+from cxrlt.training.train import TrainPlan, train
+from tiny import tiny_recipe, tiny_source
+
+over = {"loss.name": "lmf", "optim.max_batch_per_device": 3, "optim.batch_size": 7}
+train(tiny_source(Path(sys.argv[1]), "single_label"), TrainPlan(sys.argv[2], tiny_recipe(**over), folds=(0,)))
+"""
+
+
+def run_with(n_processes: int, *words: str) -> None:
+    """Run `python WORDS`, by torchrun if there are to be several processes."""
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(n_processes)]
+    command = [sys.executable, *(torchrun if n_processes > 1 else []), *words]
+    path = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+    environment = os.environ | {"PYTHONPATH": path}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def train_with(n_processes: int, source: ImageSource, recipe: Path) -> None:
-    launch = [sys.executable, "-m"]
-    if n_processes > 1:
-        launch += ["torch.distributed.run", "--standalone", "--nproc-per-node", str(n_processes), "-m"]
-    command = [
-        *launch,
-        "cxrlt",
-        "train",
-        str(recipe),
-        "--challenge",
-        "csv",
-        "--root",
-        str(source.workspace.root),
-    ]
-    command += ["--name", f"by-{n_processes}"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+    words = ["-m", "cxrlt", "train", str(recipe), "--challenge", "csv", "--root", str(source.workspace.root)]
+    run_with(n_processes, *words, "--name", f"by-{n_processes}")
 
 
 @pytest.fixture(scope="module")
@@ -61,3 +70,19 @@ def test_two_processes_predict_what_one_does(oof):
     for one, two in zip(frames[1], frames[2], strict=True):
         assert list(one.index) == list(two.index)
         assert np.abs(one.to_numpy() - two.to_numpy()).max() < 1e-4
+
+
+def test_two_processes_divide_a_weighted_loss_by_the_weights_of_the_whole_batch(tmp_path):
+    source = make_tiny(tmp_path, task="single_label")
+    script = tmp_path / "train_lmf.py"
+    script.write_text(TRAIN_LMF)
+    weights, clipped = [], []
+    for n_processes in (1, 2):
+        run_with(n_processes, str(script), str(tmp_path), f"lmf-by-{n_processes}")
+        run_dir = source.workspace.run_dir("csv", f"lmf-by-{n_processes}") / "fold0"
+        weights.append(load_file(run_dir / "weights.safetensors"))
+        clipped.append(list(pd.read_csv(run_dir / "log.csv")["clipped_share"]))
+    assert clipped[0] == clipped[1]
+    assert max(clipped[0]) > 0
+    for key, value in weights[0].items():
+        assert torch.allclose(value, weights[1][key], atol=1e-4), key

@@ -45,6 +45,8 @@ def train(source: ImageSource, plan: TrainPlan) -> list[FoldJob]:
         loss_of(job)  # a wrong option is found before any fold is trained
     accelerator.wait_for_everyone()
     accelerator.print(f"train {plan.name}: weights' licence: {weights_licence(plan.recipe.model)}")
+    if warning := head_warning(plan.recipe):
+        accelerator.print(f"train {plan.name}: {warning}")
     for job in jobs:
         if job.finished and not plan.force:
             accelerator.print(f"train {plan.name} fold {job.fold}: already done ({job.run_dir})")
@@ -56,6 +58,22 @@ def train(source: ImageSource, plan: TrainPlan) -> list[FoldJob]:
             accelerator.wait_for_everyone()
             fit(job, accelerator)
     return jobs
+
+
+def head_warning(recipe: Recipe) -> str | None:
+    """What may go wrong between the loss and the head: LDAM multiplies cosines by 30, other losses do not."""
+    cosine = recipe.model.head == "cosine"
+    if recipe.loss.name == "ldam" and not cosine:
+        return (
+            "ldam scales cosines, which --model.head cosine gives. Logits of a linear head have no bound, "
+            "so its softmax knows no doubt, and training may diverge."
+        )
+    if cosine and recipe.loss.name not in ("ldam", "lmf"):
+        return (
+            f"the logits of a cosine head stay between -1 and 1, and {recipe.loss.name} does not scale them: "
+            "no class can become certain. Take --model.head linear, or the loss ldam."
+        )
+    return None
 
 
 def fold_jobs(source: ImageSource, plan: TrainPlan) -> list[FoldJob]:

@@ -1,0 +1,114 @@
+"""Training where every image has exactly one class."""
+
+import dataclasses
+
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from cxrlt.errors import UserError
+from cxrlt.metrics import macro_metric
+from cxrlt.predictions.predict import predict
+from cxrlt.predictions.store import read_predictions
+from cxrlt.training.train import TrainPlan, train
+from tiny import CLASSES, tiny_recipe
+
+WEIGHTED = [
+    {"loss.name": "ce", "loss.options": {"class_weights": "effective"}},
+    {"loss.name": "lmf"},
+    {"loss.name": "ldam", "model.head": "cosine", "loss.options": {"reweight_epoch": 1}},
+]
+
+
+def trained(source, name, **over):
+    (job,) = train(source, TrainPlan(name, tiny_recipe(**over), folds=(0,)))
+    return job
+
+
+def weights_of(job):
+    return load_file(job.run_dir / "weights.safetensors")
+
+
+@pytest.mark.parametrize("over", WEIGHTED, ids=lambda over: over["loss.name"])
+def test_parts_of_a_batch_add_up_where_the_loss_divides_by_the_weights_of_its_rows(single_source, over):
+    whole = trained(single_source, f"{over['loss.name']}-at-once", **over)
+    for largest in (4, 3):
+        name = f"{over['loss.name']}-by-{largest}"
+        parts = weights_of(trained(single_source, name, **over, **{"optim.max_batch_per_device": largest}))
+        for key, value in weights_of(whole).items():
+            assert torch.allclose(value, parts[key], atol=2e-5), key
+
+
+@pytest.mark.parametrize("loss", ["ce", "balanced_softmax", "asl"])
+def test_the_log_and_the_predictions_agree_on_what_the_classifier_reaches(single_source, loss):
+    job = trained(single_source, f"log-{loss}", **{"loss.name": loss, "predict.tta": False})
+    log = pd.read_csv(job.run_dir / "log.csv")
+    (path,) = predict(single_source, f"log-{loss}", "oof")
+    logits = read_predictions(path, CLASSES)[0]
+    scores = torch.softmax(torch.tensor(logits.to_numpy()), dim=1).numpy()
+    targets = job.targets(job.valid.loc[logits.index])
+    for name in ("macro-F1", "mAP", "mAUROC"):
+        assert log[f"oof_{name}"].iloc[-1] == pytest.approx(macro_metric(name, targets, scores))
+
+
+def test_the_epochs_line_and_log_begin_with_the_challenges_own_metric(single_source, capsys):
+    challenge = dataclasses.replace(single_source.challenge, metric="kappa")
+    source = dataclasses.replace(single_source, challenge=challenge)
+    job = trained(source, "kappa", **{"loss.name": "ce", "schedule.epochs": 1})
+    log = pd.read_csv(job.run_dir / "log.csv")
+    assert [key for key in log if key.startswith("oof_")] == [
+        "oof_kappa",
+        "oof_macro-F1",
+        "oof_mAP",
+        "oof_mAUROC",
+    ]
+    assert f"OOF kappa {log['oof_kappa'].iloc[0]:.4f}, macro-F1" in capsys.readouterr().out
+
+
+def test_the_best_epoch_is_the_best_by_the_challenges_own_metric(single_source, monkeypatch):
+    from cxrlt.training import loop
+
+    kept = []
+    real = loop.end_epoch
+
+    def contrary(trainer, row):  # by mAP the last epoch would be the best
+        real(trainer, row | {"oof_macro-F1": 1 - 0.1 * row["epoch"], "oof_mAP": 0.1 * row["epoch"]})
+        kept.append({key: value.clone() for key, value in trainer.ema.module.state_dict().items()})
+
+    monkeypatch.setattr(loop, "end_epoch", contrary)
+    job = trained(single_source, "best-f1", **{"loss.name": "lmf", "predict.weights": "best"})
+    assert all(torch.equal(value, kept[0][key]) for key, value in weights_of(job).items())
+    assert not all(torch.equal(value, kept[1][key]) for key, value in weights_of(job).items())
+
+
+def test_a_single_label_loss_on_a_multi_label_challenge_is_refused_before_any_fold_is_trained(source):
+    with pytest.raises(UserError, match=r"'lmf' takes one class per image.*Losses that fit: bce.*ral"):
+        train(source, TrainPlan("wrong-task", tiny_recipe(**{"loss.name": "lmf"})))
+    assert not source.workspace.run_dir("csv", "wrong-task").exists()
+
+
+@pytest.mark.parametrize(
+    ("loss", "head", "said"),
+    [
+        ("ldam", "linear", "--model.head cosine"),
+        ("ldam", "cosine", None),
+        ("lmf", "linear", None),
+        ("ce", "linear", None),
+        ("ce", "cosine", "--model.head linear"),
+    ],
+)
+def test_a_head_that_does_not_suit_the_loss_is_said_at_the_start(single_source, capsys, loss, head, said):
+    trained(single_source, f"{loss}-{head}", **{"loss.name": loss, "model.head": head, "schedule.epochs": 1})
+    warnings = [line for line in capsys.readouterr().out.splitlines() if "model.head" in line]
+    assert len(warnings) == (said is not None)
+    assert said is None or said in warnings[0]
+
+
+def test_a_network_of_three_channels_trains_and_predicts(single_source):
+    challenge = dataclasses.replace(single_source.challenge, channels=3)
+    source = dataclasses.replace(single_source, challenge=challenge)
+    job = trained(source, "colour", **{"loss.name": "ce", "schedule.epochs": 1})
+    assert weights_of(job)["backbone.stem.0.weight"].shape[1] == 3
+    (path,) = predict(source, "colour", "oof")
+    assert read_predictions(path, CLASSES)[0].notna().all(axis=None)
