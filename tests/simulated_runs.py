@@ -9,7 +9,7 @@ import pandas as pd
 
 from cxrlt.artifacts import Workspace
 from cxrlt.challenges import get_challenge
-from cxrlt.challenges.base import Challenge
+from cxrlt.challenges.base import Challenge, Task
 from cxrlt.folds.make import make_folds, read_folds
 from cxrlt.predictions.standardise import write_constants
 from cxrlt.predictions.store import read_predictions, write_predictions
@@ -28,12 +28,17 @@ classes: [Effusion, Mass, Hernia]
 """
 
 
-def draw_table(rng: np.random.Generator, prefix: str, n_patients: int) -> pd.DataFrame:
+def draw_table(
+    rng: np.random.Generator, prefix: str, n_patients: int, task: Task = "multi_label"
+) -> pd.DataFrame:
     """One to three studies per patient, of a frontal and at times a lateral image; labels per study."""
     rows = []
     for patient in range(n_patients):
         for study in range(rng.integers(1, 4)):
-            labels = (rng.random(3) < (0.4, 0.15, 0.06)).astype(int)
+            if task == "single_label":
+                labels = np.eye(3, dtype=int)[rng.choice(3, p=(0.72, 0.22, 0.06))]
+            else:
+                labels = (rng.random(3) < (0.4, 0.15, 0.06)).astype(int)
             for view in ("PA", "LATERAL")[: rng.integers(1, 3)]:
                 name = f"{prefix}{patient:03d}-{study}"
                 rows.append((f"{name}-{view}", f"{prefix}p{patient}", name, view, *labels))
@@ -85,13 +90,16 @@ def draw_logits(rng: np.random.Generator, table: pd.DataFrame, skill: float) -> 
     return pd.DataFrame((signal + noise - 2).astype(np.float32), index=table.index, columns=list(CLASSES))
 
 
-def set_up_challenge(root: Path, n_patients: int = 120, n_folds: int = 3) -> SimulatedRuns:
+def set_up_challenge(
+    root: Path, n_patients: int = 120, n_folds: int = 3, task: Task = "multi_label"
+) -> SimulatedRuns:
+    """Tables and folds of a challenge `csv` below `root`; with one class per row it is judged by macro F1."""
     inputs = root / "inputs" / "csv"
     inputs.mkdir(parents=True)
-    (inputs / "challenge.yaml").write_text(SPEC)
+    (inputs / "challenge.yaml").write_text(SPEC + ("task: single_label\n" if task == "single_label" else ""))
     rng = np.random.default_rng(0)
     for split in ("train", "dev", "test"):
-        table = draw_table(rng, split, n_patients)
+        table = draw_table(rng, split, n_patients, task)
         table.to_csv(inputs / f"{split}.csv", index=False)
     challenge, workspace = get_challenge("csv", inputs), Workspace(root)
     make_folds(challenge, workspace, n_folds)

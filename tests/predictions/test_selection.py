@@ -1,8 +1,12 @@
+from typing import get_args
+
 import numpy as np
 import pytest
+from scipy.special import log_softmax, softmax
 
+from cxrlt.challenges.base import Metric
 from cxrlt.metrics import average_precision, macro, macro_metric
-from cxrlt.predictions.selection import greedy_weights
+from cxrlt.predictions.selection import ROUNDS, greedy_weights
 
 
 def members(*skills: float, n_rows: int = 600, seed: int = 0) -> tuple[list[np.ndarray], np.ndarray]:
@@ -63,3 +67,31 @@ def test_the_challenges_metric_is_what_is_climbed() -> None:
         reached[climbed] = {m: macro_metric(m, targets, mixed.T) for m in ("mAP", "mAUROC")}
     assert reached["mAP"]["mAP"] > reached["mAUROC"]["mAP"]
     assert reached["mAUROC"]["mAUROC"] > reached["mAP"]["mAUROC"]
+
+
+@pytest.mark.parametrize("metric", get_args(Metric))
+def test_with_one_class_per_row_every_metric_is_climbed_over_averaged_probabilities(metric: str) -> None:
+    rng = np.random.default_rng(0)
+    targets = np.eye(4)[rng.choice(4, 500, p=(0.6, 0.25, 0.1, 0.05))]
+    logits = [skill * targets + rng.normal(size=targets.shape) for skill in (1.5, 1.2, 1.0)]
+    scores = [log_softmax(member, axis=1).T.astype(np.float32) for member in logits]
+    blank = targets.copy()
+    blank[::5] = np.nan
+    known = ~np.isnan(blank[:, 0])
+
+    def reached(weights: np.ndarray) -> float:
+        mixed = softmax(np.tensordot(weights, np.array(scores, np.float64), axes=1), axis=0)
+        return macro_metric(metric, blank, mixed.T)
+
+    weights = greedy_weights(scores, blank, metric, "single_label")
+    counts = np.eye(3)[np.argmax(list(map(reached, np.eye(3))))]
+    tried = [counts]
+    for _ in range(ROUNDS):
+        steps = [counts + step for step in np.eye(3)]
+        counts = steps[np.argmax([reached(step / step.sum()) for step in steps])]
+        tried.append(counts)
+    best = max(tried, key=lambda step: reached(step / step.sum()))
+    assert weights.tolist() == (best / best.sum()).tolist()
+    assert 0 < weights[0] < 1
+    labelled = [member[:, known] for member in scores]
+    assert weights.tolist() == greedy_weights(labelled, blank[known], metric, "single_label").tolist()

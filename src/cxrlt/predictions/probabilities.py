@@ -10,10 +10,10 @@ from cxrlt.challenges.base import Task
 
 
 def comparable_logits(logits: pd.DataFrame, task: Task) -> pd.DataFrame:
-    """Logits of which a mean makes sense; NaN stays NaN.
+    """Logits as they are compared and averaged; NaN stays NaN.
 
-    With one class per row a constant added to a row's logits says nothing, so it is taken out (log-softmax):
-    a model does not count for more because its constants are larger.
+    With one class per row a constant added to a row's logits says nothing. It is taken out (log-softmax), so
+    that only what a model says is kept, in numbers that single precision holds.
     """
     if task == "multi_label":
         return logits

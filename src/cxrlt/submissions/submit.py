@@ -1,10 +1,11 @@
 """The stage `cxrlt submit`: from the predictions of a model or an ensemble to the file for the server."""
 
-from scipy.special import expit
+import pandas as pd
 
 from cxrlt.artifacts import Workspace
 from cxrlt.challenges.base import Challenge
 from cxrlt.errors import UserError, listing
+from cxrlt.predictions.probabilities import probabilities
 from cxrlt.predictions.runs import read_final
 from cxrlt.submissions.code import code_files
 from cxrlt.submissions.write import IncompleteError, Written, write_submission
@@ -34,12 +35,19 @@ def submit(
             f"it does not predict {listing(unknown)}."
         )
     logits = read_final(source, workspace, name, split).logits
-    probabilities = expit(logits.astype("float64"))
+    final = _probabilities(challenge, source, logits)
     code = code_files(source, workspace, name) if with_code else None
     try:
-        return write_submission(challenge, workspace, name, split, probabilities, code)
+        return write_submission(challenge, workspace, name, split, final, code)
     except IncompleteError as error:
         raise IncompleteError(
             f"{name}: {error} Predict them with: "
             f"cxrlt predict {name} --challenge {source.name} --split {split} --force"
         ) from None
+
+
+def _probabilities(challenge: Challenge, source: Challenge, logits: pd.DataFrame) -> pd.DataFrame:
+    """Of the classes of `challenge`, which alone compete where a row has one class."""
+    if challenge.task == "single_label":
+        return probabilities(logits[list(challenge.classes)], "single_label")
+    return probabilities(logits, source.task)

@@ -12,6 +12,7 @@ from cxrlt.artifacts import Workspace
 from cxrlt.challenges.base import Challenge
 from cxrlt.challenges.csv_file import nearest
 from cxrlt.errors import UserError, listing
+from cxrlt.metrics import CONFUSION_METRICS
 from cxrlt.submissions.read import Submission, read_submission
 
 BLANK = ("", "nan", "na", "n/a", "<na>", "null", "none")
@@ -48,7 +49,7 @@ def validate_submission(path: Path, challenge: Challenge, ids: Sequence[str]) ->
     problems += _row_problems(submission.column(id_name), ids)
     found = [name for name in challenge.classes if name in submission.header]
     if found:
-        problems += _value_problems(found, submission)
+        problems += _value_problems(found, submission, challenge)
     return problems
 
 
@@ -111,7 +112,7 @@ def _row_problems(found: pd.Series, ids: Sequence[str]) -> list[str]:
     return problems
 
 
-def _value_problems(classes: Sequence[str], submission: Submission) -> list[str]:
+def _value_problems(classes: Sequence[str], submission: Submission, challenge: Challenge) -> list[str]:
     values = numbers(submission, classes)
     text = np.stack([submission.column(name).to_numpy(object) for name in classes], axis=1)
     no_number = np.isnan(values)
@@ -120,14 +121,24 @@ def _value_problems(classes: Sequence[str], submission: Submission) -> list[str]
     infinite = np.isinf(values)
     outside = np.isfinite(values) & ((values < 0) | (values > 1))
     logits = (values < 0).mean() > LOGIT_SHARE
+    last = "softmax" if challenge.task == "single_label" else "sigmoid"
     cells = (
         (no_number & ~blank, "Text in place of a number"),
         (blank, "No probability"),
         (infinite, "Infinite values"),
-        (outside, "These look like logits (apply a sigmoid)" if logits else "Values outside [0, 1]"),
+        (outside, f"These look like logits (apply a {last})" if logits else "Values outside [0, 1]"),
     )
     problems = [f"{what}: {_cells(mask, text, classes)}." for mask, what in cells if mask.any()]
+    if challenge.metric in CONFUSION_METRICS:
+        return problems + _degenerate_rows(values)
     return problems + _degenerate_columns(classes, values)
+
+
+def _degenerate_rows(values: np.ndarray) -> list[str]:
+    """Where the highest value of a row decides, a class may well be 0 or 1 throughout, but no whole file."""
+    if len(values) > 1 and np.isfinite(values).all() and (values == values[0]).all():
+        return ["Every row holds the same values, which predicts one class for all of them."]
+    return []
 
 
 def _degenerate_columns(classes: Sequence[str], values: np.ndarray) -> list[str]:
