@@ -3,12 +3,14 @@ import pytest
 from cxrlt.challenges import challenge_names, get_challenge
 from cxrlt.errors import UserError
 
+FIXED = [name for name in challenge_names() if name not in ("folder", "csv")]
 
-def test_every_name_but_csv_gives_the_challenge_of_that_name():
+
+def test_every_fixed_name_gives_the_challenge_of_that_name():
     names = challenge_names()
     demos, cxr_lt = ["demo", "demo-single"], ["cxrlt2023", "cxrlt2024-task1", "cxrlt2024-task2"]
-    assert names == [*demos, *cxr_lt, "nih14", "nihlt", "nihlt-single", "csv"]
-    assert [get_challenge(name).name for name in names[:-1]] == names[:-1]
+    assert names == [*demos, *cxr_lt, "nih14", "nihlt", "nihlt-single", "folder", "csv"]
+    assert [get_challenge(name).name for name in FIXED] == names[:-2]
 
 
 def test_an_unknown_name_lists_the_known_and_offers_the_nearest():
@@ -18,12 +20,13 @@ def test_an_unknown_name_lists_the_known_and_offers_the_nearest():
         get_challenge("cxrlt-2023")
 
 
-def test_csv_without_a_folder_asks_for_one():
-    with pytest.raises(UserError, match=r"challenge\.yaml: name its folder with --inputs"):
-        get_challenge("csv")
+@pytest.mark.parametrize("name", ["folder", "csv"])
+def test_images_of_ones_own_need_a_folder(name):
+    with pytest.raises(UserError, match=rf"{name} follows from its inputs: name their folder with --inputs"):
+        get_challenge(name)
 
 
-@pytest.mark.parametrize("name", [name for name in challenge_names() if name != "csv"])
+@pytest.mark.parametrize("name", FIXED)
 def test_radiographs_are_grey_and_a_split_that_is_not_there_is_named(name, tmp_path):
     challenge = get_challenge(name)
     assert challenge.channels == 1

@@ -90,7 +90,7 @@ def test_the_template_orders_the_ids_if_there_is_one(inputs):
     ("spec", "sentence"),
     [
         (SPEC + "patients: Case\n", r"challenge\.yaml: Unknown key 'patients'; perhaps 'patient' is meant\."),
-        (SPEC + "colour: red\n", r"Unknown key 'colour'; known are title, train, dev"),
+        (SPEC + "colour: red\n", r"Unknown key 'colour'; known are title, channels, metric, task, train"),
         (SPEC.replace("id: Image", ""), r"challenge\.yaml: The key 'id' is missing\."),
         (SPEC.replace("Image", "1e3"), r"no column '1e3'"),
         (SPEC.replace("Image", "12"), r"id: 12 is not text to YAML; put it in quotes\."),
@@ -99,14 +99,33 @@ def test_the_template_orders_the_ids_if_there_is_one(inputs):
         (SPEC + "classes: []\n", r"classes: should hold at least one name"),
         (SPEC + "images: /data\n", r"images: lies outside the images folder; name that folder with --images"),
         (SPEC + "images: ../x\n", r"images: lies outside the images folder"),
+        (SPEC + "channels: 2\n", r"channels: Input should be 1 or 3 \(found 2\)\."),
+        (
+            SPEC + "metric: kappa\n",
+            r"yaml: metric kappa needs one class per image, so add task: single_label\.",
+        ),
         ("train: [\n", r"challenge\.yaml is not valid YAML"),
-        ("train.csv\n", r"challenge\.yaml should hold lines like 'train: train\.csv'"),
+        ("train.csv\n", r"challenge\.yaml should hold lines like 'title: My images'"),
         (SPEC + "dev: dev.csv\n", r"challenge\.yaml names files that do not exist: dev\.csv"),
     ],
 )
 def test_a_fault_of_the_description_is_a_sentence(inputs, spec, sentence):
     with pytest.raises(UserError, match=sentence):
         get_challenge("csv", respell(inputs, spec))
+
+
+def test_a_single_label_task_is_one_that_says_so(inputs):
+    one_hot = "Image,Case,Projection,Mass,Hernia\na,p1,PA,1,0\nb,p1,L,,\nc,p2,,0,1\n"
+    (inputs / "train.csv").write_text(one_hot)
+    assert get_challenge("csv", inputs).task == "multi_label"
+    challenge = get_challenge("csv", respell(inputs, SPEC + "task: single_label\nchannels: 3\n"))
+    assert (challenge.task, challenge.metric, challenge.channels) == ("single_label", "macro-F1", 3)
+    assert all(recipe.startswith("lmf_") for recipe in challenge.recipes)
+    respell(inputs, SPEC + "task: single_label\nmetric: kappa\n")
+    assert get_challenge("csv", inputs).metric == "kappa"
+    (inputs / "train.csv").write_text(one_hot.replace("PA,1,0", "PA,1,1"))
+    with pytest.raises(UserError, match=r"train\.csv: in a single-label task .*row 2 \(Mass, Hernia\)"):
+        get_challenge("csv", inputs)
 
 
 def test_a_class_may_not_be_named_as_a_column_of_ours(inputs):
@@ -122,7 +141,7 @@ def test_without_a_description_the_example_is_pointed_to(tmp_path):
 
 def test_the_example_of_the_readme_is_accepted(tmp_path):
     readme = (Path(__file__).parents[2] / "inputs" / "README.md").read_text()
-    example = readme.split("```yaml\n")[1].split("```")[0]
+    example = readme.split("## Your own images with a table")[1].split("```yaml\n")[1].split("```")[0]
     (tmp_path / "train.csv").write_text(
         "filename,patient_id,exam_id,projection,Mass,Hernia\na,p1,e1,PA,1,0\n"
     )

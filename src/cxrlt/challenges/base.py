@@ -13,10 +13,20 @@ from cxrlt.errors import UserError
 METADATA = ("patient", "study", "view", "path")
 VIEWS = ("frontal", "lateral", "unknown")
 SPLITS = ("train", "dev", "test")
+# columns that tables and predictions have beside the classes
+RESERVED = ("image_id", *METADATA, "file", "fold")
 HEAD_SHARE, TAIL_SHARE = 0.10, 0.01
 
 Task = Literal["multi_label", "single_label"]
 Metric = Literal["mAP", "mAUROC", "macro-F1", "accuracy", "balanced-accuracy", "weighted-F1", "kappa"]
+# the others need one class per row
+RANKING_METRICS = ("mAP", "mAUROC")
+# what a challenge has unless it says otherwise
+USUAL_METRIC: Mapping[Task, Metric] = {"multi_label": "mAP", "single_label": "macro-F1"}
+USUAL_RECIPES: Mapping[Task, tuple[str, ...]] = {
+    "multi_label": ("ral_convnext_small", "ral_efficientnetv2_s"),
+    "single_label": ("lmf_efficientnetv2_s", "lmf_resnet50"),
+}
 
 
 @dataclass(frozen=True)
@@ -32,17 +42,18 @@ class Challenge(ABC):
     train_counts: Mapping[str, int]
     train_images: int
     splits: tuple[str, ...]
-    recipes: tuple[str, ...] = ("ral_convnext_small", "ral_efficientnetv2_s")
+    recipes: tuple[str, ...] = USUAL_RECIPES["multi_label"]
     n_folds: int = 5
     """How many folds unless the user says otherwise."""
     id_column: str = "dicom_id"
     container: Literal["zip", "csv"] = "zip"
     """What the server takes: a zip with one CSV in it, or that CSV."""
-    channels: int = 1
+    channels: Literal[1, 3] = 1
+    """1: grey; 3: red, green and blue."""
     task: Task = "multi_label"
     """Whether a row has any number of classes or exactly one of them (the class columns are then one-hot)."""
-    metric: Metric = "mAP"
-    """What models are compared by. All but mAP and mAUROC need exactly one class per row."""
+    metric: Metric = USUAL_METRIC["multi_label"]
+    """What models are compared by. All but RANKING_METRICS need exactly one class per row."""
     strict_patients: bool = False
     """A patient in train and in dev or test is an error (else a warning, as official splits are given)."""
 

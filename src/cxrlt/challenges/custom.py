@@ -2,29 +2,24 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Self
 
 import pandas as pd
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from cxrlt.challenges import columns
-from cxrlt.challenges.base import METADATA, Challenge
-from cxrlt.challenges.csv_file import CsvFile, MissingFileError, nearest, read_csv, rows
+from cxrlt.challenges.base import RANKING_METRICS, RESERVED, USUAL_METRIC, USUAL_RECIPES, Challenge, Task
+from cxrlt.challenges.csv_file import CsvFile, MissingFileError, read_csv, rows
+from cxrlt.challenges.spec import SPEC_FILE, Spec, read_spec
 from cxrlt.challenges.views import views
 from cxrlt.errors import UserError, listing
 
-SPEC_FILE = "challenge.yaml"
-# columns that tables and predictions have beside the classes
-RESERVED = ("image_id", *METADATA, "file", "fold")
 
-
-class CsvSpec(BaseModel):
+class CsvSpec(Spec):
     """The keys of challenge.yaml. Files are relative to its folder, everything else names a column."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     title: str = "Radiographs of my own"
+    task: Task = "multi_label"
     train: str
     dev: str | None = None
     test: str | None = None
@@ -55,35 +50,11 @@ class CsvSpec(BaseModel):
             raise ValueError("should hold at least one name, and each once")
         return classes
 
-
-def read_spec(path: Path) -> CsvSpec:
-    """The file's content. Raises UserError with a sentence per fault."""
-    if not path.is_file():
-        raise MissingFileError(f"{path} does not exist. inputs/README.md has an example to start from.")
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not valid YAML: {error}") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path} should hold lines like 'train: train.csv'. inputs/README.md has an example.")
-    try:
-        return CsvSpec.model_validate(content)
-    except ValidationError as error:
-        raise UserError(f"{path}: {' '.join(_sentence(fault) for fault in error.errors())}") from None
-
-
-def _sentence(fault: Any) -> str:
-    key = ".".join(map(str, fault["loc"]))
-    if fault["type"] == "extra_forbidden":
-        near = nearest(key, CsvSpec.model_fields)
-        return f"Unknown key {key!r}" + (
-            f"; perhaps {near!r} is meant." if near else f"; known are {listing(CsvSpec.model_fields, 20)}."
-        )
-    if fault["type"] == "missing":
-        return f"The key {key!r} is missing."
-    if fault["type"] == "string_type":
-        return f"{key}: {fault['input']!r} is not text to YAML; put it in quotes."
-    return f"{key}: {fault['msg'].removeprefix('Value error, ')} (found {fault['input']!r})."
+    @model_validator(mode="after")
+    def _metric_suits_the_task(self) -> Self:
+        if self.task == "multi_label" and self.metric not in (None, *RANKING_METRICS):
+            raise ValueError(f"metric {self.metric} needs one class per image, so add task: single_label")
+        return self
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,12 +81,15 @@ class CsvChallenge(Challenge):
 
 def csv_challenge(inputs_dir: Path) -> CsvChallenge:
     """The challenge of `inputs_dir`/challenge.yaml. Raises UserError if a file it names is missing."""
-    spec = read_spec(inputs_dir / SPEC_FILE)
+    path = inputs_dir / SPEC_FILE
+    if not path.is_file():
+        raise MissingFileError(f"{path} does not exist. inputs/README.md has an example to start from.")
+    spec = read_spec(path, CsvSpec)
     splits = tuple(split for split in ("train", "dev", "test") if getattr(spec, split))
     named = [getattr(spec, key) for key in (*splits, "dev_template", "test_template") if getattr(spec, key)]
     missing = [name for name in named if not (inputs_dir / name).is_file()]
     if missing:
-        raise MissingFileError(f"{inputs_dir / SPEC_FILE} names files that do not exist: {listing(missing)}.")
+        raise MissingFileError(f"{path} names files that do not exist: {listing(missing)}.")
     file = read_csv(inputs_dir / spec.train)
     classes = spec.classes or remaining_columns(spec, file)
     if reserved := [name for name in classes if name in RESERVED]:
@@ -128,6 +102,10 @@ def csv_challenge(inputs_dir: Path) -> CsvChallenge:
         train_images=len(train),
         splits=splits,
         id_column=spec.id,
+        channels=spec.channels,
+        task=spec.task,
+        metric=spec.metric or USUAL_METRIC[spec.task],
+        recipes=USUAL_RECIPES[spec.task],
         strict_patients=True,
         spec=spec,
     )
@@ -167,5 +145,5 @@ def read_table(spec: CsvSpec, split: str, file: CsvFile, classes: tuple[str, ...
         study=None if study is None else columns.ids(file, study),
         view=None if view is None else views(file.text(view)),
         path=columns.paths(file, file.column(spec.path or spec.id)) + spec.suffix,
-        class_labels=columns.labels(file, classes, required=split == "train"),
+        class_labels=columns.labels(file, classes, required=split == "train", task=spec.task),
     )

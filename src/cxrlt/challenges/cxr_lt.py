@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from cxrlt.challenges import columns
-from cxrlt.challenges.base import Challenge
+from cxrlt.challenges.base import USUAL_METRIC, Challenge
 from cxrlt.challenges.csv_file import SOURCE, read_csv
 from cxrlt.challenges.views import views
 from cxrlt.errors import UserError, listing
@@ -167,7 +167,7 @@ DEMO_SINGLE = replace(
     title="Generated chest phantom with one finding per picture",
     train_images=sum(COUNTS_2023.values()),
     task="single_label",
-    metric="macro-F1",
+    metric=USUAL_METRIC["single_label"],
     recipes=("single_resnet", "single_darknet"),
     source="Make it with: cxrlt demo demo-single",
 )

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from cxrlt.challenges import columns
-from cxrlt.challenges.base import Challenge
+from cxrlt.challenges.base import USUAL_METRIC, USUAL_RECIPES, Challenge
 from cxrlt.challenges.csv_file import SOURCE, CsvFile, MissingFileError, nearest, read_csv, read_lines, rows
 from cxrlt.challenges.views import views
 from cxrlt.errors import UserError, listing
@@ -212,6 +212,6 @@ NIHLT_SINGLE = replace(
     train_counts=COUNTS_NIHLT_SINGLE,
     train_images=65_815,
     task="single_label",
-    metric="macro-F1",
-    recipes=("lmf_efficientnetv2_s", "lmf_resnet50"),
+    metric=USUAL_METRIC["single_label"],
+    recipes=USUAL_RECIPES["single_label"],
 )

@@ -67,7 +67,8 @@ def find_shared_patients(train: pd.DataFrame, others: Mapping[str, pd.DataFrame]
     patients, images, unknown = {}, set(), []
     for split, other in others.items():
         same_patient = train["patient"].isin(other["patient"].dropna())
-        shared = train[same_patient | train.index.isin(other.index)]
+        # by path: in folders of images, other images of two splits may have the same id
+        shared = train[same_patient | train["path"].isin(other["path"])]
         names = shared["patient"].fillna(shared.index.to_series())
         patients[split] = tuple(sorted(names.unique()))
         if train["patient"].isna().all() or other["patient"].isna().all():
