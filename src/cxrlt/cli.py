@@ -12,7 +12,7 @@ import tyro
 from tyro.conf import FlagConversionOff, Positional, arg, subcommand
 
 from cxrlt.artifacts import Workspace
-from cxrlt.challenges import get_challenge
+from cxrlt.challenges import challenge_names, get_challenge
 from cxrlt.challenges.base import Challenge
 from cxrlt.errors import UserError
 from cxrlt.recipe import Recipe, load_recipe, run_name
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from cxrlt.inputs.images import ImageSource
 
 # Stages are imported when they run: `cxrlt --help` need not wait for torch.
+
+ChallengeName = Positional[Annotated[str, arg(help=f"One of {', '.join(challenge_names())}.")]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,8 +80,7 @@ class Demo(Folders):
 class Check(Folders):
     """Read every table of a challenge, find every image, and report; changes nothing."""
 
-    challenge: Positional[str]
-    """demo, demo-single, cxrlt2023, cxrlt2024-task1, cxrlt2024-task2, nih14, nihlt, nihlt-single or csv."""
+    challenge: ChallengeName
     allow_missing: bool = False
     """Missing images are counted, not an error."""
     drop_shared_patients: bool = False
@@ -291,8 +292,7 @@ class Score(Folders):
 class Run(Images):
     """From radiographs to a valid submission: every stage in order, one training job per visible GPU."""
 
-    challenge: Positional[str]
-    """demo, demo-single, cxrlt2023, cxrlt2024-task1, cxrlt2024-task2, nih14, nihlt, nihlt-single or csv."""
+    challenge: ChallengeName
     recipes: tuple[str, ...] | None = None
     """Names or YAML files of recipes (default: the challenge's own)."""
     n_folds: int | None = None
