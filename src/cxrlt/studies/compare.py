@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 
 from cxrlt.metrics import Drawn, Interval, paired_difference
-from cxrlt.studies.score import RunScore
+from cxrlt.studies.score import RunScore, Truth
 
 SIGNIFICANT = 1.96  # two-sided 5 %
 POWER = 0.84  # 80 %
@@ -43,6 +43,20 @@ class Compared:
     verdict: str
     gap: float
     classes: pd.DataFrame
+
+
+@dataclass(frozen=True)
+class TruthResult:
+    """What the runs are worth against one truth; `scores` by the run's name."""
+
+    truth: Truth
+    scores: Mapping[str, RunScore]
+    compared: Sequence[Compared]
+
+    @property
+    def metrics(self) -> list[str]:
+        """In the order of the table, the challenge's first."""
+        return list(self.compared[0].means)
 
 
 def compare(scores: Mapping[str, Sequence[RunScore]]) -> list[Compared]:

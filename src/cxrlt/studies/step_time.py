@@ -1,6 +1,7 @@
 """How long a training step takes with each loss, measured side by side."""
 
 import math
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from cxrlt.training.optimise import create_optimizer
 from cxrlt.training.setup import create_accelerator, initial_model, loss_of
 from cxrlt.training.train import fold_jobs
 
-ROUNDS, WARM_UP, SECONDS = 15, 2, 90.0
+WARM_UP, FEWEST, MOST, SECONDS = 2, 5, 40, 60.0  # rounds, and when there have been enough
 
 
 @dataclass(frozen=True)
@@ -57,15 +58,26 @@ def measure(study: Study, runs: Sequence[Run]) -> list[StepTime]:
     labels = torch.tensor(first.targets(first.train.loc[rows])).to(accelerator.device)
     images = _images(first, rows.tolist()).to(accelerator.device)
     steps = [_step_of(run, first, accelerator, images, labels) for run in runs]
-    seconds, began = [], time.monotonic()
-    while len(seconds) < WARM_UP + ROUNDS:
-        seconds.append([step() for step in steps])
-        if len(seconds) >= WARM_UP + 3 and time.monotonic() - began > SECONDS:
-            break
-    ratios = np.array(seconds[WARM_UP:])
-    ratios /= ratios[:, :1]
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(max((os.cpu_count() or 1) // study.n_workers, 1))  # as in training
+    seconds = np.array(_rounds(steps)[WARM_UP:])
+    torch.set_num_threads(n_threads)
+    ratios = seconds / seconds[:, :1]
     quartiles = np.quantile(ratios, [0.25, 0.5, 0.75], axis=0)
     return [StepTime(float(middle), float((high - low) / 2)) for low, middle, high in quartiles.T]
+
+
+def _rounds(steps: Sequence[Callable[[], float]]) -> list[list[float]]:
+    """Seconds of every step, round by round; each round begins with another step."""
+    rounds: list[list[float]] = []
+    began = time.monotonic()
+    while len(rounds) < WARM_UP + MOST:
+        if len(rounds) >= WARM_UP + FEWEST and time.monotonic() - began > SECONDS:
+            break
+        order = np.roll(np.arange(len(steps)), -len(rounds))
+        seconds = {place: steps[place]() for place in order}
+        rounds.append([seconds[place] for place in range(len(steps))])
+    return rounds
 
 
 def _images(job: FoldJob, ids: list[str]) -> torch.Tensor:

@@ -8,20 +8,20 @@ import numpy as np
 import pandas as pd
 
 from cxrlt.artifacts import atomic_path
-from cxrlt.studies.compare import Compared
+from cxrlt.studies.compare import TruthResult
 from cxrlt.studies.plan import Run, Study
-from cxrlt.studies.score import RunScore
 from cxrlt.studies.step_time import StepTime
 from cxrlt.studies.tune import Tuned
 
 Row = dict[str, object]
 
 
-def run_rows(study: Study, truth: str, scores: Mapping[Run, RunScore]) -> list[Row]:
+def run_rows(study: Study, runs: Sequence[Run], result: TruthResult) -> list[Row]:
     """One row per run and truth."""
+    scored = [(run, result.scores[run.name]) for run in runs]
     return [
         {
-            "truth": truth,
+            "truth": result.truth.name,
             "variant": run.variant.name,
             "seed": run.seed,
             **{key: drawn.value for key, drawn in score.metrics.items()},
@@ -30,21 +30,20 @@ def run_rows(study: Study, truth: str, scores: Mapping[Run, RunScore]) -> list[R
             "lr": run.recipe.optim.lr,
             "clip_grad": run.recipe.optim.clip_grad,
         }
-        for run, score in scores.items()
+        for run, score in scored
     ]
 
 
 def result_rows(
     study: Study,
-    truth: str,
-    compared: Sequence[Compared],
+    result: TruthResult,
     runs: Sequence[Run],
     settings: Mapping[str, Tuned],
     times: Mapping[str, StepTime],
 ) -> list[Row]:
     """One row per variant and truth, with every number that the texts show and more."""
     rows = []
-    for row in compared:
+    for row in result.compared:
         own = [run for run in runs if run.variant.name == row.name]
         metrics: Row = {}
         for key, mean in row.means.items():
@@ -55,7 +54,7 @@ def result_rows(
         setting, time = settings[row.name], times[row.name]
         rows.append(
             {
-                "truth": truth,
+                "truth": result.truth.name,
                 "variant": row.name,
                 "loss": own[0].variant.loss,
                 "options": " ".join(f"{key}={value}" for key, value in own[0].variant.options.items()),
@@ -81,11 +80,11 @@ def clipped_share(study: Study, run: Run) -> float:
     return float(np.mean([log["clipped_share"].mean() for log in logs]))
 
 
-def class_rows(truth: str, compared: Sequence[Compared]) -> list[Row]:
+def class_rows(result: TruthResult) -> list[Row]:
     """One row per variant, truth and class: means over seeds."""
     return [
-        {"truth": truth, "variant": row.name, "class": name, **values}
-        for row in compared
+        {"truth": result.truth.name, "variant": row.name, "class": name, **values}
+        for row in result.compared
         for name, values in row.classes.to_dict("index").items()
     ]
 
@@ -123,17 +122,17 @@ def result_table(results: pd.DataFrame, metrics: Sequence[str]) -> tuple[list[st
     return headings, rows
 
 
-def sensitivity_rows(study: Study, truth: str, compared: Sequence[Compared]) -> list[Row]:
+def sensitivity_rows(study: Study, result: TruthResult) -> list[Row]:
     """How far the hyper-parameters move score and gap, with and without the Hill factor."""
     metric = study.challenge.metric
     parent = {variant.name: variant.tuning for variant in study.variants}
     rows = []
     for name in dict.fromkeys(parent.values()):
-        own = [row for row in compared if parent[row.name] == name]
+        own = [row for row in result.compared if parent[row.name] == name]
         scores, gaps = [row.means[metric] for row in own], [row.gap for row in own]
         rows.append(
             {
-                "truth": truth,
+                "truth": result.truth.name,
                 "family": name,
                 "settings": len(own),
                 f"lowest {metric}": min(scores),
@@ -150,6 +149,18 @@ def sensitivity_rows(study: Study, truth: str, compared: Sequence[Compared]) -> 
             }
         )
     return rows
+
+
+def class_table(result: TruthResult) -> tuple[list[str], list[list[str]]]:
+    """The first figure of every class, the most frequent first, a column per variant."""
+    names = list(result.truth.labels.sum().sort_values(ascending=False, kind="stable").index)
+    figure = result.compared[0].classes.columns[0]
+    positives = (result.truth.labels == 1).sum()
+    rows = [
+        [name, f"{positives[name]:,}", *(number(row.classes.loc[name, figure]) for row in result.compared)]
+        for name in names
+    ]
+    return [f"{figure} of class", "positives", *(row.name for row in result.compared)], rows
 
 
 def number_table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:

@@ -1,0 +1,203 @@
+"""Figures that compare losses: one colour per loss in all of them."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from cxrlt.metrics import Interval
+from cxrlt.reports.figures import (
+    INCHES_PER_CLASS,
+    NORMAL,
+    SMALL,
+    WIDTH,
+    by_count,
+    clean,
+    new_figure,
+    readable,
+)
+from cxrlt.reports.palette import styles
+
+COLUMNS, PANEL_INCHES = 5, 1.62
+MOST_POINTS = 400  # of a curve: more are not seen
+LOWEST_LOSS = 1e-6
+
+Curve = tuple[np.ndarray, np.ndarray]
+
+
+def loss_curves_figure(
+    p: np.ndarray, curves: Mapping[str, Mapping[str, Curve]], panel_titles: Mapping[str, str]
+) -> Figure:
+    """Loss of a positive (above) and of a negative (below) against the predicted probability `p` (n,).
+
+    `curves[loss][class]` are both losses (n,); `panel_titles[class]` heads a column. One line per loss.
+    """
+    figure = new_figure(5.4)
+    grid = figure.subplots(2, len(panel_titles), sharex=True, sharey="row", squeeze=False)
+    for row, sign in enumerate(("positive", "negative")):
+        for axes, (name, title) in zip(grid[row], panel_titles.items(), strict=True):
+            for loss, (colour, dash) in styles(list(curves)).items():
+                values = np.clip(curves[loss][name][row], LOWEST_LOSS, None)
+                axes.plot(p, values, color=colour, linestyle=dash, linewidth=1.5)
+            axes.set_yscale("log")
+            axes.grid(alpha=0.25)
+            axes.set_title(title if row == 0 else "", fontsize=NORMAL)
+            clean(axes)
+        grid[row][0].set_ylabel(f"loss of a {sign}", fontsize=NORMAL)
+        grid[row][0].set_ylim(bottom=LOWEST_LOSS if row else 1e-4)
+    for axes in grid[-1]:
+        axes.set_xlabel("predicted probability", fontsize=NORMAL)
+    _legend(figure, list(curves))
+    return figure
+
+
+def mean_probability_figure(means: Mapping[str, pd.DataFrame]) -> Figure:
+    """Mean predicted probability of a class's positives (filled) and negatives (hollow), per loss.
+
+    `means[loss]` has the classes as index, in the order of the rows, and columns positives and negatives.
+    """
+    names = list(next(iter(means.values())).index)
+    figure = new_figure(INCHES_PER_CLASS * len(names) * 1.15 + 1.3)
+    axes = figure.subplots()
+    offsets = np.linspace(-0.3, 0.3, len(means)) if len(means) > 1 else [0.0]
+    for offset, (loss, (colour, _)) in zip(offsets, styles(list(means)).items(), strict=True):
+        places, frame = np.arange(len(names)) + offset, means[loss]
+        axes.hlines(places, frame["negatives"], frame["positives"], color=colour, linewidth=0.8, alpha=0.6)
+        axes.plot(frame["positives"], places, "o", color=colour, markersize=3.5)
+        axes.plot(frame["negatives"], places, "o", color=colour, markersize=3.5, markerfacecolor="white")
+    for place in range(1, len(names), 2):
+        axes.axhspan(place - 0.5, place + 0.5, color="#F4F4F4", zorder=0, linewidth=0)
+    axes.set_yticks(range(len(names)), [readable(name) for name in names])
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.set_xlim(0, 1)
+    axes.set_xlabel("mean predicted probability: ● positives, ○ negatives", fontsize=NORMAL)
+    clean(axes)
+    _legend(figure, list(means))
+    return figure
+
+
+def roc_figure(labels: pd.DataFrame, scores: Mapping[str, pd.DataFrame]) -> Figure:
+    """ROC curve of every class, one line per loss. `labels` and each of `scores` have the same rows."""
+    figure, panels = _panels(labels, list(scores))
+    for name, axes in panels.items():
+        axes.plot([0, 1], [0, 1], color="#BBBBBB", linewidth=0.8)
+        _lines(axes, labels[name], {loss: frame[name] for loss, frame in scores.items()}, roc_curve)
+    figure.supxlabel("false positive rate", fontsize=NORMAL)
+    figure.supylabel("true positive rate", fontsize=NORMAL)
+    return figure
+
+
+def precision_recall_figure(labels: pd.DataFrame, scores: Mapping[str, pd.DataFrame]) -> Figure:
+    """Precision-recall curve of every class, one line per loss; grey: the class's share of positives."""
+    figure, panels = _panels(labels, list(scores))
+    for name, axes in panels.items():
+        axes.axhline(float(labels[name].mean()), color="#BBBBBB", linewidth=0.8)
+        curves = {loss: frame[name] for loss, frame in scores.items()}
+        _lines(axes, labels[name], curves, precision_recall_curve)
+    figure.supxlabel("recall", fontsize=NORMAL)
+    figure.supylabel("precision", fontsize=NORMAL)
+    return figure
+
+
+def differences_figure(differences: Mapping[str, Interval], metric: str, first: str) -> Figure:
+    """Difference of every loss to `first`, with its interval."""
+    names = [first, *differences]
+    figure = new_figure(0.32 * len(differences) + 1.0)
+    axes = figure.subplots()
+    axes.axvline(0, color="#888888", linewidth=0.8)
+    for place, (name, interval) in enumerate(differences.items()):
+        colour = styles(names)[name][0]
+        axes.plot([interval.low, interval.high], [place, place], color=colour, linewidth=2)
+        axes.plot(interval.value, place, "o", color=colour, markersize=6)
+    axes.set_yticks(range(len(differences)), list(differences))
+    axes.set_ylim(len(differences) - 0.5, -0.5)
+    axes.set_xlabel(f"{metric} minus that of {first}, 95 % interval over patients", fontsize=NORMAL)
+    axes.grid(axis="x", alpha=0.25)
+    clean(axes)
+    return figure
+
+
+def settings_figure(families: Mapping[str, pd.DataFrame]) -> Figure:
+    """One panel per column: its value for every setting (index), a colour per family."""
+    settings = list(next(iter(families.values())).index)
+    columns = list(next(iter(families.values())).columns)
+    figure = new_figure(0.32 * len(settings) + 1.2)
+    panels = figure.subplots(1, len(columns), sharey=True, squeeze=False)[0]
+    for axes, column in zip(panels, columns, strict=True):
+        for family, (colour, _) in styles(list(families)).items():
+            values = families[family][column].reindex(settings)
+            axes.plot(values, range(len(settings)), "o-", color=colour, linewidth=0.8, markersize=6)
+        axes.set_xlabel(column, fontsize=NORMAL)
+        axes.grid(axis="x", alpha=0.25)
+        clean(axes)
+    panels[0].set_yticks(range(len(settings)), settings)
+    panels[0].set_ylim(len(settings) - 0.5, -0.5)
+    _legend(figure, list(families))
+    return figure
+
+
+def roc_curve(positive: np.ndarray, score: np.ndarray) -> Curve:
+    """False and true positive rates (k,) from (0, 0) to (1, 1), at every distinct score."""
+    found, passed = _counts_above(positive, score)
+    negatives = np.arange(len(positive) + 1)[passed] - found
+    n_positive = positive.sum()
+    return negatives / (len(positive) - n_positive), found / n_positive
+
+
+def precision_recall_curve(positive: np.ndarray, score: np.ndarray) -> Curve:
+    """Recall and precision (k,) at every distinct score, the highest first."""
+    found, passed = _counts_above(positive, score)
+    return found[1:] / positive.sum(), found[1:] / passed[1:]
+
+
+def _counts_above(positive: np.ndarray, score: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Positives and rows at or above every distinct score, beginning with none."""
+    order = np.argsort(-score, kind="stable")
+    last_of_ties = np.append(np.flatnonzero(np.diff(score[order])), len(score) - 1)
+    passed = np.append(0, last_of_ties + 1)
+    return np.append(0, np.cumsum(positive[order]))[passed], passed
+
+
+def _panels(labels: pd.DataFrame, losses: Sequence[str]) -> tuple[Figure, dict[str, Axes]]:
+    """A panel for every class with both values, the most frequent first."""
+    both = [name for name in by_count(labels) if (labels[name] == 1).any() and (labels[name] == 0).any()]
+    columns = min(COLUMNS, len(both))
+    n_rows = -(-len(both) // columns)
+    figure = new_figure(PANEL_INCHES * n_rows + 0.9, max(WIDTH * columns / COLUMNS, 4))
+    grid = figure.subplots(n_rows, columns, sharex=True, sharey=True, squeeze=False)
+    panels = dict(zip(both, grid.flat, strict=False))
+    for name, axes in panels.items():
+        axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xticks=[0, 0.5, 1], yticks=[0, 0.5, 1])
+        axes.set_title(f"{readable(name)} ({int((labels[name] == 1).sum()):,})", fontsize=SMALL - 1)
+        axes.set_xticklabels(["0", ".5", "1"])
+        axes.set_yticklabels(["0", ".5", "1"])
+        clean(axes)
+    for axes in grid.flat[len(both) :]:
+        axes.set_visible(False)
+    _legend(figure, losses)
+    return figure, panels
+
+
+def _lines(
+    axes: Axes,
+    labels: pd.Series,
+    scores: Mapping[str, pd.Series],
+    curve: Callable[[np.ndarray, np.ndarray], Curve],
+) -> None:
+    known = labels.notna().to_numpy()
+    positive = labels.to_numpy()[known] == 1
+    for loss, (colour, dash) in styles(list(scores)).items():
+        x, y = curve(positive, scores[loss].to_numpy()[known])
+        shown = np.unique(np.linspace(0, len(x) - 1, MOST_POINTS).round().astype(int))
+        axes.plot(x[shown], y[shown], color=colour, linestyle=dash, linewidth=1.1)
+
+
+def _legend(figure: Figure, losses: Sequence[str]) -> None:
+    handles = [
+        Line2D([], [], color=colour, linestyle=dash, linewidth=2, label=loss)
+        for loss, (colour, dash) in styles(losses).items()
+    ]
+    figure.legend(handles=handles, loc="outside upper center", ncols=6, fontsize=NORMAL, frameon=False)

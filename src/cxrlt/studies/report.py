@@ -1,0 +1,131 @@
+"""What a study found, written down: CSV, Markdown and one HTML page."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import pandas as pd
+
+from cxrlt.artifacts import write_text
+from cxrlt.reports.study_page import PageTable, Section, write_study_page
+from cxrlt.studies.compare import TruthResult, compare, detectable
+from cxrlt.studies.draw import StudyFigures, draw
+from cxrlt.studies.plan import TUNING_SEED, Run, Study
+from cxrlt.studies.score import RunScore, Truth, score_run
+from cxrlt.studies.step_time import step_times
+from cxrlt.studies.tables import (
+    class_rows,
+    class_table,
+    markdown,
+    number,
+    number_table,
+    result_rows,
+    result_table,
+    run_rows,
+    sensitivity_rows,
+    write_csv,
+)
+from cxrlt.studies.tune import Tuned
+
+LEGEND = (
+    "Values are means ± standard deviations over seeds of pooled out-of-fold scores.",
+    "Differences have paired bootstrap intervals over patients. The verdict is higher or lower where the "
+    "interval leaves 0 out and the difference exceeds 1.96 SE, SE² = bootstrap variance + 2 s²/seeds, s² the "
+    "mean variance between seeds. It is not corrected for the number of comparisons.",
+    "Train − OOF: the same metric on as many rows that the models were trained on, minus that on the rows "
+    "left out.",
+    "Step time: a training step relative to the first row's, median ± half the interquartile range of "
+    "interleaved rounds.",
+    "Clipped: share of updates whose gradient was clipped. A learning rate marked lowest or highest lies at "
+    "the edge of those tried.",
+)
+
+
+def report(study: Study, runs: Sequence[Run], truths: Sequence[Truth], settings: Mapping[str, Tuned]) -> str:
+    """Score the finished runs and write every table and figure. Returns the tables as Markdown."""
+    times = step_times(study, [run for run in runs if run.seed == 0])
+    results = [_result(study, runs, truth) for truth in truths]
+    rows = [row for result in results for row in result_rows(study, result, runs, settings, times)]
+    folder, frame = study.results_dir, pd.DataFrame(rows)
+    write_csv(folder / "results.csv", rows)
+    write_csv(folder / "runs.csv", [row for result in results for row in run_rows(study, runs, result)])
+    write_csv(folder / "classes.csv", [row for result in results for row in class_rows(result)])
+    tables = {
+        result.truth.name: _tables(study, result, frame[frame["truth"] == result.truth.name])
+        for result in results
+    }
+    text = _markdown(study, results, tables)
+    write_text(folder / "results.md", text + "\n")
+    print("figures", flush=True)
+    _page(study, results, tables, draw(study, runs, results))
+    return f"{text}\n\nmore in {folder / 'report.html'}"
+
+
+def _result(study: Study, runs: Sequence[Run], truth: Truth) -> TruthResult:
+    print(f"score against {truth.name}", flush=True)
+    scores = {run.name: score_run(study, run, truth) for run in runs}
+    by_variant: dict[str, list[RunScore]] = {}
+    for run in runs:
+        by_variant.setdefault(run.variant.name, []).append(scores[run.name])
+    return TruthResult(truth, scores, compare(by_variant))
+
+
+def _tables(study: Study, result: TruthResult, own: pd.DataFrame) -> list[PageTable]:
+    tables = [PageTable(_detects(study, result), *result_table(own, result.metrics))]
+    if study.plan.ablation == "ral_sensitivity":
+        spread = number_table(sensitivity_rows(study, result))
+        tables.append(PageTable("How far the hyper-parameters move the score and the gap", *spread))
+    return tables
+
+
+def _detects(study: Study, result: TruthResult) -> str:
+    least = detectable(result.compared)
+    if math.isnan(least):
+        return "Nothing to compare with."
+    seeds = "" if study.plan.n_seeds > 1 else " One seed: the noise of seeds is not in it."
+    return (
+        f"Smallest {study.challenge.metric} difference that this design detects (80 % power, 5 % two-sided): "
+        f"{number(least)}.{seeds}"
+    )
+
+
+def _markdown(study: Study, results: Sequence[TruthResult], tables: Mapping[str, Sequence[PageTable]]) -> str:
+    blocks = [f"## {_title(study)}", _design(study)]
+    for result in results:
+        blocks.append(f"### Scored against {result.truth.name}")
+        for table in tables[result.truth.name]:
+            blocks += [table.caption, markdown(table.headings, table.rows)]
+    return "\n\n".join([*blocks, " ".join(LEGEND)])
+
+
+def _page(
+    study: Study,
+    results: Sequence[TruthResult],
+    tables: Mapping[str, Sequence[PageTable]],
+    figures: StudyFigures,
+) -> None:
+    sections = [Section("How it was done", (_design(study), *LEGEND))]
+    for result in results:
+        name = result.truth.name
+        classes = PageTable("Class by class, means over seeds", *class_table(result))
+        title = f"Scored against {name}"
+        sections.append(Section(title, tables=(*tables[name], classes), figures=figures.results[name]))
+    sections.append(Section("The losses", figures=figures.losses))
+    sections.append(Section("The labels", figures=figures.labels))
+    write_study_page(study.results_dir / "report.html", _title(study), sections)
+
+
+def _title(study: Study) -> str:
+    return f"{study.name} on {study.challenge.name}"
+
+
+def _design(study: Study) -> str:
+    recipe, plan = study.base, study.plan
+    name = plan.recipe or study.challenge.recipes[0]
+    folds = ", ".join(map(str, study.folds))
+    lrs = ", ".join(f"{recipe.optim.lr * rate:.3g}" for rate in sorted(set(plan.rates)))
+    return (
+        f"{name}: {recipe.model.backbone}, {recipe.data.size} px, {recipe.schedule.epochs} epochs; folds "
+        f"{folds} of {study.split.n_folds}, {plan.n_seeds} seeds. Learning rate (of {lrs}) "
+        f"and clipping were chosen per loss on fold {study.folds[0]} with seed {TUNING_SEED}, which is not "
+        "reported."
+    )
