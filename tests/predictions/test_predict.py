@@ -9,6 +9,7 @@ import torch
 from cxrlt.errors import UserError
 from cxrlt.folds.make import read_folds
 from cxrlt.inputs.images import ImageSource
+from cxrlt.predictions.evaluate import evaluate
 from cxrlt.predictions.predict import flips, load_model, predict, trained_folds
 from cxrlt.predictions.standardise import constants_of, read_constants
 from cxrlt.predictions.store import read_predictions
@@ -141,3 +142,16 @@ def test_pictures_of_the_fixture_are_what_the_classes_say(source):
     folder = source.workspace.inputs_dir("csv")
     brightest = [cv2.imread(str(folder / path), cv2.IMREAD_GRAYSCALE).max() for path in table["path"]]
     assert np.array_equal(np.array(brightest) == 220, table[["Disc", "Rare disc"]].any(axis=1))
+
+
+def test_with_one_class_per_row_a_trained_run_is_predicted_and_scored_on_no_scale_but_its_own(tmp_path):
+    source = make_tiny(tmp_path, n_patients=12, n_folds=2, task="single_label")
+    train(source, TrainPlan("model", tiny_recipe(**{"schedule.epochs": 1, "loss.name": "ce"})))
+    for path in predict(source, "model", "oof"):
+        constants = read_constants(path.parent, CLASSES, made_by="")
+        assert (constants.median == 0).all() and (constants.iqr == 1).all()
+    predict(source, "model", "dev")
+    for split in ("oof", "dev"):
+        evaluation = evaluate(source.challenge, source.workspace, "model", split, n_draws=5)
+        assert evaluation.n_rows == 24
+        assert 0 <= evaluation.overall.of("macro-F1").value <= 1

@@ -65,6 +65,15 @@ def test_classes_that_a_challenge_lacks_take_no_share_of_its_probabilities(singl
     np.testing.assert_allclose(frame, shares.loc[frame.index], rtol=1e-9)
 
 
+def test_a_multi_label_challenge_gets_the_probabilities_of_a_single_label_run(single):
+    target = replace(single.challenge, task="multi_label", metric="mAUROC")
+    frames = [
+        read(submit(challenge, single.workspace, "one", origin=single.challenge).csv_path)
+        for challenge in (single.challenge, target)
+    ]
+    pd.testing.assert_frame_equal(*frames)
+
+
 def test_a_file_scores_what_scikit_learn_says_and_what_evaluate_says(single, truth):
     path = submit(single.challenge, single.workspace, "one").csv_path
     evaluation = score_file(path, truth, single.challenge, single.workspace)
