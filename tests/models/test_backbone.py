@@ -140,6 +140,12 @@ def test_a_size_the_backbone_cannot_take_is_a_sentence():
         create_model(tiny(backbone="maxvit_tiny_tf_512"), 3, 80)
 
 
+def test_stochastic_depth_where_there_is_none_is_a_sentence():
+    assert create_model(tiny(backbone="densenet121"), 3, 32)
+    with pytest.raises(UserError, match=r"densenet121 has no stochastic depth: set model\.drop_path to 0"):
+        create_model(tiny(backbone="densenet121", drop_path=0.1), 3, 32)
+
+
 def test_licences_of_weights_are_shown():
     assert weights_licence(load_recipe("ral_convnextv2_base").model) == "cc-by-nc-4.0"
     assert "random" in weights_licence(tiny())

@@ -54,7 +54,8 @@ def create_model(cfg: ModelConfig, n_classes: int, size: int, channels: int = 1)
         hint = f" (did you mean {', '.join(near)}?)" if near else ""
         raise UserError(f"model.backbone {cfg.backbone!r} is not a timm model{hint}.")
     known = timm.get_pretrained_cfg(cfg.backbone)
-    options: dict[str, object] = {"drop_rate": cfg.drop_rate, "drop_path_rate": cfg.drop_path}
+    # timm leaves out what is None: not every backbone knows stochastic depth
+    options: dict[str, object] = {"drop_rate": cfg.drop_rate, "drop_path_rate": cfg.drop_path or None}
     if known is not None and known.fixed_input_size:
         options["img_size"] = size
     if isinstance(cfg.pretrained, Path):
@@ -63,6 +64,10 @@ def create_model(cfg: ModelConfig, n_classes: int, size: int, channels: int = 1)
         backbone = timm.create_model(
             cfg.backbone, pretrained=bool(cfg.pretrained), in_chans=channels, num_classes=n_classes, **options
         )
+    except TypeError as error:
+        if "drop_path_rate" not in str(error):
+            raise
+        raise UserError(f"{cfg.backbone} has no stochastic depth: set model.drop_path to 0.") from error
     except (AssertionError, ValueError) as error:
         raise _wrong_size(cfg, size, error) from error
     except (RuntimeError, OSError) as error:

@@ -120,9 +120,12 @@ def initial_model(job: FoldJob, loss: Loss) -> XRayModel:
     torch.manual_seed(seed_of(job.seed, job.fold))
     model = create_model(job.recipe.model, len(job.classes), job.recipe.data.size, job.channels)
     bias = model.classifier.bias
-    if bias is not None and job.recipe.loss.bias_start == "minimiser":
+    if bias is not None:
+        start = torch.zeros(len(job.classes))
+        if job.recipe.loss.bias_start == "minimiser":
+            start = population_minimiser(loss, torch.tensor(job.targets(job.train)))
         with torch.no_grad():
-            bias.copy_(population_minimiser(loss, torch.tensor(job.targets(job.train))))
+            bias.copy_(start)
     return model
 
 

@@ -1,0 +1,58 @@
+"""Every recipe that comes with the package, shrunk to a CPU by flags of `cxrlt train`."""
+
+import dataclasses
+
+import numpy as np
+import pandas as pd
+import pytest
+from safetensors.torch import load_file
+
+from cxrlt import cli
+from cxrlt.losses import loss_names
+from cxrlt.recipe import load_recipe, recipe_names
+from cxrlt.training.setup import initial_model, loss_of, training_set
+from cxrlt.training.train import TrainPlan, fold_jobs, train
+
+SMALL = ["--model.backbone", "resnet10t", "--model.pretrained", "False", "--data.size", "64"]
+
+
+def plan_of(name, *flags):
+    return TrainPlan(name, cli.parse(["train", name, *SMALL, *flags]).fields, folds=(0,))
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_recipe_trains_on_a_cpu_with_a_small_backbone(name, source, single_source):
+    single = load_recipe(name).loss.name in loss_names("single_label")
+    (job,) = train(single_source if single else source, plan_of(name, "--schedule.epochs", "1"))
+    log = pd.read_csv(job.run_dir / "log.csv")
+    assert np.isfinite(log["loss"]).all()
+    start = initial_model(job, loss_of(job)).state_dict()
+    weights = load_file(job.run_dir / "weights.safetensors")
+    moved = [not np.array_equal(start[key], value) for key, value in weights.items()]
+    assert np.mean(moved) > 0.9
+
+
+@pytest.mark.parametrize("name", ["lmf_efficientnetv2_s", "lmf_resnet50", "lmf_densenet121"])
+def test_the_lmf_recipes_train_on_radiographs_as_they_are(name, single_source):
+    recipe = plan_of(name).recipe
+    (job,) = fold_jobs(single_source, dataclasses.replace(plan_of(name), name=f"{name}-plain"))
+    dataset = training_set(job)
+    for row in range(len(dataset)):
+        image = dataset[(3, row)][0]
+        assert np.array_equal(image[0], job.cache[job.train.index[row]])
+    model = initial_model(job, loss_of(job))
+    assert (model.mean.item(), model.std.item()) == (0, 1)
+    assert not model.classifier.bias.any()
+    assert recipe.optim.clip_grad is None
+
+
+def test_the_swin_recipe_sees_the_central_224_of_256_pixels(source):
+    assert (
+        load_recipe("class_aware_swin_base").data.size,
+        load_recipe("class_aware_swin_base").data.cache_size,
+    ) == (224, 256)
+    flags = ["--data.augment.flip", "False", "--data.augment.rotate", "0"]
+    (job,) = fold_jobs(source, dataclasses.replace(plan_of("class_aware_swin_base", *flags), name="swin-cut"))
+    whole = job.cache[job.train.index[0]]
+    assert whole.shape == (73, 73)
+    assert np.array_equal(training_set(job)[(0, 0)][0][0], whole[4:68, 4:68])
