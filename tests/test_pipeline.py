@@ -1,12 +1,18 @@
 import zipfile
 from dataclasses import replace
+from pathlib import Path
 
+import cv2
+import numpy as np
 import pandas as pd
 import pytest
 
+from cxrlt.artifacts import Workspace, read_json
+from cxrlt.challenges import get_challenge
 from cxrlt.errors import UserError
 from cxrlt.folds.make import read_folds
 from cxrlt.inputs.images import ImageSource
+from cxrlt.inputs.phantom import make_demo
 from cxrlt.pipeline import Plan, run
 from cxrlt.recipe import save_recipe
 from cxrlt.submissions.validate import validate
@@ -96,3 +102,46 @@ def test_missing_images_stop_the_run_unless_it_is_told_to_go_on(tmp_path, capsys
     assert len(read_folds(source.challenge, source.workspace).frame) == 25
     assert "no submission, as images are missing" in capsys.readouterr().out
     assert not list((source.workspace.root / "submissions").rglob("submission.zip"))
+
+
+def put_coloured_discs(folder: Path, n: int) -> None:
+    """Red and green discs of the same grey on black, as classes of train; there is no dev and no test."""
+    rng = np.random.default_rng(0)
+    for name, colour in (("green", (0, 102, 0)), ("red", (0, 0, 200))):
+        (folder / "train" / name).mkdir(parents=True)
+        for number in range(n):
+            picture = np.zeros((32, 32, 3), np.uint8)
+            centre = tuple(int(place) for place in rng.integers(10, 22, 2))
+            cv2.circle(picture, centre, 8, colour, -1)
+            cv2.imwrite(str(folder / "train" / name / f"{number}.png"), picture)
+
+
+def test_a_folder_of_colours_without_dev_and_test_is_trained_and_scored(tmp_path, capsys):
+    workspace = Workspace(tmp_path)
+    inputs = workspace.inputs_dir("folder")
+    put_coloured_discs(inputs, 24)
+    (inputs / "challenge.yaml").write_text("channels: 3\n")
+    over = {"model.backbone": "test_resnet", "loss.name": "ce", "optim.lr": 2e-2, "schedule.epochs": 4}
+    save_recipe(tiny_recipe(**over), tmp_path / "colour.yaml")
+    source = ImageSource(get_challenge("folder", inputs), workspace)
+    run(source, Plan(recipes=(str(tmp_path / "colour.yaml"),), n_folds=2))
+    assert "macro-F1" in capsys.readouterr().out
+    folder = workspace.submission_dir("folder", "ensemble")
+    score = read_json(folder / "score.json", "cxrlt run")["oof"]["overall"]["metrics"]
+    assert score["macro-F1"]["value"] > 0.9
+    assert not list(folder.glob("submission*.zip"))
+
+
+def test_the_single_label_demo_goes_through_to_a_submission_of_probabilities_that_sum_to_one(
+    tmp_path, capsys
+):
+    workspace = Workspace(tmp_path)
+    make_demo(workspace.inputs_dir("demo-single"), 45, challenge="demo-single", workers=1)
+    save_recipe(tiny_recipe(**{"loss.name": "ce", "schedule.epochs": 1}), tmp_path / "one.yaml")
+    source = ImageSource(get_challenge("demo-single"), workspace)
+    run(source, Plan(recipes=(str(tmp_path / "one.yaml"),), n_folds=2))
+    assert "demo-single: already done" in capsys.readouterr().out
+    submission = pd.read_csv(workspace.submission_dir("demo-single", "ensemble") / "submission.csv")
+    classes = list(source.challenge.classes)
+    assert list(submission.columns) == ["dicom_id", *classes]
+    np.testing.assert_allclose(submission[classes].sum(axis=1), 1, atol=1e-4)
