@@ -1,4 +1,4 @@
-"""Probabilities of a sigmoid or a softmax together with their logarithms, none of which loses its tail."""
+"""Probabilities of a sigmoid or a softmax, and of being wrong, with their logarithms."""
 
 from typing import NamedTuple
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 class Probabilities(NamedTuple):
-    """p and 1 - p of every entry, and their logarithms; each (n, c) and exact to rounding."""
+    """p and 1 - p of every entry, and their logarithms: (n, c) each, finite, none taken from 1 - p near 0."""
 
     p: Tensor
     miss: Tensor
