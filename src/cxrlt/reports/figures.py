@@ -76,6 +76,7 @@ def _class_bars(axes: Axes, labels: pd.DataFrame, groups: Mapping[str, Sequence[
     axes.set_yticks(places, [readable(name) for name in positives.index])
     axes.set_ylim(len(places) - 0.4, -0.6)
     axes.set_xlim(left=0.8)
+    axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.set_xlabel("images", fontsize=NORMAL)
     clean(axes)
     axes.legend(
@@ -96,6 +97,7 @@ def _findings_bars(axes: Axes, labels: pd.DataFrame) -> None:
     axes.set_xlabel("findings per image", fontsize=NORMAL)
     axes.set_ylabel("images", fontsize=NORMAL)
     axes.margins(y=0.2)
+    axes.yaxis.set_major_formatter("{x:,.0f}")
     clean(axes)
 
 
@@ -116,8 +118,8 @@ def co_occurrence_figure(labels: pd.DataFrame) -> Figure:
     axes.set_xticks(ticks, words, rotation=90)
     axes.set_yticks(ticks, words)
     axes.tick_params(labelsize=SMALL, length=0)
-    axes.set_xlabel("… also shows", fontsize=NORMAL)
-    axes.set_ylabel("of the images with …, the share that", fontsize=NORMAL)
+    axes.set_xlabel("… the share that also shows", fontsize=NORMAL)
+    axes.set_ylabel("of the images that show …", fontsize=NORMAL)
     bar = figure.colorbar(image, ax=axes, shrink=0.7, ticks=[0, 0.02, 0.1, 0.25, 0.5, 1], format="{x:.0%}")
     bar.ax.tick_params(labelsize=SMALL)
     return figure

@@ -1,5 +1,6 @@
 """Figures that compare losses: one colour per loss in all of them."""
 
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -21,7 +22,7 @@ from cxrlt.reports.figures import (
 )
 from cxrlt.reports.palette import styles
 
-COLUMNS, PANEL_INCHES = 5, 1.62
+COLUMNS, PANEL_INCHES, TITLE_LETTERS = 5, 1.62, 25
 MOST_POINTS = 400  # of a curve: more are not seen
 LOWEST_LOSS = 1e-6
 
@@ -39,12 +40,14 @@ def loss_curves_figure(
     grid = figure.subplots(2, len(panel_titles), sharex=True, sharey="row", squeeze=False)
     for row, sign in enumerate(("positive", "negative")):
         for axes, (name, title) in zip(grid[row], panel_titles.items(), strict=True):
-            for loss, (colour, dash) in styles(list(curves)).items():
-                values = np.clip(curves[loss][name][row], LOWEST_LOSS, None)
-                axes.plot(p, values, color=colour, linestyle=dash, linewidth=1.5)
+            widths = np.linspace(2.6, 1.0, len(curves))  # so that lines on top of each other are both seen
+            for width, (loss, (colour, dash)) in zip(widths, styles(list(curves)).items(), strict=True):
+                values = curves[loss][name][row]
+                shown = np.where(values > LOWEST_LOSS, values, np.nan)
+                axes.plot(p, shown, color=colour, linestyle=dash, linewidth=width)
             axes.set_yscale("log")
             axes.grid(alpha=0.25)
-            axes.set_title(title if row == 0 else "", fontsize=NORMAL)
+            axes.set_title(title if row == 0 else "", fontsize=SMALL)
             clean(axes)
         grid[row][0].set_ylabel(f"loss of a {sign}", fontsize=NORMAL)
         grid[row][0].set_ylim(bottom=LOWEST_LOSS if row else 1e-4)
@@ -121,7 +124,7 @@ def differences_figure(differences: Mapping[str, Interval], metric: str, first: 
 
 
 def settings_figure(families: Mapping[str, pd.DataFrame]) -> Figure:
-    """One panel per column: its value for every setting (index), a colour per family."""
+    """One panel per column: its value for every setting (index), a colour per family; lines: the first."""
     settings = list(next(iter(families.values())).index)
     columns = list(next(iter(families.values())).columns)
     figure = new_figure(0.32 * len(settings) + 1.2)
@@ -129,7 +132,8 @@ def settings_figure(families: Mapping[str, pd.DataFrame]) -> Figure:
     for axes, column in zip(panels, columns, strict=True):
         for family, (colour, _) in styles(list(families)).items():
             values = families[family][column].reindex(settings)
-            axes.plot(values, range(len(settings)), "o-", color=colour, linewidth=0.8, markersize=6)
+            axes.axvline(values.iloc[0], color=colour, linewidth=0.8, alpha=0.6)
+            axes.plot(values, range(len(settings)), "o", color=colour, markersize=7)
         axes.set_xlabel(column, fontsize=NORMAL)
         axes.grid(axis="x", alpha=0.25)
         clean(axes)
@@ -169,12 +173,14 @@ def _panels(labels: pd.DataFrame, losses: Sequence[str]) -> tuple[Figure, dict[s
     figure = new_figure(PANEL_INCHES * n_rows + 0.9, max(WIDTH * columns / COLUMNS, 4))
     grid = figure.subplots(n_rows, columns, sharex=True, sharey=True, squeeze=False)
     panels = dict(zip(both, grid.flat, strict=False))
-    for name, axes in panels.items():
+    for place, (name, axes) in enumerate(panels.items()):
         axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xticks=[0, 0.5, 1], yticks=[0, 0.5, 1])
-        axes.set_title(f"{readable(name)} ({int((labels[name] == 1).sum()):,})", fontsize=SMALL - 1)
+        title = f"{readable(name)} ({int((labels[name] == 1).sum()):,})"
+        axes.set_title(textwrap.fill(title, TITLE_LETTERS), fontsize=SMALL - 1)
         axes.set_xticklabels(["0", ".5", "1"])
         axes.set_yticklabels(["0", ".5", "1"])
         clean(axes)
+        axes.tick_params(labelbottom=place + columns >= len(both))
     for axes in grid.flat[len(both) :]:
         axes.set_visible(False)
     _legend(figure, losses)
@@ -200,4 +206,7 @@ def _legend(figure: Figure, losses: Sequence[str]) -> None:
         Line2D([], [], color=colour, linestyle=dash, linewidth=2, label=loss)
         for loss, (colour, dash) in styles(losses).items()
     ]
-    figure.legend(handles=handles, loc="outside upper center", ncols=6, fontsize=NORMAL, frameon=False)
+    n_columns = len(handles) if len(handles) <= 5 else 4
+    figure.legend(
+        handles=handles, loc="outside upper center", ncols=n_columns, fontsize=NORMAL, frameon=False
+    )

@@ -1,16 +1,16 @@
-"""The colours of every figure: Okabe and Ito's for losses, Tol's for groups, apart to colour-blind eyes too."""
+"""The colours of every figure, chosen for colour-blind eyes: Okabe and Ito's for losses, Tol's for groups."""
 
 from collections.abc import Sequence
 
-BLACK, GREY, ORANGE, SKY, GREEN, BLUE, VERMILLION, PURPLE = COLOURS = (
+BLACK, ORANGE, BLUE, GREEN, PURPLE, SKY, VERMILLION, GREY = COLOURS = (
     "#000000",
-    "#8C8C8C",
     "#E69F00",
-    "#56B4E9",
-    "#009E73",
     "#0072B2",
-    "#D55E00",
+    "#009E73",
     "#CC79A7",
+    "#56B4E9",
+    "#D55E00",
+    "#8C8C8C",
 )
 LOSS_COLOURS = {
     "bce": BLACK,
@@ -18,17 +18,18 @@ LOSS_COLOURS = {
     "asl": ORANGE,
     "apl": GREEN,
     "hill": SKY,
-    "ral": VERMILLION,
-    "class_aware": BLUE,
-    "db": PURPLE,
+    "ral": BLUE,
+    "class_aware": PURPLE,
+    "db": VERMILLION,
     "ce": BLACK,
     "softmax_focal": GREY,
     "balanced_softmax": ORANGE,
     "ldam": GREEN,
     "ral_single": SKY,
-    "lmf": BLUE,
-    "logit_adjusted": PURPLE,
+    "lmf": PURPLE,
+    "logit_adjusted": VERMILLION,
 }
+"""The same for a loss in every figure; a study of both kinds gives a colour that is taken to the first."""
 GROUP_COLOURS = {"head": "#332288", "medium": "#44AA99", "tail": "#DDAA33"}
 NEGATIVES = "#D9D9D9"
 DASHES = ("-", "--", ":")

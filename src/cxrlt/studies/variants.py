@@ -16,7 +16,7 @@ DEFAULT_LOSSES = {
 }
 COSINE_HEAD = {"ldam"}
 """Losses whose authors ask for a head of cosines; they get one, the others keep the recipe's."""
-HILL, NO_HILL = "hill", "no-hill"
+HILL, NO_HILL = "with-hill", "no-hill"
 
 
 @dataclass(frozen=True)
