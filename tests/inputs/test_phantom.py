@@ -1,3 +1,4 @@
+import hashlib
 from pathlib import Path
 
 import cv2
@@ -8,7 +9,7 @@ import pytest
 from cxrlt.artifacts import sha256_of, write_json
 from cxrlt.challenges import get_challenge
 from cxrlt.errors import UserError
-from cxrlt.inputs.phantom import MARKER, METADATA, make_demo
+from cxrlt.inputs.phantom import MARKER, METADATA, PHANTOMS, make_demo, table
 from cxrlt.inputs.phantom_anatomy import SIZE
 from cxrlt.inputs.phantom_findings import CLASSES
 
@@ -82,6 +83,21 @@ def test_there_is_a_mask_for_everything_drawn(demo_dir: Path) -> None:
 def test_one_and_two_workers_give_the_same_bytes(demo_dir: Path, tmp_path: Path) -> None:
     make_demo(tmp_path / "demo", N_PATIENTS, workers=2)
     assert hashes(tmp_path / "demo") == hashes(demo_dir)
+
+
+@pytest.mark.parametrize(
+    ("challenge", "version", "sha256"),
+    [
+        ("demo", "1", "59cca5cfcfca471e8764a15b5383f150ea6b656b36aaac3e1f9820bf8b743a78"),
+        ("demo-single", "single-1", "9075ce54a33291a0d8427c5ac4e06a3be0b663b6d716bd1bbe0182e85306ba4e"),
+    ],
+)
+def test_a_version_is_bound_to_its_patients(challenge: str, version: str, sha256: str) -> None:
+    """Who changes what a seed gives has to change the version too, for numbers do not compare any more."""
+    phantom = PHANTOMS[challenge]
+    labels = table(phantom.draw_patients(N_PATIENTS, 0), "train", 0).to_csv(index=False)
+    assert phantom.version == version
+    assert hashlib.sha256(labels.encode()).hexdigest() == sha256
 
 
 def test_another_seed_gives_other_pictures(demo_dir: Path, tmp_path: Path) -> None:
