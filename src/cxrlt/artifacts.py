@@ -38,11 +38,22 @@ class Workspace:
         return self.folds_dir(challenge) / "folds.csv"
 
     def run_dir(self, challenge: str, name: str) -> Path:
-        """A trained model (fold0/, fold1/, … below it) or an ensemble (weights.json in it)."""
-        return self.folds_dir(challenge) / name
+        """A trained model (fold0/, fold1/, … below it) or an ensemble (weights.json in it).
+
+        A name with slashes is a path: study-losses/asl. Raises UserError for one that leads elsewhere.
+        """
+        folder = self.folds_dir(challenge)
+        if not Path(os.path.normpath(folder / name)).is_relative_to(folder) or Path(name) == Path():
+            raise UserError(f"A run cannot be called {name!r}: its folder would not be inside {folder}.")
+        return folder / name
 
     def submission_dir(self, challenge: str, name: str) -> Path:
         return self.root / "submissions" / challenge / name
+
+
+def name_of_run(run_dir: Path, challenge: str) -> str:
+    """The name that `Workspace.run_dir` made the folder from, slashes included."""
+    return run_dir.as_posix().rpartition(f"/folds/{challenge}/")[2]
 
 
 @contextmanager

@@ -106,7 +106,7 @@ def test_a_refit_predicts_dev_and_test_but_has_no_out_of_fold_rows(source):
 
 
 def test_a_run_that_is_not_there_names_the_command_that_trains_it(source):
-    with pytest.raises(UserError, match="cxrlt train absent --challenge csv"):
+    with pytest.raises(UserError, match="cxrlt train RECIPE --name absent --challenge csv"):
         predict(source, "absent", "oof")
 
 

@@ -10,6 +10,9 @@ from safetensors.torch import load_file
 
 from cxrlt.artifacts import read_json
 from cxrlt.errors import UserError
+from cxrlt.predictions.predict import predict
+from cxrlt.predictions.runs import read_oof
+from cxrlt.predictions.store import read_predictions
 from cxrlt.recipe import load_recipe
 from cxrlt.training import loop
 from cxrlt.training.setup import initial_model, loss_of
@@ -87,6 +90,29 @@ def test_another_config_under_the_same_name_is_refused_with_the_fields_that_diff
         train(source, TrainPlan("fixed", changed, folds=(0,)))
     with pytest.raises(UserError, match="seed: 0 -> 1"):
         train(source, TrainPlan("fixed", tiny_recipe(**{"schedule.epochs": 1}), folds=(0,), seed=1))
+
+
+def test_a_name_with_a_slash_is_a_folder_in_a_folder_for_training_and_prediction(source, capsys):
+    name = "study-losses/asl-seed0"
+    recipe = tiny_recipe(**{"loss.name": "asl", "schedule.epochs": 1})
+    (job,) = train(source, TrainPlan(name, recipe, folds=(1,)))
+    assert job.run_dir == source.workspace.folds_dir("csv") / "study-losses" / "asl-seed0" / "fold1"
+    assert read_json(job.run_dir / "run.json", made_by="")["name"] == name
+    (path,) = predict(source, name, "oof")
+    assert path == job.run_dir / "oof.parquet"
+    assert read_predictions(path, CLASSES)[1]["name"] == name
+    train(source, TrainPlan(name, recipe, folds=(1,)))
+    assert f"train {name} fold 1: already done" in capsys.readouterr().out
+    with pytest.raises(UserError, match=rf"cxrlt train RECIPE --name {name} --challenge csv --fold 0"):
+        read_oof(source.challenge, source.workspace, name)
+    with pytest.raises(UserError, match=r"'study-losses/absent'.*train RECIPE --name study-losses/absent "):
+        predict(source, "study-losses/absent", "oof")
+
+
+@pytest.mark.parametrize("name", ["../elsewhere", "a/../..", "/tmp/a", "", "."])
+def test_a_name_that_leads_out_of_the_folder_of_runs_is_refused(source, name):
+    with pytest.raises(UserError, match="A run cannot be called"):
+        train(source, TrainPlan(name, tiny_recipe(), folds=(0,)))
 
 
 def test_worker_count_does_not_make_another_run(source):

@@ -8,7 +8,7 @@ from accelerate import Accelerator
 from safetensors.torch import load_file
 
 import cxrlt
-from cxrlt.artifacts import read_json
+from cxrlt.artifacts import name_of_run, read_json
 from cxrlt.challenges.base import Challenge
 from cxrlt.errors import UserError
 from cxrlt.folds.make import Folds, read_folds
@@ -16,6 +16,7 @@ from cxrlt.inputs.cache import ImageCache
 from cxrlt.inputs.images import ImageSource
 from cxrlt.models.backbone import XRayModel, create_model
 from cxrlt.predictions.ensemble import predict_ensemble
+from cxrlt.predictions.runs import train_run_command
 from cxrlt.predictions.standardise import CONSTANTS, write_constants
 from cxrlt.predictions.store import read_predictions, write_predictions
 from cxrlt.predictions.weights import is_ensemble, read_weights
@@ -104,13 +105,13 @@ def trained_folds(run_dir: Path, folds: Folds, challenge: str) -> list[TrainedFo
         if identity["folds_sha256"] != folds.sha256:
             raise UserError(
                 f"{directory} was trained on another split than the folds.csv there is now. "
-                f"Train it anew: cxrlt train RECIPE --name {run_dir.name} --challenge {challenge} --force"
+                f"Train it anew: {train_run_command(run_dir, challenge)} --force"
             )
         found.append(TrainedFold(directory, load_recipe(None, directory / "config.yaml"), identity))
     if not found:
         raise UserError(
-            f"Nothing is trained under the name {run_dir.name!r} for {challenge}. "
-            f"Train it with: cxrlt train {run_dir.name} --challenge {challenge}"
+            f"Nothing is trained under the name {name_of_run(run_dir, challenge)!r} for {challenge}. "
+            f"Train it with: {train_run_command(run_dir, challenge)}"
         )
     return sorted(found, key=lambda unit: (unit.fold == REFIT, len(unit.fold), unit.fold))
 

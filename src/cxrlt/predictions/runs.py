@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from cxrlt.artifacts import Workspace
+from cxrlt.artifacts import Workspace, name_of_run
 from cxrlt.challenges.base import Challenge
 from cxrlt.errors import UserError, listing
 from cxrlt.folds.make import Folds, read_folds
@@ -76,7 +76,7 @@ def read_oof(challenge: Challenge, workspace: Workspace, name: str) -> Scores:
     if is_ensemble(run_dir):
         weights = _weights(run_dir, challenge, folds)
         members = [read_oof(challenge, workspace, member) for member in weights.used]
-        return _averaged(members, weights, run_dir)
+        return _averaged(members, weights, name)
     if (run_dir / REFIT).is_dir():
         raise UserError(f"{name} was fitted on all rows (--refit), so it has no out-of-fold predictions.")
     parts, raws, constants, epochs = [], [], [], set()
@@ -102,7 +102,7 @@ def read_split(challenge: Challenge, workspace: Workspace, name: str, split: str
     if is_ensemble(run_dir):
         weights = _weights(run_dir, challenge, folds)
         members = [read_split(challenge, workspace, member, split) for member in weights.used]
-        return _averaged(members, weights, run_dir)
+        return _averaged(members, weights, name)
     if (run_dir / REFIT).is_dir():
         logits, _ = _read_fold(run_dir, REFIT, split, challenge, folds)
         constants = constants_of(logits, challenge.task)
@@ -185,11 +185,11 @@ def weighted_mean(
     return total
 
 
-def _averaged(members: Sequence[Scores], weights: EnsembleWeights, run_dir: Path) -> Scores:
+def _averaged(members: Sequence[Scores], weights: EnsembleWeights, name: str) -> Scores:
     frame = weighted_mean(
         [member.frame for member in members],
         list(weights.used.values()),
-        f"the predictions of {run_dir.name}'s members",
+        f"the predictions of {name}'s members",
         "cxrlt predict MEMBER --force",
     )
     return Scores(frame, weights.constants, optimistic=any(member.optimistic for member in members))
@@ -198,16 +198,17 @@ def _averaged(members: Sequence[Scores], weights: EnsembleWeights, run_dir: Path
 def _weights(run_dir: Path, challenge: Challenge, folds: Folds) -> EnsembleWeights:
     weights = read_weights(run_dir, challenge)
     if weights.folds_sha256 != folds.sha256:
-        members = " ".join(weights.members)
+        members, name = " ".join(weights.members), name_of_run(run_dir, challenge.name)
         raise UserError(
-            f"{run_dir.name} was made on another split than the folds.csv there is now. Make it again with: "
-            f"cxrlt ensemble {run_dir.name} --members {members} --challenge {challenge.name} --force"
+            f"{name} was made on another split than the folds.csv there is now. Make it again with: "
+            f"cxrlt ensemble {name} --members {members} --challenge {challenge.name} --force"
         )
     return weights
 
 
 def _constants(run_dir: Path, fold: int, challenge: Challenge) -> Constants:
-    again = f"cxrlt predict {run_dir.name} --challenge {challenge.name} --split oof --force"
+    name = name_of_run(run_dir, challenge.name)
+    again = f"cxrlt predict {name} --challenge {challenge.name} --split oof --force"
     return read_constants(run_dir / f"fold{fold}", challenge.classes, again)
 
 
@@ -222,7 +223,8 @@ def _read_fold(
             f"{directory} is not trained. Train it with: {train_command(run_dir, fold, challenge.name)}"
         )
     if not path.is_file():
-        command = f"cxrlt predict {run_dir.name} --challenge {challenge.name} --split {split}"
+        name = name_of_run(run_dir, challenge.name)
+        command = f"cxrlt predict {name} --challenge {challenge.name} --split {split}"
         raise UserError(f"{path} does not exist. Make it with: {command}")
     logits, meta = read_predictions(path, challenge.classes)
     if meta.get("folds_sha256") != folds.sha256:
@@ -235,14 +237,21 @@ def _read_fold(
 
 def train_command(run_dir: Path, fold: int | str, challenge: str) -> str:
     """The command that trains one fold of a run."""
-    run = run_dir.name if run_dir.name in recipe_names() else f"RECIPE --name {run_dir.name}"
-    return f"cxrlt train {run} --challenge {challenge} " + ("--refit" if fold == REFIT else f"--fold {fold}")
+    which = "--refit" if fold == REFIT else f"--fold {fold}"
+    return f"{train_run_command(run_dir, challenge)} {which}"
+
+
+def train_run_command(run_dir: Path, challenge: str) -> str:
+    """The command that trains a run; its recipe is known only where the run is called after it."""
+    name = name_of_run(run_dir, challenge)
+    run = name if name in recipe_names() else f"RECIPE --name {name}"
+    return f"cxrlt train {run} --challenge {challenge}"
 
 
 def _require_ids(path: Path, ids: pd.Index, folds: Folds, fold: int, challenge: str) -> None:
     expected = folds.frame.index[folds.frame["fold"] == fold]
     missing, foreign = expected.difference(ids, sort=False), ids.difference(expected, sort=False)
-    name = path.parent.parent.name
+    name = name_of_run(path.parent.parent, challenge)
     again = f"Make it again with: cxrlt predict {name} --challenge {challenge} --split oof --force"
     if len(foreign):
         raise UserError(f"{path} holds rows that are not of fold {fold}: {listing(foreign)}. {again}")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cxrlt.artifacts import read_json, write_json
+from cxrlt.artifacts import name_of_run, read_json, write_json
 from cxrlt.challenges.base import Challenge
 from cxrlt.errors import UserError
 from cxrlt.predictions.standardise import Constants
@@ -47,7 +47,9 @@ def is_ensemble(run_dir: Path) -> bool:
 def read_weights(run_dir: Path, challenge: Challenge) -> EnsembleWeights:
     """The weights of an ensemble, summing to 1. Raises UserError if they are not usable numbers."""
     path = run_dir / WEIGHTS_FILE
-    again = f"cxrlt ensemble {run_dir.name} --members A B --challenge {challenge.name}"
+    again = (
+        f"cxrlt ensemble {name_of_run(run_dir, challenge.name)} --members A B --challenge {challenge.name}"
+    )
     values = read_json(path, again)
     missing = {*EnsembleWeights.__dataclass_fields__, "challenge"} - set(values)
     if missing or values["challenge"] != challenge.name:
