@@ -45,9 +45,9 @@ def apl_positive(z):
     return -mp.log(sigma(z)) - sigma(-z) + mp.mpf("1.25") * sigma(-z) ** 2
 
 
-def released_negative(p):
+def released_negative(p, epsilon=0):
     hill = (1.5 - p) * p**2 * (mp.mpf("0.5") + tau(p))
-    return hill * asl_negative(p)
+    return hill * (asl_negative(p) - epsilon * tau(p) ** 4 * (1 - tau(p)))
 
 
 def class_aware_negative(p, base):
@@ -95,7 +95,17 @@ FORMULAS = [
         lambda z: (1.5 - sigma(z)) * sigma(z) ** 2,
     ),
     (RobustAsymmetricLoss(), apl_positive, lambda z: (1.5 - sigma(z)) * asl_negative(sigma(z))),
+    (
+        RobustAsymmetricLoss(epsilon_neg=0.5),
+        apl_positive,
+        lambda z: (1.5 - sigma(z)) * (asl_negative(sigma(z)) - tau(sigma(z)) ** 5 / 2),
+    ),
     (RobustAsymmetricLoss("released"), apl_positive, lambda z: released_negative(sigma(z))),
+    (
+        RobustAsymmetricLoss("released", epsilon_neg=0.5),
+        apl_positive,
+        lambda z: released_negative(sigma(z), mp.mpf("0.5")),
+    ),
     (
         ClassAwareLoss(**COUNTS),
         lambda z: -(1 - A ** sigma(-z)) * mp.log(sigma(z)),

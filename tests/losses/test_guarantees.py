@@ -12,7 +12,6 @@ from loss_cases import (
     REDUCTIONS,
     Case,
     batch,
-    extreme_logits,
     uniform_labels,
     value_and_gradient,
 )
@@ -23,52 +22,12 @@ each_default = pytest.mark.parametrize("case", DEFAULTS, ids=str)
 
 
 @each_case
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
-def test_value_and_gradient_are_finite_for_every_logit_in_every_dtype(case, dtype):
-    logits = extreme_logits().to(dtype)
-    loss = case.make(reduction="sum")
-    soft = torch.full((len(logits), N_CLASSES), 1 / N_CLASSES)
-    for targets in (*uniform_labels(case, len(logits)), soft):
-        value, gradient = value_and_gradient(loss, logits, targets)
-        assert value.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
-        assert torch.isfinite(value)
-        assert gradient.dtype == dtype
-        assert torch.isfinite(gradient).all()
-
-
-@each_case
-def test_a_hopeless_positive_still_learns(case):
-    logits = torch.zeros(N_CLASSES, N_CLASSES).fill_diagonal_(-100)
-    _, gradient = value_and_gradient(case.make(reduction="sum"), logits, torch.eye(N_CLASSES))
-    assert (gradient.diagonal() < -1e-3).all()
-
-
-@each_case
-def test_autocast_does_not_change_value_or_gradient(case):
-    logits, loss = extreme_logits(), case.make()
-    for targets in uniform_labels(case, len(logits)):
-        outside = value_and_gradient(loss, logits, targets)
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            inside = value_and_gradient(loss, logits, targets)
-        assert inside[0].dtype == torch.float32
-        assert inside[0] == outside[0]
-        assert torch.equal(inside[1], outside[1])
-
-
-@each_case
 def test_a_batch_of_one_row_is_enough(case):
     logits, _ = batch(case, n=1)
     for targets in uniform_labels(case, 1):
         value, gradient = value_and_gradient(case.make(), logits, targets)
         assert torch.isfinite(value)
         assert torch.isfinite(gradient).all()
-
-
-@each_case
-def test_double_precision_differs_from_single_only_by_rounding(case):
-    logits, targets = batch(case)
-    loss = case.make()
-    assert torch.isclose(loss(logits.double(), targets).float(), loss(logits, targets), rtol=1e-4)
 
 
 @each_case
@@ -272,15 +231,3 @@ def test_a_wrong_shape_is_an_error_that_names_it(case):
     logits, targets = batch(case)
     with pytest.raises(ValueError, match=r"\(7, 3\)"):
         case.make()(logits, targets[:, :3])
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@each_case
-def test_a_gpu_gives_what_the_cpu_gives(case):
-    logits = extreme_logits()
-    for targets in uniform_labels(case, len(logits)):
-        value, gradient = value_and_gradient(case.make(), logits, targets)
-        with torch.autocast("cuda", dtype=torch.float16):
-            there, slope = value_and_gradient(case.make().cuda(), logits.cuda(), targets.cuda())
-        assert torch.isclose(there.cpu(), value, rtol=1e-4)
-        assert torch.allclose(slope.cpu(), gradient, rtol=1e-3, atol=1e-6)
