@@ -193,4 +193,5 @@ def test_deferred_weights_come_with_their_epoch_and_divide_the_sum():
         assert deferred(logits, ids) == expected(logits, ids)
         assert deferred.denominators(ids) == expected.denominators(ids)
     assert uniform.denominators(ids) == 6
+    assert LDAMLoss(reweight_epoch=0, **FIVE_COUNTS)(logits, ids) == effective(logits, ids)
     assert effective.denominators(ids) != 6
