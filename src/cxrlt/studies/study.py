@@ -8,6 +8,7 @@ from cxrlt.studies.report import report
 from cxrlt.studies.score import read_truths
 from cxrlt.studies.train import predict_runs, require_none_failed, train_runs
 from cxrlt.studies.tune import settings_of, tune
+from cxrlt.studies.workers import Workers
 
 
 def study_losses(source: ImageSource, plan: StudyPlan) -> str:
@@ -25,17 +26,18 @@ def study_losses(source: ImageSource, plan: StudyPlan) -> str:
     )
     truths = read_truths(study)
     source.folded(study.split.frame.index, study.base.data.cache_size)  # one process builds the cache
-    tuned, failures = tune(study)
-    settings = settings_of(tuned, study.variants)
-    runs = [
-        study.run(variant, seed, settings[variant.name].lr, settings[variant.name].clip_grad)
-        for variant in study.variants
-        if variant.name in settings
-        for seed in range(plan.n_seeds)
-    ]
-    failures |= train_runs(study, runs, study.folds, "train")
-    runs = _complete(study, runs)
-    failures |= predict_runs(study, runs)
+    with Workers(study.n_workers) as workers:
+        tuned, failures = tune(study, workers)
+        settings = settings_of(tuned, study.variants)
+        runs = [
+            study.run(variant, seed, settings[variant.name].lr, settings[variant.name].clip_grad)
+            for variant in study.variants
+            if variant.name in settings
+            for seed in range(plan.n_seeds)
+        ]
+        failures |= train_runs(study, workers, runs, study.folds, "train")
+        runs = _complete(study, runs)
+        failures |= predict_runs(study, workers, runs)
     runs = _predicted(runs, failures)
     first = study.variants[0].name
     comparable = any(run.variant.name == first for run in runs)

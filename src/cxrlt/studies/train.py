@@ -11,7 +11,7 @@ from cxrlt.inputs.images import ImageSource
 from cxrlt.predictions.predict import TrainedFold, flips, infer_fold, predict, trained_folds
 from cxrlt.predictions.store import write_predictions
 from cxrlt.studies.plan import Run, Study
-from cxrlt.studies.workers import Task, run_tasks
+from cxrlt.studies.workers import Task, Workers
 from cxrlt.training.setup import create_accelerator
 from cxrlt.training.train import train
 
@@ -19,17 +19,19 @@ SEEN = "seen.parquet"
 """Predictions of a fold's model for the rows of the next fold, which it was trained on."""
 
 
-def train_runs(study: Study, runs: Sequence[Run], folds: Sequence[int], title: str) -> dict[str, str]:
+def train_runs(
+    study: Study, workers: Workers, runs: Sequence[Run], folds: Sequence[int], title: str
+) -> dict[str, str]:
     """Train what is not trained yet. Returns what failed: "run fold" -> reason."""
     tasks = []
     for run, fold in study.todo(runs, folds):
         label = f"{run.name} fold {fold}"
         log = study.runs_dir / "logs" / f"{label.removeprefix(study.name + '/').replace('/', '-')}.log"
         tasks.append(Task(label, partial(train, study.source, run.plan(fold, study.plan.force)), log))
-    return run_tasks(tasks, study.n_workers, title)
+    return workers.run(tasks, title)
 
 
-def predict_runs(study: Study, runs: Sequence[Run]) -> dict[str, str]:
+def predict_runs(study: Study, workers: Workers, runs: Sequence[Run]) -> dict[str, str]:
     """Out-of-fold and seen rows of every run. Returns what failed: run -> reason."""
     tasks = [
         Task(
@@ -40,7 +42,7 @@ def predict_runs(study: Study, runs: Sequence[Run]) -> dict[str, str]:
         for run in runs
         if study.plan.force or not all(_is_predicted(study, run, fold) for fold in study.folds)
     ]
-    return run_tasks(tasks, study.n_workers, "predict")
+    return workers.run(tasks, "predict")
 
 
 def seen_fold(fold: int, n_folds: int) -> int:

@@ -14,6 +14,7 @@ from cxrlt.artifacts import write_json
 from cxrlt.studies.plan import TUNING_SEED, Run, Study
 from cxrlt.studies.train import train_runs
 from cxrlt.studies.variants import Variant
+from cxrlt.studies.workers import Workers
 
 CLIP_ON = 1.0  # where the recipe itself does not clip
 
@@ -37,7 +38,7 @@ class Tuned:
     trials: tuple[Trial, ...]
 
 
-def tune(study: Study) -> tuple[dict[str, Tuned], dict[str, str]]:
+def tune(study: Study, workers: Workers) -> tuple[dict[str, Tuned], dict[str, str]]:
     """The settings by their name (`Variant.tuning`), also written to tuned.json; and what failed.
 
     A setting whose training fails is a bad one; only a loss that fails in all of them is a failure.
@@ -48,11 +49,11 @@ def tune(study: Study) -> tuple[dict[str, Tuned], dict[str, str]]:
     fold, clip_on = study.folds[:1], study.base.optim.clip_grad or CLIP_ON
     lrs = [study.base.optim.lr * rate for rate in sorted(set(study.plan.rates))]
     runs = {name: [study.tuning_run(parent, lr, clip_on) for lr in lrs] for name, parent in parents.items()}
-    failures = train_runs(study, _flat(runs), fold, "tune")
+    failures = train_runs(study, workers, _flat(runs), fold, "tune")
     trials = {name: [_trial(study, run) for run in group] for name, group in runs.items()}
     best = {name: _best(tried) for name, tried in trials.items() if not _all_failed(tried)}
     unclipped = {name: study.tuning_run(parents[name], trial.lr, None) for name, trial in best.items()}
-    train_runs(study, list(unclipped.values()), fold, "tune without clipping")
+    train_runs(study, workers, list(unclipped.values()), fold, "tune without clipping")
     tuned = {
         name: _tuned([*trials[name], _trial(study, run)], best[name], lrs) for name, run in unclipped.items()
     }

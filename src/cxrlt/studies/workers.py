@@ -1,6 +1,5 @@
 """Many tasks in a few processes: quiet, each with a log of its own, and none stopped by another's failure."""
 
-import itertools
 import multiprocessing
 import os
 import signal
@@ -37,45 +36,62 @@ class _Outcome:
     failure: str | None
 
 
-def run_tasks(tasks: Sequence[Task], n_workers: int, title: str) -> dict[str, str]:
-    """Do every task, with a line for each. Returns what failed: label -> reason.
+class Workers:
+    """`n` processes that stay for all tasks of a `with` block; for n = 1 there is none but this one.
 
-    An interruption ends the workers, who lose no more than what came since their last checkpoints. Raises
-    UserError if a worker dies.
+    An interruption ends them, and they lose no more than what came since their last checkpoints.
     """
-    failures: dict[str, str] = {}
-    began = time.monotonic()
-    n_workers = min(n_workers, len(tasks))
-    done = (_do(task) for task in tasks) if n_workers <= 1 else _in_processes(tasks, n_workers)
-    for number, outcome in enumerate(done, start=1):
-        left = (time.monotonic() - began) / number * (len(tasks) - number)
-        result = f"failed: {outcome.failure}" if outcome.failure else f"{outcome.seconds:.0f} s"
-        print(f"{title} {number}/{len(tasks)} {outcome.label}: {result}; {_duration(left)} left", flush=True)
-        if outcome.failure:
-            failures[outcome.label] = outcome.failure
-    return failures
 
+    def __init__(self, n: int) -> None:
+        self.n = n
+        self._pool: ProcessPoolExecutor | None = None
 
-def _in_processes(tasks: Sequence[Task], n_workers: int) -> Iterator[_Outcome]:
-    context = multiprocessing.get_context("spawn")  # CUDA and the threads of torch do not survive a fork
-    gpus, devices = visible_gpus(), context.Queue()
-    for _, gpu in zip(range(n_workers), itertools.cycle(gpus or [""]), strict=False):
-        devices.put(gpu)
-    n_threads = max((os.cpu_count() or 1) // n_workers, 1)
-    with ProcessPoolExecutor(n_workers, context, _start, (devices, n_threads)) as pool:
+    def __enter__(self) -> "Workers":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(wait=False, cancel_futures=True)
+            for process in multiprocessing.active_children() if kind is not None else ():
+                process.terminate()
+
+    def run(self, tasks: Sequence[Task], title: str) -> dict[str, str]:
+        """Do every task, with a line for each. Returns what failed: label -> reason.
+
+        Raises UserError if a worker dies.
+        """
+        failures: dict[str, str] = {}
+        began = time.monotonic()
+        done = (_do(task) for task in tasks) if self.n == 1 else self._in_processes(tasks)
+        for number, outcome in enumerate(done, start=1):
+            left = (time.monotonic() - began) / number * (len(tasks) - number)
+            result = f"failed: {outcome.failure}" if outcome.failure else _duration(outcome.seconds)
+            line = f"{title} {number}/{len(tasks)} {outcome.label}: {result}"
+            print(f"{line}; {_duration(left)} left" if number < len(tasks) else line, flush=True)
+            if outcome.failure:
+                failures[outcome.label] = outcome.failure
+        return failures
+
+    def _in_processes(self, tasks: Sequence[Task]) -> Iterator[_Outcome]:
+        if tasks and self._pool is None:
+            self._pool = self._start_pool()
         try:
-            for future in as_completed([pool.submit(_do, task) for task in tasks]):
+            for future in as_completed([self._pool.submit(_do, task) for task in tasks]):
                 yield future.result()
         except BrokenProcessPool as error:
             raise UserError(
                 "A worker process died, perhaps for want of memory: the same command goes on, "
                 "with fewer --workers if it happens again."
             ) from error
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            for process in multiprocessing.active_children():
-                process.terminate()
-            raise
+
+    def _start_pool(self) -> ProcessPoolExecutor:
+        context = multiprocessing.get_context("spawn")  # CUDA and the threads of torch do not survive a fork
+        devices: Queue[str] = context.Queue()
+        gpus = visible_gpus()
+        for place in range(self.n):
+            devices.put(gpus[place % len(gpus)] if gpus else "")
+        n_threads = max((os.cpu_count() or 1) // self.n, 1)
+        return ProcessPoolExecutor(self.n, context, _start, (devices, n_threads))
 
 
 def _start(devices: "Queue[str]", n_threads: int) -> None:

@@ -1,0 +1,38 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from cxrlt.inputs.images import ImageSource
+from cxrlt.recipe import save_recipe
+from cxrlt.studies.plan import StudyPlan
+from cxrlt.studies.study import study_losses
+from tiny import make_tiny, tiny_recipe
+
+
+@pytest.fixture(scope="session")
+def source(tmp_path_factory) -> ImageSource:
+    """A tiny challenge with folds; studies of different tests go by different names."""
+    return make_tiny(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="session")
+def plan(tmp_path_factory) -> Callable[..., StudyPlan]:
+    """A study of one epoch in this process, on fold 0, unless said otherwise."""
+    recipe = tmp_path_factory.mktemp("recipe") / "tiny.yaml"
+    save_recipe(tiny_recipe(**{"schedule.epochs": 1}), recipe)
+
+    def make(**over: object) -> StudyPlan:
+        usual = {"recipe": str(recipe), "losses": ("bce", "asl"), "n_seeds": 1, "folds": (0,)}
+        return StudyPlan(**{**usual, "rates": (1.0,), "workers": 1, **over})
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def finished(source: ImageSource, plan: Callable[..., StudyPlan]) -> tuple[StudyPlan, Path, str]:
+    """A whole study with two seeds, three rates and a second truth: its plan, results and text."""
+    truth = source.workspace.inputs_dir("csv") / "train.csv"
+    whole = plan(n_seeds=2, folds=None, rates=(0.5, 1.0, 2.0), truths=(truth,))
+    text = study_losses(source, whole)
+    return whole, source.workspace.submission_dir("csv", "study-losses"), text
