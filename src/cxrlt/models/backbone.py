@@ -54,26 +54,9 @@ def create_model(cfg: ModelConfig, n_classes: int, size: int, channels: int = 1)
         hint = f" (did you mean {', '.join(near)}?)" if near else ""
         raise UserError(f"model.backbone {cfg.backbone!r} is not a timm model{hint}.")
     known = timm.get_pretrained_cfg(cfg.backbone)
-    # timm leaves out what is None: not every backbone knows stochastic depth
-    options: dict[str, object] = {"drop_rate": cfg.drop_rate, "drop_path_rate": cfg.drop_path or None}
-    if known is not None and known.fixed_input_size:
-        options["img_size"] = size
-    if isinstance(cfg.pretrained, Path):
-        options["pretrained_cfg_overlay"] = {"state_dict": _local_weights(cfg)}
-    try:
-        backbone = timm.create_model(
-            cfg.backbone, pretrained=bool(cfg.pretrained), in_chans=channels, num_classes=n_classes, **options
-        )
-    except TypeError as error:
-        if "drop_path_rate" not in str(error):
-            raise
-        raise UserError(f"{cfg.backbone} has no stochastic depth: set model.drop_path to 0.") from error
-    except (AssertionError, ValueError) as error:
-        raise _wrong_size(cfg, size, error) from error
-    except (RuntimeError, OSError) as error:
-        if not cfg.pretrained:
-            raise
-        raise UserError(_no_weights(cfg, error)) from error
+    fixed_size = known is not None and known.fixed_input_size
+    options: dict[str, object] = {"in_chans": channels, "num_classes": n_classes}
+    backbone = _create_backbone(cfg, size, options | ({"img_size": size} if fixed_size else {}))
     if cfg.head == "cosine":
         try:
             use_cosine_head(backbone)
@@ -81,7 +64,7 @@ def create_model(cfg: ModelConfig, n_classes: int, size: int, channels: int = 1)
             raise UserError(f"model.head cosine does not fit {cfg.backbone}: {error}.") from error
     model = XRayModel(backbone, channels, cfg.normalise)
     model = model.to(memory_format=torch.channels_last)  # faster on GPUs and CPUs alike
-    if "img_size" in options:
+    if fixed_size:
         _require_fit(model, cfg, size, channels)
     return model
 
@@ -94,6 +77,26 @@ def weights_licence(cfg: ModelConfig) -> str:
         return f"as stated by the source of {cfg.pretrained}"
     known = timm.get_pretrained_cfg(cfg.backbone)
     return (known and known.license) or "not stated by timm"
+
+
+def _create_backbone(cfg: ModelConfig, size: int, options: dict[str, object]) -> nn.Module:
+    """timm's model, its errors in words of the recipe."""
+    # timm leaves out what is None: not every backbone knows stochastic depth
+    options = options | {"drop_rate": cfg.drop_rate, "drop_path_rate": cfg.drop_path or None}
+    if isinstance(cfg.pretrained, Path):
+        options["pretrained_cfg_overlay"] = {"state_dict": _local_weights(cfg)}
+    try:
+        return timm.create_model(cfg.backbone, pretrained=bool(cfg.pretrained), **options)
+    except TypeError as error:
+        if "drop_path_rate" not in str(error):
+            raise
+        raise UserError(f"{cfg.backbone} has no stochastic depth: set model.drop_path to 0.") from error
+    except (AssertionError, ValueError) as error:
+        raise _wrong_size(cfg, size, error) from error
+    except (RuntimeError, OSError) as error:
+        if not cfg.pretrained:
+            raise
+        raise UserError(_no_weights(cfg, error)) from error
 
 
 def _require_fit(model: XRayModel, cfg: ModelConfig, size: int, channels: int) -> None:
