@@ -6,6 +6,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pandas as pd
+import torch
+from safetensors.torch import load_file
 
 from cxrlt.artifacts import Workspace
 from cxrlt.challenges import get_challenge
@@ -13,6 +15,7 @@ from cxrlt.challenges.base import Task
 from cxrlt.folds.make import make_folds
 from cxrlt.inputs.images import ImageSource
 from cxrlt.recipe import Recipe, load_recipe
+from cxrlt.training.job import FoldJob
 
 CLASSES = ["Disc", "Bar", "Rare disc"]
 SPEC = """
@@ -75,6 +78,16 @@ def tiny_recipe(**over: object) -> Recipe:
         section, name = key.split(".", 1) if "." in key else (None, key)
         (values[section] if section else values)[name] = value
     return Recipe.model_validate(values)
+
+
+def weights_of(job: FoldJob) -> dict[str, torch.Tensor]:
+    """What the finished fold was trained to."""
+    return load_file(job.run_dir / "weights.safetensors")
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    """Whether two sets of weights are equal to the last bit."""
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
 
 
 def _image(inputs: Path, rng: np.random.Generator, patient: int, view: str, task: Task) -> dict[str, object]:

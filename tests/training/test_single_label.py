@@ -5,14 +5,14 @@ import dataclasses
 import pandas as pd
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from cxrlt.errors import UserError
 from cxrlt.metrics import macro_metric
 from cxrlt.predictions.predict import predict
 from cxrlt.predictions.store import read_predictions
+from cxrlt.training import loop
 from cxrlt.training.train import TrainPlan, train
-from tiny import CLASSES, tiny_recipe
+from tiny import CLASSES, same, tiny_recipe, weights_of
 
 WEIGHTED = [
     {"loss.name": "ce", "loss.options": {"class_weights": "effective"}},
@@ -24,10 +24,6 @@ WEIGHTED = [
 def trained(source, name, **over):
     (job,) = train(source, TrainPlan(name, tiny_recipe(**over), folds=(0,)))
     return job
-
-
-def weights_of(job):
-    return load_file(job.run_dir / "weights.safetensors")
 
 
 @pytest.mark.parametrize("over", WEIGHTED, ids=lambda over: over["loss.name"])
@@ -67,8 +63,6 @@ def test_the_epochs_line_and_log_begin_with_the_challenges_own_metric(single_sou
 
 
 def test_the_best_epoch_is_the_best_by_the_challenges_own_metric(single_source, monkeypatch):
-    from cxrlt.training import loop
-
     kept = []
     real = loop.end_epoch
 
@@ -78,8 +72,8 @@ def test_the_best_epoch_is_the_best_by_the_challenges_own_metric(single_source, 
 
     monkeypatch.setattr(loop, "end_epoch", contrary)
     job = trained(single_source, "best-f1", **{"loss.name": "lmf", "predict.weights": "best"})
-    assert all(torch.equal(value, kept[0][key]) for key, value in weights_of(job).items())
-    assert not all(torch.equal(value, kept[1][key]) for key, value in weights_of(job).items())
+    assert same(weights_of(job), kept[0])
+    assert not same(weights_of(job), kept[1])
 
 
 def test_a_single_label_loss_on_a_multi_label_challenge_is_refused_before_any_fold_is_trained(source):
