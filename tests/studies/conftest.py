@@ -20,7 +20,7 @@ def source(tmp_path_factory) -> ImageSource:
 def plan(tmp_path_factory) -> Callable[..., StudyPlan]:
     """A study of one epoch in this process, on fold 0, unless said otherwise."""
     recipe = tmp_path_factory.mktemp("recipe") / "tiny.yaml"
-    save_recipe(tiny_recipe(**{"schedule.epochs": 1}), recipe)
+    save_recipe(tiny_recipe(**{"schedule.epochs": 1, "predict.study_mean": "off"}), recipe)
 
     def make(**over: object) -> StudyPlan:
         usual = {"recipe": str(recipe), "losses": ("bce", "asl"), "n_seeds": 1, "folds": (0,)}

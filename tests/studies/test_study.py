@@ -114,9 +114,8 @@ def test_one_more_loss_goes_on_from_what_is_there(source, plan):
 
 def test_another_recipe_is_not_mixed_in(source, plan):
     study_losses(source, plan(name="one-recipe"))
-    other = plan(name="one-recipe", rates=(1.0,))
     path = source.workspace.root / "other.yaml"
-    path.write_text(f"base: {other.recipe}\noptim: {{weight_decay: 0.2}}\n")
+    path.write_text(f"base: {plan().recipe}\noptim: {{weight_decay: 0.2}}\n")
     with pytest.raises(UserError, match=r"optim.weight_decay.*--name.*--force"):
         study_losses(source, plan(name="one-recipe", recipe=str(path)))
     study_losses(source, plan(name="one-recipe", recipe=str(path), force=True))

@@ -1,7 +1,6 @@
 """How long a training step takes with each loss, measured side by side."""
 
 import math
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from cxrlt.training.optimise import create_optimizer
 from cxrlt.training.setup import create_accelerator, initial_model, loss_of
 from cxrlt.training.train import fold_jobs
 
-WARM_UP, FEWEST, MOST, SECONDS = 2, 5, 40, 60.0  # rounds, and when there have been enough
+WARM_UP, FEWEST, MOST, SECONDS = 2, 7, 25, 30.0  # rounds, and when there have been enough
 
 
 @dataclass(frozen=True)
@@ -54,12 +53,13 @@ def measure(study: Study, runs: Sequence[Run]) -> list[StepTime]:
     """
     accelerator = create_accelerator(study.base)
     (first,) = fold_jobs(study.source, runs[0].plan(study.folds[0], force=False))  # clips for all or none
-    rows = first.train.index[: first.recipe.optim.max_batch_per_device]
+    optim = first.recipe.optim
+    rows = first.train.index[: min(optim.batch_size, optim.max_batch_per_device)]
     labels = torch.tensor(first.targets(first.train.loc[rows])).to(accelerator.device)
     images = _images(first, rows.tolist()).to(accelerator.device)
     steps = [_step_of(run, first, accelerator, images, labels) for run in runs]
     n_threads = torch.get_num_threads()
-    torch.set_num_threads(max((os.cpu_count() or 1) // study.n_workers, 1))  # as in training
+    torch.set_num_threads(1)  # more would wait for each other, and for whatever else runs here
     seconds = np.array(_rounds(steps)[WARM_UP:])
     torch.set_num_threads(n_threads)
     ratios = seconds / seconds[:, :1]

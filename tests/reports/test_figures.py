@@ -1,0 +1,119 @@
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib import colors
+from matplotlib.image import imread
+
+from cxrlt.metrics import Interval, auroc, average_precision
+from cxrlt.reports.figures import by_count, class_counts_figure, co_occurrence_figure, save_figure
+from cxrlt.reports.loss_figures import (
+    differences_figure,
+    loss_curves_figure,
+    mean_probability_figure,
+    precision_recall_curve,
+    precision_recall_figure,
+    roc_curve,
+    roc_figure,
+    settings_figure,
+)
+from cxrlt.reports.palette import COLOURS, GROUP_COLOURS, LOSS_COLOURS, styles
+
+RNG = np.random.default_rng(0)
+LABELS = pd.DataFrame(
+    {"Mass": [1, 1, 0, 0], "Lung_Opacity": [1, 1, 1, 0], "Never": [0.0] * 4, "No Finding": [0, 0, 0, 1]}
+)
+SCORES = {
+    name: pd.DataFrame(RNG.normal(size=LABELS.shape), columns=LABELS.columns) for name in ("bce", "ral")
+}
+
+
+def titles(figure):
+    return [axes.get_title() for axes in figure.axes if axes.get_visible()]
+
+
+def line_colours(axes):
+    return [colors.to_hex(line.get_color()) for line in axes.lines]
+
+
+def test_classes_stand_from_the_most_to_the_least_frequent():
+    assert by_count(LABELS) == ["Lung_Opacity", "Mass", "No Finding", "Never"]
+
+
+def test_counts_are_drawn_on_a_logarithmic_scale_in_the_colours_of_their_groups():
+    groups = {"head": ["Lung_Opacity"], "medium": ["Mass", "No Finding"], "tail": ["Never"]}
+    bars, findings = class_counts_figure(LABELS, groups).axes
+    assert bars.get_xscale() == "log"
+    widths = {colors.to_hex(bar.get_facecolor()): bar.get_width() for bar in bars.patches}
+    assert widths[GROUP_COLOURS["head"].lower()] == 3
+    assert bars.get_yticklabels()[0].get_text() == "Lung Opacity"
+    assert [bar.get_height() for bar in findings.patches] == [1, 1, 2]
+    assert findings.get_xticklabels()[0].get_text() == "no finding"
+
+
+def test_co_occurrence_is_the_share_of_a_rows_images():
+    (image,) = co_occurrence_figure(LABELS).axes[0].images
+    share = np.ma.filled(image.get_array(), np.nan)
+    assert share[0, 1] == pytest.approx(2 / 3)  # of three opacities two have a mass
+    assert share[1, 0] == 1
+    assert np.isnan(np.diag(share)).all()
+
+
+def test_every_class_with_both_values_has_a_panel_with_a_line_per_loss():
+    for figure in (roc_figure(LABELS, SCORES), precision_recall_figure(LABELS, SCORES)):
+        assert titles(figure) == ["Lung Opacity (3)", "Mass (2)", "No Finding (1)"]
+        for axes in figure.axes[:3]:
+            assert line_colours(axes)[1:] == [LOSS_COLOURS["bce"].lower(), LOSS_COLOURS["ral"].lower()]
+
+
+def test_curves_have_the_area_of_their_metric():
+    positive, score = RNG.random(300) < 0.2, RNG.normal(size=300).round(1)
+    x, y = roc_curve(positive, score)
+    assert (x[0], y[0], x[-1], y[-1]) == (0, 0, 1, 1)
+    assert np.sum(np.diff(x) * (y[1:] + y[:-1]) / 2) == pytest.approx(
+        auroc(positive[:, None], score[:, None])[0]
+    )
+    recall, precision = precision_recall_curve(positive, score)
+    area = np.sum(np.diff(np.append(0, recall)) * precision)
+    assert area == pytest.approx(average_precision(positive[:, None], score[:, None])[0])
+
+
+def test_losses_are_drawn_by_sign_and_class():
+    p = np.linspace(0.1, 0.9, 9)
+    curve = (-np.log(p), -np.log1p(-p))
+    figure = loss_curves_figure(p, {"bce": {"Mass": curve, "Rare": curve}}, {"Mass": "Mass", "Rare": "Rare"})
+    positive, rare, negative, _ = figure.axes
+    np.testing.assert_allclose(positive.lines[0].get_ydata(), curve[0])
+    np.testing.assert_allclose(negative.lines[0].get_ydata(), curve[1])
+    assert (positive.get_title(), rare.get_title(), negative.get_title()) == ("Mass", "Rare", "")
+
+
+def test_mean_probabilities_stand_at_their_class():
+    frame = pd.DataFrame({"positives": [0.7, 0.6], "negatives": [0.2, 0.1]}, index=["Mass", "Rare"])
+    (axes,) = mean_probability_figure({"bce": frame, "ral": frame}).axes
+    assert [list(line.get_xdata()) for line in axes.lines] == [[0.7, 0.6], [0.2, 0.1]] * 2
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["Mass", "Rare"]
+
+
+def test_differences_and_settings_show_every_row():
+    interval = Interval(0.01, -0.02, 0.03, 0)
+    (axes,) = differences_figure({"asl": interval, "ral": interval}, "mAP", "bce").axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["asl", "ral"]
+    frame = pd.DataFrame({"mAP": [0.2, 0.3], "gap": [0.1, 0.1]}, index=["paper", "clip0"])
+    panels = settings_figure({"with": frame, "without": frame}).axes
+    assert [axes.get_xlabel() for axes in panels] == ["mAP", "gap"]
+
+
+def test_a_loss_has_one_colour_everywhere_and_no_other_has_it():
+    for names in (["bce", "ral"], ["ral", "class_aware", "bce", "asl"], ["hill", "ral_single", "ral"]):
+        chosen = styles(names)
+        assert chosen["ral"] == (LOSS_COLOURS["ral"], "-")
+        assert len(set(chosen.values())) == len(names)
+    assert len(set(styles([f"variant {n}" for n in range(14)]).values())) == 14
+    assert not set(GROUP_COLOURS.values()) & set(COLOURS)
+
+
+def test_a_figure_is_a_png_of_150_dots_per_inch(tmp_path):
+    figure = co_occurrence_figure(LABELS)
+    save_figure(figure, tmp_path / "figures" / "co.png")
+    height, width = imread(tmp_path / "figures" / "co.png").shape[:2]
+    assert (width, height) == pytest.approx(figure.get_size_inches() * 150, abs=1)

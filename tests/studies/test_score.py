@@ -1,0 +1,91 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from cxrlt.errors import UserError
+from cxrlt.metrics import macro_metric
+from cxrlt.predictions.evaluate import evaluate
+from cxrlt.predictions.store import read_predictions, write_predictions
+from cxrlt.studies.plan import Run, Study
+from cxrlt.studies.score import read_logits, read_truths, score_run
+from cxrlt.studies.step_time import step_times
+from cxrlt.studies.train import SEEN, seen_fold
+
+
+@pytest.fixture(scope="module")
+def study(source, finished) -> Study:
+    return Study(source, finished[0])
+
+
+@pytest.fixture(scope="module")
+def run(study) -> Run:
+    return study.run(study.variants[1], 0, 1e-3, None)
+
+
+def test_seen_rows_are_those_of_another_fold_and_over_all_folds_the_left_out_ones(study, run):
+    assert [seen_fold(fold, 3) for fold in range(3)] == [1, 2, 0]
+    left_out, seen = read_logits(study, run), read_logits(study, run, seen=True)
+    assert set(left_out.index) == set(seen.index) == set(study.split.frame.index)
+    fold_of = study.split.frame["fold"]
+    assert (left_out["fold"] == fold_of.loc[left_out.index]).all()
+    assert (seen["fold"] != fold_of.loc[seen.index]).all()
+
+
+def test_a_run_scores_what_evaluate_gives_it_without_a_mean_over_studies(study, source, run):
+    own, again = read_truths(study)
+    score = score_run(study, run, own, n_draws=20)
+    evaluation = evaluate(study.challenge, source.workspace, run.name, n_draws=20)
+    assert not evaluation.study_mean
+    assert score.metrics["mAP"].value == pytest.approx(evaluation.overall.of("mAP").value)
+    np.testing.assert_array_equal(
+        score.metrics["mAP"].draws, score_run(study, run, again, 20).metrics["mAP"].draws
+    )
+    assert next(iter(score.metrics)) == study.challenge.metric
+
+
+def test_the_gap_is_zero_where_seen_rows_are_predicted_as_if_left_out(study, run, tmp_path):
+    own = read_truths(study)[0]
+    kept = {}
+    logits = read_logits(study, run).drop(columns="fold")
+    for fold in study.folds:
+        path = study.fold_dir(run, fold) / SEEN
+        kept[path] = path.read_bytes()
+        frame, meta = read_predictions(path, study.challenge.classes)
+        write_predictions(path, logits.loc[frame.index], meta)
+    try:
+        assert score_run(study, run, own, n_draws=2).gap == pytest.approx(0)
+    finally:
+        for path, content in kept.items():
+            path.write_bytes(content)
+    assert score_run(study, run, own, n_draws=2).gap != 0
+
+
+def test_one_fold_is_scored_alone(source, finished):
+    one = Study(source, finished[0].__class__(**{**vars(finished[0]), "folds": (2,)}))
+    run = one.run(one.variants[0], 1, 1e-3, None)
+    logits, own = read_logits(one, run), read_truths(one)[0]
+    assert set(one.split.frame.loc[logits.index, "fold"]) == {2}
+    labels = own.labels.loc[logits.index].to_numpy(float)
+    alone = macro_metric("mAP", labels, logits.drop(columns="fold").to_numpy())
+    assert score_run(one, run, own, n_draws=2).metrics["mAP"].value == pytest.approx(alone)
+
+
+def test_predictions_of_other_rows_are_refused(study, run):
+    path = study.fold_dir(run, 0) / "oof.parquet"
+    content = path.read_bytes()
+    frame, meta = read_predictions(path, study.challenge.classes)
+    write_predictions(path, frame.iloc[1:], meta)
+    try:
+        with pytest.raises(UserError, match=r"oof.parquet.*--force"):
+            read_logits(study, run)
+    finally:
+        path.write_bytes(content)
+
+
+def test_step_times_are_multiples_of_the_first_and_measured_once(study):
+    runs = [study.run(variant, 0, 1e-3, None) for variant in study.variants]
+    first = step_times(study, runs)
+    assert first["bce"].ratio == 1
+    assert first["asl"].ratio > 0
+    assert step_times(study, runs) == first
+    assert pd.Series({name: value.noise for name, value in first.items()}).ge(0).all()

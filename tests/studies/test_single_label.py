@@ -1,0 +1,24 @@
+import pandas as pd
+import pytest
+
+from cxrlt.studies.study import study_losses
+from tiny import make_tiny
+
+
+@pytest.fixture(scope="module")
+def single(tmp_path_factory):
+    return make_tiny(tmp_path_factory.mktemp("single"), task="single_label")
+
+
+def test_losses_of_both_kinds_are_compared_by_macro_f1(single, plan):
+    text = study_losses(single, plan(losses=("ce", "lmf", "ral")))
+    folder = single.workspace.submission_dir("csv", "study-losses")
+    results = pd.read_csv(folder / "results.csv")
+    assert list(results["variant"]) == ["ce", "lmf", "ral"]
+    assert "| loss | macro-F1 |" in text
+    classes = pd.read_csv(folder / "classes.csv")
+    assert {"F1", "precision", "recall"} <= set(classes.columns)
+    own = classes.query("variant == 'lmf'")
+    (row,) = results.query("variant == 'lmf'").to_dict("records")
+    assert row["macro-F1"] == pytest.approx(own["F1"].mean())
+    assert "F1 of class" in (folder / "report.html").read_text()

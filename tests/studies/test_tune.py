@@ -1,0 +1,67 @@
+import math
+
+import pandas as pd
+import pytest
+
+from cxrlt.studies.plan import Study
+from cxrlt.studies.train import train_runs
+from cxrlt.studies.tune import last_score, tune
+from cxrlt.studies.workers import Workers
+
+
+@pytest.fixture
+def study(source, plan) -> Study:
+    return Study(source, plan(name="tuned", losses=("bce",), rates=(0.5, 1.0, 2.0)))
+
+
+def pretend(study: Study, scores: dict[float, float]) -> None:
+    """Let the runs of the tuning end with these scores, by learning rate and clipping."""
+    (variant,) = study.variants
+    for (lr, clip), score in scores.items():
+        directory = study.fold_dir(study.tuning_run(variant, lr, clip), 0)
+        log = pd.read_csv(directory / "log.csv")
+        log.loc[len(log) - 1, "oof_mAP"] = score
+        log.to_csv(directory / "log.csv", index=False)
+
+
+def test_the_rate_is_chosen_with_clipping_and_then_tried_without(study):
+    with Workers(1) as workers:
+        tune(study, workers)
+        pretend(study, {(1e-3, 1.0): 0.9, (2e-3, 1.0): 0.2, (4e-3, 1.0): 0.1})
+        tuned, failures = tune(study, workers)
+        assert tuned["bce"].lr == 1e-3
+        assert tuned["bce"].edge == "lowest"
+        pretend(study, {(1e-3, None): 0.95})
+        assert tune(study, workers)[0]["bce"].clip_grad is None
+        pretend(study, {(1e-3, None): 0.85})
+        assert tune(study, workers)[0]["bce"].clip_grad == 1.0
+        pretend(study, {(2e-3, 1.0): 0.99})
+        again = tune(study, workers)[0]["bce"]
+    assert (again.lr, again.edge) == (2e-3, "")
+    assert not failures
+
+
+def test_a_setting_that_breaks_off_is_a_bad_one_and_no_failure(source, plan, monkeypatch):
+    study = Study(source, plan(name="breaks-off", losses=("bce",), rates=(1.0, 1e6)))
+    from cxrlt.training import loop
+
+    require = loop.require_finite
+
+    def diverged(loss, trainer):
+        return require(math.nan if trainer.job.recipe.optim.lr > 1 else loss, trainer)
+
+    monkeypatch.setattr(loop, "require_finite", diverged)
+    with Workers(1) as workers:
+        tuned, failures = tune(study, workers)
+    assert not failures
+    assert tuned["bce"].lr == 2e-3
+    assert [math.isnan(trial.score) for trial in tuned["bce"].trials] == [False, True, False]
+
+
+def test_the_score_is_the_last_epochs(study):
+    run = study.tuning_run(study.variants[0], 5e-3, 1.0)
+    assert math.isnan(last_score(study, run, 0))
+    with Workers(1) as workers:
+        train_runs(study, workers, [run], (0,), "train")
+    log = pd.read_csv(study.fold_dir(run, 0) / "log.csv")
+    assert last_score(study, run, 0) == log["oof_mAP"].iloc[-1]
