@@ -51,15 +51,7 @@ def draw(study: Study, runs: Sequence[Run], results: Sequence[TruthResult]) -> S
     shown = {run.variant.name for run in firsts}
     own = [run for run in runs if run.variant.name in shown]
     return StudyFigures(
-        labels=[
-            _save(
-                study,
-                "class_counts",
-                class_counts_figure(labels, study.challenge.groups),
-                "Positives and negatives of every class, and findings per image.",
-            ),
-            _save(study, "co_occurrence", co_occurrence_figure(labels), "Which findings come together."),
-        ],
+        labels=_labels(study, labels),
         losses=[_loss_curves(study, firsts)],
         results={
             result.truth.name: [
@@ -70,6 +62,16 @@ def draw(study: Study, runs: Sequence[Run], results: Sequence[TruthResult]) -> S
             for result in results
         },
     )
+
+
+def _labels(study: Study, labels: pd.DataFrame) -> list[PageFigure]:
+    counts = class_counts_figure(labels, study.challenge.groups)
+    caption = "Positives and negatives of every class, and findings per image."
+    figures = [_save(study, "class_counts", counts, caption)]
+    if study.challenge.task == "multi_label":
+        together = co_occurrence_figure(labels)
+        figures.append(_save(study, "co_occurrence", together, "Which findings come together."))
+    return figures
 
 
 def _loss_curves(study: Study, runs: Sequence[Run]) -> PageFigure:

@@ -51,9 +51,9 @@ class Workers:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self._pool is not None:
-            self._pool.shutdown(wait=False, cancel_futures=True)
             for process in multiprocessing.active_children() if kind is not None else ():
                 process.terminate()
+            self._pool.shutdown(cancel_futures=True)
 
     def run(self, tasks: Sequence[Task], title: str) -> dict[str, str]:
         """Do every task, with a line for each. Returns what failed: label -> reason.
