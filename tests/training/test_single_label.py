@@ -106,3 +106,11 @@ def test_a_network_of_three_channels_trains_and_predicts(single_source):
     assert weights_of(job)["backbone.stem.0.weight"].shape[1] == 3
     (path,) = predict(source, "colour", "oof")
     assert read_predictions(path, CLASSES)[0].notna().all(axis=None)
+
+
+def test_predictions_have_the_scale_that_the_loss_was_trained_at(single_source):
+    over = {"loss.name": "ldam", "model.head": "cosine", "loss.options": {"scale": 20}, "predict.tta": False}
+    trained(single_source, "scaled", **over)
+    (path,) = predict(single_source, "scaled", "oof")
+    largest = read_predictions(path, CLASSES)[0].abs().to_numpy().max()
+    assert 1 < largest <= 20  # 20 times a cosine

@@ -36,6 +36,8 @@ class Loss(nn.Module, ABC):
 
     task: ClassVar[Task]
     reduction: Reduction
+    logit_scale: float = 1.0
+    """What logits are to be multiplied by before they become probabilities."""
 
     def __init__(
         self,

@@ -24,7 +24,7 @@ class LDAMLoss(SingleLabelLoss):
 
     Traps: z is meant to be a cosine, the head normalised; on the logits of a plain linear head the scale 30
     makes gradients of up to 30 and a softmax without doubt, and training may diverge. Probabilities are
-    softmax(s z). max_margin = 0 and scale = 1 is cross-entropy.
+    softmax(s z), s = `logit_scale`. max_margin = 0 and scale = 1 is cross-entropy.
     """
 
     margin: Tensor
@@ -48,7 +48,7 @@ class LDAMLoss(SingleLabelLoss):
                 "class_weights='margins' needs max_margin > 0 and no reweight_epoch, "
                 "which brings effective-number weights"
             )
-        self.scale, self.reweight_epoch = scale, reweight_epoch
+        self.logit_scale, self.reweight_epoch = scale, reweight_epoch
         self.weighted = class_weights != "none" if reweight_epoch is None else reweight_epoch <= 0
         counts = positive_counts(shared.get("class_counts"))
         self.register_buffer("margin", margins(counts, max_margin).float(), persistent=False)
@@ -62,9 +62,9 @@ class LDAMLoss(SingleLabelLoss):
             self.weighted = epoch >= self.reweight_epoch
 
     def per_class(self, logits: Tensor) -> Tensor:
-        entry = softmax_probabilities(self.scale * logits)
+        entry = softmax_probabilities(self.logit_scale * logits)
         # the loss as a function of the odds against the class, which the margin multiplies by e^(s m)
-        loss = F.softplus(entry.log_miss - entry.log_p + self.scale * self.margin.to(logits))
+        loss = F.softplus(entry.log_miss - entry.log_p + self.logit_scale * self.margin.to(logits))
         return loss * self.class_weight.to(loss) if self.weighted else loss
 
     def normalisers(self) -> tuple[Tensor | None, ...]:

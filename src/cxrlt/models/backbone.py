@@ -23,6 +23,7 @@ class XRayModel(nn.Module):
 
     mean: Tensor
     std: Tensor
+    logit_scale: Tensor
 
     def __init__(self, backbone: nn.Module, channels: int = 1, normalise: bool = True) -> None:
         super().__init__()
@@ -33,9 +34,14 @@ class XRayModel(nn.Module):
             if channels == 1:
                 values = values.mean(dim=0, keepdim=True)
             self.register_buffer(name, values, persistent=False)
+        self.register_buffer("logit_scale", torch.ones(()))  # travels with the weights
 
     def forward(self, images: Tensor) -> Tensor:
         return self.backbone((images.float() / 255 - self.mean) / self.std)
+
+    def predict(self, images: Tensor) -> Tensor:
+        """Logits whose sigmoid or softmax are the probabilities, whatever scale the loss trained them at."""
+        return self.logit_scale * self(images).float()
 
     @property
     def classifier(self) -> nn.Linear | CosineLinear:
@@ -126,7 +132,8 @@ def _local_weights(cfg: ModelConfig) -> dict[str, Tensor]:
         raise UserError(
             f"model.pretrained: {path} holds no weights that can be read safely ({error})."
         ) from error
-    state = {key.removeprefix("backbone."): value for key, value in state.items()}
+    own = {key.removeprefix("backbone."): v for key, v in state.items() if key.startswith("backbone.")}
+    state = own or state  # a run's weights hold more than its backbone
     bare = timm.create_model(cfg.backbone, pretrained=False, in_chans=1, num_classes=0)
     missing = [key for key in bare.state_dict() if key not in state]
     if missing:

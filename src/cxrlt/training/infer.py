@@ -7,15 +7,16 @@ import pandas as pd
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from cxrlt.inputs.cache import ImageCache
 from cxrlt.inputs.dataset import XRayDataset, evaluation_loader
+from cxrlt.models.backbone import XRayModel
 
 
 def infer(
-    model: nn.Module,
+    model: XRayModel,
     cache: ImageCache,
     ids: list[str],
     classes: tuple[str, ...],
@@ -48,7 +49,7 @@ def infer(
     return pd.concat(frames).loc[ids].rename_axis("image_id")
 
 
-def _forward(model: nn.Module, images: Tensor, flip: bool, accelerator: Accelerator) -> Tensor:
+def _forward(model: XRayModel, images: Tensor, flip: bool, accelerator: Accelerator) -> Tensor:
     with accelerator.autocast():
-        logits = model(images).float()
-        return (logits + model(images.flip(-1)).float()) / 2 if flip else logits
+        logits = model.predict(images)
+        return (logits + model.predict(images.flip(-1))) / 2 if flip else logits

@@ -119,6 +119,7 @@ def initial_model(job: FoldJob, loss: Loss) -> XRayModel:
     """The recipe's model; its classifier bias, if it has one, starts where the loss is least on average."""
     torch.manual_seed(seed_of(job.seed, job.fold))
     model = create_model(job.recipe.model, len(job.classes), job.recipe.data.size, job.channels)
+    model.logit_scale.fill_(loss.logit_scale)
     bias = model.classifier.bias
     if bias is not None:
         start = torch.zeros(len(job.classes))
