@@ -6,10 +6,12 @@ import pytest
 
 from cxrlt.artifacts import read_json
 from cxrlt.errors import UserError
+from cxrlt.folds.make import make_folds
 from cxrlt.recipe import load_recipe
 from cxrlt.studies.plan import Study
 from cxrlt.studies.score import OWN_LABELS
 from cxrlt.studies.study import study_losses
+from tiny import make_tiny
 
 
 def fold_dirs(source, name):
@@ -121,6 +123,14 @@ def test_another_recipe_is_not_mixed_in(source, plan):
     study_losses(source, plan(name="one-recipe", recipe=str(path), force=True))
     (fold,) = fold_dirs(source, "one-recipe/asl-seed0")
     assert load_recipe(None, fold / "config.yaml").optim.weight_decay == 0.2
+
+
+def test_runs_of_another_split_are_not_mixed_in(plan, tmp_path):
+    own = make_tiny(tmp_path)
+    study_losses(own, plan())
+    make_folds(own.challenge, own.workspace, n_folds=3, seed=1, force=True)
+    with pytest.raises(UserError, match=r"another split.*--force"):
+        study_losses(own, plan())
 
 
 def test_a_loss_that_fails_is_named_at_the_end_and_the_others_are_compared(source, plan, monkeypatch):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from cxrlt.artifacts import read_json
 from cxrlt.challenges.base import Challenge
 from cxrlt.errors import UserError, listing
 from cxrlt.folds.make import Folds, read_folds
@@ -131,11 +132,13 @@ class Study:
         return self.source.workspace.run_dir(self.challenge.name, run.name) / f"fold{fold}"
 
     def is_trained(self, run: Run, fold: int) -> bool:
-        """Raises UserError if another recipe was trained in this run's place."""
+        """Raises UserError if another recipe, or another split, was trained in this run's place."""
         directory = self.fold_dir(run, fold)
-        if (directory / "config.yaml").is_file() and not self.plan.force:
+        if (directory / "run.json").is_file() and not self.plan.force:
             fields = differing_fields(load_recipe(None, directory / "config.yaml"), run.recipe)
             differing = [field for field in fields if not field.startswith(NOT_IDENTITY)]
+            if read_json(directory / "run.json", "--force")["folds_sha256"] != self.split.sha256:
+                differing.append("another split into folds")
             if differing:
                 raise UserError(
                     f"{directory} already holds another run ({'; '.join(differing)}). "

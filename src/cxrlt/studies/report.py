@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 
 from cxrlt.artifacts import write_text
+from cxrlt.recipe import run_name
 from cxrlt.reports.study_page import PageTable, Section, write_study_page
 from cxrlt.studies.compare import TruthResult, compare, detectable
 from cxrlt.studies.draw import StudyFigures, draw
@@ -120,7 +121,7 @@ def _title(study: Study) -> str:
 
 def _design(study: Study) -> str:
     recipe, plan = study.base, study.plan
-    name = plan.recipe or study.challenge.recipes[0]
+    name = run_name(plan.recipe or study.challenge.recipes[0])
     folds = ", ".join(map(str, study.folds))
     lrs = ", ".join(f"{recipe.optim.lr * rate:.3g}" for rate in sorted(set(plan.rates)))
     return (

@@ -114,7 +114,7 @@ def result_table(results: pd.DataFrame, metrics: Sequence[str]) -> tuple[list[st
                 row["verdict"] if isinstance(row["verdict"], str) else "",
                 signed(row["train_minus_oof"]),
                 f"{row['step_time']:.2f} ± {row['step_time_noise']:.2f}",
-                f"{row['clipped_share']:.0%}",
+                "–" if pd.isna(row["clip_grad"]) else f"{row['clipped_share']:.0%}",
                 f"{row['lr']:.3g}{edge}",
                 "off" if pd.isna(row["clip_grad"]) else f"{row['clip_grad']:g}",
             ]
