@@ -82,9 +82,20 @@ def test_losses_are_drawn_by_sign_and_class():
     curve = (-np.log(p), -np.log1p(-p))
     figure = loss_curves_figure(p, {"bce": {"Mass": curve, "Rare": curve}}, {"Mass": "Mass", "Rare": "Rare"})
     positive, rare, negative, _ = figure.axes
+    assert len(positive.lines) == 1
     np.testing.assert_allclose(positive.lines[0].get_ydata(), curve[0])
     np.testing.assert_allclose(negative.lines[0].get_ydata(), curve[1])
     assert (positive.get_title(), rare.get_title(), negative.get_title()) == ("Mass", "Rare", "")
+
+
+def test_a_loss_that_coincides_with_another_leaves_it_to_be_seen():
+    p = np.linspace(0.1, 0.9, 9)
+    curves = {
+        name: {"Mass": (-np.log(p), p * factor)} for name, factor in (("asl", 1), ("apl", 1), ("ral", 2))
+    }
+    positive, negative = loss_curves_figure(p, curves, {"Mass": "Mass"}).axes
+    assert [line.is_dashed() for line in positive.lines] == [False, True, True]
+    assert [line.is_dashed() for line in negative.lines] == [False, True, False]
 
 
 def test_mean_probabilities_stand_at_their_class():

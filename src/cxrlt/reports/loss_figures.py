@@ -40,11 +40,7 @@ def loss_curves_figure(
     grid = figure.subplots(2, len(panel_titles), sharex=True, sharey="row", squeeze=False)
     for row, sign in enumerate(("positive", "negative")):
         for axes, (name, title) in zip(grid[row], panel_titles.items(), strict=True):
-            widths = np.linspace(2.6, 1.0, len(curves))  # so that lines on top of each other are both seen
-            for width, (loss, (colour, dash)) in zip(widths, styles(list(curves)).items(), strict=True):
-                values = curves[loss][name][row]
-                shown = np.where(values > LOWEST_LOSS, values, np.nan)
-                axes.plot(p, shown, color=colour, linestyle=dash, linewidth=width)
+            _loss_lines(axes, p, {loss: by_class[name][row] for loss, by_class in curves.items()})
             axes.set_yscale("log")
             axes.grid(alpha=0.25)
             axes.set_title(title if row == 0 else "", fontsize=SMALL)
@@ -55,6 +51,17 @@ def loss_curves_figure(
         axes.set_xlabel("predicted probability", fontsize=NORMAL)
     _legend(figure, list(curves))
     return figure
+
+
+def _loss_lines(axes: Axes, p: np.ndarray, curves: Mapping[str, np.ndarray]) -> None:
+    """A line per loss; one that lies on top of others is dashed, so that those below show."""
+    drawn: list[np.ndarray] = []
+    for loss, (colour, dash) in styles(list(curves)).items():
+        below = sum(np.allclose(curves[loss], other, rtol=0.02, atol=LOWEST_LOSS) for other in drawn)
+        style = (0, (4, 4 * below)) if below else dash
+        shown = np.where(curves[loss] > LOWEST_LOSS, curves[loss], np.nan)
+        axes.plot(p, shown, color=colour, linestyle=style, linewidth=1.7)
+        drawn.append(curves[loss])
 
 
 def mean_probability_figure(means: Mapping[str, pd.DataFrame]) -> Figure:
