@@ -16,6 +16,7 @@ from cxrlt.challenges import challenge_names, get_challenge
 from cxrlt.challenges.base import Challenge
 from cxrlt.errors import UserError
 from cxrlt.recipe import Recipe, load_recipe, run_name
+from cxrlt.studies.flags import StudyPlan
 
 if TYPE_CHECKING:
     from cxrlt.inputs.images import ImageSource
@@ -322,44 +323,12 @@ class Study(Images):
     kind: Positional[Literal["losses"]]
     """What is compared."""
     challenge: Positional[str]
-    recipe: str | None = None
-    """A recipe's name or YAML file (default: the challenge's first); its loss is replaced."""
-    losses: tuple[str, ...] | None = None
-    """Names of losses; the first is what the others are compared with (default: the papers')."""
-    ablation: Literal["class_aware", "ral", "ral_sensitivity"] | None = None
-    """Instead of losses: one loss without each of its parts, or with other settings."""
-    seeds: int = 2
-    """How many trainings of each loss and fold."""
-    folds: tuple[int, ...] | None = None
-    """Which folds (default: every fold)."""
-    rates: tuple[float, ...] | None = None
-    """Factors on the recipe's learning rate to choose from (default: 1/3, 1 and 3)."""
-    truth: tuple[Path, ...] = ()
-    """Further CSV files of true labels of the training images to score against."""
-    workers: int | None = None
-    """Trainings side by side (default: one per visible GPU, else one per core)."""
-    name: str | None = None
-    """Name of the study (default: study-losses, or study- and the ablation)."""
-    force: bool = False
-    """Do again what is finished."""
+    plan: Annotated[StudyPlan, arg(name="")] = field(default_factory=StudyPlan)
 
     def run(self) -> None:
-        from cxrlt.studies.plan import RATES, StudyPlan
         from cxrlt.studies.study import study_losses
 
-        plan = StudyPlan(
-            recipe=self.recipe,
-            losses=self.losses,
-            ablation=self.ablation,
-            n_seeds=self.seeds,
-            folds=self.folds,
-            rates=self.rates or RATES,
-            truths=self.truth,
-            workers=self.workers,
-            name=self.name,
-            force=self.force,
-        )
-        print(study_losses(self.source(self.challenge), plan))
+        print(study_losses(self.source(self.challenge), self.plan))
 
 
 COMMANDS: dict[str, type[Folders]] = {

@@ -5,7 +5,7 @@ import pytest
 
 from cxrlt.inputs.images import ImageSource
 from cxrlt.recipe import save_recipe
-from cxrlt.studies.plan import StudyPlan
+from cxrlt.studies.flags import StudyPlan
 from cxrlt.studies.study import study_losses
 from tiny import make_tiny, tiny_recipe
 
@@ -23,7 +23,7 @@ def plan(tmp_path_factory) -> Callable[..., StudyPlan]:
     save_recipe(tiny_recipe(**{"schedule.epochs": 1, "predict.study_mean": "off"}), recipe)
 
     def make(**over: object) -> StudyPlan:
-        usual = {"recipe": str(recipe), "losses": ("bce", "asl"), "n_seeds": 1, "folds": (0,)}
+        usual = {"recipe": str(recipe), "losses": ("bce", "asl"), "seeds": 1, "folds": (0,)}
         return StudyPlan(**{**usual, "rates": (1.0,), "workers": 1, **over})
 
     return make
@@ -33,6 +33,6 @@ def plan(tmp_path_factory) -> Callable[..., StudyPlan]:
 def finished(source: ImageSource, plan: Callable[..., StudyPlan]) -> tuple[StudyPlan, Path, str]:
     """A whole study with two seeds, three rates and a second truth: its plan, results and text."""
     truth = source.workspace.inputs_dir("csv") / "train.csv"
-    whole = plan(n_seeds=2, folds=None, rates=(0.5, 1.0, 2.0), truths=(truth,))
+    whole = plan(seeds=2, folds=None, rates=(0.5, 1.0, 2.0), truth=(truth,))
     text = study_losses(source, whole)
     return whole, source.workspace.submission_dir("csv", "study-losses"), text

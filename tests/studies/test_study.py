@@ -164,7 +164,7 @@ def with_wrong_option(recipe):
         ({"losses": ("bce", "bce")}, "more than once"),
         ({"ablation": "ral"}, "leave --losses out"),
         ({"folds": (3,)}, "folds 0 to 2"),
-        ({"n_seeds": 0}, "--seeds"),
+        ({"seeds": 0}, "--seeds"),
         ({"rates": (1.0, -1.0)}, "--rates"),
     ],
 )
@@ -178,7 +178,7 @@ def test_a_truth_without_all_rows_is_refused(source, plan, tmp_path):
     truth = tmp_path / "short.csv"
     pd.read_csv(source.workspace.inputs_dir("csv") / "train.csv").iloc[1:].to_csv(truth, index=False)
     with pytest.raises(UserError, match=r"short.csv lacks rows"):
-        study_losses(source, plan(name="wrong", truths=(truth,)))
+        study_losses(source, plan(name="wrong", truth=(truth,)))
 
 
 def test_processes_find_what_this_one_finds(source, plan):

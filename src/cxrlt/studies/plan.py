@@ -14,29 +14,13 @@ from cxrlt.errors import UserError, listing
 from cxrlt.folds.make import Folds, read_folds
 from cxrlt.inputs.images import ImageSource
 from cxrlt.recipe import Recipe, differing_fields, load_recipe
-from cxrlt.studies.variants import DEFAULT_LOSSES, Ablation, Variant, ablation_variants, loss_variants
+from cxrlt.studies.flags import StudyPlan
+from cxrlt.studies.variants import DEFAULT_LOSSES, Variant, ablation_variants, loss_variants
 from cxrlt.training.job import NOT_IDENTITY, WEIGHTS
 from cxrlt.training.train import TrainPlan
 
 TUNING_SEED = 1000
 """The seed that learning rate and clipping are chosen on; its runs are not reported."""
-RATES = (1 / 3, 1.0, 3.0)
-
-
-@dataclass(frozen=True)
-class StudyPlan:
-    """The flags of `cxrlt study losses`. None means the challenge's own, or all of them."""
-
-    recipe: str | None = None
-    losses: tuple[str, ...] | None = None
-    ablation: Ablation | None = None
-    n_seeds: int = 2
-    folds: tuple[int, ...] | None = None
-    rates: tuple[float, ...] = RATES
-    truths: tuple[Path, ...] = ()
-    workers: int | None = None
-    name: str | None = None
-    force: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,13 +46,13 @@ class Study:
     def __post_init__(self) -> None:
         if self.plan.ablation and self.plan.losses:
             raise UserError("--ablation compares one loss with its own parts: leave --losses out.")
-        if self.plan.n_seeds < 1 or not self.plan.rates or min(self.plan.rates) <= 0:
+        if self.plan.seeds < 1 or not self.plan.rates or min(self.plan.rates) <= 0:
             raise UserError("--seeds must be at least 1 and every one of --rates above 0.")
         wrong = [fold for fold in self.folds if not 0 <= fold < self.split.n_folds]
         if wrong or not self.folds:
             last = self.split.n_folds - 1
             raise UserError(f"--folds {listing(wrong)}: {self.challenge.name} has folds 0 to {last}.")
-        missing = [path for path in self.plan.truths if not path.is_file()]
+        missing = [path for path in self.plan.truth if not path.is_file()]
         if missing:
             raise UserError(f"--truth: {listing(missing)} does not exist.")
 

@@ -82,7 +82,7 @@ def _detects(study: Study, result: TruthResult) -> str:
     least = detectable(result.compared)
     if math.isnan(least):
         return "Nothing to compare with."
-    seeds = "" if study.plan.n_seeds > 1 else " One seed: the noise of seeds is not in it."
+    seeds = "" if study.plan.seeds > 1 else " One seed: the noise of seeds is not in it."
     return (
         f"Smallest {study.challenge.metric} difference that this design detects (80 % power, 5 % two-sided): "
         f"{number(least)}.{seeds}"
@@ -126,7 +126,7 @@ def _design(study: Study) -> str:
     lrs = ", ".join(f"{recipe.optim.lr * rate:.3g}" for rate in sorted(set(plan.rates)))
     return (
         f"{name}: {recipe.model.backbone}, {recipe.data.size} px, {recipe.schedule.epochs} epochs; folds "
-        f"{folds} of {study.split.n_folds}, {plan.n_seeds} seeds. Learning rate (of {lrs}) "
+        f"{folds} of {study.split.n_folds}, {plan.seeds} seeds. Learning rate (of {lrs}) "
         f"and clipping were chosen per loss on fold {study.folds[0]} with seed {TUNING_SEED}, which is not "
         "reported."
     )

@@ -52,7 +52,7 @@ def read_truths(study: Study) -> list[Truth]:
     table = challenge.read("train", study.source.workspace.inputs_dir(challenge.name)).loc[rows]
     patients = table["patient"] if table["patient"].notna().all() else pd.Series(rows, rows)
     truths = [Truth(OWN_LABELS, table[list(challenge.classes)], patients)]
-    for path in study.plan.truths:
+    for path in study.plan.truth:
         labels = read_truth(path, challenge)
         missing = rows.difference(labels.index, sort=False)
         if len(missing):

@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 
 from cxrlt.inputs.images import ImageSource
-from cxrlt.studies.plan import Run, Study, StudyPlan
+from cxrlt.studies.flags import StudyPlan
+from cxrlt.studies.plan import Run, Study
 from cxrlt.studies.report import report
 from cxrlt.studies.score import read_truths
 from cxrlt.studies.train import predict_runs, require_none_failed, train_runs
@@ -17,9 +18,9 @@ def study_losses(source: ImageSource, plan: StudyPlan) -> str:
     Raises UserError, after everything else is done, for runs that failed.
     """
     study = Study(source, plan)
-    n_tuning, n_runs = len({v.tuning for v in study.variants}), len(study.variants) * plan.n_seeds
+    n_tuning, n_runs = len({v.tuning for v in study.variants}), len(study.variants) * plan.seeds
     print(
-        f"{study.name} on {study.challenge.name}: {len(study.variants)} variants, {plan.n_seeds} seeds, "
+        f"{study.name} on {study.challenge.name}: {len(study.variants)} variants, {plan.seeds} seeds, "
         f"folds {', '.join(map(str, study.folds))}: {n_runs * len(study.folds)} trainings and "
         f"{n_tuning * (len(set(plan.rates)) + 1)} more to tune, {study.n_workers} at a time",
         flush=True,
@@ -33,7 +34,7 @@ def study_losses(source: ImageSource, plan: StudyPlan) -> str:
             study.run(variant, seed, settings[variant.name].lr, settings[variant.name].clip_grad)
             for variant in study.variants
             if variant.name in settings
-            for seed in range(plan.n_seeds)
+            for seed in range(plan.seeds)
         ]
         failures |= train_runs(study, workers, runs, study.folds, "train")
         runs = _complete(study, runs)

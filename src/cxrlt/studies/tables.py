@@ -144,7 +144,7 @@ def sensitivity_rows(study: Study, result: TruthResult) -> list[Row]:
                     float(np.std(gaps, ddof=1)) if len(own) > 1 else math.nan
                 ),
                 f"{metric} sd of a mean over seeds": math.sqrt(
-                    np.mean([row.spreads[metric] ** 2 for row in own]) / study.plan.n_seeds
+                    np.mean([row.spreads[metric] ** 2 for row in own]) / study.plan.seeds
                 ),
             }
         )

@@ -2,13 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, get_args
 
 from cxrlt.errors import UserError
 from cxrlt.losses import loss_names
 from cxrlt.recipe import LossConfig, Recipe
+from cxrlt.studies.flags import Ablation
 
-Ablation = Literal["class_aware", "ral", "ral_sensitivity"]
 Option = float | bool | str | None
 DEFAULT_LOSSES = {
     "multi_label": ("bce", "asl", "ral", "class_aware"),
@@ -101,7 +100,3 @@ def _ral_sensitivity() -> tuple[Variant, ...]:
         for parent, fixed in parents.items()
         for change in changes
     )
-
-
-def ablations() -> tuple[str, ...]:
-    return get_args(Ablation)

@@ -1,0 +1,33 @@
+"""What can be asked of a study: the flags of `cxrlt study`, which the command line shows without torch."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+Ablation = Literal["class_aware", "ral", "ral_sensitivity"]
+
+
+@dataclass(frozen=True)
+class StudyPlan:
+    """None means the challenge's own, or all of them."""
+
+    recipe: str | None = None
+    """A recipe's name or YAML file (default: the challenge's first); its loss is replaced."""
+    losses: tuple[str, ...] | None = None
+    """Names of losses; the first is what the others are compared with (default: the papers')."""
+    ablation: Ablation | None = None
+    """Instead of losses: one loss without each of its parts, or with other settings."""
+    seeds: int = 2
+    """How many trainings of each loss and fold."""
+    folds: tuple[int, ...] | None = None
+    """Which folds (default: every fold)."""
+    rates: tuple[float, ...] = (1 / 3, 1.0, 3.0)
+    """Factors on the recipe's learning rate to choose from."""
+    truth: tuple[Path, ...] = ()
+    """Further CSV files of true labels of the training images to score against."""
+    workers: int | None = None
+    """Trainings side by side (default: one per visible GPU, else one per core)."""
+    name: str | None = None
+    """Name of the study (default: study-losses, or study- and the ablation)."""
+    force: bool = False
+    """Do again what is finished."""
