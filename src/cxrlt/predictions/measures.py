@@ -71,6 +71,15 @@ class Measured:
     draws: Mapping[str, Drawn]
 
 
+@dataclass(frozen=True)
+class Figures:
+    """Values and bootstrap draws of one set of rows: by class, of all classes, of each group's."""
+
+    by_class: ByClass
+    overall: Mapping[str, Drawn]
+    groups: Mapping[str, Mapping[str, Drawn]]
+
+
 def measure(
     challenge: Challenge,
     labels: np.ndarray,
@@ -79,6 +88,25 @@ def measure(
     n_draws: int,
     seed: int,
 ) -> Measured:
+    """As `draw_figures`, with intervals."""
+    figures = draw_figures(challenge, labels, scores, clusters, n_draws, seed)
+    both = has_both_values(labels)
+    groups = {
+        group: _macro_score(both & np.isin(challenge.classes, challenge.groups[group]), draws)
+        for group, draws in figures.groups.items()
+    }
+    classes = _class_scores(challenge, labels, figures.by_class)
+    return Measured(_macro_score(both, figures.overall), groups, classes, figures.overall)
+
+
+def draw_figures(
+    challenge: Challenge,
+    labels: np.ndarray,
+    scores: np.ndarray,
+    clusters: np.ndarray,
+    n_draws: int,
+    seed: int = 0,
+) -> Figures:
     """Figures of (n, c) labels (1, 0, NaN) and scores; `clusters` (n,) are drawn whole by the bootstrap.
 
     With one class per row scores are probabilities. Classes without both values are left out of means.
@@ -95,12 +123,11 @@ def measure(
             "precision": (found.precision, found.precision_draws),
             "recall": (found.recall, found.recall_draws),
         }
-    draws |= _class_means(by_class, both)
-    groups = {}
-    for group, names in challenge.groups.items():
-        chosen = both & np.isin(challenge.classes, names)
-        groups[group] = _macro_score(chosen, _class_means(by_class, chosen))
-    return Measured(_macro_score(both, draws), groups, _class_scores(challenge, labels, by_class), draws)
+    groups = {
+        group: _class_means(by_class, both & np.isin(challenge.classes, names))
+        for group, names in challenge.groups.items()
+    }
+    return Figures(by_class, draws | _class_means(by_class, both), groups)
 
 
 def has_both_values(labels: np.ndarray) -> np.ndarray:

@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from cxrlt.challenges.base import Challenge
+from cxrlt.challenges.base import Challenge, Task
 from cxrlt.errors import UserError, listing
-from cxrlt.metrics import Drawn, bootstrap, classification_bootstrap, macro, macro_metric
+from cxrlt.metrics import Drawn, macro_metric
+from cxrlt.predictions.measures import CLASS_MEANS, draw_figures, has_both_values
 from cxrlt.predictions.oof import oof_scores
 from cxrlt.predictions.scoring import N_DRAWS
 from cxrlt.predictions.store import read_predictions
@@ -18,8 +19,11 @@ from cxrlt.submissions.score import read_truth
 
 OWN_LABELS = "labels"
 """What the challenge's own training labels are called among the truths."""
-MULTI_LABEL = ("mAP", "mAUROC")
-SINGLE_LABEL = ("macro-F1", "balanced-accuracy", "accuracy", "mAUROC")
+METRICS: dict[Task, tuple[str, ...]] = {
+    "multi_label": ("mAP", "mAUROC"),
+    "single_label": ("macro-F1", "balanced-accuracy", "accuracy", "mAUROC"),
+}
+"""The columns of the table beside the challenge's own metric; the first is also shown group by group."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,7 @@ class Truth:
 class RunScore:
     """`metrics` in the order of the table, the challenge's first; `classes` has a row per class.
 
-    `gap` is how much better the first metric is on rows that each fold's model was trained on.
+    First of its columns is what the table's means are means of. `gap` is how much better the first metric is on rows that each fold's model was trained on.
     """
 
     metrics: dict[str, Drawn]
@@ -87,35 +91,14 @@ def score_run(study: Study, run: Run, truth: Truth, n_draws: int = N_DRAWS) -> R
     scores = pooled_scores(challenge, read_logits(study, run))
     labels = truth.labels.loc[scores.index].to_numpy(np.float64)
     patients = truth.patients.loc[scores.index].to_numpy(str)
-    measure = _multi_label if challenge.task == "multi_label" else _single_label
-    metrics, classes = measure(challenge, labels, scores.to_numpy(), patients, n_draws)
-    ordered = {challenge.metric: metrics[challenge.metric]} | metrics
-    return RunScore(ordered, classes, _gap(study, run, truth, scores))
-
-
-def _multi_label(
-    challenge: Challenge, labels: np.ndarray, scores: np.ndarray, patients: np.ndarray, n_draws: int
-) -> tuple[dict[str, Drawn], pd.DataFrame]:
-    drawn = bootstrap(np.where(_both(labels), labels, np.nan), scores, patients, n_draws)
-    metrics = {name: drawn.drawn(name) for name in MULTI_LABEL}
-    for group, names in challenge.groups.items():
-        metrics[f"{group} mAP"] = drawn.drawn("mAP", np.isin(challenge.classes, names))
-    return metrics, pd.DataFrame({"AP": drawn.ap, "AUROC": drawn.auroc}, index=list(challenge.classes))
-
-
-def _single_label(
-    challenge: Challenge, labels: np.ndarray, scores: np.ndarray, patients: np.ndarray, n_draws: int
-) -> tuple[dict[str, Drawn], pd.DataFrame]:
-    drawn = classification_bootstrap(labels, scores, patients, n_draws)
-    ranked = bootstrap(np.where(_both(labels), labels, np.nan), scores, patients, n_draws)
-    metrics = {name: drawn.drawn(name) for name in SINGLE_LABEL if name in drawn.values}
-    metrics |= {challenge.metric: drawn.drawn(challenge.metric)} if challenge.metric in drawn.values else {}
-    metrics["mAUROC"] = ranked.drawn("mAUROC")
-    for group, names in challenge.groups.items():
-        chosen = np.isin(challenge.classes, names)
-        metrics[f"{group} F1"] = Drawn(float(macro(drawn.f1[chosen])), macro(drawn.f1_draws[:, chosen]))
-    columns = {"F1": drawn.f1, "precision": drawn.precision, "recall": drawn.recall, "AUROC": ranked.auroc}
-    return metrics, pd.DataFrame(columns, index=list(challenge.classes))
+    figures = draw_figures(challenge, labels, scores.to_numpy(), patients, n_draws)
+    columns = METRICS[challenge.task]
+    metrics = {name: figures.overall[name] for name in dict.fromkeys([challenge.metric, *columns])}
+    metrics |= {f"{group} {columns[0]}": draws[columns[0]] for group, draws in figures.groups.items()}
+    by_class = {name: values for name, (values, _) in figures.by_class.items()}
+    classes = pd.DataFrame(by_class, index=list(challenge.classes))
+    classes.insert(0, CLASS_MEANS[columns[0]], classes.pop(CLASS_MEANS[columns[0]]))
+    return RunScore(metrics, classes, _gap(study, run, truth, scores))
 
 
 def _gap(study: Study, run: Run, truth: Truth, left_out: pd.DataFrame) -> float:
@@ -124,18 +107,13 @@ def _gap(study: Study, run: Run, truth: Truth, left_out: pd.DataFrame) -> float:
     seen = pooled_scores(challenge, read_logits(study, run, seen=True))
     labels = [truth.labels.loc[scores.index].to_numpy(np.float64) for scores in (seen, left_out)]
     if challenge.task == "multi_label":
-        shared = np.all([_both(part) for part in labels], axis=0)
+        shared = np.all([has_both_values(part) for part in labels], axis=0)
         labels = [np.where(shared, part, np.nan) for part in labels]
     on_seen, on_left_out = (
         macro_metric(challenge.metric, part, scores.to_numpy())
         for part, scores in zip(labels, (seen, left_out), strict=True)
     )
     return on_seen - on_left_out
-
-
-def _both(labels: np.ndarray) -> np.ndarray:
-    """Classes (c,) with positives and negatives: others have no score."""
-    return (labels == 1).any(axis=0) & (labels == 0).any(axis=0)
 
 
 def _stem(path: Path, before: list[Truth]) -> str:

@@ -3,10 +3,8 @@
 from collections.abc import Sequence
 from functools import partial
 
-import pandas as pd
-
 from cxrlt.errors import UserError
-from cxrlt.folds.make import read_folds
+from cxrlt.folds.make import Folds, read_folds
 from cxrlt.inputs.images import ImageSource
 from cxrlt.predictions.predict import TrainedFold, flips, infer_fold, predict, trained_folds
 from cxrlt.predictions.store import write_predictions
@@ -64,15 +62,16 @@ def _predict(source: ImageSource, name: str, force: bool) -> None:
     run_dir = source.workspace.run_dir(source.challenge.name, name)
     for unit in trained_folds(run_dir, folds, source.challenge.name):
         if force or not (unit.directory / SEEN).is_file():
-            rows = folds.frame.index[folds.frame["fold"] == seen_fold(int(unit.fold), folds.n_folds)]
-            _predict_seen(source, unit, rows)
+            _predict_seen(source, unit, folds)
 
 
-def _predict_seen(source: ImageSource, unit: TrainedFold, rows: pd.Index) -> None:
-    table, cache = source.folded(rows, unit.recipe.data.cache_size)
+def _predict_seen(source: ImageSource, unit: TrainedFold, folds: Folds) -> None:
+    rows = folds.frame.index[folds.frame["fold"] == seen_fold(int(unit.fold), folds.n_folds)]
+    table, cache = source.folded(folds.frame.index, unit.recipe.data.cache_size)
+    ids = table.index.intersection(rows, sort=False)
     accelerator = create_accelerator(unit.recipe)
     flip = flips(unit.recipe, source.challenge.classes)
-    logits = infer_fold(unit, cache, list(table.index), source.challenge, accelerator, flip, "seen rows")
+    logits = infer_fold(unit, cache, list(ids), source.challenge, accelerator, flip, "seen rows")
     meta = {key: str(value) for key, value in unit.identity.items()} | {"split": "seen"}
     write_predictions(unit.directory / SEEN, logits.reindex(rows), meta)
 
