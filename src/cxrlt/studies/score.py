@@ -39,7 +39,8 @@ class Truth:
 class RunScore:
     """`metrics` in the order of the table, the challenge's first; `classes` has a row per class.
 
-    First of its columns is what the table's means are means of. `gap` is how much better the first metric is on rows that each fold's model was trained on.
+    First of its columns is what the table's means are means of. `gap` is how much better the first metric is
+    on rows that each fold's model was trained on.
     """
 
     metrics: dict[str, Drawn]
