@@ -28,8 +28,8 @@ def test_every_recipe_trains_on_a_cpu_with_a_small_backbone(name, source, single
     assert np.isfinite(log["loss"]).all()
     start = initial_model(job, loss_of(job)).state_dict()
     weights = load_file(job.run_dir / "weights.safetensors")
-    moved = [not np.array_equal(start[key], value) for key, value in weights.items()]
-    assert np.mean(moved) > 0.9
+    still = [k for k, value in weights.items() if value.ndim > 1 and np.array_equal(start[k], value)]
+    assert still == []
 
 
 @pytest.mark.parametrize("name", ["lmf_efficientnetv2_s", "lmf_resnet50", "lmf_densenet121"])
