@@ -29,7 +29,7 @@ def test_a_study_trains_every_loss_seed_and_fold_and_every_setting_to_choose_fro
         for path in fold_dirs(source, "study-losses")
     ]
     reported = [name for name in names if not name.startswith("tuning")]
-    assert reported == [
+    assert [re.sub("-lr.*-clip[^-]*", "", name) for name in reported] == [
         f"{loss}-seed{seed}/fold{fold}" for loss in ("asl", "bce") for seed in (0, 1) for fold in (0, 1, 2)
     ]
     tuning = [name for name in names if name.startswith("tuning/asl")]
@@ -78,15 +78,16 @@ def test_reported_runs_have_the_setting_that_scored_best_and_no_seed_of_the_tuni
         assert [trial["lr"] for trial in clipped] == [1e-3, 2e-3, 4e-3]
         assert setting["lr"] == max(clipped, key=lambda trial: trial["score"])["lr"]
         assert setting["clip_grad"] == best["clip_grad"]
-        for fold in fold_dirs(source, f"study-losses/{loss}-seed1"):
+        folds = source.workspace.run_dir("csv", "study-losses").glob(f"{loss}-*-seed1/fold*")
+        for fold in list(folds) or pytest.fail("no such run"):
             optim = load_recipe(None, fold / "config.yaml").optim
             assert (optim.lr, optim.clip_grad) == (setting["lr"], setting["clip_grad"])
 
 
 def test_losses_differ_in_nothing_but_loss_rate_and_clipping(source, finished):
+    runs_dir = source.workspace.run_dir("csv", "study-losses")
     recipes = [
-        load_recipe(None, source.workspace.run_dir("csv", f"study-losses/{loss}-seed0/fold1/config.yaml"))
-        for loss in ("bce", "asl")
+        load_recipe(None, next(runs_dir.glob(f"{loss}-*-seed0/fold1/config.yaml"))) for loss in ("bce", "asl")
     ]
     first, second = (
         recipe.model_dump(exclude={"loss": {"name"}, "optim": {"lr", "clip_grad"}}) for recipe in recipes
@@ -121,8 +122,18 @@ def test_another_recipe_is_not_mixed_in(source, plan):
     with pytest.raises(UserError, match=r"optim.weight_decay.*--name.*--force"):
         study_losses(source, plan(name="one-recipe", recipe=str(path)))
     study_losses(source, plan(name="one-recipe", recipe=str(path), force=True))
-    (fold,) = fold_dirs(source, "one-recipe/asl-seed0")
-    assert load_recipe(None, fold / "config.yaml").optim.weight_decay == 0.2
+    path = next(source.workspace.run_dir("csv", "one-recipe").glob("asl-*-seed0/fold0/config.yaml"))
+    assert load_recipe(None, path).optim.weight_decay == 0.2
+
+
+def test_further_rates_go_on_from_what_is_there(source, plan):
+    study_losses(source, plan(name="wider", rates=(1.0,)))
+    before = changed(source, "wider")
+    text = study_losses(source, plan(name="wider", rates=(1.0, 50.0, 0.02)))
+    after = changed(source, "wider")
+    assert {path: after[path] for path in before} == before
+    assert sum("tuning" in str(path) for path in after) > sum("tuning" in str(path) for path in before)
+    assert "| asl |" in text
 
 
 def test_runs_of_another_split_are_not_mixed_in(plan, tmp_path):

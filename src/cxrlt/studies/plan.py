@@ -102,14 +102,13 @@ class Study:
         return self.source.workspace.submission_dir(self.challenge.name, self.name)
 
     def run(self, variant: Variant, seed: int, lr: float, clip_grad: float | None) -> Run:
-        """A reported run."""
-        name = f"{self.name}/{variant.name}-seed{seed}"
+        """A reported run; its name holds the setting, so that one chosen from further rates has another."""
+        name = f"{self.name}/{variant.name}-{_setting(lr, clip_grad)}-seed{seed}"
         return Run(variant, seed, name, variant.recipe(self.base, lr, clip_grad))
 
     def tuning_run(self, variant: Variant, lr: float, clip_grad: float | None) -> Run:
         """A run that only chooses: its first fold is its only one."""
-        clip = "off" if clip_grad is None else f"{clip_grad:g}"
-        name = f"{self.name}/tuning/{variant.tuning}-lr{lr:.3g}-clip{clip}"
+        name = f"{self.name}/tuning/{variant.tuning}-{_setting(lr, clip_grad)}"
         return Run(variant, TUNING_SEED, name, variant.recipe(self.base, lr, clip_grad))
 
     def fold_dir(self, run: Run, fold: int) -> Path:
@@ -135,3 +134,7 @@ class Study:
         every = [(run, fold) for run in runs for fold in folds]
         trained = [self.is_trained(run, fold) for run, fold in every]  # all are looked at before any is begun
         return [unit for unit, done in zip(every, trained, strict=True) if self.plan.force or not done]
+
+
+def _setting(lr: float, clip_grad: float | None) -> str:
+    return f"lr{lr:g}-clip" + ("off" if clip_grad is None else f"{clip_grad:g}")
