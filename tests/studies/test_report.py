@@ -63,9 +63,9 @@ def test_curves_of_cross_entropy_are_its_formula():
         np.testing.assert_allclose(negative, -np.log1p(-P) + lift, atol=1e-9)
 
 
-def test_a_scale_makes_probabilities_of_scaled_logits():
+def test_curves_are_over_the_probabilities_of_scaled_logits():
     loss = create_loss(
         "ldam", classes=list(COUNTS), class_counts=COUNTS, n_samples=1000, max_margin=0.0, scale=30
     )
-    positive, _ = loss_curve(loss, 2, P, 3, scale=30)
+    positive, _ = loss_curve(loss, 2, P, 3)
     torch.testing.assert_close(torch.tensor(positive), torch.tensor(-np.log(P)))

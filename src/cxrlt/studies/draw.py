@@ -9,8 +9,7 @@ import torch
 from matplotlib.figure import Figure
 
 from cxrlt.challenges.base import Challenge
-from cxrlt.losses import LDAMLoss, Loss
-from cxrlt.losses.singlelabel import SingleLabelLoss
+from cxrlt.losses import Loss, SingleLabelLoss
 from cxrlt.predictions.probabilities import probabilities
 from cxrlt.reports.figures import by_count, class_counts_figure, co_occurrence_figure, readable, save_figure
 from cxrlt.reports.loss_figures import (
@@ -81,10 +80,8 @@ def _loss_curves(study: Study, runs: Sequence[Run]) -> PageFigure:
     curves = {}
     for run in runs:
         loss = loss_of(replace(job, recipe=run.recipe))
-        cosines = isinstance(loss, LDAMLoss) and run.recipe.model.head == "cosine"
-        scale = loss.scale if cosines else 1.0
         curves[run.variant.name] = {
-            name: loss_curve(loss, job.classes.index(name), P, len(job.classes), scale) for name in examples
+            name: loss_curve(loss, job.classes.index(name), P, len(job.classes)) for name in examples
         }
     titles = {
         name: f"{readable(name)}\n({group}, {counts[name] / len(job.train):.1%})"
@@ -98,11 +95,11 @@ def _loss_curves(study: Study, runs: Sequence[Run]) -> PageFigure:
     return _save(study, "loss_curves", loss_curves_figure(P, curves, titles), caption)
 
 
-def loss_curve(loss: Loss, place: int, p: np.ndarray, n_classes: int, scale: float = 1.0) -> Curve:
+def loss_curve(loss: Loss, place: int, p: np.ndarray, n_classes: int) -> Curve:
     """Loss of a positive and of a negative of class `place` predicted with probability `p` (n,).
 
     Of a softmax loss: all other classes share 1 - p evenly; a negative's loss is the mean over them as the
-    label, minus what it is at the smallest p. `scale` is what the loss multiplies logits by beforehand.
+    label, minus what it is at the smallest p.
     """
     odds = torch.logit(torch.from_numpy(p))
     logits = torch.zeros(len(p), n_classes, dtype=torch.float64)
@@ -110,7 +107,7 @@ def loss_curve(loss: Loss, place: int, p: np.ndarray, n_classes: int, scale: flo
         if not isinstance(loss, SingleLabelLoss):
             logits[:, place] = odds
             return loss.positive(logits)[:, place].numpy(), loss.negative(logits)[:, place].numpy()
-        logits[:, place] = (odds + np.log(n_classes - 1)) / scale
+        logits[:, place] = (odds + np.log(n_classes - 1)) / loss.logit_scale
         of_label = loss.per_class(logits).numpy()
         others = np.delete(of_label, place, axis=1).mean(axis=1)
         return of_label[:, place], others - others[0]
