@@ -2,6 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from cxrlt.artifacts import read_json
 from cxrlt.errors import UserError
 from cxrlt.metrics import macro_metric
 from cxrlt.predictions.evaluate import evaluate
@@ -17,9 +18,16 @@ def study(source, finished) -> Study:
     return Study(source, finished[0])
 
 
+def chosen(study, place, seed) -> Run:
+    """A finished run, with the setting it was tuned to."""
+    variant = study.variants[place]
+    setting = read_json(study.results_dir / "tuned.json", "")["settings"][variant.name]
+    return study.run(variant, seed, setting["lr"], setting["clip_grad"])
+
+
 @pytest.fixture(scope="module")
 def run(study) -> Run:
-    return study.run(study.variants[1], 0, 1e-3, None)
+    return chosen(study, 1, 0)
 
 
 def test_seen_rows_are_those_of_another_fold_and_over_all_folds_the_left_out_ones(study, run):
@@ -62,7 +70,7 @@ def test_the_gap_is_zero_where_seen_rows_are_predicted_as_if_left_out(study, run
 
 def test_one_fold_is_scored_alone(source, finished):
     one = Study(source, finished[0].__class__(**{**vars(finished[0]), "folds": (2,)}))
-    run = one.run(one.variants[0], 1, 1e-3, None)
+    run = chosen(one, 0, 1)
     logits, own = read_logits(one, run), read_truths(one)[0]
     assert set(one.split.frame.loc[logits.index, "fold"]) == {2}
     labels = own.labels.loc[logits.index].to_numpy(float)
@@ -83,7 +91,7 @@ def test_predictions_of_other_rows_are_refused(study, run):
 
 
 def test_step_times_are_multiples_of_the_first_and_measured_once(study):
-    runs = [study.run(variant, 0, 1e-3, None) for variant in study.variants]
+    runs = [chosen(study, place, 0) for place in range(len(study.variants))]
     first = step_times(study, runs)
     assert first["bce"].ratio == 1
     assert first["asl"].ratio > 0
