@@ -322,7 +322,7 @@ class Study(Images):
 
     kind: Positional[Literal["losses"]]
     """What is compared."""
-    challenge: Positional[str]
+    challenge: ChallengeName
     plan: Annotated[StudyPlan, arg(name="")] = field(default_factory=StudyPlan)
 
     def run(self) -> None:

@@ -59,7 +59,7 @@ class AsymmetricLoss(MultiLabelLoss):
 
     def negative_at(self, entry: Probabilities) -> Tensor:
         """L- at given probabilities."""
-        shifted = (entry.p - self.clip).clamp(min=0)
+        shifted = self._shifted(entry)
         # through the logarithm itself where nothing is shifted: there 1 - p rounds to 0
         log = entry.log_miss if self.clip == 0 else torch.log1p(-shifted)
         return self._focus(power(shifted, self.gamma_neg)) * self.negative_series(entry, shifted, -log)
@@ -71,6 +71,10 @@ class AsymmetricLoss(MultiLabelLoss):
     def negative_series(self, entry: Probabilities, shifted: Tensor, log: Tensor) -> Tensor:
         """What the focusing weight of the negatives multiplies; `log` is -log(1 - p_tau)."""
         return log
+
+    def _shifted(self, entry: Probabilities) -> Tensor:
+        """p_tau."""
+        return (entry.p - self.clip).clamp(min=0)
 
     def _focus(self, weight: Tensor) -> Tensor:
         return weight.detach() if self.detach_focusing else weight
@@ -159,7 +163,7 @@ class RobustAsymmetricLoss(AsymmetricPolynomialLoss):
         loss = (self.hill_lambda - entry.p) * loss
         if self.form == "paper":
             return loss
-        return loss * entry.p**2 * (self.hill_lambda - 1 + (entry.p - self.clip).clamp(min=0))
+        return loss * entry.p**2 * (self.hill_lambda - 1 + self._shifted(entry))
 
     def negative_series(self, entry: Probabilities, shifted: Tensor, log: Tensor) -> Tensor:
         return log - self.epsilon_neg * (shifted if self.form == "paper" else 1 - shifted)

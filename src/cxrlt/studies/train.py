@@ -60,20 +60,23 @@ def _predict(source: ImageSource, name: str, force: bool) -> None:
     predict(source, name, "oof", force=force)
     folds = read_folds(source.challenge, source.workspace)
     run_dir = source.workspace.run_dir(source.challenge.name, name)
-    for unit in trained_folds(run_dir, folds, source.challenge.name):
-        if force or not (unit.directory / SEEN).is_file():
-            _predict_seen(source, unit, folds)
+    units = trained_folds(run_dir, folds, source.challenge.name)
+    units = [unit for unit in units if force or not (unit.directory / SEEN).is_file()]
+    if units:
+        _predict_seen(source, units, folds)
 
 
-def _predict_seen(source: ImageSource, unit: TrainedFold, folds: Folds) -> None:
-    rows = folds.frame.index[folds.frame["fold"] == seen_fold(int(unit.fold), folds.n_folds)]
-    table, cache = source.folded(folds.frame.index, unit.recipe.data.cache_size)
-    ids = table.index.intersection(rows, sort=False)
-    accelerator = create_accelerator(unit.recipe)
-    flip = flips(unit.recipe, source.challenge.classes)
-    logits = infer_fold(unit, cache, list(ids), source.challenge, accelerator, flip, "seen rows")
-    meta = {key: str(value) for key, value in unit.identity.items()} | {"split": "seen"}
-    write_predictions(unit.directory / SEEN, logits.reindex(rows), meta)
+def _predict_seen(source: ImageSource, units: Sequence[TrainedFold], folds: Folds) -> None:
+    recipe, challenge = units[0].recipe, source.challenge  # the folds of a run have one recipe
+    table, cache = source.folded(folds.frame.index, recipe.data.cache_size)
+    accelerator = create_accelerator(recipe)
+    flip = flips(recipe, challenge.classes)
+    for unit in units:
+        rows = folds.frame.index[folds.frame["fold"] == seen_fold(int(unit.fold), folds.n_folds)]
+        ids = table.index.intersection(rows, sort=False)
+        logits = infer_fold(unit, cache, list(ids), challenge, accelerator, flip, "seen rows")
+        meta = {key: str(value) for key, value in unit.identity.items()} | {"split": "seen"}
+        write_predictions(unit.directory / SEEN, logits.reindex(rows), meta)
 
 
 def require_none_failed(failures: dict[str, str]) -> None:
