@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cxrlt.challenges.base import Challenge, Task
+from cxrlt.challenges.base import RANKING_METRICS, Challenge, Task
 from cxrlt.metrics import (
     CONFUSION_METRICS,
     Drawn,
@@ -20,7 +20,7 @@ from cxrlt.metrics import (
 CLASS_MEANS = {"mAP": "AP", "mAUROC": "AUROC", "macro-F1": "F1"}
 """The metrics that are means over classes, hence defined for groups of them, and what they are means of."""
 MACRO_METRICS: Mapping[Task, tuple[str, ...]] = {
-    "multi_label": ("mAP", "mAUROC"),
+    "multi_label": RANKING_METRICS,
     "single_label": (*CONFUSION_METRICS, "mAUROC", "mAP"),
 }
 ByClass = Mapping[str, tuple[np.ndarray, np.ndarray]]  # values (c,) and their draws (n_draws, c)

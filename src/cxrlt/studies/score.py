@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from cxrlt.challenges.base import Challenge, Task
+from cxrlt.challenges.base import RANKING_METRICS, Challenge, Task
 from cxrlt.errors import UserError, listing
 from cxrlt.metrics import Drawn, macro_metric
 from cxrlt.predictions.measures import CLASS_MEANS, draw_figures, has_both_values
@@ -20,7 +20,7 @@ from cxrlt.submissions.score import read_truth
 OWN_LABELS = "labels"
 """What the challenge's own training labels are called among the truths."""
 METRICS: dict[Task, tuple[str, ...]] = {
-    "multi_label": ("mAP", "mAUROC"),
+    "multi_label": RANKING_METRICS,
     "single_label": ("macro-F1", "balanced-accuracy", "accuracy", "mAUROC"),
 }
 """The columns of the table beside the challenge's own metric; the first is also shown group by group."""

@@ -8,7 +8,7 @@ import pandas as pd
 from scipy.special import softmax
 
 from cxrlt.artifacts import atomic_path
-from cxrlt.challenges.base import Metric, Task
+from cxrlt.challenges.base import RANKING_METRICS, Metric, Task
 from cxrlt.metrics import macro_metric
 from cxrlt.training.checkpoint import save_checkpoint, save_tensors
 from cxrlt.training.infer import infer
@@ -19,8 +19,8 @@ BEST = "best.safetensors"
 EPOCH_SECONDS = 15.0
 """A checkpoint after an epoch saves this much work at least: writing one takes longer than a small epoch."""
 LOGGED: dict[Task, tuple[Metric, ...]] = {
-    "multi_label": ("mAP", "mAUROC"),
-    "single_label": ("macro-F1", "mAP", "mAUROC"),
+    "multi_label": RANKING_METRICS,
+    "single_label": ("macro-F1", *RANKING_METRICS),
 }
 """Metrics of every epoch, beside the challenge's own, which comes first."""
 
