@@ -17,6 +17,9 @@ OFF = {
     "rotate": 0.0,
     "brightness": 0.0,
     "contrast": 0.0,
+    "gamma": 0.0,
+    "blur": 0.0,
+    "noise": 0.0,
     "erase": 0.0,
 }
 ALL = {
@@ -25,6 +28,9 @@ ALL = {
     "rotate": 10.0,
     "brightness": 0.2,
     "contrast": 0.2,
+    "gamma": 0.2,
+    "blur": 0.5,
+    "noise": 0.5,
     "erase": 0.5,
 }
 

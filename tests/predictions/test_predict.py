@@ -117,7 +117,7 @@ def test_a_split_that_is_not_there_is_named(source):
 
 def test_no_flip_where_training_did_not_flip_or_was_told_not_to():
     assert flips(tiny_recipe(), ("Mass",))
-    assert not flips(tiny_recipe(**{"predict.tta": False}), ("Mass",))
+    assert not flips(tiny_recipe(**{"predict.tta": {"flip": False}}), ("Mass",))
     augment = tiny_recipe().data.augment.model_copy(update={"flip": False})
     assert not flips(tiny_recipe(**{"data.augment": augment}), ("Left effusion",))
 

@@ -38,7 +38,7 @@ def test_parts_of_a_batch_add_up_where_the_loss_divides_by_the_weights_of_its_ro
 
 @pytest.mark.parametrize("loss", ["ce", "balanced_softmax", "asl"])
 def test_the_log_and_the_predictions_agree_on_what_the_classifier_reaches(single_source, loss):
-    job = trained(single_source, f"log-{loss}", **{"loss.name": loss, "predict.tta": False})
+    job = trained(single_source, f"log-{loss}", **{"loss.name": loss, "predict.tta": {"flip": False}})
     log = pd.read_csv(job.run_dir / "log.csv")
     (path,) = predict(single_source, f"log-{loss}", "oof")
     logits = read_predictions(path, CLASSES)[0]
@@ -109,7 +109,12 @@ def test_a_network_of_three_channels_trains_and_predicts(single_source):
 
 
 def test_predictions_have_the_scale_that_the_loss_was_trained_at(single_source):
-    over = {"loss.name": "ldam", "model.head": "cosine", "loss.options": {"scale": 20}, "predict.tta": False}
+    over = {
+        "loss.name": "ldam",
+        "model.head": "cosine",
+        "loss.options": {"scale": 20},
+        "predict.tta": {"flip": False},
+    }
     trained(single_source, "scaled", **over)
     (path,) = predict(single_source, "scaled", "oof")
     largest = read_predictions(path, CLASSES)[0].abs().to_numpy().max()

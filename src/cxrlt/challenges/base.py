@@ -15,6 +15,8 @@ VIEWS = ("frontal", "lateral", "unknown")
 SPLITS = ("train", "dev", "test")
 # columns that tables and predictions have beside the classes
 RESERVED = ("image_id", *METADATA, "file", "fold")
+# what challenges call an image on which nothing was found
+NO_FINDING = ("No Finding", "Normal")
 HEAD_SHARE, TAIL_SHARE = 0.10, 0.01
 
 Task = Literal["multi_label", "single_label"]
@@ -61,6 +63,11 @@ class Challenge(ABC):
     def classes(self) -> tuple[str, ...]:
         """Class names in the order of the submission template's columns."""
         return tuple(self.train_counts)
+
+    @property
+    def no_finding(self) -> str | None:
+        """The class of images on which nothing was found, if there is one."""
+        return next((name for name in self.classes if name in NO_FINDING), None)
 
     @property
     def submission_columns(self) -> tuple[str, ...]:

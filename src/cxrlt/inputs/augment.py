@@ -15,6 +15,10 @@ import albumentations as A
 CROP_RATIO = (0.9, 1.1)
 """Width over height of a crop. The usual 3/4 to 4/3 cuts an apex or a costophrenic angle off, and stretches
 a heart more than patients differ."""
+BLUR_SIGMA = (0.5, 1.5)
+"""Standard deviation in pixels."""
+NOISE_STD = (0.01, 0.05)
+"""Standard deviation as a share of white."""
 ERASED_SIDE = (0.1, 0.25)
 """Sides of the erased rectangle, as shares of the image's."""
 
@@ -40,13 +44,17 @@ def build_transform(
     rotate: float,
     brightness: float,
     contrast: float,
+    gamma: float,
+    blur: float,
+    noise: float,
     erase: float,
 ) -> Transform:
     """The augmentation for models of `size` pixels.
 
     `crop_scale` is the range of the cropped share of the area, `rotate` the largest angle in degrees,
-    `brightness` the largest shift as a share of white, `contrast` the largest relative change, `erase` the
-    probability of one black rectangle. Raises ValueError for values albumentations rejects or warns about.
+    `brightness` the largest shift as a share of white, `contrast` the largest relative change, `gamma` that
+    of the exponent of grey values; `blur`, `noise` and `erase` (one black rectangle) are probabilities.
+    Raises ValueError for values albumentations rejects or warns about.
     """
     return compose(
         lambda: [
@@ -58,6 +66,9 @@ def build_transform(
             A.RandomBrightnessContrast(
                 brightness_limit=brightness, contrast_limit=contrast, p=1 if brightness or contrast else 0
             ),
+            A.RandomGamma(gamma_limit=(100 * (1 - gamma), 100 * (1 + gamma)), p=1 if gamma else 0),
+            A.GaussianBlur(blur_limit=0, sigma_limit=BLUR_SIGMA, p=blur),
+            A.GaussNoise(std_range=NOISE_STD, p=noise),
             A.CoarseDropout(
                 num_holes_range=(1, 1),
                 hole_height_range=ERASED_SIDE,

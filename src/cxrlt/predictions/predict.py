@@ -130,7 +130,7 @@ def flips(recipe: Recipe, classes: tuple[str, ...]) -> bool:
     Raises UserError if a class has a side, which a mirror image exchanges.
     """
     sided = [name for name in classes if any(side in name.lower().split() for side in SIDED)]
-    wanted = recipe.predict.tta and recipe.data.augment.flip
+    wanted = recipe.predict.tta.flip and recipe.data.augment.flip
     if wanted and sided:
         raise UserError(
             f"Classes {', '.join(sided)} have a side, which a mirror image exchanges: "

@@ -133,7 +133,7 @@ def initial_model(job: FoldJob, loss: Loss) -> XRayModel:
 def training_set(job: FoldJob) -> XRayDataset:
     """The fold's training rows, augmented as a function of (seed, epoch, image_id)."""
     cfg = job.recipe.data
-    transform = build_transform(cfg.size, **cfg.augment.model_dump())
+    transform = build_transform(cfg.size, **cfg.augment.model_dump(exclude={"policy"}))
     ids = list(job.train.index)
     targets = job.targets(job.train)
     return XRayDataset(job.cache, ids, targets, seed=job.seed, transform=transform, size=cfg.size)

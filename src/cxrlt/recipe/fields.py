@@ -1,0 +1,302 @@
+"""What a training recipe is: one frozen value that describes a run completely, apart from fold and seed."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class FusionConfig(_Frozen):
+    """A second stage that looks at the images of a study together."""
+
+    max_images: int = Field(1, ge=1)
+    """Most images of a study that are seen together; 1: every image alone, no fusion."""
+    depth: int = Field(2, ge=1)
+    """Transformer layers over the tokens of a study."""
+    n_heads: int = Field(8, ge=1)
+    dim: int = Field(256, ge=8)
+    """Width of the transformer; a multiple of n_heads."""
+    drop_rate: float = Field(0.1, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _heads_share_the_width(self) -> "FusionConfig":
+        if self.dim % self.n_heads:
+            raise ValueError(f"fusion.dim {self.dim} is not a multiple of fusion.n_heads {self.n_heads}")
+        return self
+
+
+class ModelConfig(_Frozen):
+    """The network: a timm backbone, a head, and between them, where asked for, a fusion of views."""
+
+    backbone: str = "convnext_small.fb_in22k_ft_in1k_384"
+    """Any timm model name."""
+    pretrained: bool | Path = True
+    """True: timm's weights. False: random. A path: weights from this .safetensors or .pth file."""
+    start_from: str | None = None
+    """Instead: a trained run, or CHALLENGE:RUN. Fold k starts from its fold k; other classes, a new head."""
+    frozen: bool = False
+    """Train the head (and fusion) alone, on features computed once per image, without augmentation."""
+    drop_rate: float = Field(0.0, ge=0, lt=1)
+    """Dropout before the classifier."""
+    drop_path: float = Field(0.0, ge=0, lt=1)
+    """Stochastic depth."""
+    pool: Literal["backbone", "average", "gem", "attention"] = "backbone"
+    """From feature map to features, for the heads linear and cosine. backbone: as timm's model does it."""
+    head: Literal["linear", "cosine", "ml_decoder", "csra"] = "linear"
+    """cosine: logits are cosines of features and class weights, in [-1, 1] and without a bias, for LDAM.
+    ml_decoder: a query per class attends to the feature map. csra: class-specific residual attention."""
+    decoder_dim: int = Field(256, ge=8)
+    """Width of ml_decoder."""
+    decoder_heads: int = Field(8, ge=1)
+    """Attention heads of ml_decoder."""
+    csra_lambda: float = Field(0.1, ge=0)
+    """Weight of csra's spatial attention beside the average."""
+    grid: int | None = Field(None, ge=1)
+    """Side that feature maps are averaged down to before pool, head or fusion; None: as they are."""
+    fusion: FusionConfig = FusionConfig()
+    normalise: bool = True
+    """With the mean and standard deviation of the backbone's own weights; False: grey values / 255."""
+
+
+POLICIES: dict[str, dict[str, object]] = {
+    "light": {"crop_scale": (0.9, 1.0), "rotate": 5.0, "brightness": 0.1, "contrast": 0.1},
+    "medium": {"crop_scale": (0.8, 1.0), "rotate": 10.0, "brightness": 0.2, "contrast": 0.2},
+    "strong": {
+        "crop_scale": (0.6, 1.0),
+        "rotate": 15.0,
+        "brightness": 0.3,
+        "contrast": 0.3,
+        "gamma": 0.3,
+        "blur": 0.1,
+        "noise": 0.1,
+        "erase": 0.25,
+    },
+}
+"""What the augmentation policies set; what one does not name is off, but for flip."""
+
+
+class AugmentConfig(_Frozen):
+    """Training augmentation."""
+
+    policy: Literal["custom", "light", "medium", "strong"] = "custom"
+    """Values for all fields below that are not given."""
+
+    flip: bool = True
+    """Horizontal flip half of the time; also switches flip TTA on."""
+    crop_scale: tuple[float, float] = (0.8, 1.0)
+    """Area of the random crop as a share of the image."""
+    rotate: float = Field(10.0, ge=0, le=180)
+    """Largest rotation in degrees."""
+    brightness: float = Field(0.2, ge=0, le=1)
+    contrast: float = Field(0.2, ge=0, le=1)
+    gamma: float = Field(0.0, ge=0, lt=1)
+    """Largest relative change of the exponent that grey values are raised to."""
+    blur: float = Field(0.0, ge=0, le=1)
+    """Probability of a slight Gaussian blur."""
+    noise: float = Field(0.0, ge=0, le=1)
+    """Probability of Gaussian noise."""
+    erase: float = Field(0.0, ge=0, le=1)
+    """Probability of erasing a rectangle."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_from_policy(cls, values: Any) -> Any:
+        return POLICIES.get(values.get("policy"), {}) | values if isinstance(values, dict) else values
+
+
+class MixConfig(_Frozen):
+    """Training images made of several."""
+
+    kinds: tuple[Literal["mixup", "cutmix", "mosaic"], ...] = ()
+    """Drawn evenly. mixup: weighted mean of two. cutmix: a rectangle of another. mosaic: four, shrunk."""
+    probability: float = Field(0.5, ge=0, le=1)
+    """Share of the training images that are mixed."""
+    alpha: float = Field(0.4, gt=0)
+    """Of the Beta(alpha, alpha) that weights of mixup and areas of cutmix are drawn from."""
+    labels: Literal["auto", "soft", "union"] = "auto"
+    """soft: labels weighted like the images. union: every finding of any of them. auto: union for mosaic."""
+
+
+class SamplingConfig(_Frozen):
+    """How often an image comes up; an epoch draws as many images as there are."""
+
+    kind: Literal["uniform", "repeat_factor", "class_balanced"] = "uniform"
+    """uniform: each once. repeat_factor: rare classes more often. class_balanced: all classes alike."""
+    threshold: float = Field(0.01, gt=0, le=1)
+    """Share of positives below which repeat_factor repeats a class."""
+    cap: float = Field(10.0, ge=1)
+    """Most that repeat_factor repeats an image."""
+
+
+class DataConfig(_Frozen):
+    """From the cache to batches."""
+
+    size: int = Field(512, ge=32)
+    """Side of the square image the network sees, in pixels."""
+    crop_pct: float = Field(1.0, ge=0.5, le=1)
+    """timm's word: images are cached at size / crop_pct, and the network sees the centre of them."""
+    n_workers: int | None = Field(None, ge=0)
+    """Loader processes; default: up to 8 with a GPU, none without."""
+    augment: AugmentConfig = AugmentConfig()
+    mix: MixConfig = MixConfig()
+    sampling: SamplingConfig = SamplingConfig()
+
+    @property
+    def cache_size(self) -> int:
+        """Side of the cached images in pixels."""
+        return round(self.size / self.crop_pct)
+
+
+class LossConfig(_Frozen):
+    """The loss by its registered name, with its options."""
+
+    name: str = "ral"
+    options: dict[str, float | bool | str | None] = {}
+    """Options of the loss, e.g. form: released."""
+    bias_start: Literal["minimiser", "zero"] = "minimiser"
+    """Where the classifier bias starts: where the loss is least if images say nothing, or 0."""
+
+
+class OptimConfig(_Frozen):
+    """The optimiser, its batches and the average of the weights."""
+
+    optimizer: Literal["adamw", "adam"] = "adamw"
+    """adamw: decoupled weight decay, none on biases and norms. adam: L2 penalty on all weights."""
+    lr: float = Field(1e-4, gt=0)
+    weight_decay: float = Field(1e-2, ge=0)
+    backbone_lr_share: float = Field(1.0, gt=0, le=1)
+    """Learning rate of the backbone as a share of that of head and fusion."""
+    layer_decay: float | None = Field(None, gt=0, le=1)
+    """Learning rate factor from each block to the one before it."""
+    batch_size: int = Field(32, ge=1)
+    """Images per update, over all devices and accumulation steps."""
+    max_batch_per_device: int = Field(32, ge=1)
+    """Images per device and forward pass; larger batches are accumulated."""
+    clip_grad: float | None = Field(1.0, gt=0)
+    """Largest gradient norm."""
+    ema_share: float = Field(0.05, ge=0, le=1)
+    """Horizon of the weights' moving average as a share of the run's updates; 0: no average."""
+
+
+class StageConfig(_Frozen):
+    """A training of its own before the recipe's, whose weights the next one starts from."""
+
+    epochs: int = Field(ge=1)
+    size: int | None = Field(None, ge=32)
+    """Side of the image in pixels (default: the recipe's)."""
+    lr: float | None = Field(None, gt=0)
+    """Learning rate (default: the recipe's)."""
+    frozen: bool = False
+    """Warm the head up on a frozen backbone."""
+
+
+class ScheduleConfig(_Frozen):
+    """Learning rate per update: linear warm-up, then down."""
+
+    epochs: int = Field(20, ge=1)
+    kind: Literal["cosine", "step"] = "cosine"
+    warmup_share: float = Field(0.05, ge=0, lt=1)
+    """Share of all updates spent warming up."""
+    min_lr_share: float = Field(0.01, ge=0, le=1)
+    """Last learning rate of the cosine as a share of the largest."""
+    step_epochs: int = Field(30, ge=1)
+    """Epochs between two steps down, for kind step."""
+    step_factor: float = Field(0.1, gt=0, le=1)
+    """What each step multiplies the learning rate by."""
+
+    stages: tuple[StageConfig, ...] = ()
+    """Trained one after the other before these epochs: head warm-up, rising resolution."""
+
+
+class SoupConfig(_Frozen):
+    """One model from the averaged weights of several epochs, if rows it was not trained on agree."""
+
+    kind: Literal["none", "average", "greedy"] = "none"
+    """average: all snapshots or the last. greedy: from the best, every one that does not lower the score."""
+    snapshots: int = Field(5, ge=2)
+    """How many of the last epochs are kept."""
+    inner_share: float = Field(0.1, gt=0, le=0.5)
+    """Share of a fold's training patients left out to judge by; the out-of-fold rows never are."""
+
+
+class TTAConfig(_Frozen):
+    """Test-time augmentation: every image is predicted as it is and in these variants, and merged."""
+
+    flip: bool = True
+    """Also mirrored, each of them (only if training flipped)."""
+    scales: tuple[float, ...] = ()
+    """Zoom factors about the centre; below 1 with a black border."""
+    crop: float | None = Field(None, gt=0, lt=1)
+    """Also five crops, of this share of the side: the corners and the centre."""
+    merge: Literal["logits", "probabilities", "geometric"] = "logits"
+    """What is averaged: logits, probabilities, or logarithms of probabilities."""
+
+
+class PredictConfig(_Frozen):
+    """How the trained folds predict."""
+
+    tta: TTAConfig = TTAConfig()
+    study_mean: Literal["auto", "on", "off", "search"] = "auto"
+    """View-weighted mean over the images of a study; auto: if the out-of-fold score says so; search: with
+    weights found on out-of-fold rows."""
+    gate: float = Field(0.0, ge=0)
+    """Findings are multiplied by (1 - probability of no finding) to this power; 0: off."""
+    smooth: float = Field(0.0, ge=0, lt=1)
+    """Share of a probability that comes from the classes that occur together with it; 0: off."""
+    weights: Literal["last", "best"] = "last"
+    """The final averaged weights, or the best epoch's, which makes the out-of-fold score optimistic."""
+
+
+class Recipe(_Frozen):
+    """Everything that decides what a run computes, apart from challenge, fold and seed."""
+
+    model: ModelConfig = ModelConfig()
+    data: DataConfig = DataConfig()
+    loss: LossConfig = LossConfig()
+    optim: OptimConfig = OptimConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+    soup: SoupConfig = SoupConfig()
+    predict: PredictConfig = PredictConfig()
+    precision: Literal["auto", "bf16", "float32"] = "auto"
+    """auto: bf16 on a GPU that has it, else float32."""
+    compile: bool = False
+    """torch.compile, where a compiler exists."""
+    checkpoint_minutes: float = Field(10.0, gt=0)
+    """Longest time between two checkpoints; one is also written after an epoch if the last is seconds old."""
+
+    @property
+    def fuses(self) -> bool:
+        """Whether the images of a study are seen together."""
+        return self.model.fusion.max_images > 1
+
+    @property
+    def mixes(self) -> bool:
+        """Whether training images are made of several."""
+        return bool(self.data.mix.kinds) and self.data.mix.probability > 0
+
+    @model_validator(mode="after")
+    def _fields_fit_together(self) -> "Recipe":
+        low, high = self.data.augment.crop_scale
+        model = self.model
+        if not 0 < low <= high <= 1:
+            raise ValueError(f"data.augment.crop_scale ({low}, {high}) must be 0 < low <= high <= 1")
+        if model.decoder_dim % model.decoder_heads:
+            raise ValueError(
+                f"model.decoder_dim {model.decoder_dim} is not a multiple of model.decoder_heads "
+                f"{model.decoder_heads}"
+            )
+        if model.pool != "backbone" and model.head in ("ml_decoder", "csra"):
+            raise ValueError(f"model.head {model.head} looks at the feature map itself: leave model.pool out")
+        if self.mixes and (model.frozen or self.fuses):
+            raise ValueError(
+                "data.mix mixes single images: it goes with neither model.frozen nor model.fusion"
+            )
+        if model.frozen and any(stage.size for stage in self.schedule.stages):
+            raise ValueError("model.frozen trains on features of one size: leave schedule.stages out")
+        if min(self.predict.tta.scales, default=1) <= 0:
+            raise ValueError("predict.tta.scales must be above 0")
+        return self

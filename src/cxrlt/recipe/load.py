@@ -1,0 +1,131 @@
+"""Recipes from names, YAML files and what is put on top of them."""
+
+import difflib
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from cxrlt.artifacts import write_text
+from cxrlt.errors import UserError
+from cxrlt.recipe.fields import Recipe
+
+RECIPES_DIR = Path(__file__).parent.parent / "recipes"
+
+
+def recipe_names() -> list[str]:
+    return sorted(path.stem for path in RECIPES_DIR.glob("*.yaml"))
+
+
+def load_recipe(recipe: str | None, config: Path | None = None) -> Recipe:
+    """The recipe called `recipe`, or in the YAML file of that name, with the fields of `config` on top.
+
+    A YAML file may name a `base` recipe. Raises UserError for an unknown recipe, key or value.
+    """
+    values = _values(recipe) if recipe else {}
+    if config is not None:
+        over = _read_yaml(config)
+        base = over.pop("base", None)
+        values = _merge(values if recipe or not base else _values(base), over)
+    return _validated(values, str(config or recipe))
+
+
+def run_name(recipe: str | None) -> str:
+    """What a run of this recipe is called unless it is given a name."""
+    if recipe is None:
+        raise UserError("Without a recipe's name the run needs one: give it --name.")
+    return Path(recipe).stem if _is_file(recipe) else recipe
+
+
+def save_recipe(recipe: Recipe, path: Path) -> None:
+    """Write the resolved recipe as YAML that `load_recipe(None, path)` reads back."""
+    write_text(path, yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False))
+
+
+def differing_fields(old: Recipe, new: Recipe) -> list[str]:
+    """'optim.lr: 0.001 -> 0.0001' for every field in which the two differ."""
+    before, after = _flat(old.model_dump(mode="json")), _flat(new.model_dump(mode="json"))
+    keys = [*before, *(key for key in after if key not in before)]
+    return [f"{k}: {before.get(k)} -> {after.get(k)}" for k in keys if before.get(k) != after.get(k)]
+
+
+def _values(recipe: str) -> dict[str, Any]:
+    """Fields of a recipe and of its bases, unresolved."""
+    if not _is_file(recipe) and recipe not in recipe_names():
+        close = difflib.get_close_matches(recipe, recipe_names(), n=1)
+        hint = f" (did you mean {close[0]}?)" if close else ""
+        raise UserError(f"Recipe {recipe!r} is not known{hint}. Known recipes: {', '.join(recipe_names())}.")
+    values = _read_yaml(Path(recipe) if _is_file(recipe) else RECIPES_DIR / f"{recipe}.yaml")
+    base = values.pop("base", None)
+    return _merge(_values(base), values) if base else values
+
+
+def _is_file(recipe: str) -> bool:
+    return recipe.endswith((".yaml", ".yml"))
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be read ({error.strerror}). Give --config the path of a YAML file."
+        ) from error
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict):
+        raise UserError(
+            f"{path} must hold fields such as `optim: {{lr: 0.0001}}`, not {type(values).__name__}."
+        )
+    return values
+
+
+def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """`over` on top of `base`, section by section.
+
+    A loss with another name brings its own options, an augmentation policy its own values for all but flip.
+    """
+    merged = {key: value for key, value in base.items() if "policy" not in over or key == "flip"}
+    for key, value in over.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _merge(merged[key], value) if both else value
+    if "name" in over and over["name"] != base.get("name") and "options" in base:
+        merged["options"] = over.get("options", {})
+    return merged
+
+
+def _validated(values: dict[str, Any], source: str) -> Recipe:
+    try:
+        return Recipe.model_validate(_numbers(values))
+    except ValidationError as error:
+        raise UserError(f"{source}: " + "; ".join(_sentence(e) for e in error.errors())) from error
+
+
+def _numbers(value: Any) -> Any:
+    """YAML reads 1e-4 as text; where text is a number, it is meant as one."""
+    if isinstance(value, dict):
+        return {key: _numbers(inner) for key, inner in value.items()}
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+def _sentence(error: Any) -> str:
+    where = ".".join(str(part) for part in error["loc"])
+    if error["type"] != "extra_forbidden":
+        return f"{where or 'recipe'}: {error['msg']} (got {error['input']!r})"
+    known = list(_flat(Recipe().model_dump(mode="json")))
+    close = difflib.get_close_matches(where, [*known, *Recipe.model_fields], n=1)
+    return f"there is no field {where}" + (f" (did you mean {close[0]}?)" if close else "")
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        nested = isinstance(value, dict) and value
+        flat.update(_flat(value, f"{prefix}{key}.") if nested else {f"{prefix}{key}": value})
+    return flat
