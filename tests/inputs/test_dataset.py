@@ -11,7 +11,8 @@ from cxrlt.errors import UserError
 from cxrlt.inputs.augment import build_transform
 from cxrlt.inputs.cache import ImageCache
 from cxrlt.inputs.cache_build import build_cache
-from cxrlt.inputs.dataset import XRayDataset, epoch_batches, evaluation_loader, make_loader, rank_share
+from cxrlt.inputs.dataset import XRayDataset, evaluation_loader, make_loader, rank_share
+from cxrlt.inputs.sampling import epoch_batches
 
 SIZE, N_ROWS, N_CLASSES = 16, 23, 3
 AUGMENTATION = {
@@ -20,6 +21,9 @@ AUGMENTATION = {
     "rotate": 10.0,
     "brightness": 0.2,
     "contrast": 0.2,
+    "gamma": 0.0,
+    "blur": 0.0,
+    "noise": 0.0,
     "erase": 0.3,
 }
 TRANSFORM = build_transform(SIZE, **AUGMENTATION)
@@ -52,7 +56,8 @@ def run_epoch(
     dataset: XRayDataset, epoch: int, n_workers: int, start: int = 0
 ) -> list[tuple[torch.Tensor, ...]]:
     batches = epoch_batches(len(dataset), 4, seed=1, epoch=epoch)[start:]
-    return [tuple(batch) for batch in make_loader(dataset, epoch, batches, n_workers)]
+    loader = make_loader(dataset, epoch, batches, n_workers)
+    return [(inputs["images"], labels, rows) for inputs, labels, rows in loader]
 
 
 def assert_same_batches(one: list[tuple[torch.Tensor, ...]], two: list[tuple[torch.Tensor, ...]]) -> None:
@@ -64,7 +69,8 @@ def assert_same_batches(one: list[tuple[torch.Tensor, ...]], two: list[tuple[tor
 
 def test_an_item_is_a_grey_image_its_targets_and_its_row(cache: ImageCache, targets: np.ndarray):
     ids = list(cache.ids)[::-1]
-    image, labels, row = XRayDataset(cache, ids, targets[::-1])[0, 5]
+    inputs, labels, row = XRayDataset(cache, ids, targets[::-1])[0, 5]
+    (image,) = inputs.values()
     assert image.shape == (1, SIZE, SIZE) and image.dtype == torch.uint8 and row == 5
     np.testing.assert_array_equal(image[0], cache[ids[5]])
     assert labels.dtype == torch.float32
@@ -75,7 +81,7 @@ def test_an_item_is_a_grey_image_its_targets_and_its_row(cache: ImageCache, targ
 def test_a_smaller_size_is_the_middle_of_the_cached_image(
     cache: ImageCache, targets: np.ndarray, size: int, first: int
 ):
-    image = XRayDataset(cache, list(cache.ids), targets, size=size)[0, 4][0]
+    image = XRayDataset(cache, list(cache.ids), targets, size=size)[0, 4][0]["images"]
     middle = slice(first, first + size)
     np.testing.assert_array_equal(image[0], cache[cache.ids[4]][middle, middle])
 
@@ -84,7 +90,7 @@ def test_the_middle_is_cut_out_before_the_augmentation(cache: ImageCache, target
     ids, transform = list(cache.ids), build_transform(12, **AUGMENTATION)
     dataset = XRayDataset(cache, ids, targets, seed=1, transform=transform, size=12)
     expected = transform(np.ascontiguousarray(cache[ids[4]][2:14, 2:14]), dataset.augmentation_seed(3, 4))
-    np.testing.assert_array_equal(dataset[3, 4][0][0], expected)
+    np.testing.assert_array_equal(dataset[3, 4][0]["images"][0], expected)
 
 
 def test_colour_comes_as_three_planes_augmented_alike(cache: ImageCache, targets: np.ndarray):
@@ -97,9 +103,9 @@ def test_colour_comes_as_three_planes_augmented_alike(cache: ImageCache, targets
         XRayDataset(one, list(cache.ids), targets, seed=1, transform=TRANSFORM) for one in (cache, colour)
     )
     for row in range(N_ROWS):
-        image = planes[2, row][0]
+        image = planes[2, row][0]["images"]
         assert image.shape == (3, SIZE, SIZE) and image.dtype == torch.uint8 and image.is_contiguous()
-        assert torch.equal(image, grey[2, row][0].expand(3, -1, -1))
+        assert torch.equal(image, grey[2, row][0]["images"].expand(3, -1, -1))
 
 
 def test_more_than_the_cached_image_is_refused(cache: ImageCache, targets: np.ndarray):
@@ -112,7 +118,7 @@ def test_augmentation_is_a_function_of_seed_epoch_and_id_alone(cache: ImageCache
 
     def item(row: int, epoch: int, seed: int, ids: list[str]) -> bytes:
         dataset = XRayDataset(cache, ids, targets[: len(ids)], seed=seed, transform=TRANSFORM)
-        return dataset[epoch, row][0].numpy().tobytes()
+        return dataset[epoch, row][0]["images"].numpy().tobytes()
 
     assert item(7, epoch=2, seed=1, ids=ids) == item(0, epoch=2, seed=1, ids=ids[7:])
     assert item(7, epoch=2, seed=1, ids=ids) != item(7, epoch=3, seed=1, ids=ids)
@@ -126,7 +132,7 @@ def test_no_two_images_of_an_epoch_share_their_augmentation(dataset: XRayDataset
 
 def test_the_augmentation_seed_is_the_same_on_every_machine(cache: ImageCache, targets: np.ndarray):
     dataset = XRayDataset(cache, ["image3"], targets[:1], seed=1)
-    assert dataset.augmentation_seed(epoch=2, row=0) == 2312809103102000465
+    assert dataset.augmentation_seed(epoch=2, draw=0) == 2312809103102000465
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create 4 worker processes")
@@ -163,8 +169,9 @@ def test_workers_that_start_afresh_give_the_same_items(dataset: XRayDataset):
     expected = dataset[1, 3]  # also opens the cache here
     assert len(pickle.dumps(dataset)) < 30_000
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        image, labels, row = pool.apply(dataset.__getitem__, [(1, 3)])
-    assert torch.equal(image, expected[0]) and torch.equal(labels, expected[1]) and row == 3
+        inputs, labels, row = pool.apply(dataset.__getitem__, [(1, 3)])
+    assert torch.equal(inputs["images"], expected[0]["images"])
+    assert torch.equal(labels, expected[1]) and row == 3
 
 
 @pytest.mark.parametrize("n_workers", [0, 2])
@@ -193,7 +200,8 @@ def test_evaluation_takes_every_row_once_in_order_and_as_it_is(
     cache: ImageCache, targets: np.ndarray, n_workers: int
 ):
     loader = evaluation_loader(XRayDataset(cache, list(cache.ids), targets), 5, n_workers)
-    images, _, rows = (torch.cat(parts) for parts in zip(*loader, strict=True))
+    inputs, _, rows = zip(*loader, strict=True)
+    images, rows = torch.cat([one["images"] for one in inputs]), torch.cat(rows)
     assert rows.tolist() == list(range(N_ROWS))
     np.testing.assert_array_equal(images[:, 0], [cache[image_id] for image_id in cache.ids])
 

@@ -1,6 +1,6 @@
 """Batches that depend on (seed, epoch, image id) alone: not on workers, processes or interruptions.
 
-An item is asked for by (epoch, row), so that the epoch reaches worker processes with the row itself.
+An item is asked for by (epoch, draw), so that the epoch reaches worker processes with the row itself.
 """
 
 import hashlib
@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import cv2
 import numpy as np
+import pandas as pd
 import torch
 from torch.utils.data import DataLoader, Dataset
 
@@ -17,11 +18,13 @@ from cxrlt.inputs.augment import Transform
 from cxrlt.inputs.cache import ImageCache
 
 Item = tuple[int, int]
-"""(epoch, row of the data set)."""
+"""(epoch, draw); a draw is row + n_rows * copy, copy 0 being the first time a row comes in an epoch."""
+Inputs = dict[str, torch.Tensor]
+"""What a model takes: for single images {"images": uint8 (b, channels, size, size)}; items lack the b."""
 
 
 class XRayDataset(Dataset):
-    """Item (epoch, row): uint8 image (channels, size, size), float32 targets (n_classes,), row.
+    """Item (epoch, draw): {"images": uint8 (channels, size, size)}, float32 targets (n_classes,), row.
 
     `targets` (n, n_classes) has one row per id. Where the cached images are larger than `size`, the central
     size x size of them is used; only then comes `transform`, without which the image is as it is in the
@@ -43,6 +46,7 @@ class XRayDataset(Dataset):
         if size is not None and size > cache.size:
             raise ValueError(f"no {size} px can be cut out of images of {cache.size} px")
         self.cache = cache
+        self.ids = pd.Index(ids)
         self.cache_rows = cache.rows_of(ids)
         self.id_hashes = np.array([_hash64(image_id.encode()) for image_id in ids], dtype=np.uint64)
         self.targets = torch.tensor(np.ascontiguousarray(targets, dtype=np.float32))
@@ -54,26 +58,28 @@ class XRayDataset(Dataset):
     def __len__(self) -> int:
         return len(self.cache_rows)
 
-    def __getitem__(self, item: Item) -> tuple[torch.Tensor, torch.Tensor, int]:
-        epoch, row = item
+    def __getitem__(self, item: Item) -> tuple[Inputs, torch.Tensor, int]:
+        epoch, draw = item
+        row = draw % len(self)
         image = np.array(self.cache.images[self.cache_rows[row], self.window, self.window])
         if self.transform is not None:
-            image = self.transform(image, self.augmentation_seed(epoch, row))
+            image = self.transform(image, self.augmentation_seed(epoch, draw))
         planes = image[None] if image.ndim == 2 else image.transpose(2, 0, 1)
-        return torch.from_numpy(np.ascontiguousarray(planes)), self.targets[row], row
+        return {"images": torch.from_numpy(np.ascontiguousarray(planes))}, self.targets[row], row
 
-    def augmentation_seed(self, epoch: int, row: int) -> int:
-        """A function of (seed, epoch, image id) and nothing else."""
-        return _hash64(struct.pack("<qqQ", self.seed, epoch, int(self.id_hashes[row])))
+    def augmentation_seed(self, epoch: int, draw: int) -> int:
+        """A function of (seed, epoch, image id, copy) and nothing else."""
+        copy, row = divmod(draw, len(self))
+        image = struct.pack("<qqQ", self.seed, epoch, int(self.id_hashes[row]))
+        return _hash64(image + struct.pack("<q", copy) if copy else image)
 
+    def targets_of(self, epoch: int, draws: np.ndarray) -> torch.Tensor:
+        """What the items of these draws have as targets: float32 (b, n_classes), without reading an image."""
+        return self.targets[draws % len(self)]
 
-def epoch_batches(n_rows: int, batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:
-    """Every row once, in the order of (seed, epoch), as batches of at most `batch_size`.
-
-    Sizes differ by one at most: a tiny last batch would be noise to BatchNorm and to the optimiser.
-    """
-    order = np.random.default_rng([seed, epoch]).permutation(n_rows)
-    return np.array_split(order, -(-n_rows // batch_size))
+    def rows_of(self, ids: Sequence[str]) -> np.ndarray:
+        """Row of each id (int64)."""
+        return self.ids.get_indexer_for(ids)
 
 
 def rank_share(batch: np.ndarray, rank: int, world: int, max_batch_per_device: int) -> list[np.ndarray]:
@@ -100,13 +106,13 @@ def make_loader(
     n_workers: int,
     pin_memory: bool = False,
 ) -> DataLoader:
-    """Batches (uint8 (b, channels, size, size), float32 (b, n_classes), int64 rows (b,)), in the order given.
+    """Batches (Inputs, float32 targets (b, n_classes), int64 rows (b,)) of these draws, in the order given.
 
     What a worker raises is raised here: no batch is ever skipped or repeated. The global random state is
     left alone.
     """
     _without_opencv_threads()  # a worker forked beside OpenCV's threads may wait for them for ever
-    items = [[(epoch, row) for row in batch.tolist()] for batch in micro_batches]
+    items = [[(epoch, draw) for draw in batch.tolist()] for batch in micro_batches]
     return DataLoader(
         dataset,
         batch_sampler=items,
@@ -124,6 +130,11 @@ def evaluation_loader(
     rows = np.arange(len(dataset))
     batches = [rows[at : at + batch_size] for at in range(0, len(rows), batch_size)]
     return make_loader(dataset, 0, batches, n_workers, pin_memory)
+
+
+def on_device(inputs: Inputs, device: torch.device) -> Inputs:
+    """The same, moved to `device`."""
+    return {name: values.to(device, non_blocking=True) for name, values in inputs.items()}
 
 
 def _without_opencv_threads(worker: int = 0) -> None:

@@ -84,7 +84,7 @@ def _images(job: FoldJob, ids: list[str]) -> torch.Tensor:
     """Cached images as the network meets them, without augmentation."""
     empty = np.full((len(ids), len(job.classes)), math.nan, np.float32)
     dataset = XRayDataset(job.cache, ids, empty, size=job.recipe.data.size)
-    return torch.stack([dataset[0, row][0] for row in range(len(ids))])
+    return torch.stack([dataset[0, row][0]["images"] for row in range(len(ids))])
 
 
 def _step_of(

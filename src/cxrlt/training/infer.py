@@ -11,7 +11,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from cxrlt.inputs.cache import ImageCache
-from cxrlt.inputs.dataset import XRayDataset, evaluation_loader
+from cxrlt.inputs.dataset import XRayDataset, evaluation_loader, on_device
 from cxrlt.models.backbone import XRayModel
 
 
@@ -40,9 +40,9 @@ def infer(
     logits = []
     model.eval()
     with torch.inference_mode():
-        for images, _, _ in tqdm(loader, desc=label, unit="batch", leave=False, disable=quiet):
-            images = images.to(accelerator.device, non_blocking=True)
-            logits.append(_forward(model, images, flip, accelerator).cpu())
+        for inputs, _, _ in tqdm(loader, desc=label, unit="batch", leave=False, disable=quiet):
+            inputs = on_device(inputs, accelerator.device)
+            logits.append(_forward(model, inputs["images"], flip, accelerator).cpu())
     stacked = torch.cat(logits).numpy() if logits else empty
     parts = gather_object([(share, stacked)]) if accelerator.num_processes > 1 else [(share, stacked)]
     frames = [pd.DataFrame(values, index=rows, columns=list(classes)) for rows, values in parts]

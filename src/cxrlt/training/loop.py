@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from cxrlt.errors import UserError
-from cxrlt.inputs.dataset import epoch_batches
-from cxrlt.training.batches import load, share_of, whole_batch_denominators
+from cxrlt.inputs.dataset import Inputs, on_device
+from cxrlt.inputs.sampling import epoch_batches
+from cxrlt.training.batches import batches_of, load, share_of, whole_batch_denominators
 from cxrlt.training.checkpoint import remove_checkpoints, save_tensors
 from cxrlt.training.job import WEIGHTS, FoldJob, tags
 from cxrlt.training.setup import Trainer, create_trainer, seed_of
@@ -49,7 +50,7 @@ def fit(job: FoldJob, accelerator: Accelerator) -> None:
 def train_epoch(trainer: Trainer, epoch: int, bar: tqdm) -> dict[str, float]:
     """Every batch of the epoch that is not done yet. Returns learning rate and speed."""
     job, accelerator, progress = trainer.job, trainer.accelerator, trainer.progress
-    batches = epoch_batches(len(job.train), job.recipe.optim.batch_size, job.seed, epoch)
+    batches = batches_of(trainer, epoch)
     batches = batches[progress.update % len(batches) :]
     began = time.monotonic()
     waited, n_rows = 0.0, 0
@@ -59,7 +60,7 @@ def train_epoch(trainer: Trainer, epoch: int, bar: tqdm) -> dict[str, float]:
     micro_batches = load(trainer, epoch, batches)
 
     for number, batch in enumerate(batches, start=1):
-        sums, wait = update(trainer, batch, micro_batches)
+        sums, wait = update(trainer, epoch, batch, micro_batches)
         pending += sums
         waited += wait
         n_rows += len(batch)
@@ -82,7 +83,7 @@ def train_epoch(trainer: Trainer, epoch: int, bar: tqdm) -> dict[str, float]:
 
 
 def update(
-    trainer: Trainer, batch: np.ndarray, micro_batches: Iterator[tuple[Tensor, Tensor]]
+    trainer: Trainer, epoch: int, batch: np.ndarray, micro_batches: Iterator[tuple[Inputs, Tensor]]
 ) -> tuple[Tensor, float]:
     """One step. Returns two numbers to be summed over processes, and the seconds it waited for data.
 
@@ -91,18 +92,18 @@ def update(
     job, accelerator, number = trainer.job, trainer.accelerator, trainer.progress.update
     trainer.scheduler.step_update(number)
     torch.manual_seed(seed_of(job.seed, number, accelerator.process_index))  # dropout and drop-path
-    denominators = whole_batch_denominators(trainer, batch)
+    denominators = whole_batch_denominators(trainer, epoch, batch)
     n_micro = len(share_of(trainer, batch))
     total, waited = torch.zeros((), device=accelerator.device), 0.0
 
     for micro in range(n_micro):
         asked = time.monotonic()
-        images, labels = next(micro_batches)
+        inputs, labels = next(micro_batches)
         waited += time.monotonic() - asked
-        images = images.to(accelerator.device, non_blocking=True)
+        inputs = on_device(inputs, accelerator.device)
         labels = labels.to(accelerator.device, non_blocking=True)
         with nullcontext() if micro == n_micro - 1 else accelerator.no_sync(trainer.model):
-            loss = (trainer.loss.sums(trainer.model(images), labels) / denominators).sum()
+            loss = (trainer.loss.sums(trainer.model(inputs["images"]), labels) / denominators).sum()
             accelerator.backward(loss * accelerator.num_processes)  # averaging gradients divides by it
         total += loss.detach()
 
