@@ -159,9 +159,19 @@ class Final:
 
 
 def read_final(
-    challenge: Challenge, workspace: Workspace, name: str, split: str, rows: TrainRows | None = None
+    challenge: Challenge,
+    workspace: Workspace,
+    name: str,
+    split: str,
+    rows: TrainRows | None = None,
+    *,
+    without: int | None = None,
 ) -> Final:
-    """Predictions of a model or an ensemble for "oof", "dev" or "test", as they are scored and submitted."""
+    """Predictions of a model or an ensemble for "oof", "dev" or "test", as they are scored and submitted.
+
+    An out-of-fold row is computed with what was fitted without its fold. `without` (of "oof" only) computes
+    every row with what was fitted without that fold: what comes after may be fitted on the other folds' rows.
+    """
     read = read_oof if split == "oof" else partial(read_split, split=split)
     scores = read(challenge, workspace, name)
     average = uses_study_mean(challenge, workspace, name, rows)
