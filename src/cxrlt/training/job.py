@@ -2,7 +2,8 @@
 
 import platform
 import subprocess
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
@@ -26,8 +27,26 @@ PACKAGES = ("accelerate", "albumentations", "numpy", "opencv-python-headless", "
 
 
 @dataclass(frozen=True)
+class Start:
+    """Weights that training starts from instead of timm's: a file, and whether its classes are this fold's.
+
+    `label` says in words where they come from. `origin` is what run.json records of the run they come from;
+    empty between two stages of one training.
+    """
+
+    weights: Path
+    same_classes: bool
+    label: str
+    licence: str = ""
+    origin: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class FoldJob:
-    """Everything `fit` needs. Tables have the class columns; `valid` is empty for a refit on all rows."""
+    """Everything `fit` needs. Tables have the class columns; `valid` is empty for a refit on all rows.
+
+    `inner` are the rows that judge a soup: whole patients of those that are not left out, not in `train`.
+    """
 
     challenge: str
     name: str
@@ -43,6 +62,8 @@ class FoldJob:
     cache: ImageCache
     train: pd.DataFrame
     valid: pd.DataFrame
+    inner: pd.DataFrame = field(default_factory=pd.DataFrame)
+    start: Start | None = None
 
     def targets(self, table: pd.DataFrame) -> np.ndarray:
         """Labels (n, c) float32, NaN where unknown."""

@@ -14,11 +14,10 @@ from tqdm import tqdm
 
 from cxrlt.errors import UserError
 from cxrlt.inputs.dataset import Inputs, on_device
-from cxrlt.inputs.sampling import epoch_batches
 from cxrlt.training.batches import batches_of, load, share_of, whole_batch_denominators
 from cxrlt.training.checkpoint import remove_checkpoints, save_tensors
 from cxrlt.training.job import WEIGHTS, FoldJob, tags
-from cxrlt.training.setup import Trainer, create_trainer, seed_of
+from cxrlt.training.setup import Trainer, create_trainer, seed_of, updates_per_epoch
 from cxrlt.training.validate import BEST, end_epoch, save_if_due, validate
 
 CHECK_EVERY = 10  # updates between two looks at the loss; each look waits for the device
@@ -26,10 +25,10 @@ CHECK_EVERY = 10  # updates between two looks at the loss; each look waits for t
 
 def fit(job: FoldJob, accelerator: Accelerator) -> None:
     """Train one fold to its weights.safetensors, going on from its last checkpoint if there is one."""
-    per_epoch = len(epoch_batches(len(job.train), job.recipe.optim.batch_size, job.seed, epoch=0))
-    n_updates = per_epoch * job.recipe.schedule.epochs
-    trainer = create_trainer(job, accelerator, n_updates)
+    trainer = create_trainer(job, accelerator)
     progress = trainer.progress
+    per_epoch = updates_per_epoch(len(trainer.dataset), job.recipe.optim.batch_size)
+    n_updates = per_epoch * job.recipe.schedule.epochs
     if progress.update:
         accelerator.print(f"fold {job.fold}: going on from update {progress.update} of {n_updates}")
     quiet = not (accelerator.is_main_process and sys.stderr.isatty())
@@ -42,7 +41,7 @@ def fit(job: FoldJob, accelerator: Accelerator) -> None:
         if job.recipe.predict.weights == "best" and not job.valid.empty:
             (job.run_dir / BEST).replace(job.run_dir / WEIGHTS)
         else:
-            save_tensors(job.run_dir / WEIGHTS, trainer.ema.module.state_dict(), tags(job))
+            save_tensors(job.run_dir / WEIGHTS, trainer.weights(), tags(job))
         remove_checkpoints(job.run_dir)
     accelerator.wait_for_everyone()
 

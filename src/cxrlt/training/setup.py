@@ -3,22 +3,22 @@
 import hashlib
 import os
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
 from accelerate import Accelerator
 from timm.scheduler.scheduler import Scheduler
 from timm.utils import ModelEmaV3
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from cxrlt.errors import UserError
-from cxrlt.inputs.augment import build_transform
-from cxrlt.inputs.dataset import XRayDataset
 from cxrlt.losses import Loss, create_loss, loss_names, population_minimiser
 from cxrlt.models.backbone import XRayModel, create_model
 from cxrlt.recipe import Recipe
 from cxrlt.training.checkpoint import load_checkpoint
+from cxrlt.training.data import CaseDataset, training_set
 from cxrlt.training.job import FoldJob
 from cxrlt.training.optimise import create_ema, create_optimizer, create_scheduler
 
@@ -42,11 +42,14 @@ class SaveClock:
 
 @dataclass(frozen=True)
 class Trainer:
-    """The parts of one fold's training. `bare` is the model itself, `model` what is called in training."""
+    """The parts of one fold's training. `bare` is the model itself, `model` what is called in training.
+
+    `fixed` are the tensors of a frozen backbone, which `bare` and `ema` then lack.
+    """
 
     job: FoldJob
     accelerator: Accelerator
-    dataset: XRayDataset
+    dataset: CaseDataset
     loss: Loss
     bare: XRayModel
     model: nn.Module
@@ -55,6 +58,11 @@ class Trainer:
     scheduler: Scheduler
     progress: Progress
     clock: SaveClock
+    fixed: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def weights(self) -> dict[str, Tensor]:
+        """The whole model with its averaged weights, as weights.safetensors holds it."""
+        return {**self.fixed, **self.ema.module.state_dict()}
 
 
 def create_accelerator(recipe: Recipe) -> Accelerator:
@@ -67,9 +75,11 @@ def create_accelerator(recipe: Recipe) -> Accelerator:
     return Accelerator(cpu=cpu, mixed_precision="bf16" if bf16 else "no")
 
 
-def create_trainer(job: FoldJob, accelerator: Accelerator, n_updates: int) -> Trainer:
+def create_trainer(job: FoldJob, accelerator: Accelerator) -> Trainer:
     """All parts at their start, or as the last checkpoint left them."""
     cfg = job.recipe
+    dataset = training_set(job)
+    n_updates = cfg.schedule.epochs * updates_per_epoch(len(dataset), cfg.optim.batch_size)
     loss = loss_of(job)
     bare = initial_model(job, loss).to(accelerator.device)
     if accelerator.device.type == "cuda" and accelerator.num_processes > 1:
@@ -83,7 +93,7 @@ def create_trainer(job: FoldJob, accelerator: Accelerator, n_updates: int) -> Tr
     return Trainer(
         job=job,
         accelerator=accelerator,
-        dataset=training_set(job),
+        dataset=dataset,
         loss=loss.to(accelerator.device),
         bare=bare,
         model=accelerator.prepare(bare),
@@ -93,6 +103,11 @@ def create_trainer(job: FoldJob, accelerator: Accelerator, n_updates: int) -> Tr
         progress=Progress(**state) if state else Progress(),
         clock=SaveClock(),
     )
+
+
+def updates_per_epoch(n_rows: int, batch_size: int) -> int:
+    """How many batches the rows of a data set make."""
+    return -(-n_rows // batch_size)
 
 
 def loss_of(job: FoldJob) -> Loss:
@@ -128,15 +143,6 @@ def initial_model(job: FoldJob, loss: Loss) -> XRayModel:
         with torch.no_grad():
             bias.copy_(start)
     return model
-
-
-def training_set(job: FoldJob) -> XRayDataset:
-    """The fold's training rows, augmented as a function of (seed, epoch, image_id)."""
-    cfg = job.recipe.data
-    transform = build_transform(cfg.size, **cfg.augment.model_dump(exclude={"policy"}))
-    ids = list(job.train.index)
-    targets = job.targets(job.train)
-    return XRayDataset(job.cache, ids, targets, seed=job.seed, transform=transform, size=cfg.size)
 
 
 def worker_count(n_workers: int | None, accelerator: Accelerator) -> int:

@@ -11,6 +11,7 @@ from cxrlt.artifacts import atomic_path
 from cxrlt.challenges.base import RANKING_METRICS, Metric, Task
 from cxrlt.metrics import macro_metric
 from cxrlt.training.checkpoint import save_checkpoint, save_tensors
+from cxrlt.training.data import evaluation_set
 from cxrlt.training.infer import infer
 from cxrlt.training.job import tags
 from cxrlt.training.setup import Trainer, worker_count
@@ -33,11 +34,11 @@ def validate(trainer: Trainer) -> dict[str, float]:
         return {f"oof_{name}": math.nan for name in names}
     logits = infer(
         trainer.ema.module,
-        job.cache,
+        evaluation_set(cfg, job.valid, job.classes, job.cache),
         list(job.valid.index),
         job.classes,
         trainer.accelerator,
-        size=cfg.data.size,
+        task=job.task,
         batch_size=cfg.optim.max_batch_per_device,
         n_workers=worker_count(cfg.data.n_workers, trainer.accelerator),
         label="validate",
@@ -66,7 +67,7 @@ def end_epoch(trainer: Trainer, row: dict[str, float]) -> None:
     log = pd.DataFrame(progress.log)
     monitored = f"oof_{job.metric}"
     if job.recipe.predict.weights == "best" and row[monitored] >= log[monitored].max():
-        save_tensors(job.run_dir / BEST, trainer.ema.module.state_dict(), tags(job))
+        save_tensors(job.run_dir / BEST, trainer.weights(), tags(job))
     with atomic_path(job.run_dir / "log.csv") as temporary:
         log.to_csv(temporary, index=False)
     save_if_due(trainer, min(60 * job.recipe.checkpoint_minutes, EPOCH_SECONDS))
