@@ -1,6 +1,7 @@
 """Metrics and their bootstrap intervals: the one truth for every number the project prints.
 
-`ranking` holds what ranks the rows of a class (AP, AUROC), `classification` what needs one class per row.
+`ranking` holds what ranks the rows of a class (AP, AUROC), `classification` what needs one class per row,
+`calibration` what needs probabilities (local ECE, F1 at a threshold, log-loss).
 """
 
 from cxrlt.metrics.classification import (
