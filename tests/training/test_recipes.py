@@ -10,7 +10,8 @@ from safetensors.torch import load_file
 from cxrlt import cli
 from cxrlt.losses import loss_names
 from cxrlt.recipe import load_recipe, recipe_names
-from cxrlt.training.setup import initial_model, loss_of, training_set
+from cxrlt.training.data import training_set
+from cxrlt.training.setup import initial_model, loss_of
 from cxrlt.training.train import TrainPlan, fold_jobs, train
 
 SMALL = ["--model.backbone", "resnet10t", "--model.pretrained", "False", "--data.size", "64"]

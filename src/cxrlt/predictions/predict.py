@@ -20,10 +20,12 @@ from cxrlt.predictions.runs import train_run_command
 from cxrlt.predictions.standardise import CONSTANTS, write_constants
 from cxrlt.predictions.store import read_predictions, write_predictions
 from cxrlt.predictions.weights import is_ensemble, read_weights
-from cxrlt.recipe import Recipe, load_recipe
+from cxrlt.recipe import Recipe, TTAConfig, load_recipe
+from cxrlt.training.data import evaluation_set
 from cxrlt.training.infer import infer
 from cxrlt.training.job import REFIT, WEIGHTS
 from cxrlt.training.setup import create_accelerator, worker_count
+from cxrlt.training.tta import describe_tta
 
 SIDED = ("left", "right")
 
@@ -78,14 +80,14 @@ def predict(source: ImageSource, name: str, split: str, *, force: bool = False) 
         if not force and _is_finished(path, split, challenge.classes, expected):
             accelerator.print(f"{label}: already done ({path})")
         else:
-            ids = table.index.intersection(expected, sort=False)
-            flip = flips(unit.recipe, challenge.classes)
-            logits = infer_fold(unit, cache, list(ids), challenge, accelerator, flip, label)
+            rows = table[table.index.isin(expected)]
+            tta = tta_of(unit.recipe, challenge.classes)
+            logits = infer_fold(unit, cache, rows, challenge, accelerator, tta, label)
             if accelerator.is_main_process:
                 if split == "oof":
                     write_constants(unit.directory, logits, challenge.task)
                 # an unreadable image stays NaN
-                write_predictions(path, logits.reindex(expected), _meta(unit, split, folds, flip))
+                write_predictions(path, logits.reindex(expected), _meta(unit, split, folds, tta))
                 print(f"{label}: {len(logits):,} images")
             accelerator.wait_for_everyone()
         paths.append(path)
@@ -139,27 +141,32 @@ def flips(recipe: Recipe, classes: tuple[str, ...]) -> bool:
     return wanted
 
 
+def tta_of(recipe: Recipe, classes: tuple[str, ...]) -> TTAConfig:
+    """The recipe's test-time augmentation, mirrored only where `flips` says so."""
+    return recipe.predict.tta.model_copy(update={"flip": flips(recipe, classes)})
+
+
 def infer_fold(
     unit: TrainedFold,
     cache: ImageCache,
-    ids: list[str],
+    rows: pd.DataFrame,
     challenge: Challenge,
     accelerator: Accelerator,
-    flip: bool,
+    tta: TTAConfig,
     label: str,
 ) -> pd.DataFrame:
-    """Logits of one trained fold for the rows `ids` (index `ids`, one column per class)."""
+    """Logits of one trained fold for `rows` of a table (index as theirs, one column per class)."""
     recipe = unit.recipe
     return infer(
         load_model(unit, len(challenge.classes), challenge.channels).to(accelerator.device),
-        cache,
-        ids,
+        evaluation_set(recipe, rows, challenge.classes, cache),
+        list(rows.index),
         challenge.classes,
         accelerator,
-        size=recipe.data.size,
+        task=challenge.task,
         batch_size=recipe.optim.max_batch_per_device,
         n_workers=worker_count(recipe.data.n_workers, accelerator),
-        flip=flip,
+        tta=tta,
         label=label,
     )
 
@@ -171,14 +178,14 @@ def _is_finished(path: Path, split: str, classes: tuple[str, ...], expected: pd.
     return set(read_predictions(path, classes)[0].index) == set(expected)
 
 
-def _meta(unit: TrainedFold, split: str, folds: Folds, flip: bool) -> dict[str, str]:
+def _meta(unit: TrainedFold, split: str, folds: Folds, tta: TTAConfig) -> dict[str, str]:
     return {
         "challenge": str(unit.identity["challenge"]),
         "name": str(unit.identity["name"]),
         "fold": unit.fold,
         "seed": str(unit.identity["seed"]),
         "split": split,
-        "tta": "flip" if flip else "none",
+        "tta": describe_tta(tta),
         "epoch": unit.recipe.predict.weights,
         "folds_sha256": folds.sha256,
         "version": cxrlt.__version__,

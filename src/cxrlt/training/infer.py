@@ -10,46 +10,58 @@ from accelerate.utils import gather_object
 from torch import Tensor
 from tqdm import tqdm
 
-from cxrlt.inputs.cache import ImageCache
-from cxrlt.inputs.dataset import XRayDataset, evaluation_loader, on_device
+from cxrlt.challenges.base import Task
+from cxrlt.inputs.dataset import Inputs, make_loader, on_device
 from cxrlt.models.backbone import XRayModel
+from cxrlt.recipe import TTAConfig
+from cxrlt.training.data import CaseDataset
+from cxrlt.training.tta import NO_TTA, merge_logits, only_as_they_are, variants
 
 
 def infer(
     model: XRayModel,
-    cache: ImageCache,
+    dataset: CaseDataset,
     ids: list[str],
     classes: tuple[str, ...],
     accelerator: Accelerator,
     *,
-    size: int,
+    task: Task,
     batch_size: int,
     n_workers: int,
-    flip: bool = False,
+    tta: TTAConfig = NO_TTA,
     label: str = "predict",
 ) -> pd.DataFrame:
     """float32 logits (index `ids`, one column per class), the same on every process.
 
-    The model sees the central `size` x `size` of the cached images; `flip` averages the logits of each image
-    and its mirror image. Each process predicts its share of the rows, which come back with their ids.
+    A row of `dataset`, an image or a study, is computed once, and each of its images gets what came out; the
+    logits of its variants in `tta` are merged. Each process predicts its share of the rows.
     """
-    share = ids[accelerator.process_index :: accelerator.num_processes]
-    empty = np.full((len(share), len(classes)), np.nan, np.float32)
-    loader = evaluation_loader(XRayDataset(cache, share, empty, size=size), batch_size, n_workers)
+    row_of = dataset.rows_of(ids)
+    rows = np.unique(row_of)
+    share = rows[accelerator.process_index :: accelerator.num_processes]
+    batches = [share[at : at + batch_size] for at in range(0, len(share), batch_size)]
     quiet = not (accelerator.is_main_process and sys.stderr.isatty())
-    logits = []
+    computed = np.empty((len(share), len(classes)), np.float32)
     model.eval()
     with torch.inference_mode():
+        loader = make_loader(dataset, 0, batches, n_workers)
+        done = 0
         for inputs, _, _ in tqdm(loader, desc=label, unit="batch", leave=False, disable=quiet):
-            inputs = on_device(inputs, accelerator.device)
-            logits.append(_forward(model, inputs["images"], flip, accelerator).cpu())
-    stacked = torch.cat(logits).numpy() if logits else empty
-    parts = gather_object([(share, stacked)]) if accelerator.num_processes > 1 else [(share, stacked)]
-    frames = [pd.DataFrame(values, index=rows, columns=list(classes)) for rows, values in parts]
-    return pd.concat(frames).loc[ids].rename_axis("image_id")
+            logits = _logits(model, on_device(inputs, accelerator.device), tta, task, accelerator)
+            computed[done : done + len(logits)] = logits.cpu()
+            done += len(logits)
+    parts = gather_object([(share, computed)]) if accelerator.num_processes > 1 else [(share, computed)]
+    values = np.full((len(dataset), len(classes)), np.nan, np.float32)
+    for part_rows, part in parts:
+        values[part_rows] = part
+    return pd.DataFrame(values[row_of], index=pd.Index(ids, name="image_id"), columns=list(classes))
 
 
-def _forward(model: XRayModel, images: Tensor, flip: bool, accelerator: Accelerator) -> Tensor:
+def _logits(
+    model: XRayModel, inputs: Inputs, tta: TTAConfig, task: Task, accelerator: Accelerator
+) -> Tensor:
     with accelerator.autocast():
-        logits = model.predict(images)
-        return (logits + model.predict(images.flip(-1))) / 2 if flip else logits
+        if only_as_they_are(tta):
+            return model.predict(inputs["images"])
+        passes = [model.predict(images) for images in variants(inputs["images"], tta)]
+    return merge_logits(torch.stack(passes), tta.merge, task)
