@@ -326,7 +326,7 @@ class Study(Images):
     plan: Annotated[StudyPlan, arg(name="")] = field(default_factory=StudyPlan)
 
     def run(self) -> None:
-        from cxrlt.studies.study import study_losses
+        from cxrlt.studies.losses.study import study_losses
 
         print(study_losses(self.source(self.challenge), self.plan))
 

@@ -6,7 +6,7 @@ import pytest
 from cxrlt.inputs.images import ImageSource
 from cxrlt.recipe import save_recipe
 from cxrlt.studies.flags import StudyPlan
-from cxrlt.studies.study import study_losses
+from cxrlt.studies.losses.study import study_losses
 from tiny import make_tiny, tiny_recipe
 
 

@@ -12,7 +12,9 @@ NOISE = np.random.default_rng(0).normal(0, 0.05, 1000)
 
 def run(value: float, own_noise: float = 0.0, seed: int = 0) -> RunScore:
     draws = value + NOISE + np.random.default_rng([1, seed]).normal(0, own_noise, 1000)
-    return RunScore({"mAP": Drawn(value, draws)}, pd.DataFrame({"AP": [value]}, index=["Mass"]), gap=0.1)
+    return RunScore(
+        {"mAP": Drawn(value, draws)}, pd.DataFrame({"AP": [value]}, index=["Mass"]), {"beside": 0.1}
+    )
 
 
 def test_a_small_difference_shows_where_patients_move_both_losses_alike():
@@ -43,6 +45,7 @@ def test_a_difference_within_the_noise_of_seeds_is_none():
 def test_means_are_over_seeds():
     first, _ = compare({"bce": [run(0.2), run(0.4)], "ral": [run(0.3), run(0.3)]})
     assert first.means["mAP"] == pytest.approx(0.3)
+    assert first.beside["gap"] == pytest.approx(0.3)
     assert first.classes.loc["Mass", "AP"] == pytest.approx(0.3)
 
 

@@ -1,4 +1,4 @@
-"""Differences between losses, and which of them exceed the noise of patients and of seeds.
+"""Differences between the rows of a study, and which of them exceed the noise of patients and of seeds.
 
 Noise of patients: the bootstrap draws whole patients, the same ones for all losses and seeds, so a difference
 of two losses' means over seeds has draws of its own. Noise of seeds: s^2, the variance of the challenge's
@@ -32,7 +32,8 @@ class Compared:
     """One variant on one truth: means over seeds, and differences to the first variant.
 
     `spreads` are standard deviations between seeds, NaN for one seed; `differences` have their bootstrap
-    intervals; `error` is SE of the challenge's metric. The first variant has no differences and no verdict.
+    intervals; `error` is SE of the challenge's metric; `beside` are means over seeds too. The first variant
+    has no differences and no verdict.
     """
 
     name: str
@@ -41,7 +42,7 @@ class Compared:
     differences: Mapping[str, Interval]
     error: float
     verdict: str
-    gap: float
+    beside: Mapping[str, float]
     classes: pd.DataFrame
 
 
@@ -95,7 +96,7 @@ def _compared(
         differences=differences,
         error=error,
         verdict=verdict,
-        gap=float(np.mean([run.gap for run in runs])),
+        beside={key: float(np.mean([run.beside[key] for run in runs])) for key in runs[0].beside},
         classes=sum(run.classes for run in runs) / len(runs),
     )
 

@@ -12,22 +12,24 @@ class StudyPlan:
     """None means the challenge's own, or all of them."""
 
     recipe: str | None = None
-    """A recipe's name or YAML file (default: the challenge's first); its loss is replaced."""
+    """A recipe's name or YAML file (default: the challenge's first), which the study changes."""
     losses: tuple[str, ...] | None = None
-    """Names of losses; the first is what the others are compared with (default: the papers')."""
+    """Of losses: their names; the first is what the others are compared with (default: the papers')."""
     ablation: Ablation | None = None
-    """Instead of losses: one loss without each of its parts, or with other settings."""
+    """Of losses, instead: one loss without each of its parts, or with other settings."""
+    tricks: tuple[str, ...] | None = None
+    """Of tricks: their names (default: all that fit the challenge and the recipe)."""
     seeds: int = 2
-    """How many trainings of each loss and fold."""
+    """How many trainings of each loss, or with each trick, and fold."""
     folds: tuple[int, ...] | None = None
     """Which folds (default: every fold)."""
     rates: tuple[float, ...] = (1 / 3, 1.0, 3.0)
-    """Factors on the recipe's learning rate to choose from."""
+    """Of losses: factors on the recipe's learning rate to choose from."""
     truth: tuple[Path, ...] = ()
     """Further CSV files of true labels of the training images to score against."""
     workers: int | None = None
     """Trainings side by side (default: one per visible GPU, else one per core)."""
     name: str | None = None
-    """Name of the study (default: study-losses, or study- and the ablation)."""
+    """Name of the study (default: study-losses or study-tricks, or study- and the ablation)."""
     force: bool = False
     """Do again what is finished."""

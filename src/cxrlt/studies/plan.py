@@ -1,4 +1,4 @@
-"""What a study is to do, and where everything of it lies."""
+"""What any study is to do, and where everything of it lies."""
 
 import os
 from collections.abc import Sequence
@@ -15,19 +15,15 @@ from cxrlt.folds.make import Folds, read_folds
 from cxrlt.inputs.images import ImageSource
 from cxrlt.recipe import Recipe, differing_fields, load_recipe
 from cxrlt.studies.flags import StudyPlan
-from cxrlt.studies.variants import DEFAULT_LOSSES, Variant, ablation_variants, loss_variants
 from cxrlt.training.job import NOT_IDENTITY, WEIGHTS
 from cxrlt.training.train import TrainPlan
-
-TUNING_SEED = 1000
-"""The seed that learning rate and clipping are chosen on; its runs are not reported."""
 
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """One variant trained with one seed on the study's folds."""
+    """One row of the comparison, `variant`, with one seed on the study's folds."""
 
-    variant: Variant
+    variant: str
     seed: int
     name: str
     recipe: Recipe
@@ -43,11 +39,12 @@ class Study:
     source: ImageSource
     plan: StudyPlan
 
+    kind = ""
+    """What the study is called after, unless its plan gives it a name."""
+
     def __post_init__(self) -> None:
-        if self.plan.ablation and self.plan.losses:
-            raise UserError("--ablation compares one loss with its own parts: leave --losses out.")
-        if self.plan.seeds < 1 or not self.plan.rates or min(self.plan.rates) <= 0:
-            raise UserError("--seeds must be at least 1 and every one of --rates above 0.")
+        if self.plan.seeds < 1:
+            raise UserError("--seeds must be at least 1.")
         wrong = [fold for fold in self.folds if not 0 <= fold < self.split.n_folds]
         if wrong or not self.folds:
             last = self.split.n_folds - 1
@@ -62,22 +59,15 @@ class Study:
 
     @property
     def name(self) -> str:
-        return self.plan.name or f"study-{self.plan.ablation or 'losses'}"
+        return self.plan.name or f"study-{self.kind}"
 
     @cached_property
     def split(self) -> Folds:
         return read_folds(self.challenge, self.source.workspace)
 
     @cached_property
-    def variants(self) -> tuple[Variant, ...]:
-        """The first is what the others are compared with."""
-        if self.plan.ablation:
-            return ablation_variants(self.plan.ablation)
-        return loss_variants(self.plan.losses or DEFAULT_LOSSES[self.challenge.task], self.challenge.task)
-
-    @cached_property
     def base(self) -> Recipe:
-        """The recipe that every variant changes; loader processes are shared out among the workers."""
+        """The recipe that every run changes; loader processes are shared out among the workers."""
         recipe = load_recipe(self.plan.recipe or self.challenge.recipes[0])
         if recipe.data.n_workers is not None or not torch.cuda.is_available():
             return recipe
@@ -101,15 +91,9 @@ class Study:
     def results_dir(self) -> Path:
         return self.source.workspace.submission_dir(self.challenge.name, self.name)
 
-    def run(self, variant: Variant, seed: int, lr: float, clip_grad: float | None) -> Run:
-        """A reported run; its name holds the setting, so that one chosen from further rates has another."""
-        name = f"{self.name}/{variant.name}-{_setting(lr, clip_grad)}-seed{seed}"
-        return Run(variant, seed, name, variant.recipe(self.base, lr, clip_grad))
-
-    def tuning_run(self, variant: Variant, lr: float, clip_grad: float | None) -> Run:
-        """A run that only chooses: its first fold is its only one."""
-        name = f"{self.name}/tuning/{variant.tuning}-{_setting(lr, clip_grad)}"
-        return Run(variant, TUNING_SEED, name, variant.recipe(self.base, lr, clip_grad))
+    def log_of(self, label: str) -> Path:
+        """Where a task writes what it prints."""
+        return self.runs_dir / "logs" / f"{label.replace(f'{self.name}/', '').replace('/', '-')}.log"
 
     def fold_dir(self, run: Run, fold: int) -> Path:
         return self.source.workspace.run_dir(self.challenge.name, run.name) / f"fold{fold}"
@@ -134,7 +118,3 @@ class Study:
         every = [(run, fold) for run in runs for fold in folds]
         trained = [self.is_trained(run, fold) for run, fold in every]  # all are looked at before any is begun
         return [unit for unit, done in zip(every, trained, strict=True) if self.plan.force or not done]
-
-
-def _setting(lr: float, clip_grad: float | None) -> str:
-    return f"lr{lr:g}-clip" + ("off" if clip_grad is None else f"{clip_grad:g}")

@@ -1,6 +1,7 @@
-"""What one run of a study is worth: its out-of-fold scores, and its scores on rows it was trained on."""
+"""What one run of a study is worth: figures of its out-of-fold scores, with the draws of the bootstrap."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -8,13 +9,10 @@ import pandas as pd
 
 from cxrlt.challenges.base import RANKING_METRICS, Challenge, Task
 from cxrlt.errors import UserError, listing
-from cxrlt.metrics import Drawn, macro_metric
-from cxrlt.predictions.measures import CLASS_MEANS, draw_figures, has_both_values
-from cxrlt.predictions.oof import oof_scores
+from cxrlt.metrics import Drawn
+from cxrlt.predictions.measures import CLASS_MEANS, draw_figures
 from cxrlt.predictions.scoring import N_DRAWS
-from cxrlt.predictions.store import read_predictions
-from cxrlt.studies.plan import Run, Study
-from cxrlt.studies.train import SEEN, seen_fold
+from cxrlt.studies.plan import Study
 from cxrlt.submissions.score import read_truth
 
 OWN_LABELS = "labels"
@@ -39,13 +37,12 @@ class Truth:
 class RunScore:
     """`metrics` in the order of the table, the challenge's first; `classes` has a row per class.
 
-    First of its columns is what the table's means are means of. `gap` is how much better the first metric is
-    on rows that each fold's model was trained on.
+    First of its columns is what the table's means are means of. `beside` are further numbers without draws.
     """
 
     metrics: dict[str, Drawn]
     classes: pd.DataFrame
-    gap: float
+    beside: Mapping[str, float] = field(default_factory=dict)
 
 
 def read_truths(study: Study) -> list[Truth]:
@@ -66,30 +63,8 @@ def read_truths(study: Study) -> list[Truth]:
     return truths
 
 
-def read_logits(study: Study, run: Run, *, seen: bool = False) -> pd.DataFrame:
-    """Logits for all rows that the folds left out, or for `seen` ones, with one more column, fold."""
-    parts = []
-    for fold in study.folds:
-        rows = seen_fold(fold, study.split.n_folds) if seen else fold
-        path = study.fold_dir(run, fold) / (SEEN if seen else "oof.parquet")
-        logits, meta = read_predictions(path, study.challenge.classes)
-        if meta.get("folds_sha256") != study.split.sha256 or set(logits.index) != set(
-            study.split.frame.index[study.split.frame["fold"] == rows]
-        ):
-            raise UserError(f"{path} belongs to another folds.csv than the one there is now: --force.")
-        parts.append(logits.assign(fold=fold))
-    return pd.concat(parts)
-
-
-def pooled_scores(challenge: Challenge, logits: pd.DataFrame) -> pd.DataFrame:
-    """The scores that are ranked, of `read_logits`; rows without a prediction are left out."""
-    return oof_scores(logits.drop(columns="fold"), logits["fold"], challenge.task)
-
-
-def score_run(study: Study, run: Run, truth: Truth, n_draws: int = N_DRAWS) -> RunScore:
-    """Score a run's pooled out-of-fold scores against `truth`. The draws of all runs are paired."""
-    challenge = study.challenge
-    scores = pooled_scores(challenge, read_logits(study, run))
+def score_rows(challenge: Challenge, scores: pd.DataFrame, truth: Truth, n_draws: int = N_DRAWS) -> RunScore:
+    """Score pooled out-of-fold scores against `truth`; draws over the same rows are paired."""
     labels = truth.labels.loc[scores.index].to_numpy(np.float64)
     patients = truth.patients.loc[scores.index].to_numpy(str)
     figures = draw_figures(challenge, labels, scores.to_numpy(), patients, n_draws)
@@ -99,22 +74,7 @@ def score_run(study: Study, run: Run, truth: Truth, n_draws: int = N_DRAWS) -> R
     by_class = {name: values for name, (values, _) in figures.by_class.items()}
     classes = pd.DataFrame(by_class, index=list(challenge.classes))
     classes.insert(0, CLASS_MEANS[columns[0]], classes.pop(CLASS_MEANS[columns[0]]))
-    return RunScore(metrics, classes, _gap(study, run, truth, scores))
-
-
-def _gap(study: Study, run: Run, truth: Truth, left_out: pd.DataFrame) -> float:
-    """The challenge's metric on seen rows minus that on left-out rows, over classes that both can score."""
-    challenge = study.challenge
-    seen = pooled_scores(challenge, read_logits(study, run, seen=True))
-    labels = [truth.labels.loc[scores.index].to_numpy(np.float64) for scores in (seen, left_out)]
-    if challenge.task == "multi_label":
-        shared = np.all([has_both_values(part) for part in labels], axis=0)
-        labels = [np.where(shared, part, np.nan) for part in labels]
-    on_seen, on_left_out = (
-        macro_metric(challenge.metric, part, scores.to_numpy())
-        for part, scores in zip(labels, (seen, left_out), strict=True)
-    )
-    return on_seen - on_left_out
+    return RunScore(metrics, classes)
 
 
 def _stem(path: Path, before: list[Truth]) -> str:

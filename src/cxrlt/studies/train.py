@@ -1,20 +1,12 @@
-"""Training the runs of a study and predicting with them, several side by side."""
+"""Training the runs of a study, several side by side."""
 
 from collections.abc import Sequence
 from functools import partial
 
 from cxrlt.errors import UserError
-from cxrlt.folds.make import Folds, read_folds
-from cxrlt.inputs.images import ImageSource
-from cxrlt.predictions.predict import TrainedFold, flips, infer_fold, predict, trained_folds
-from cxrlt.predictions.store import write_predictions
 from cxrlt.studies.plan import Run, Study
 from cxrlt.studies.workers import Task, Workers
-from cxrlt.training.setup import create_accelerator
 from cxrlt.training.train import train
-
-SEEN = "seen.parquet"
-"""Predictions of a fold's model for the rows of the next fold, which it was trained on."""
 
 
 def train_runs(
@@ -24,59 +16,9 @@ def train_runs(
     tasks = []
     for run, fold in study.todo(runs, folds):
         label = f"{run.name} fold {fold}"
-        log = study.runs_dir / "logs" / f"{label.removeprefix(study.name + '/').replace('/', '-')}.log"
-        tasks.append(Task(label, partial(train, study.source, run.plan(fold, study.plan.force)), log))
+        do = partial(train, study.source, run.plan(fold, study.plan.force))
+        tasks.append(Task(label, do, study.log_of(label)))
     return workers.run(tasks, title)
-
-
-def predict_runs(study: Study, workers: Workers, runs: Sequence[Run]) -> dict[str, str]:
-    """Out-of-fold and seen rows of every run. Returns what failed: run -> reason."""
-    tasks = [
-        Task(
-            run.name,
-            partial(_predict, study.source, run.name, study.plan.force),
-            study.runs_dir / "logs" / f"predict-{run.name.rpartition('/')[2]}.log",
-        )
-        for run in runs
-        if study.plan.force or not all(_is_predicted(study, run, fold) for fold in study.folds)
-    ]
-    return workers.run(tasks, "predict")
-
-
-def seen_fold(fold: int, n_folds: int) -> int:
-    """The rows that say how well a fold's model does on what it was trained on: those of the next fold.
-
-    They are as many as the left-out ones, with the same share of every label, and over all folds the same.
-    """
-    return (fold + 1) % n_folds
-
-
-def _is_predicted(study: Study, run: Run, fold: int) -> bool:
-    directory = study.fold_dir(run, fold)
-    return (directory / "oof.parquet").is_file() and (directory / SEEN).is_file()
-
-
-def _predict(source: ImageSource, name: str, force: bool) -> None:
-    predict(source, name, "oof", force=force)
-    folds = read_folds(source.challenge, source.workspace)
-    run_dir = source.workspace.run_dir(source.challenge.name, name)
-    units = trained_folds(run_dir, folds, source.challenge.name)
-    units = [unit for unit in units if force or not (unit.directory / SEEN).is_file()]
-    if units:
-        _predict_seen(source, units, folds)
-
-
-def _predict_seen(source: ImageSource, units: Sequence[TrainedFold], folds: Folds) -> None:
-    recipe, challenge = units[0].recipe, source.challenge  # the folds of a run have one recipe
-    table, cache = source.folded(folds.frame.index, recipe.data.cache_size)
-    accelerator = create_accelerator(recipe)
-    flip = flips(recipe, challenge.classes)
-    for unit in units:
-        rows = folds.frame.index[folds.frame["fold"] == seen_fold(int(unit.fold), folds.n_folds)]
-        ids = table.index.intersection(rows, sort=False)
-        logits = infer_fold(unit, cache, list(ids), challenge, accelerator, flip, "seen rows")
-        meta = {key: str(value) for key, value in unit.identity.items()} | {"split": "seen"}
-        write_predictions(unit.directory / SEEN, logits.reindex(rows), meta)
 
 
 def require_none_failed(failures: dict[str, str]) -> None:

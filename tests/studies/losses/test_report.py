@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from cxrlt.losses import create_loss, loss_names
-from cxrlt.studies.draw import P, loss_curve
-from cxrlt.studies.study import study_losses
+from cxrlt.studies.losses.draw import P, loss_curve
+from cxrlt.studies.losses.study import study_losses
 
 COUNTS = {"a": 300, "b": 30, "c": 3}
 

@@ -8,9 +8,9 @@ from cxrlt.artifacts import read_json
 from cxrlt.errors import UserError
 from cxrlt.folds.make import make_folds
 from cxrlt.recipe import load_recipe
-from cxrlt.studies.plan import Study
+from cxrlt.studies.losses.plan import LossStudy
+from cxrlt.studies.losses.study import study_losses
 from cxrlt.studies.score import OWN_LABELS
-from cxrlt.studies.study import study_losses
 from tiny import make_tiny
 
 
@@ -146,7 +146,7 @@ def test_runs_of_another_split_are_not_mixed_in(plan, tmp_path):
 
 def test_a_loss_that_fails_is_named_at_the_end_and_the_others_are_compared(source, plan, monkeypatch):
     wrong = plan(name="fails", losses=("bce", "asl", "hill"))
-    study = Study(source, wrong)
+    study = LossStudy(source, wrong)
     (bad,) = [variant for variant in study.variants if variant.name == "hill"]
     monkeypatch.setattr(type(bad), "recipe", with_wrong_option(type(bad).recipe))
     with pytest.raises(UserError, match=r"hill.*hill_lambda"):

@@ -12,7 +12,8 @@ from torch import nn
 
 from cxrlt.artifacts import read_json, write_json
 from cxrlt.inputs.dataset import XRayDataset
-from cxrlt.studies.plan import Run, Study
+from cxrlt.studies.losses.plan import LossStudy
+from cxrlt.studies.plan import Run
 from cxrlt.training.job import FoldJob
 from cxrlt.training.optimise import create_optimizer
 from cxrlt.training.setup import create_accelerator, initial_model, loss_of
@@ -32,10 +33,10 @@ class StepTime:
     noise: float
 
 
-def step_times(study: Study, runs: Sequence[Run]) -> dict[str, StepTime]:
+def step_times(study: LossStudy, runs: Sequence[Run]) -> dict[str, StepTime]:
     """By variant; kept in step_times.json of the study's runs, and measured anew for other variants."""
     path = study.runs_dir / "step_times.json"
-    names = [run.variant.name for run in runs]
+    names = [run.variant for run in runs]
     if path.is_file() and not study.plan.force:
         kept = read_json(path, made_by=f"cxrlt study losses {study.challenge.name}")
         if list(kept) == names:
@@ -46,7 +47,7 @@ def step_times(study: Study, runs: Sequence[Run]) -> dict[str, StepTime]:
     return measured
 
 
-def measure(study: Study, runs: Sequence[Run]) -> list[StepTime]:
+def measure(study: LossStudy, runs: Sequence[Run]) -> list[StepTime]:
     """Whole training steps on the first batch of the first fold, one loss after the other, for some rounds.
 
     Losses take turns within a round, so that a slow moment of the machine strikes all of them.

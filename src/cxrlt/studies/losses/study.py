@@ -4,11 +4,13 @@ from collections.abc import Mapping, Sequence
 
 from cxrlt.inputs.images import ImageSource
 from cxrlt.studies.flags import StudyPlan
-from cxrlt.studies.plan import Run, Study
-from cxrlt.studies.report import report
+from cxrlt.studies.losses.plan import LossStudy
+from cxrlt.studies.losses.report import report
+from cxrlt.studies.losses.seen import predict_runs
+from cxrlt.studies.losses.tune import settings_of, tune
+from cxrlt.studies.plan import Run
 from cxrlt.studies.score import read_truths
-from cxrlt.studies.train import predict_runs, require_none_failed, train_runs
-from cxrlt.studies.tune import settings_of, tune
+from cxrlt.studies.train import require_none_failed, train_runs
 from cxrlt.studies.workers import Workers
 
 
@@ -17,7 +19,7 @@ def study_losses(source: ImageSource, plan: StudyPlan) -> str:
 
     Raises UserError, after everything else is done, for runs that failed.
     """
-    study = Study(source, plan)
+    study = LossStudy(source, plan)
     n_tuning, n_runs = len({v.tuning for v in study.variants}), len(study.variants) * plan.seeds
     print(
         f"{study.name} on {study.challenge.name}: {len(study.variants)} variants, {plan.seeds} seeds, "
@@ -41,18 +43,18 @@ def study_losses(source: ImageSource, plan: StudyPlan) -> str:
         failures |= predict_runs(study, workers, runs)
     runs = _predicted(runs, failures)
     first = study.variants[0].name
-    comparable = any(run.variant.name == first for run in runs)
+    comparable = any(run.variant == first for run in runs)
     text = report(study, runs, truths, settings) if comparable else ""
     require_none_failed(failures)
     return text
 
 
-def _complete(study: Study, runs: Sequence[Run]) -> list[Run]:
+def _complete(study: LossStudy, runs: Sequence[Run]) -> list[Run]:
     """The runs of the variants whose every seed and fold is trained."""
-    missing = {r.variant.name for r in runs for fold in study.folds if not study.is_trained(r, fold)}
-    return [run for run in runs if run.variant.name not in missing]
+    missing = {r.variant for r in runs for fold in study.folds if not study.is_trained(r, fold)}
+    return [run for run in runs if run.variant not in missing]
 
 
 def _predicted(runs: Sequence[Run], failures: Mapping[str, str]) -> list[Run]:
-    missing = {run.variant.name for run in runs if run.name in failures}
-    return [run for run in runs if run.variant.name not in missing]
+    missing = {run.variant for run in runs if run.name in failures}
+    return [run for run in runs if run.variant not in missing]

@@ -7,15 +7,17 @@ from cxrlt.errors import UserError
 from cxrlt.metrics import macro_metric
 from cxrlt.predictions.evaluate import evaluate
 from cxrlt.predictions.store import read_predictions, write_predictions
-from cxrlt.studies.plan import Run, Study
-from cxrlt.studies.score import read_logits, read_truths, score_run
-from cxrlt.studies.step_time import step_times
-from cxrlt.studies.train import SEEN, seen_fold
+from cxrlt.studies.losses.plan import LossStudy
+from cxrlt.studies.losses.score import GAP, read_logits, score_run
+from cxrlt.studies.losses.seen import SEEN, seen_fold
+from cxrlt.studies.losses.step_time import step_times
+from cxrlt.studies.plan import Run
+from cxrlt.studies.score import read_truths
 
 
 @pytest.fixture(scope="module")
-def study(source, finished) -> Study:
-    return Study(source, finished[0])
+def study(source, finished) -> LossStudy:
+    return LossStudy(source, finished[0])
 
 
 def chosen(study, place, seed) -> Run:
@@ -61,15 +63,15 @@ def test_the_gap_is_zero_where_seen_rows_are_predicted_as_if_left_out(study, run
         frame, meta = read_predictions(path, study.challenge.classes)
         write_predictions(path, logits.loc[frame.index], meta)
     try:
-        assert score_run(study, run, own, n_draws=2).gap == pytest.approx(0)
+        assert score_run(study, run, own, n_draws=2).beside[GAP] == pytest.approx(0)
     finally:
         for path, content in kept.items():
             path.write_bytes(content)
-    assert score_run(study, run, own, n_draws=2).gap != 0
+    assert score_run(study, run, own, n_draws=2).beside[GAP] != 0
 
 
 def test_one_fold_is_scored_alone(source, finished):
-    one = Study(source, finished[0].__class__(**{**vars(finished[0]), "folds": (2,)}))
+    one = LossStudy(source, finished[0].__class__(**{**vars(finished[0]), "folds": (2,)}))
     run = chosen(one, 0, 1)
     logits, own = read_logits(one, run), read_truths(one)[0]
     assert set(one.split.frame.loc[logits.index, "fold"]) == {2}

@@ -3,18 +3,18 @@ import math
 import pandas as pd
 import pytest
 
-from cxrlt.studies.plan import Study
+from cxrlt.studies.losses.plan import LossStudy
+from cxrlt.studies.losses.tune import last_score, tune
 from cxrlt.studies.train import train_runs
-from cxrlt.studies.tune import last_score, tune
 from cxrlt.studies.workers import Workers
 
 
 @pytest.fixture
-def study(source, plan) -> Study:
-    return Study(source, plan(name="tuned", losses=("bce",), rates=(0.5, 1.0, 2.0)))
+def study(source, plan) -> LossStudy:
+    return LossStudy(source, plan(name="tuned", losses=("bce",), rates=(0.5, 1.0, 2.0)))
 
 
-def pretend(study: Study, scores: dict[float, float]) -> None:
+def pretend(study: LossStudy, scores: dict[float, float]) -> None:
     """Let the runs of the tuning end with these scores, by learning rate and clipping."""
     (variant,) = study.variants
     for (lr, clip), score in scores.items():
@@ -42,7 +42,7 @@ def test_the_rate_is_chosen_with_clipping_and_then_tried_without(study):
 
 
 def test_a_setting_that_breaks_off_is_a_bad_one_and_no_failure(source, plan, monkeypatch):
-    study = Study(source, plan(name="breaks-off", losses=("bce",), rates=(1.0, 1e6)))
+    study = LossStudy(source, plan(name="breaks-off", losses=("bce",), rates=(1.0, 1e6)))
     from cxrlt.training import loop
 
     require = loop.require_finite

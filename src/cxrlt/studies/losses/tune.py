@@ -11,9 +11,10 @@ from dataclasses import dataclass
 import pandas as pd
 
 from cxrlt.artifacts import write_json
-from cxrlt.studies.plan import TUNING_SEED, Run, Study
+from cxrlt.studies.losses.plan import TUNING_SEED, LossStudy
+from cxrlt.studies.losses.variants import Variant
+from cxrlt.studies.plan import Run
 from cxrlt.studies.train import train_runs
-from cxrlt.studies.variants import Variant
 from cxrlt.studies.workers import Workers
 
 CLIP_ON = 1.0  # where the recipe itself does not clip
@@ -38,7 +39,7 @@ class Tuned:
     trials: tuple[Trial, ...]
 
 
-def tune(study: Study, workers: Workers) -> tuple[dict[str, Tuned], dict[str, str]]:
+def tune(study: LossStudy, workers: Workers) -> tuple[dict[str, Tuned], dict[str, str]]:
     """The settings by their name (`Variant.tuning`), also written to tuned.json; and what failed.
 
     A setting whose training fails is a bad one; only a loss that fails in all of them is a failure.
@@ -62,7 +63,7 @@ def tune(study: Study, workers: Workers) -> tuple[dict[str, Tuned], dict[str, st
     return tuned, {label: why for label, why in failures.items() if label.partition(" ")[0] in hopeless}
 
 
-def last_score(study: Study, run: Run, fold: int) -> float:
+def last_score(study: LossStudy, run: Run, fold: int) -> float:
     """The challenge's metric after the last epoch; NaN if the fold is not trained."""
     path = study.fold_dir(run, fold) / "log.csv"
     if not study.is_trained(run, fold):
@@ -70,7 +71,7 @@ def last_score(study: Study, run: Run, fold: int) -> float:
     return float(pd.read_csv(path)[f"oof_{study.challenge.metric}"].iloc[-1])
 
 
-def _trial(study: Study, run: Run) -> Trial:
+def _trial(study: LossStudy, run: Run) -> Trial:
     return Trial(run.recipe.optim.lr, run.recipe.optim.clip_grad, last_score(study, run, study.folds[0]))
 
 
@@ -92,7 +93,7 @@ def _flat(runs: dict[str, list[Run]]) -> list[Run]:
     return [run for group in runs.values() for run in group]
 
 
-def _write(study: Study, tuned: dict[str, Tuned]) -> None:
+def _write(study: LossStudy, tuned: dict[str, Tuned]) -> None:
     chosen = {
         name: {
             "lr": setting.lr,

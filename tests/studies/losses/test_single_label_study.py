@@ -1,7 +1,7 @@
 import pandas as pd
 import pytest
 
-from cxrlt.studies.study import study_losses
+from cxrlt.studies.losses.study import study_losses
 from tiny import make_tiny
 
 

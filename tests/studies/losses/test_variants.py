@@ -3,7 +3,7 @@ import torch
 
 from cxrlt.losses import create_loss, loss_names
 from cxrlt.recipe import Recipe
-from cxrlt.studies.variants import DEFAULT_LOSSES, Variant, ablation_variants, loss_variants
+from cxrlt.studies.losses.variants import DEFAULT_LOSSES, Variant, ablation_variants, loss_variants
 
 ABLATIONS = ("class_aware", "ral", "ral_sensitivity")
 Z = torch.linspace(-6, 6, 25, dtype=torch.float64)[:, None].expand(-1, 2).contiguous()

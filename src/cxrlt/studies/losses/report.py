@@ -9,23 +9,22 @@ from cxrlt.artifacts import write_text
 from cxrlt.recipe import run_name
 from cxrlt.reports.study_page import PageTable, Section, write_study_page
 from cxrlt.studies.compare import TruthResult, compare, detectable
-from cxrlt.studies.draw import StudyFigures, draw
-from cxrlt.studies.plan import TUNING_SEED, Run, Study
-from cxrlt.studies.score import RunScore, Truth, score_run
-from cxrlt.studies.step_time import step_times
+from cxrlt.studies.losses.draw import StudyFigures, draw
+from cxrlt.studies.losses.plan import TUNING_SEED, LossStudy
+from cxrlt.studies.losses.score import score_run
+from cxrlt.studies.losses.step_time import step_times
+from cxrlt.studies.losses.tables import result_rows, result_table, run_rows, sensitivity_rows
+from cxrlt.studies.losses.tune import Tuned
+from cxrlt.studies.plan import Run
+from cxrlt.studies.score import RunScore, Truth
 from cxrlt.studies.tables import (
     class_rows,
     class_table,
     markdown,
     number,
     number_table,
-    result_rows,
-    result_table,
-    run_rows,
-    sensitivity_rows,
     write_csv,
 )
-from cxrlt.studies.tune import Tuned
 
 LEGEND = (
     "Values are means ± standard deviations over seeds of pooled out-of-fold scores.",
@@ -41,7 +40,9 @@ LEGEND = (
 )
 
 
-def report(study: Study, runs: Sequence[Run], truths: Sequence[Truth], settings: Mapping[str, Tuned]) -> str:
+def report(
+    study: LossStudy, runs: Sequence[Run], truths: Sequence[Truth], settings: Mapping[str, Tuned]
+) -> str:
     """Score the finished runs and write every table and figure. Returns the tables as Markdown."""
     times = step_times(study, [run for run in runs if run.seed == 0])
     results = [_result(study, runs, truth) for truth in truths]
@@ -61,16 +62,16 @@ def report(study: Study, runs: Sequence[Run], truths: Sequence[Truth], settings:
     return f"{text}\n\nmore in {folder / 'report.html'}"
 
 
-def _result(study: Study, runs: Sequence[Run], truth: Truth) -> TruthResult:
+def _result(study: LossStudy, runs: Sequence[Run], truth: Truth) -> TruthResult:
     print(f"score against {truth.name}", flush=True)
     scores = {run.name: score_run(study, run, truth) for run in runs}
     by_variant: dict[str, list[RunScore]] = {}
     for run in runs:
-        by_variant.setdefault(run.variant.name, []).append(scores[run.name])
+        by_variant.setdefault(run.variant, []).append(scores[run.name])
     return TruthResult(truth, scores, compare(by_variant))
 
 
-def _tables(study: Study, result: TruthResult, own: pd.DataFrame) -> list[PageTable]:
+def _tables(study: LossStudy, result: TruthResult, own: pd.DataFrame) -> list[PageTable]:
     tables = [PageTable(_detects(study, result), *result_table(own, result.metrics))]
     if study.plan.ablation == "ral_sensitivity":
         spread = number_table(sensitivity_rows(study, result))
@@ -78,7 +79,7 @@ def _tables(study: Study, result: TruthResult, own: pd.DataFrame) -> list[PageTa
     return tables
 
 
-def _detects(study: Study, result: TruthResult) -> str:
+def _detects(study: LossStudy, result: TruthResult) -> str:
     least = detectable(result.compared)
     if math.isnan(least):
         return "Nothing to compare with."
@@ -89,7 +90,9 @@ def _detects(study: Study, result: TruthResult) -> str:
     )
 
 
-def _markdown(study: Study, results: Sequence[TruthResult], tables: Mapping[str, Sequence[PageTable]]) -> str:
+def _markdown(
+    study: LossStudy, results: Sequence[TruthResult], tables: Mapping[str, Sequence[PageTable]]
+) -> str:
     blocks = [f"## {_title(study)}", _design(study)]
     for result in results:
         blocks.append(f"### Scored against {result.truth.name}")
@@ -99,7 +102,7 @@ def _markdown(study: Study, results: Sequence[TruthResult], tables: Mapping[str,
 
 
 def _page(
-    study: Study,
+    study: LossStudy,
     results: Sequence[TruthResult],
     tables: Mapping[str, Sequence[PageTable]],
     figures: StudyFigures,
@@ -115,11 +118,11 @@ def _page(
     write_study_page(study.results_dir / "report.html", _title(study), sections)
 
 
-def _title(study: Study) -> str:
+def _title(study: LossStudy) -> str:
     return f"{study.name} on {study.challenge.name}"
 
 
-def _design(study: Study) -> str:
+def _design(study: LossStudy) -> str:
     recipe, plan = study.base, study.plan
     name = run_name(plan.recipe or study.challenge.recipes[0])
     folds = ", ".join(map(str, study.folds))

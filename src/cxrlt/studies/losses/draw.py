@@ -23,8 +23,9 @@ from cxrlt.reports.loss_figures import (
 )
 from cxrlt.reports.study_page import PageFigure
 from cxrlt.studies.compare import TruthResult
-from cxrlt.studies.plan import Run, Study
-from cxrlt.studies.score import pooled_scores, read_logits
+from cxrlt.studies.losses.plan import LossStudy
+from cxrlt.studies.losses.score import GAP, pooled_scores, read_logits
+from cxrlt.studies.plan import Run
 from cxrlt.training.setup import loss_of
 from cxrlt.training.train import fold_jobs
 
@@ -41,14 +42,14 @@ class StudyFigures:
     results: Mapping[str, Sequence[PageFigure]]
 
 
-def draw(study: Study, runs: Sequence[Run], results: Sequence[TruthResult]) -> StudyFigures:
+def draw(study: LossStudy, runs: Sequence[Run], results: Sequence[TruthResult]) -> StudyFigures:
     """Write every figure as PNG into the results' folder. Curves over rows are of seed 0."""
     labels = results[0].truth.labels
     firsts = [run for run in runs if run.seed == 0]
     if len(firsts) > MOST_LINES:
-        firsts = [run for run in firsts if run.variant.name == run.variant.tuning]
-    shown = {run.variant.name for run in firsts}
-    own = [run for run in runs if run.variant.name in shown]
+        firsts = [run for run in firsts if run.variant == study.variant_of(run.variant).tuning]
+    shown = {run.variant for run in firsts}
+    own = [run for run in runs if run.variant in shown]
     return StudyFigures(
         labels=_labels(study, labels),
         losses=[_loss_curves(study, firsts)],
@@ -63,7 +64,7 @@ def draw(study: Study, runs: Sequence[Run], results: Sequence[TruthResult]) -> S
     )
 
 
-def _labels(study: Study, labels: pd.DataFrame) -> list[PageFigure]:
+def _labels(study: LossStudy, labels: pd.DataFrame) -> list[PageFigure]:
     counts = class_counts_figure(labels, study.challenge.groups)
     caption = "Positives and negatives of every class, and findings per image."
     figures = [_save(study, "class_counts", counts, caption)]
@@ -73,14 +74,14 @@ def _labels(study: Study, labels: pd.DataFrame) -> list[PageFigure]:
     return figures
 
 
-def _loss_curves(study: Study, runs: Sequence[Run]) -> PageFigure:
+def _loss_curves(study: LossStudy, runs: Sequence[Run]) -> PageFigure:
     (job,) = fold_jobs(study.source, runs[0].plan(study.folds[0], force=False))
     counts = job.class_counts
     examples = _example_classes(study.challenge, counts)
     curves = {}
     for run in runs:
         loss = loss_of(replace(job, recipe=run.recipe))
-        curves[run.variant.name] = {
+        curves[run.variant] = {
             name: loss_curve(loss, job.classes.index(name), P, len(job.classes)) for name in examples
         }
     titles = {
@@ -125,7 +126,7 @@ def _example_classes(challenge: Challenge, counts: Mapping[str, int]) -> dict[st
     return chosen
 
 
-def _mean_probabilities(study: Study, runs: Sequence[Run], result: TruthResult) -> PageFigure:
+def _mean_probabilities(study: LossStudy, runs: Sequence[Run], result: TruthResult) -> PageFigure:
     labels = result.truth.labels
     parts: dict[str, list[pd.DataFrame]] = {}
     for run in runs:
@@ -135,7 +136,7 @@ def _mean_probabilities(study: Study, runs: Sequence[Run], result: TruthResult) 
             "positives": predicted.where(known == 1).mean(),
             "negatives": predicted.where(known == 0).mean(),
         }
-        parts.setdefault(run.variant.name, []).append(pd.DataFrame(means).loc[by_count(labels)])
+        parts.setdefault(run.variant, []).append(pd.DataFrame(means).loc[by_count(labels)])
     figure = mean_probability_figure({name: sum(frames) / len(frames) for name, frames in parts.items()})
     caption = (
         "Mean predicted probability of the positives and of the negatives of every class, mean over seeds."
@@ -143,8 +144,8 @@ def _mean_probabilities(study: Study, runs: Sequence[Run], result: TruthResult) 
     return _save(study, f"probabilities_{result.truth.name}", figure, caption)
 
 
-def _curves(study: Study, runs: Sequence[Run], result: TruthResult) -> list[PageFigure]:
-    scores = {run.variant.name: pooled_scores(study.challenge, read_logits(study, run)) for run in runs}
+def _curves(study: LossStudy, runs: Sequence[Run], result: TruthResult) -> list[PageFigure]:
+    scores = {run.variant: pooled_scores(study.challenge, read_logits(study, run)) for run in runs}
     rows = next(iter(scores.values())).index
     labels = result.truth.labels.loc[rows]
     scores = {name: frame.loc[rows] for name, frame in scores.items()}
@@ -162,7 +163,7 @@ def _curves(study: Study, runs: Sequence[Run], result: TruthResult) -> list[Page
     ]
 
 
-def _differences(study: Study, result: TruthResult) -> list[PageFigure]:
+def _differences(study: LossStudy, result: TruthResult) -> list[PageFigure]:
     metric, name = study.challenge.metric, result.truth.name
     first, *others = result.compared
     figures = []
@@ -177,18 +178,18 @@ def _differences(study: Study, result: TruthResult) -> list[PageFigure]:
     return figures
 
 
-def _settings(study: Study, result: TruthResult) -> Figure:
+def _settings(study: LossStudy, result: TruthResult) -> Figure:
     metric = study.challenge.metric
     families: dict[str, dict[str, dict[str, float]]] = {}
     family_of = {variant.name: variant.tuning for variant in study.variants}
     for row in result.compared:
         family = family_of[row.name]
         setting = row.name.removeprefix(family).removeprefix("-") or "paper"
-        families.setdefault(family, {})[setting] = {metric: row.means[metric], "train − OOF": row.gap}
+        families.setdefault(family, {})[setting] = {metric: row.means[metric], "train − OOF": row.beside[GAP]}
     return settings_figure({name: pd.DataFrame(values).T for name, values in families.items()})
 
 
-def _save(study: Study, name: str, figure: Figure, caption: str) -> PageFigure:
+def _save(study: LossStudy, name: str, figure: Figure, caption: str) -> PageFigure:
     path = study.results_dir / "figures" / f"{name}.png"
     save_figure(figure, path)
     return PageFigure(caption, path)
