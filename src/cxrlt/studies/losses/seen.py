@@ -5,7 +5,7 @@ from functools import partial
 
 from cxrlt.folds.make import Folds, read_folds
 from cxrlt.inputs.images import ImageSource
-from cxrlt.predictions.predict import TrainedFold, flips, infer_fold, predict, trained_folds
+from cxrlt.predictions.predict import TrainedFold, infer_fold, predict, trained_folds, tta_of
 from cxrlt.predictions.store import write_predictions
 from cxrlt.studies.losses.plan import LossStudy
 from cxrlt.studies.plan import Run
@@ -57,10 +57,10 @@ def _predict_seen(source: ImageSource, units: Sequence[TrainedFold], folds: Fold
     recipe, challenge = units[0].recipe, source.challenge  # the folds of a run have one recipe
     table, cache = source.folded(folds.frame.index, recipe.data.cache_size)
     accelerator = create_accelerator(recipe)
-    flip = flips(recipe, challenge.classes)
+    tta = tta_of(recipe, challenge.classes)
     for unit in units:
         rows = folds.frame.index[folds.frame["fold"] == seen_fold(int(unit.fold), folds.n_folds)]
-        ids = table.index.intersection(rows, sort=False)
-        logits = infer_fold(unit, cache, list(ids), challenge, accelerator, flip, "seen rows")
+        there = table[table.index.isin(rows)]
+        logits = infer_fold(unit, cache, there, challenge, accelerator, tta, "seen rows")
         meta = {key: str(value) for key, value in unit.identity.items()} | {"split": "seen"}
         write_predictions(unit.directory / SEEN, logits.reindex(rows), meta)
