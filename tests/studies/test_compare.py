@@ -13,7 +13,7 @@ NOISE = np.random.default_rng(0).normal(0, 0.05, 1000)
 def run(value: float, own_noise: float = 0.0, seed: int = 0) -> RunScore:
     draws = value + NOISE + np.random.default_rng([1, seed]).normal(0, own_noise, 1000)
     return RunScore(
-        {"mAP": Drawn(value, draws)}, pd.DataFrame({"AP": [value]}, index=["Mass"]), {"beside": 0.1}
+        {"mAP": Drawn(value, draws)}, pd.DataFrame({"AP": [value]}, index=["Mass"]), {"gap": value}
     )
 
 
