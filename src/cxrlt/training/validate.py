@@ -4,6 +4,7 @@ import math
 import sys
 import time
 
+import numpy as np
 import pandas as pd
 from scipy.special import softmax
 
@@ -28,14 +29,25 @@ LOGGED: dict[Task, tuple[Metric, ...]] = {
 
 def validate(trainer: Trainer) -> dict[str, float]:
     """Scores of the averaged weights on the rows this fold leaves out; NaN if there are none."""
-    job, cfg = trainer.job, trainer.job.recipe
+    job = trainer.job
     names = dict.fromkeys([job.metric, *LOGGED[job.task]])
     if job.valid.empty:
         return {f"oof_{name}": math.nan for name in names}
+    scores = scores_on(trainer, job.valid)
+    targets = job.targets(job.valid)
+    return {f"oof_{name}": macro_metric(name, targets, scores) for name in names}
+
+
+def scores_on(trainer: Trainer, table: pd.DataFrame) -> np.ndarray:
+    """What a metric takes, (rows of `table`, classes), from the averaged weights; the same on every process.
+
+    Logits or, with one class per image, probabilities.
+    """
+    job, cfg = trainer.job, trainer.job.recipe
     logits = infer(
         trainer.ema.module,
-        evaluation_set(cfg, job.valid, job.classes, job.cache),
-        list(job.valid.index),
+        evaluation_set(cfg, table, job.classes, job.cache),
+        list(table.index),
         job.classes,
         trainer.accelerator,
         task=job.task,
@@ -43,9 +55,7 @@ def validate(trainer: Trainer) -> dict[str, float]:
         n_workers=worker_count(cfg.data.n_workers, trainer.accelerator),
         label="validate",
     ).to_numpy()
-    scores = softmax(logits, axis=1) if job.task == "single_label" else logits
-    targets = job.targets(job.valid)
-    return {f"oof_{name}": macro_metric(name, targets, scores) for name in names}
+    return softmax(logits, axis=1) if job.task == "single_label" else logits
 
 
 def end_epoch(trainer: Trainer, row: dict[str, float]) -> None:
