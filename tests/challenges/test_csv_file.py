@@ -77,3 +77,10 @@ def test_a_list_keeps_its_order_and_refuses_a_repeated_line(tmp_path):
     assert read_lines(write(tmp_path / "l.txt", "b.png\r\n\r\na.png \n")) == ["b.png", "a.png"]
     with pytest.raises(UserError, match=r"l\.txt lists a\.png more than once"):
         read_lines(write(tmp_path / "l.txt", "a.png\nb.png\na.png\n"))
+
+
+def test_header_cells_without_a_name_get_the_given_names_if_there_are_as_many(tmp_path):
+    path = write(tmp_path / "t.csv", "id,,\na,1,0\n")
+    assert list(read_csv(path, unnamed=["Mass", "Hernia"]).columns) == ["id", "Mass", "Hernia"]
+    assert read_csv(path, unnamed=["Mass", "Hernia"]).text("Mass").tolist() == ["1"]
+    assert list(read_csv(path, unnamed=["Mass"]).columns) == ["id"]

@@ -165,3 +165,56 @@ def test_a_class_under_last_years_name_is_an_error_that_says_which_is_missing(wr
     inputs = write_cxr_lt("train_labeled.csv", ["a"], names, {}, "fpath")
     with pytest.raises(UserError, match=r"train_labeled\.csv has no column for the class Normal\."):
         TASK2.read("train", inputs)
+
+
+def test_a_gold_file_with_fewer_rows_than_the_table_leaves_the_others_unlabelled(write_cxr_lt):
+    ids = [f"i{k}" for k in range(409)]
+    write_cxr_lt("test_task2.csv", ids, TASK2.classes, None, "fpath", [f"1{k:07d}" for k in range(409)])
+    gold = {image: ["Normal"] for image in ids[:406]}
+    inputs = write_cxr_lt("test_labeled_task2.csv", ids[:406], TASK2.classes, gold, "fpath")
+    table = TASK2.read("test", inputs)
+    assert len(table) == 409
+    assert table["Normal"].count() == table["Normal"].sum() == 406
+    assert TASK2.template("test", inputs) == ids
+
+
+def test_studies_keep_their_letter_and_leading_zeros_are_no_numbers(write_cxr_lt):
+    inputs = write_cxr_lt("train_labeled.csv", ["a", "b"], TASK1.classes, {}, "fpath")
+    path = inputs / "train_labeled.csv"
+    path.write_text(path.read_text().replace(",s50001,", ",050001,"))
+    assert TASK1.read("train", inputs)["study"].tolist() == ["s50000", "050001"]
+
+
+@pytest.fixture
+def kits(tmp_path, write_cxr_lt):
+    """Both tasks' files in one folder, with a starting kit each, whose development.csv differ."""
+    for task, challenge, images in ((1, TASK1, ["a", "b", "c"]), (2, TASK2, ["b", "a"])):
+        write_cxr_lt("development.csv", images, challenge.classes, None, "fpath")
+        kit = tmp_path / f"task{task}_development_starting_kit"
+        kit.mkdir()
+        (tmp_path / "development.csv").rename(kit / "development.csv")
+        (kit / "EVAL_CLASSES.txt").write_text("".join(f"{name} \t\r\n" for name in challenge.classes))
+        sample = "".join(f"{image}{',0' * len(challenge.classes)}\n" for image in images[::-1])
+        name = f"development_task{task}_sample_submission.csv"
+        (kit / name).write_text(",".join(challenge.submission_columns) + "\n" + sample)
+    return tmp_path
+
+
+def test_each_task_reads_the_table_and_the_template_of_its_own_starting_kit(kits):
+    assert TASK1.read("dev", kits).index.tolist() == ["a", "b", "c"]
+    assert TASK2.read("dev", kits).index.tolist() == ["b", "a"]
+    assert TASK1.template("dev", kits) == ["c", "b", "a"]
+    assert TASK2.template("dev", kits) == ["a", "b"]
+
+
+def test_a_class_file_in_another_order_or_of_another_task_is_refused(kits):
+    path = kits / "task2_development_starting_kit" / "EVAL_CLASSES.txt"
+    names = list(TASK2.classes)
+    names[14:16] = ["Nodule", "Normal"]
+    path.write_text("\n".join(names))
+    with pytest.raises(UserError, match="another order: line 15 is 'Nodule', but should be 'Normal'"):
+        TASK2.template("dev", kits)
+    path.write_text("\n".join(TASK1.classes))
+    with pytest.raises(UserError, match=r"EVAL_CLASSES\.txt has classes that are not known: Adenopathy"):
+        TASK2.template("dev", kits)
+    assert TASK1.template("dev", kits) == ["c", "b", "a"]

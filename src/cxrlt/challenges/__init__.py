@@ -6,6 +6,8 @@ from cxrlt.challenges.base import Challenge
 from cxrlt.challenges.csv_file import nearest
 from cxrlt.challenges.custom import csv_challenge
 from cxrlt.challenges.cxr_lt import CXR_LT_2023, CXR_LT_2024, DEMO, DEMO_SINGLE
+from cxrlt.challenges.cxr_lt_2026 import NAME as CXR_LT_2026
+from cxrlt.challenges.cxr_lt_2026 import cxr_lt_2026
 from cxrlt.challenges.folder import folder_challenge
 from cxrlt.challenges.nih import NIH14, NIHLT, NIHLT_SINGLE
 from cxrlt.errors import UserError
@@ -15,7 +17,7 @@ CHALLENGES = {
     for challenge in (DEMO, DEMO_SINGLE, CXR_LT_2023, *CXR_LT_2024, NIH14, NIHLT, NIHLT_SINGLE)
 }
 # which follow from what is in their inputs folder
-CUSTOM = {"folder": folder_challenge, "csv": csv_challenge}
+CUSTOM = {CXR_LT_2026: cxr_lt_2026, "folder": folder_challenge, "csv": csv_challenge}
 
 
 def challenge_names() -> list[str]:
@@ -24,7 +26,7 @@ def challenge_names() -> list[str]:
 
 
 def get_challenge(name: str, inputs_dir: Path | None = None) -> Challenge:
-    """The challenge of that name; `folder` and `csv` follow from what is in `inputs_dir`.
+    """The challenge of that name; those of CUSTOM follow from what is in `inputs_dir`.
 
     Raises UserError for an unknown name.
     """

@@ -100,6 +100,10 @@ class Challenge(ABC):
     def template(self, split: str, inputs_dir: Path) -> list[str]:
         """The ids a submission for `split` must hold, in the order the server expects."""
 
+    def notes(self, inputs_dir: Path) -> list[str]:
+        """Sentences for the report of `cxrlt check`: what reading the tables decided and left out."""
+        return []
+
     def image_folders(self) -> tuple[str, ...]:
         """Glob patterns, below the images folder, of the folders that `path` may be relative to."""
         return (".",)

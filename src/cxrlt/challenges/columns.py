@@ -18,8 +18,11 @@ NUMBER_ID = r"-?\d+\.0+|-?\d+(?:\.\d+)?[eE][+-]\d+"
 UNSAFE_PATH = r"[\\/].*|[A-Za-z]:.*|(?:.*[\\/])?\.\.(?:[\\/].*)?"
 
 
-def ids(file: CsvFile, column: str) -> pd.Series:
-    """An id column as text. Raises UserError for a blank and for an id turned into a number."""
+def ids(file: CsvFile, column: str, otherwise: str = "") -> pd.Series:
+    """An id column as text. Raises UserError for a blank and for an id turned into a number.
+
+    `otherwise` is one more way to mend the latter, a sentence.
+    """
     values = file.text(column)
     if (blank := values == "").any():
         raise UserError(f"{file.path}, column {column!r}: no id in {rows(values, blank)}. Fill it in.")
@@ -27,7 +30,7 @@ def ids(file: CsvFile, column: str) -> pd.Series:
         raise UserError(
             f"{file.path}, column {column!r}: a spreadsheet has turned ids into numbers in "
             f"{rows(values, number)}. Take the original file; "
-            "if you have to save it again, import the column as text."
+            f"if you have to save it again, import the column as text.{otherwise and f' {otherwise}'}"
         )
     return values
 

@@ -71,15 +71,19 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
     return plain[matches[0]] if matches else None
 
 
-def read_csv(path: Path, source: str = SOURCE) -> CsvFile:
+def read_csv(path: Path, source: str = SOURCE, *, unnamed: Sequence[str] = ()) -> CsvFile:
     """Every cell of the file as stripped text; `source` tells what to do if there is no such file.
 
-    Raises MissingFileError, or UserError for a broken row, an encoding other than UTF-8, a name used twice.
+    Header cells without a name get those of `unnamed` if there are exactly as many. Raises MissingFileError,
+    or UserError for a broken row, an encoding other than UTF-8, a name used twice.
     """
     if not path.is_file():
         raise MissingFileError(f"{path} does not exist. {source}")
     cells = _read_cells(path)
     header = [str(column[0]).strip() for column in cells.columns]
+    if header.count("") == len(unnamed):
+        names = iter(unnamed)
+        header = [name or next(names) for name in header]
     twice = [name for name, count in Counter(filter(None, header)).items() if count > 1]
     if twice:
         raise UserError(
@@ -130,6 +134,19 @@ def read_lines(path: Path) -> list[str]:
     if twice:
         raise UserError(f"{path} lists {listing(twice)} more than once. Keep one line of each.")
     return lines
+
+
+def read_classes(path: Path, known: Sequence[str]) -> tuple[str, ...]:
+    """The classes of a file with one per line, in its order; blanks and tabs at the ends are left out.
+
+    Raises MissingFileError, or UserError if they are not the `known` ones.
+    """
+    found = read_lines(path)
+    if missing := [name for name in known if name not in found]:
+        raise UserError(f"{path} lacks the class{'es' if len(missing) > 1 else ''} {listing(missing)}.")
+    if strange := [name for name in found if name not in known]:
+        raise UserError(f"{path} has classes that are not known: {listing(strange)}. Is it another task's?")
+    return tuple(found)
 
 
 def rows(values: pd.Series, where: pd.Series | np.ndarray) -> str:

@@ -8,10 +8,11 @@ import pandas as pd
 
 from cxrlt.challenges import columns
 from cxrlt.challenges.base import USUAL_METRIC, Challenge
-from cxrlt.challenges.csv_file import SOURCE, read_csv
+from cxrlt.challenges.csv_file import SOURCE, read_classes, read_csv
 from cxrlt.challenges.views import views
 from cxrlt.errors import UserError, listing
 
+CLASS_FILE = "EVAL_CLASSES.txt"
 PATH_COLUMNS = ("path", "fpath")
 # a blank ViewPosition, one image in 24, is often told by the second
 VIEW_COLUMNS = ("ViewPosition", "ViewCodeSequence_CodeMeaning")
@@ -96,19 +97,21 @@ TASK2_CLASSES = tuple("Normal" if name == "No Finding" else name for name in COU
 class CxrLt(Challenge):
     """`tables`, and where labels come in a file of their own `labeled`, by split; `samples`: the templates.
 
-    A published labelled table also stands in for a split's own table when only that was downloaded. `source`
-    tells what to do if a table is not there.
+    A published labelled table also stands in for a split's own table when only that was downloaded. `kits`
+    are glob patterns of folders looked into first, the servers' starting kits: those of two tasks hold files
+    of the same name. `source` tells what to do if a table is not there.
     """
 
     tables: Mapping[str, str]
     samples: Mapping[str, str]
     labeled: Mapping[str, str] = field(default_factory=dict)
+    kits: tuple[str, ...] = ()
     source: str = SOURCE
 
     def read(self, split: str, inputs_dir: Path) -> pd.DataFrame:
         self.require(split)
-        table_path = inputs_dir / self.tables[split]
-        labeled_path = inputs_dir / self.labeled.get(split, self.tables[split])
+        table_path = self._find(inputs_dir, self.tables[split])
+        labeled_path = self._find(inputs_dir, self.labeled.get(split, self.tables[split]))
         if labeled_path == table_path or not labeled_path.is_file():
             return self._read_table(table_path, labels_required=split == "train")
         truth = self._read_table(labeled_path, labels_required=True)
@@ -134,11 +137,33 @@ class CxrLt(Challenge):
         )
 
     def template(self, split: str, inputs_dir: Path) -> list[str]:
-        """The ids of the sample submission; without that file those of the split's table, in its order."""
+        """The ids of the sample submission; without that file those of the split's table, in its order.
+
+        Raises UserError for a starting kit of other classes, or of the same in another order.
+        """
         self.require(split)
-        if split in self.samples and (path := inputs_dir / self.samples[split]).is_file():
+        self._check_kits(inputs_dir)
+        if split in self.samples and (path := self._find(inputs_dir, self.samples[split])).is_file():
             return columns.template_ids(self, path)
         return self.read(split, inputs_dir).index.tolist()
+
+    def _find(self, inputs_dir: Path, name: str) -> Path:
+        """Where the file is, in a starting kit or beside them; where it should be if it is nowhere."""
+        found = (folder / name for folder in self._kit_folders(inputs_dir) if (folder / name).is_file())
+        return next(found, inputs_dir / name)
+
+    def _kit_folders(self, inputs_dir: Path) -> list[Path]:
+        return [folder for kit in self.kits for folder in sorted(inputs_dir.glob(kit))]
+
+    def _check_kits(self, inputs_dir: Path) -> None:
+        for folder in self._kit_folders(inputs_dir):
+            path = folder / CLASS_FILE
+            if path.is_file() and (found := read_classes(path, self.classes)) != self.classes:
+                place = next(k for k, name in enumerate(self.classes) if found[k] != name)
+                raise UserError(
+                    f"{path} has the classes of {self.name} in another order: line {place + 1} is "
+                    f"{found[place]!r}, but should be {self.classes[place]!r}. Take the kit's own file."
+                )
 
 
 CXR_LT_2023 = CxrLt(
@@ -187,6 +212,7 @@ def cxr_lt_2024(task: int, counts: Mapping[str, int]) -> CxrLt:
             "dev": f"development_task{task}_sample_submission.csv",
             "test": f"test_task{task}_sample_submission.csv",
         },
+        kits=(f"task{task}_*starting_kit",),
     )
 
 

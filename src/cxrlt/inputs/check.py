@@ -37,6 +37,8 @@ def check(
     report.lines.append(f"tables in {workspace.inputs_dir(challenge.name)}")
     report.lines.append(f"images in {workspace.images_dir(challenge.name)}")
     tables = _read_all(challenge, workspace, report)
+    if "train" in tables:
+        report.lines.extend(challenge.notes(workspace.inputs_dir(challenge.name)))
     if tables:
         tables = _locate_all(challenge, workspace, tables, allow_missing, report)
         report.lines.extend(
