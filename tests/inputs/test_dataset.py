@@ -176,7 +176,7 @@ def test_workers_that_start_afresh_give_the_same_items(dataset: XRayDataset):
 
 @pytest.mark.parametrize("n_workers", [0, 2])
 def test_what_goes_wrong_with_an_image_reaches_the_caller(dataset: XRayDataset, n_workers: int):
-    dataset.cache_rows = np.where(np.arange(N_ROWS) == 9, 10**6, dataset.cache_rows)
+    dataset.reader.cache_rows = np.where(np.arange(N_ROWS) == 9, 10**6, dataset.reader.cache_rows)
     batches = iter(make_loader(dataset, 0, [np.array([1, 2]), np.array([9, 3]), np.array([4])], n_workers))
     assert next(batches)[2].tolist() == [1, 2]
     with pytest.raises(IndexError):

@@ -18,8 +18,9 @@ import numpy as np
 import pandas as pd
 
 from cxrlt.artifacts import atomic_path, read_json
-from cxrlt.errors import UserError, listing
+from cxrlt.errors import UserError
 from cxrlt.inputs.decode import DECODERS
+from cxrlt.inputs.filling import rows_of_ids
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,13 +56,14 @@ class ImageCache:
 
     def rows_of(self, ids: Iterable[str]) -> np.ndarray:
         """Row in `images` of each id (int64). Raises UserError for ids that are not in the cache."""
-        rows = self.rows.reindex(pd.Index(ids))
-        if rows.isna().any():
-            raise UserError(
-                f"Not in the image cache {self.directory}: {listing(rows.index[rows.isna()])}. "
+        return rows_of_ids(
+            self.rows,
+            ids,
+            lambda absent: (
+                f"Not in the image cache {self.directory}: {absent}. "
                 f"Images that cannot be read are listed in its quarantine.csv."
-            )
-        return rows.to_numpy(np.int64)
+            ),
+        )
 
     def __reduce__(self) -> tuple:
         return open_cache, (self.directory,)

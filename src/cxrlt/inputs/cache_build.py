@@ -1,12 +1,8 @@
 """Building the packed cache: in parallel, in any number of attempts, by one process at a time."""
 
-import os
-import shutil
 import sys
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,14 +10,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pandas as pd
-from filelock import FileLock, Timeout
 from joblib import Parallel, cpu_count, delayed
 from tqdm import tqdm
 
-from cxrlt.artifacts import atomic_path, write_json
+from cxrlt.artifacts import write_json
 from cxrlt.errors import UserError, listing
 from cxrlt.inputs.cache import ImageCache, cache_path, open_cache, read_quarantine, write_csv
 from cxrlt.inputs.decode import DECODERS, UnreadableImageError, decode
+from cxrlt.inputs.filling import create_array, only_builder, require_room, writing_rows
 
 CHUNK = 64
 """Rows that one process decodes before they are marked as done."""
@@ -59,7 +55,7 @@ def build_cache(
     if not build.is_finished():
         try:
             directory.mkdir(parents=True, exist_ok=True)
-            with _exclusive(directory, progress):
+            with only_builder(directory, progress):
                 build.run(quarantine)
         except OSError as error:
             raise UserError(
@@ -123,16 +119,13 @@ class _Build:
 
     def check_room(self) -> None:
         """Every image needs a byte per pixel and channel, less what an earlier attempt has already taken."""
-        images = self.directory / "images.npy"
         started = (self.directory / "meta.json").is_file()
         taken = np.count_nonzero(np.load(self.directory / "sources.npy")) if started else 0
-        needed = (len(self.table) - taken) * self.image_bytes
-        free = shutil.disk_usage(self.directory).free
-        if needed > free:
-            raise UserError(
-                f"{images} needs {needed / 1e9:,.1f} GB more and its disk has {free / 1e9:,.1f} GB free. "
-                f"Make room, choose a smaller --size, or put the cache on another disk with --cache-dir DIR."
-            )
+        require_room(
+            self.directory / "images.npy",
+            (len(self.table) - taken) * self.image_bytes,
+            "Make room, choose a smaller --size, or put the cache on another disk with --cache-dir DIR.",
+        )
 
     def create(self) -> None:
         """Empty arrays of the right shape; meta.json comes last and says that the others are whole."""
@@ -140,12 +133,8 @@ class _Build:
         if meta.is_file():
             return
         n = len(self.table)
-        for name, dtype, shape in (
-            ("images.npy", np.uint8, (n, *self.image_shape)),
-            ("sources.npy", np.int64, (n,)),
-        ):
-            with atomic_path(self.directory / name) as path:
-                np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+        create_array(self.directory / "images.npy", np.uint8, (n, *self.image_shape))
+        create_array(self.directory / "sources.npy", np.int64, (n,))
         write_csv(self.directory / "ids.csv", pd.DataFrame({"image_id": self.table.index}))
         write_json(
             meta,
@@ -226,34 +215,13 @@ def _decode_rows(images_path: Path, rows: np.ndarray, files: list[str]) -> tuple
     array = np.load(images_path, mmap_mode="r")
     size, channels = array.shape[1], 3 if array.ndim == 4 else 1
     failures = {}
-    # written as a file: a full disk is then an OSError, where a memory map would kill the process
-    with images_path.open("r+b") as images:
+    with writing_rows(images_path) as write:
         for row, file in zip(rows.tolist(), files, strict=True):
             try:
-                image = decode(Path(file), size, channels)
+                write(row, decode(Path(file), size, channels))
             except UnreadableImageError as error:
                 failures[row] = error.reason
-                continue
-            images.seek(array.offset + row * image.nbytes)
-            images.write(image.tobytes())
-        images.flush()
-        os.fsync(images.fileno())
     return rows.tolist(), failures
-
-
-@contextmanager
-def _exclusive(directory: Path, progress: bool) -> Iterator[None]:
-    lock = FileLock(directory / "build.lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        if progress:
-            print(f"Waiting for the process that is building {directory}", file=sys.stderr, flush=True)
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _length(file: str) -> int:

@@ -6,6 +6,7 @@ An item is asked for by (epoch, draw), so that the epoch reaches worker processe
 import hashlib
 import struct
 from collections.abc import Sequence
+from typing import Protocol
 
 import cv2
 import numpy as np
@@ -16,6 +17,8 @@ from torch.utils.data import DataLoader, Dataset
 from cxrlt.errors import UserError
 from cxrlt.inputs.augment import Transform
 from cxrlt.inputs.cache import ImageCache
+from cxrlt.inputs.filling import rows_of_ids
+from cxrlt.inputs.mixing import Mix, Mixing
 
 Item = tuple[int, int]
 """(epoch, draw); a draw is row + n_rows * copy, copy 0 being the first time a row comes in an epoch."""
@@ -23,12 +26,90 @@ Inputs = dict[str, torch.Tensor]
 """What a model takes: for single images {"images": uint8 (b, channels, size, size)}; items lack the b."""
 
 
-class XRayDataset(Dataset):
+class Reader(Protocol):
+    """Single images as a model takes them: a tensor per row, called `name` among its inputs."""
+
+    name: str
+
+    def read(self, row: int, epoch: int, copy: int) -> torch.Tensor: ...
+
+
+class ImageReader:
+    """Images of a cache, uint8 (channels, size, size), augmented by (seed, epoch, image id, copy) alone.
+
+    Where the cached images are larger than `size`, the central size x size of them is used; only then comes
+    `transform`, without which the image is as it is in the cache. Raises UserError if the cache lacks an id.
+    """
+
+    name = "images"
+
+    def __init__(
+        self, cache: ImageCache, ids: Sequence[str], seed: int, transform: Transform | None, size: int | None
+    ) -> None:
+        self.size = size or cache.size
+        if self.size > cache.size:
+            raise ValueError(f"no {size} px can be cut out of images of {cache.size} px")
+        self.cache = cache
+        self.cache_rows = cache.rows_of(ids)
+        self.id_hashes = np.array([hash64(image_id.encode()) for image_id in ids], dtype=np.uint64)
+        self.seed = seed
+        self.transform = transform
+        margin = (cache.size - self.size) // 2
+        self.window = slice(margin, margin + self.size)
+
+    def read(self, row: int, epoch: int, copy: int) -> torch.Tensor:
+        return as_planes(self.pixels(row, self.seed_of(row, epoch, copy)))
+
+    def pixels(self, row: int, seed: int) -> np.ndarray:
+        """uint8 (size, size) or (size, size, 3), augmented with that seed."""
+        image = np.array(self.cache.images[self.cache_rows[row], self.window, self.window])
+        return image if self.transform is None else self.transform(image, seed)
+
+    def seed_of(self, row: int, epoch: int, copy: int) -> int:
+        """A function of (seed, epoch, image id, copy) and nothing else."""
+        image = struct.pack("<qqQ", self.seed, epoch, int(self.id_hashes[row]))
+        return hash64(image + struct.pack("<q", copy) if copy else image)
+
+
+class LabelledRows(Dataset):
+    """Rows with targets (n, n_classes): what all data sets share.
+
+    `row_of` says of every image (index image_id) that is predicted in which row.
+    """
+
+    def __init__(self, row_of: pd.Series, targets: np.ndarray) -> None:
+        self.row_of = row_of
+        self.targets = torch.tensor(np.ascontiguousarray(targets, dtype=np.float32))
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    @property
+    def ids(self) -> pd.Index:
+        """The images that are predicted."""
+        return self.row_of.index
+
+    def rows_of(self, ids: Sequence[str]) -> np.ndarray:
+        """The row in which each image is predicted (int64). Raises UserError for one that is in none."""
+        return rows_of_ids(self.row_of, ids, lambda absent: f"Not among the rows at hand: {absent}.")
+
+    def targets_of(self, epoch: int, draws: np.ndarray) -> torch.Tensor:
+        """What the items of these draws have as targets: float32 (b, n_classes), without reading an image."""
+        return self.targets[draws % len(self)]
+
+
+def rows_of_single(ids: Sequence[str], targets: np.ndarray) -> pd.Series:
+    """`row_of` where every image is a row of its own. Raises ValueError for targets of another length."""
+    if targets.shape[:1] != (len(ids),):
+        raise ValueError(f"{len(ids)} ids but targets of shape {targets.shape}")
+    return pd.Series(np.arange(len(ids)), index=pd.Index(ids))
+
+
+class XRayDataset(LabelledRows):
     """Item (epoch, draw): {"images": uint8 (channels, size, size)}, float32 targets (n_classes,), row.
 
-    `targets` (n, n_classes) has one row per id. Where the cached images are larger than `size`, the central
-    size x size of them is used; only then comes `transform`, without which the image is as it is in the
-    cache. Raises UserError if the cache lacks an id.
+    `targets` (n, n_classes) has one row per id. For the images see ImageReader; with `mixing` some of them
+    are made of several, each augmented first.
     """
 
     def __init__(
@@ -40,46 +121,45 @@ class XRayDataset(Dataset):
         seed: int = 0,
         transform: Transform | None = None,
         size: int | None = None,
+        mixing: Mixing | None = None,
     ) -> None:
-        if targets.shape[:1] != (len(ids),):
-            raise ValueError(f"{len(ids)} ids but targets of shape {targets.shape}")
-        if size is not None and size > cache.size:
-            raise ValueError(f"no {size} px can be cut out of images of {cache.size} px")
-        self.cache = cache
-        self.ids = pd.Index(ids)
-        self.cache_rows = cache.rows_of(ids)
-        self.id_hashes = np.array([_hash64(image_id.encode()) for image_id in ids], dtype=np.uint64)
-        self.targets = torch.tensor(np.ascontiguousarray(targets, dtype=np.float32))
-        self.seed = seed
-        self.transform = transform
-        margin = (cache.size - (size or cache.size)) // 2
-        self.window = slice(margin, margin + (size or cache.size))
-
-    def __len__(self) -> int:
-        return len(self.cache_rows)
+        super().__init__(rows_of_single(ids, targets), targets)
+        self.reader = ImageReader(cache, ids, seed, transform, size)
+        self.mixing = mixing
 
     def __getitem__(self, item: Item) -> tuple[Inputs, torch.Tensor, int]:
         epoch, draw = item
-        row = draw % len(self)
-        image = np.array(self.cache.images[self.cache_rows[row], self.window, self.window])
-        if self.transform is not None:
-            image = self.transform(image, self.augmentation_seed(epoch, draw))
-        planes = image[None] if image.ndim == 2 else image.transpose(2, 0, 1)
-        return {"images": torch.from_numpy(np.ascontiguousarray(planes))}, self.targets[row], row
+        row, seed = draw % len(self), self.augmentation_seed(epoch, draw)
+        mix = self._mix(epoch, draw)
+        if mix is None:
+            return {"images": as_planes(self.reader.pixels(row, seed))}, self.targets[row], row
+        # by its place, for a row may be mixed with itself
+        seeds = [hash64(struct.pack("<Qq", seed, place)) for place in range(len(mix.rows))]
+        parts = [self.reader.pixels(*part) for part in zip(mix.rows, seeds, strict=True)]
+        return {"images": as_planes(mix.image(parts))}, self._mixed_targets(mix), row
 
     def augmentation_seed(self, epoch: int, draw: int) -> int:
         """A function of (seed, epoch, image id, copy) and nothing else."""
         copy, row = divmod(draw, len(self))
-        image = struct.pack("<qqQ", self.seed, epoch, int(self.id_hashes[row]))
-        return _hash64(image + struct.pack("<q", copy) if copy else image)
+        return self.reader.seed_of(row, epoch, copy)
 
     def targets_of(self, epoch: int, draws: np.ndarray) -> torch.Tensor:
-        """What the items of these draws have as targets: float32 (b, n_classes), without reading an image."""
-        return self.targets[draws % len(self)]
+        targets = super().targets_of(epoch, draws).clone()
+        if self.mixing is not None:
+            for place, draw in enumerate(draws.tolist()):
+                mix = self._mix(epoch, draw)
+                if mix is not None:
+                    targets[place] = self._mixed_targets(mix)
+        return targets
 
-    def rows_of(self, ids: Sequence[str]) -> np.ndarray:
-        """Row of each id (int64)."""
-        return self.ids.get_indexer_for(ids)
+    def _mix(self, epoch: int, draw: int) -> Mix | None:
+        if self.mixing is None:
+            return None
+        seed = hash64(struct.pack("<Q", self.augmentation_seed(epoch, draw)) + b"mix")
+        return self.mixing.draw(seed, draw % len(self), len(self), self.reader.size)
+
+    def _mixed_targets(self, mix: Mix) -> torch.Tensor:
+        return torch.from_numpy(self.mixing.targets(mix, self.targets[mix.rows].numpy()))
 
 
 def rank_share(batch: np.ndarray, rank: int, world: int, max_batch_per_device: int) -> list[np.ndarray]:
@@ -100,7 +180,7 @@ def rank_share(batch: np.ndarray, rank: int, world: int, max_batch_per_device: i
 
 
 def make_loader(
-    dataset: XRayDataset,
+    dataset: LabelledRows,
     epoch: int,
     micro_batches: Sequence[np.ndarray],
     n_workers: int,
@@ -124,7 +204,7 @@ def make_loader(
 
 
 def evaluation_loader(
-    dataset: XRayDataset, batch_size: int, n_workers: int, pin_memory: bool = False
+    dataset: LabelledRows, batch_size: int, n_workers: int, pin_memory: bool = False
 ) -> DataLoader:
     """Every row once, in order, in batches of at most `batch_size`."""
     rows = np.arange(len(dataset))
@@ -137,9 +217,16 @@ def on_device(inputs: Inputs, device: torch.device) -> Inputs:
     return {name: values.to(device, non_blocking=True) for name, values in inputs.items()}
 
 
+def as_planes(image: np.ndarray) -> torch.Tensor:
+    """(h, w) or (h, w, channels) to (channels, h, w)."""
+    planes = image[None] if image.ndim == 2 else image.transpose(2, 0, 1)
+    return torch.from_numpy(np.ascontiguousarray(planes))
+
+
 def _without_opencv_threads(worker: int = 0) -> None:
     cv2.setNumThreads(0)
 
 
-def _hash64(data: bytes) -> int:
+def hash64(data: bytes) -> int:
+    """64 bits of BLAKE2b, the same on every machine."""
     return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")

@@ -1,0 +1,205 @@
+"""Features of a frozen model, computed once per image and memory-mapped ever after.
+
+A folder holds features.npy (n, t, d) float32, ids.csv with the image id of each row, done.npy (n,) bool, and
+meta.json with the key: whatever the features are a function of. A row counts only once it is in done.npy,
+which is written after the features are on disk; so a writer may be killed at any moment, and the next one
+goes on from there.
+"""
+
+import hashlib
+import json
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+import pandas as pd
+import torch
+
+from cxrlt.artifacts import write_json
+from cxrlt.errors import UserError
+from cxrlt.inputs.cache import read_csv, write_csv
+from cxrlt.inputs.dataset import Inputs, Item, LabelledRows, rows_of_single
+from cxrlt.inputs.filling import create_array, only_builder, require_room, rows_of_ids, writing_rows
+
+Key = Mapping[str, object]
+"""What features are a function of, as JSON knows it: strings, numbers, lists."""
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureCache:
+    """Finished features; `rows` maps the id of every image to its row of `features`.
+
+    Pickles as its folder's name: each process maps the file for itself.
+    """
+
+    directory: Path
+    key: Key
+    rows: pd.Series
+
+    @property
+    def ids(self) -> pd.Index:
+        return self.rows.index
+
+    @cached_property
+    def features(self) -> np.ndarray:
+        """All rows, read-only, float32 (n, t, d): t tokens of d numbers."""
+        return np.load(self.directory / "features.npy", mmap_mode="r")
+
+    def rows_of(self, ids: Iterable[str]) -> np.ndarray:
+        """Row in `features` of each id (int64). Raises UserError for ids that are not there."""
+        return rows_of_ids(self.rows, ids, lambda absent: f"No features in {self.directory} of: {absent}.")
+
+    def __reduce__(self) -> tuple:
+        return open_features, (self.directory,)
+
+
+def features_path(cache_dir: Path, name: str, ids: Iterable[str], key: Key) -> Path:
+    """Folder of the features of these ids, in whatever order, under this key."""
+    identity = json.dumps([key, sorted(ids)], sort_keys=True)
+    return cache_dir / f"features-{name}-{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
+
+
+def open_features(directory: Path) -> FeatureCache | None:
+    """The features in `directory`; None where there are none or some rows are not done."""
+    if not (directory / "meta.json").is_file() or not np.load(directory / "done.npy").all():
+        return None
+    meta = json.loads((directory / "meta.json").read_text(encoding="utf-8"))
+    ids = pd.Index(read_csv(directory / "ids.csv")["image_id"])
+    return FeatureCache(directory, meta["key"], pd.Series(np.arange(len(ids)), index=ids))
+
+
+class FeatureWriter:
+    """Fills a folder with the features, each float32 of `shape` (t, d), of `ids`, in any number of attempts.
+
+        with FeatureWriter(directory, ids, (t, d), key) as writer:
+            for rows in blocks(writer.pending):           # positions in writer.ids, which is sorted
+                writer.write(rows, features_of(writer.ids[rows]))
+
+    Of several writers one works and the others wait, and then find nothing pending. What another key, other
+    ids or another shape left in `directory` is replaced. Says what is needed of the disk first; raises
+    UserError if the disk lacks the room.
+    """
+
+    def __init__(
+        self, directory: Path, ids: Sequence[str], shape: tuple[int, int], key: Key, progress: bool = True
+    ) -> None:
+        self.directory = directory
+        self.ids = pd.Index(sorted(ids))
+        self.shape = shape
+        self.key = key
+        self.progress = progress
+        self._held = ExitStack()
+
+    @property
+    def pending(self) -> np.ndarray:
+        """Positions in `self.ids` whose features are not written yet (int64)."""
+        return np.flatnonzero(~np.load(self.directory / "done.npy"))
+
+    def write(self, rows: np.ndarray, features: np.ndarray) -> None:
+        """Put `features` (b, t, d) at `rows` (b,); from then on they outlive a kill. One block at a time."""
+        with writing_rows(self.directory / "features.npy") as write:
+            for row, values in zip(rows.tolist(), features.astype(np.float32, copy=False), strict=True):
+                write(row, values)
+        done = np.load(self.directory / "done.npy", mmap_mode="r+")
+        done[rows] = True
+        done.flush()
+
+    def __enter__(self) -> Self:
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            self._held.enter_context(only_builder(self.directory, self.progress))
+            self._begin()
+        except BaseException:
+            self._held.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._held.close()
+        if isinstance(error, OSError):
+            raise UserError(
+                f"The features {self.directory} cannot be written: {error}. "
+                f"Put them on another disk with --cache-dir DIR."
+            ) from error
+
+    def _begin(self) -> None:
+        same = self._is_begun()
+        n_left = len(self.pending) if same else len(self.ids)
+        n_bytes = n_left * int(np.prod(self.shape)) * np.dtype(np.float32).itemsize
+        if not same:
+            self._clear()
+        require_room(
+            self.directory / "features.npy",
+            n_bytes,
+            "Make room, choose a smaller model.grid, or put it on another disk with --cache-dir DIR.",
+        )
+        if not same:
+            self._create()
+        if n_left and self.progress:
+            print(
+                f"features of {n_left:,} of {len(self.ids):,} images into {self.directory}: "
+                f"{' x '.join(map(str, self.shape))} numbers each, {n_bytes / 1e9:.2f} GB",
+                file=sys.stderr,
+                flush=True,
+            )
+
+    def _meta(self) -> dict[str, object]:
+        return {"key": dict(self.key), "n_images": len(self.ids), "shape": list(self.shape)}
+
+    def _is_begun(self) -> bool:
+        """Whether what lies here is the beginning of these features. meta.json comes last and goes first."""
+        meta = self.directory / "meta.json"
+        if not meta.is_file() or json.loads(meta.read_text(encoding="utf-8")) != _as_json(self._meta()):
+            return False
+        return read_csv(self.directory / "ids.csv")["image_id"].tolist() == self.ids.tolist()
+
+    def _clear(self) -> None:
+        for name in ("meta.json", "done.npy", "features.npy"):
+            (self.directory / name).unlink(missing_ok=True)
+
+    def _create(self) -> None:
+        create_array(self.directory / "features.npy", np.float32, (len(self.ids), *self.shape))
+        create_array(self.directory / "done.npy", np.bool_, (len(self.ids),))
+        write_csv(self.directory / "ids.csv", pd.DataFrame({"image_id": self.ids}))
+        write_json(self.directory / "meta.json", self._meta())
+
+
+class FeatureReader:
+    """Features out of a cache, float32 (t, d), whatever the epoch. Raises UserError if it lacks an id."""
+
+    name = "features"
+
+    def __init__(self, cache: FeatureCache, ids: Sequence[str]) -> None:
+        self.cache = cache
+        self.cache_rows = cache.rows_of(ids)
+
+    def read(self, row: int, epoch: int, copy: int) -> torch.Tensor:
+        return torch.from_numpy(np.array(self.cache.features[self.cache_rows[row]]))
+
+
+class FeatureDataset(LabelledRows):
+    """Item (epoch, draw): {"features": float32 (t, d)}, float32 targets (n_classes,), row.
+
+    `targets` (n, n_classes) has one row per id. Raises UserError if the cache lacks an id.
+    """
+
+    def __init__(self, features: FeatureCache, ids: Sequence[str], targets: np.ndarray) -> None:
+        super().__init__(rows_of_single(ids, targets), targets)
+        self.reader = FeatureReader(features, ids)
+
+    def __getitem__(self, item: Item) -> tuple[Inputs, torch.Tensor, int]:
+        epoch, draw = item
+        copy, row = divmod(draw, len(self))
+        return {"features": self.reader.read(row, epoch, copy)}, self.targets[row], row
+
+
+def _as_json(value: object) -> object:
+    return json.loads(json.dumps(value))

@@ -1,0 +1,72 @@
+"""What caches share that are filled row by row: room, one writer at a time, and rows that outlive a kill."""
+
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from filelock import FileLock, Timeout
+
+from cxrlt.artifacts import atomic_path
+from cxrlt.errors import UserError, listing
+
+
+@contextmanager
+def only_builder(directory: Path, progress: bool) -> Iterator[None]:
+    """Of several processes that want to fill `directory` one works and the others wait."""
+    lock = FileLock(directory / "build.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        if progress:
+            print(f"Waiting for the process that is building {directory}", file=sys.stderr, flush=True)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def require_room(path: Path, n_bytes: int, advice: str) -> None:
+    """Raises UserError, with `advice` on what mends it, where the disk of `path` lacks that many bytes."""
+    free = shutil.disk_usage(path.parent).free
+    if n_bytes > free:
+        raise UserError(
+            f"{path} needs {n_bytes / 1e9:,.1f} GB more and its disk has {free / 1e9:,.1f} GB free. {advice}"
+        )
+
+
+def create_array(path: Path, dtype: type, shape: tuple[int, ...]) -> None:
+    """A .npy file of zeros."""
+    with atomic_path(path) as temporary:
+        np.lib.format.open_memmap(temporary, mode="w+", dtype=dtype, shape=shape)
+
+
+@contextmanager
+def writing_rows(path: Path) -> Iterator[Callable[[int, np.ndarray], None]]:
+    """`write(row, values)` for the array in the .npy file `path`; on disk when the block ends."""
+    array = np.load(path, mmap_mode="r")
+    # written as a file: a full disk is then an OSError, where a memory map would kill the process
+    with path.open("r+b") as file:
+
+        def write(row: int, values: np.ndarray) -> None:
+            if not 0 <= row < len(array) or (values.shape, values.dtype) != (array.shape[1:], array.dtype):
+                raise ValueError(f"{values.dtype} of {values.shape} is no row {row} of {path}")
+            file.seek(array.offset + row * values.nbytes)
+            file.write(values.tobytes())
+
+        yield write
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def rows_of_ids(rows: pd.Series, ids: Iterable[str], absent: Callable[[str], str]) -> np.ndarray:
+    """`rows` (index image_id) of each id, int64; those not there are a UserError, `absent(their list)`."""
+    found = rows.reindex(pd.Index(ids))
+    if found.isna().any():
+        raise UserError(absent(listing(found.index[found.isna()])))
+    return found.to_numpy(np.int64)
