@@ -7,7 +7,8 @@ from safetensors.torch import save_file
 
 from cxrlt.errors import UserError
 from cxrlt.losses import RobustAsymmetricLoss
-from cxrlt.models.backbone import create_model, weights_licence
+from cxrlt.models.backbone import create_model
+from cxrlt.models.pretrained import weights_licence
 from cxrlt.recipe import ModelConfig, load_recipe, recipe_names
 from cxrlt.training.optimise import create_optimizer
 
@@ -28,7 +29,11 @@ def test_the_first_training_step_of_every_recipe_moves_its_weights(name):
     model = create_model(recipe.model.model_copy(update={"pretrained": False}), 5, 32).train()
     before = [p.detach().clone() for p in model.parameters()]
     optimizer = create_optimizer(model, recipe.optim)
-    loss = RobustAsymmetricLoss()(model(images(2)), torch.eye(5)[:2])
+    inputs = {"images": images(2)}
+    if recipe.fuses:
+        shown = torch.ones(2, 1, dtype=torch.bool)
+        inputs = {"images": images(2)[:, None], "views": shown.long(), "present": shown}
+    loss = RobustAsymmetricLoss()(model(inputs), torch.eye(5)[:2])
     loss.backward()
     optimizer.step()
     assert torch.isfinite(loss)
@@ -41,9 +46,9 @@ def test_a_prediction_does_not_depend_on_the_other_rows(backbone):
     model = create_model(tiny(backbone=backbone), 3, 160).eval()
     batch = images(5, 160)
     with torch.no_grad():
-        whole = model(batch)
-        alone = torch.cat([model(row[None]) for row in batch])
-        turned = model(batch.flip(0)).flip(0)
+        whole = model({"images": batch})
+        alone = torch.cat([model({"images": row[None]}) for row in batch])
+        turned = model({"images": batch.flip(0)}).flip(0)
     assert torch.allclose(whole, alone, atol=1e-5)
     assert torch.allclose(whole, turned, atol=1e-5)
 
@@ -56,7 +61,7 @@ def test_radiographs_stay_one_channel_and_are_normalised_with_the_weights_own_st
     assert model.std.item() == pytest.approx(sum(cfg.std) / 3)
     seen = []
     model.backbone.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
-    model(torch.full((1, 1, 32, 32), 255, dtype=torch.uint8))
+    model.features(torch.full((1, 1, 32, 32), 255, dtype=torch.uint8))
     assert seen[0].mean().item() == pytest.approx((1 - model.mean.item()) / model.std.item())
 
 
@@ -68,7 +73,7 @@ def test_colour_is_normalised_channel_by_channel():
     seen = []
     model.backbone.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
     batch = images(2, channels=3)
-    model(batch)
+    model.features(batch)
     expected = (batch / 255 - torch.tensor(cfg.mean)[:, None, None]) / torch.tensor(cfg.std)[:, None, None]
     assert torch.allclose(seen[0], expected)
 
@@ -79,7 +84,7 @@ def test_without_normalisation_the_backbone_sees_grey_values_over_255(channels):
     seen = []
     model.backbone.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
     batch = images(2, channels=channels)
-    model(batch)
+    model.features(batch)
     assert torch.equal(seen[0], batch / 255)
 
 

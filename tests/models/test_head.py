@@ -4,7 +4,8 @@ import torch.nn.functional as F
 
 from cxrlt.errors import UserError
 from cxrlt.models.backbone import create_model
-from cxrlt.models.head import CosineLinear
+from cxrlt.models.head import CosineHead
+from cxrlt.models.pools import AveragePool
 from cxrlt.recipe import ModelConfig
 
 BACKBONES = ["test_convnext", "test_resnet", "test_vit", "test_efficientnet"]
@@ -25,14 +26,14 @@ def test_the_logits_of_a_cosine_head_are_the_cosines_of_features_and_class_weigh
     features = []
     model.classifier.register_forward_pre_hook(lambda _, args: features.append(args[0]))
     with torch.no_grad():
-        logits = model(images())
-    expected = F.cosine_similarity(features[0][:, None], model.classifier.weight[None], dim=-1)
+        logits = model({"images": images()})
+    expected = F.cosine_similarity(features[0], model.classifier.weight[None], dim=-1)
     assert logits.shape == (5, 4)
     assert torch.allclose(logits, expected, atol=1e-6)
 
 
 def test_only_the_directions_of_features_and_weights_matter():
-    head, features = CosineLinear(8, 3), torch.randn(5, 8)
+    head, features = CosineHead(8, 3, AveragePool()), torch.randn(5, 1, 8)
     before = head(features)
     with torch.no_grad():
         head.weight *= 7
@@ -43,18 +44,18 @@ def test_a_cosine_head_has_no_bias_and_is_trained():
     model = cosine_model("test_convnext")
     assert model.classifier.bias is None
     assert "bias" not in dict(model.classifier.named_parameters())
-    model(images()).square().sum().backward()
+    model({"images": images()}).square().sum().backward()
     assert model.classifier.weight.grad.abs().sum() > 0
 
 
 def test_features_of_length_zero_give_finite_gradients():
-    features = torch.zeros(2, 8, requires_grad=True)
-    CosineLinear(8, 3)(features).sum().backward()
+    features = torch.zeros(2, 1, 8, requires_grad=True)
+    CosineHead(8, 3, AveragePool())(features).sum().backward()
     assert torch.isfinite(features.grad).all()
 
 
 def test_cosines_keep_their_precision_under_autocast():
-    head, features = CosineLinear(64, 5), torch.randn(9, 64)
+    head, features = CosineHead(64, 5, AveragePool()), torch.randn(9, 1, 64)
     with torch.autocast("cpu", torch.bfloat16):
         low = head(features)
     assert torch.equal(low, head(features))

@@ -1,34 +1,49 @@
-"""A timm backbone that reads radiographs of one channel, or of three."""
+"""A timm backbone that reads radiographs of one channel, or of three, and what stands on it."""
 
 import difflib
 from pathlib import Path
 
 import timm
 import torch
-from timm.models import load_state_dict
 from torch import Tensor, nn
 
-from cxrlt.errors import UserError, listing
-from cxrlt.models.head import CosineLinear, use_cosine_head
+from cxrlt.errors import UserError
+from cxrlt.models.fusion import StudyEncoder
+from cxrlt.models.head import Head, LinearHead, create_head
+from cxrlt.models.pretrained import local_weights, no_weights
+from cxrlt.models.tokens import FeatureLayout, layout_of, output_shape
 from cxrlt.recipe import ModelConfig
+
+Inputs = dict[str, Tensor]
+"""Of single images: images uint8 (b, channels, h, w) or features (b, t, d). Of studies: one of the two with
+v images each, (b, v, ...), and views int64 (b, v), present bool (b, v)."""
 
 
 class XRayModel(nn.Module):
-    """uint8 radiographs (n, channels, h, w) to logits (n, c).
+    """uint8 radiographs, or their features, or those of whole studies, to logits (b, c).
 
     Images are normalised here, on the device, with the mean and standard deviation that the backbone's own
     weights were trained with: channel by channel for three, their means for one. Without `normalise` the
-    backbone sees grey values / 255.
+    backbone sees grey values / 255. In eval mode a row's logits depend on that row's present images only.
     """
 
     mean: Tensor
     std: Tensor
     logit_scale: Tensor
 
-    def __init__(self, backbone: nn.Module, channels: int = 1, normalise: bool = True) -> None:
+    def __init__(
+        self,
+        backbone: nn.Module | None,
+        layout: FeatureLayout,
+        fusion: StudyEncoder | None,
+        head: Head,
+        channels: int = 1,
+        normalise: bool = True,
+    ) -> None:
         super().__init__()
-        self.backbone = backbone
-        cfg = backbone.pretrained_cfg if normalise else {"mean": (0.0,), "std": (1.0,)}
+        self.backbone, self.layout, self.fusion, self.head = backbone, layout, fusion, head
+        known = normalise and backbone is not None
+        cfg = backbone.pretrained_cfg if known else {"mean": (0.0,), "std": (1.0,)}
         for name in ("mean", "std"):
             values = torch.tensor(cfg[name]).reshape(-1, 1, 1)
             if channels == 1:
@@ -36,23 +51,46 @@ class XRayModel(nn.Module):
             self.register_buffer(name, values, persistent=False)
         self.register_buffer("logit_scale", torch.ones(()))  # travels with the weights
 
-    def forward(self, images: Tensor) -> Tensor:
-        return self.backbone((images.float() / 255 - self.mean) / self.std)
+    def forward(self, inputs: Inputs) -> Tensor:
+        features = inputs["features"] if "features" in inputs else self._features_of(inputs)
+        if self.fusion is None:
+            return self.head(features)
+        return self.head(*self.fusion(features, inputs["views"], inputs["present"]))
 
-    def predict(self, images: Tensor) -> Tensor:
+    def predict(self, inputs: Inputs) -> Tensor:
         """Logits whose sigmoid or softmax are the probabilities, whatever scale the loss trained them at."""
-        return self.logit_scale * self(images).float()
+        return self.logit_scale * self(inputs).float()
+
+    def features(self, images: Tensor) -> Tensor:
+        """uint8 images (n, channels, h, w) to features (n, t, d), t = 1 where timm pools them."""
+        return self.layout.features(self.backbone((images.float() / 255 - self.mean) / self.std))
 
     @property
-    def classifier(self) -> nn.Linear | CosineLinear:
-        return self.backbone.get_classifier()
+    def classifier(self) -> Head:
+        return self.head
+
+    def without_backbone(self) -> "XRayModel":
+        """A model of features alone that shares head, fusion and logit scale with this one."""
+        light = XRayModel(None, self.layout, self.fusion, self.head)
+        light.logit_scale = self.logit_scale
+        return light.train(self.training)
+
+    def _features_of(self, inputs: Inputs) -> Tensor:
+        """Only the images that are there pass the backbone; the features of absent ones are 0."""
+        if self.fusion is None:
+            return self.features(inputs["images"])
+        present = inputs["present"]
+        found = self.features(inputs["images"][present])
+        features = found.new_zeros(*present.shape, *found.shape[1:])
+        features[present] = found
+        return features
 
 
 def create_model(cfg: ModelConfig, n_classes: int, size: int, channels: int = 1) -> XRayModel:
     """The model of a recipe for `n_classes` classes and `size` x `size` images of 1 or 3 `channels`.
 
-    Raises UserError for an unknown backbone, a size or head it cannot take, weights that cannot be had or do
-    not fit.
+    Raises UserError for an unknown backbone, a size, pool, head or fusion it cannot take, weights that cannot
+    be had or do not fit.
     """
     architecture = cfg.backbone.split(".")[0]
     if not timm.is_model(architecture):
@@ -63,34 +101,60 @@ def create_model(cfg: ModelConfig, n_classes: int, size: int, channels: int = 1)
     fixed_size = known is not None and known.fixed_input_size
     options: dict[str, object] = {"in_chans": channels, "num_classes": n_classes}
     backbone = _create_backbone(cfg, size, options | ({"img_size": size} if fixed_size else {}))
-    if cfg.head == "cosine":
-        try:
-            use_cosine_head(backbone)
-        except ValueError as error:
-            raise UserError(f"model.head cosine does not fit {cfg.backbone}: {error}.") from error
-    model = XRayModel(backbone, channels, cfg.normalise)
-    model = model.to(memory_format=torch.channels_last)  # faster on GPUs and CPUs alike
-    if fixed_size:
-        _require_fit(model, cfg, size, channels)
-    return model
+    fuses = cfg.fusion.max_images > 1
+    if cfg.pool == "backbone" and cfg.head in ("linear", "cosine") and not fuses:
+        layout, head = _pooled(backbone, cfg, n_classes, size, channels)
+        fusion = None
+    else:
+        layout = _unpooled(backbone, cfg, size, channels)
+        fusion = StudyEncoder(layout.dim, cfg.fusion) if fuses else None
+        head = create_head(cfg, cfg.fusion.dim if fuses else layout.dim, n_classes)
+    model = XRayModel(backbone, layout, fusion, head, channels, cfg.normalise)
+    return model.to(memory_format=torch.channels_last)  # faster on GPUs and CPUs alike
 
 
-def weights_licence(cfg: ModelConfig) -> str:
-    """Licence of the pretrained weights, as timm states it."""
-    if cfg.pretrained is False:
-        return "none (random weights)"
-    if isinstance(cfg.pretrained, Path):
-        return f"as stated by the source of {cfg.pretrained}"
-    known = timm.get_pretrained_cfg(cfg.backbone)
-    return (known and known.license) or "not stated by timm"
+def _pooled(
+    backbone: nn.Module, cfg: ModelConfig, n_classes: int, size: int, channels: int
+) -> tuple[FeatureLayout, Head]:
+    """Takes timm's classifier out; a linear head goes on from its weights."""
+    classifier = backbone.get_classifier()
+    if cfg.grid is not None:
+        raise UserError("model.grid needs a feature map: choose a model.pool other than backbone.")
+    if not isinstance(classifier, nn.Linear | nn.Conv2d):
+        raise UserError(
+            f"model.head {cfg.head} does not fit {cfg.backbone}: its classifier is "
+            f"{type(classifier).__name__}, not Linear. Choose model.pool average."
+        )
+    backbone.reset_classifier(0)
+    layout = FeatureLayout("pooled", _output_shape(backbone, cfg, size, channels)[1])
+    head = create_head(cfg, layout.dim, n_classes)
+    if isinstance(head, LinearHead):
+        with torch.no_grad():
+            head.weight.copy_(classifier.weight.flatten(1))  # a convolution of one pixel in some
+            if classifier.bias is not None:
+                head.bias.copy_(classifier.bias)
+    return layout, head
+
+
+def _unpooled(backbone: nn.Module, cfg: ModelConfig, size: int, channels: int) -> FeatureLayout:
+    """Takes timm's pool and classifier out, but for the norm between them."""
+    try:
+        backbone.reset_classifier(0, "")
+        return layout_of(backbone, _output_shape(backbone, cfg, size, channels), cfg.grid)
+    except (AssertionError, ValueError, TypeError) as error:
+        part = "model.fusion" if cfg.fusion.max_images > 1 else f"model.head {cfg.head}"
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(
+            f"{cfg.backbone} has no feature map for {part} with model.pool {cfg.pool}: {reason}."
+        ) from error
 
 
 def _create_backbone(cfg: ModelConfig, size: int, options: dict[str, object]) -> nn.Module:
     """timm's model, its errors in words of the recipe."""
-    # timm leaves out what is None: not every backbone knows stochastic depth
-    options = options | {"drop_rate": cfg.drop_rate, "drop_path_rate": cfg.drop_path or None}
+    # timm leaves out what is None: not every backbone knows stochastic depth; dropout is the head's
+    options = options | {"drop_rate": 0.0, "drop_path_rate": cfg.drop_path or None}
     if isinstance(cfg.pretrained, Path):
-        options["pretrained_cfg_overlay"] = {"state_dict": _local_weights(cfg)}
+        options["pretrained_cfg_overlay"] = {"state_dict": local_weights(cfg)}
     try:
         return timm.create_model(cfg.backbone, pretrained=bool(cfg.pretrained), **options)
     except TypeError as error:
@@ -102,14 +166,13 @@ def _create_backbone(cfg: ModelConfig, size: int, options: dict[str, object]) ->
     except (RuntimeError, OSError) as error:
         if not cfg.pretrained:
             raise
-        raise UserError(_no_weights(cfg, error)) from error
+        raise no_weights(cfg, error) from error
 
 
-def _require_fit(model: XRayModel, cfg: ModelConfig, size: int, channels: int) -> None:
+def _output_shape(backbone: nn.Module, cfg: ModelConfig, size: int, channels: int) -> torch.Size:
     """Windows that do not divide the image show only when an image passes: better now than in training."""
     try:
-        with torch.no_grad():
-            model.eval()(torch.zeros(1, channels, size, size, dtype=torch.uint8))
+        return output_shape(backbone, size, channels)
     except (AssertionError, RuntimeError, ValueError) as error:
         raise _wrong_size(cfg, size, error) from error
 
@@ -118,45 +181,4 @@ def _wrong_size(cfg: ModelConfig, size: int, error: Exception) -> UserError:
     reason = " ".join(str(error).split()) or type(error).__name__
     return UserError(
         f"{cfg.backbone} cannot take data.size {size} (a multiple of 32 is the safest): {reason}"
-    )
-
-
-def _local_weights(cfg: ModelConfig) -> dict[str, Tensor]:
-    """The tensors in the file, checked against the backbone: timm itself only warns of missing ones."""
-    path = Path(cfg.pretrained)
-    if not path.is_file():
-        raise UserError(f"model.pretrained: {path} does not exist. {_where_to_get(cfg)}")
-    try:
-        state = load_state_dict(str(path), device="cpu", weights_only=True)
-    except Exception as error:  # torch, pickle and safetensors each raise their own kinds
-        raise UserError(
-            f"model.pretrained: {path} holds no weights that can be read safely ({error})."
-        ) from error
-    own = {key.removeprefix("backbone."): v for key, v in state.items() if key.startswith("backbone.")}
-    state = own or state  # a run's weights hold more than its backbone
-    bare = timm.create_model(cfg.backbone, pretrained=False, in_chans=1, num_classes=0)
-    missing = [key for key in bare.state_dict() if key not in state]
-    if missing:
-        raise UserError(
-            f"model.pretrained: {path} lacks {len(missing)} tensors of {cfg.backbone} "
-            f"({listing(missing, 3)}). {_where_to_get(cfg)}"
-        )
-    return state
-
-
-def _no_weights(cfg: ModelConfig, error: Exception) -> str:
-    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    return f"The weights of {cfg.backbone} could not be loaded ({reason}). {_where_to_get(cfg)}"
-
-
-def _where_to_get(cfg: ModelConfig) -> str:
-    known = timm.get_pretrained_cfg(cfg.backbone)
-    source = (
-        f"{known.hf_hub_id}/model.safetensors of the Hugging Face hub"
-        if known and known.hf_hub_id
-        else "a file"
-    )
-    return (
-        f"Get {source} on a machine with network and pass --model.pretrained FILE, "
-        "or start from random weights with --model.pretrained False."
     )

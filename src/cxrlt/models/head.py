@@ -1,32 +1,58 @@
-"""The cosine head, which margin losses such as LDAM are made for."""
+"""Classifiers on a pooled vector. Every head takes features (n, t, d) and a mask (n, t), and gives (n, c)."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cxrlt.models.csra import CSRAHead
+from cxrlt.models.ml_decoder import MLDecoderHead
+from cxrlt.models.pools import AttentionPool, AveragePool, GeMPool
+from cxrlt.recipe import ModelConfig
 
-class CosineLinear(nn.Module):
-    """Features (n, d) to the cosines of each row with each class's weight vector: (n, c) in [-1, 1].
+
+class LinearHead(nn.Linear):
+    """Pool, dropout, linear layer."""
+
+    def __init__(self, dim: int, n_classes: int, pool: nn.Module, drop_rate: float = 0.0) -> None:
+        super().__init__(dim, n_classes)
+        self.pool, self.dropout = pool, nn.Dropout(drop_rate)
+
+    def reset_parameters(self) -> None:
+        nn.init.trunc_normal_(self.weight, std=0.02)
+        nn.init.zeros_(self.bias)
+
+    def forward(self, features: Tensor, mask: Tensor | None = None) -> Tensor:
+        return super().forward(self.dropout(self.pool(features, mask)))
+
+
+class CosineHead(nn.Module):
+    """Pool, dropout, then the cosines with each class's weight vector, in [-1, 1]: what LDAM is made for.
 
     Computed in float32 under any autocast: LDAM multiplies these by 30, and bfloat16 has three digits.
     """
 
     bias: None = None
 
-    def __init__(self, in_features: int, out_features: int) -> None:
+    def __init__(self, dim: int, n_classes: int, pool: nn.Module, drop_rate: float = 0.0) -> None:
         super().__init__()
-        self.in_features, self.out_features = in_features, out_features
-        self.weight = nn.Parameter(F.normalize(torch.randn(out_features, in_features)))
+        self.pool, self.dropout = pool, nn.Dropout(drop_rate)
+        self.weight = nn.Parameter(F.normalize(torch.randn(n_classes, dim)))
 
-    def forward(self, features: Tensor) -> Tensor:
-        with torch.autocast(features.device.type, enabled=False):
-            return F.linear(F.normalize(features.float(), eps=1e-6), F.normalize(self.weight, eps=1e-6))
+    def forward(self, features: Tensor, mask: Tensor | None = None) -> Tensor:
+        pooled = self.dropout(self.pool(features, mask))
+        with torch.autocast(pooled.device.type, enabled=False):
+            return F.linear(F.normalize(pooled.float(), eps=1e-6), F.normalize(self.weight, eps=1e-6))
 
 
-def use_cosine_head(backbone: nn.Module) -> None:
-    """Put a CosineLinear in the place of a timm model's classifier. Raises ValueError if it is not Linear."""
-    classifier = backbone.get_classifier()
-    if not isinstance(classifier, nn.Linear):
-        raise ValueError(f"its classifier is {type(classifier).__name__}, not Linear")
-    name = next(name for name, module in backbone.named_modules() if module is classifier)
-    backbone.set_submodule(name, CosineLinear(classifier.in_features, classifier.out_features))
+Head = LinearHead | CosineHead | MLDecoderHead | CSRAHead
+
+
+def create_head(cfg: ModelConfig, dim: int, n_classes: int) -> Head:
+    """The head of a recipe on features of `dim` channels."""
+    if cfg.head == "ml_decoder":
+        return MLDecoderHead(dim, n_classes, cfg.decoder_dim, cfg.decoder_heads, cfg.drop_rate)
+    if cfg.head == "csra":
+        return CSRAHead(dim, n_classes, cfg.csra_lambda, cfg.drop_rate)
+    pool = {"gem": GeMPool, "attention": lambda: AttentionPool(dim)}.get(cfg.pool, AveragePool)()
+    kind = CosineHead if cfg.head == "cosine" else LinearHead
+    return kind(dim, n_classes, pool, cfg.drop_rate)

@@ -11,16 +11,15 @@ from torch import Tensor
 from tqdm import tqdm
 
 from cxrlt.challenges.base import Task
-from cxrlt.inputs.dataset import Inputs, make_loader, on_device
+from cxrlt.inputs.dataset import Inputs, LabelledRows, make_loader, on_device
 from cxrlt.models.backbone import XRayModel
 from cxrlt.recipe import TTAConfig
-from cxrlt.training.data import CaseDataset
 from cxrlt.training.tta import NO_TTA, merge_logits, only_as_they_are, variants
 
 
 def infer(
     model: XRayModel,
-    dataset: CaseDataset,
+    dataset: LabelledRows,
     ids: list[str],
     classes: tuple[str, ...],
     accelerator: Accelerator,
@@ -57,11 +56,9 @@ def infer(
     return pd.DataFrame(values[row_of], index=pd.Index(ids, name="image_id"), columns=list(classes))
 
 
-def _logits(
-    model: XRayModel, inputs: Inputs, tta: TTAConfig, task: Task, accelerator: Accelerator
-) -> Tensor:
+def _logits(model: XRayModel, inputs: Inputs, tta: TTAConfig, task: Task, accelerator: Accelerator) -> Tensor:
     with accelerator.autocast():
         if only_as_they_are(tta):
-            return model.predict(inputs["images"])
-        passes = [model.predict(images) for images in variants(inputs["images"], tta)]
+            return model.predict(inputs)
+        passes = [model.predict(inputs | {"images": images}) for images in variants(inputs["images"], tta)]
     return merge_logits(torch.stack(passes), tta.merge, task)

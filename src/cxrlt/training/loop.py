@@ -18,6 +18,7 @@ from cxrlt.training.batches import batches_of, load, share_of, whole_batch_denom
 from cxrlt.training.checkpoint import remove_checkpoints, save_tensors
 from cxrlt.training.job import WEIGHTS, FoldJob, tags
 from cxrlt.training.setup import Trainer, create_trainer, seed_of, updates_per_epoch
+from cxrlt.training.soup import keep_snapshot, pour
 from cxrlt.training.validate import BEST, end_epoch, save_if_due, validate
 
 CHECK_EVERY = 10  # updates between two looks at the loss; each look waits for the device
@@ -35,8 +36,11 @@ def fit(job: FoldJob, accelerator: Accelerator) -> None:
     with tqdm(total=n_updates, initial=progress.update, desc=f"fold {job.fold}", disable=quiet) as bar:
         for epoch in range(progress.update // per_epoch, job.recipe.schedule.epochs):
             speed = train_epoch(trainer, epoch, bar)
+            keep_snapshot(trainer, epoch + 1)
             means = {"loss": progress.loss_sum / per_epoch, "clipped_share": progress.n_clipped / per_epoch}
             end_epoch(trainer, {"epoch": epoch + 1} | means | validate(trainer) | speed)
+    if job.recipe.soup.kind != "none":
+        pour(trainer)
     if accelerator.is_main_process:
         if job.recipe.predict.weights == "best" and not job.valid.empty:
             (job.run_dir / BEST).replace(job.run_dir / WEIGHTS)
@@ -102,7 +106,7 @@ def update(
         inputs = on_device(inputs, accelerator.device)
         labels = labels.to(accelerator.device, non_blocking=True)
         with nullcontext() if micro == n_micro - 1 else accelerator.no_sync(trainer.model):
-            loss = (trainer.loss.sums(trainer.model(inputs["images"]), labels) / denominators).sum()
+            loss = (trainer.loss.sums(trainer.model(inputs), labels) / denominators).sum()
             accelerator.backward(loss * accelerator.num_processes)  # averaging gradients divides by it
         total += loss.detach()
 

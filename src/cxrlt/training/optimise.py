@@ -1,5 +1,7 @@
 """Optimiser, learning rate and averaged weights of a run, all three by timm."""
 
+import copy
+
 from timm.optim import create_optimizer_v2
 from timm.scheduler import CosineLRScheduler, StepLRScheduler
 from timm.scheduler.scheduler import Scheduler
@@ -12,18 +14,27 @@ from cxrlt.recipe import OptimConfig, ScheduleConfig
 
 
 def create_optimizer(model: XRayModel, cfg: OptimConfig) -> Optimizer:
-    """AdamW or Adam; the learning rate falls by `layer_decay` per block.
+    """AdamW or Adam; the learning rate falls by `layer_decay` per block, below head and fusion.
 
     AdamW has no weight decay on biases and norms; Adam's is an L2 penalty on them too, as in torch.
     """
     return create_optimizer_v2(
-        model.backbone,
+        _as_timm_knows_it(model),
         opt=cfg.optimizer,
         lr=cfg.lr,
         weight_decay=cfg.weight_decay,
-        layer_decay=cfg.layer_decay,
+        layer_decay=cfg.layer_decay if model.backbone is not None else None,
         filter_bias_and_bn=cfg.optimizer == "adamw",
     )
+
+
+def _as_timm_knows_it(model: XRayModel) -> nn.Module:
+    """The backbone with fusion and head as its last layers: timm tells blocks by the names in a backbone."""
+    if model.backbone is None:
+        return model
+    whole = copy.copy(model.backbone)
+    whole._modules = {**model.backbone._modules, "xray_fusion": model.fusion, "xray_head": model.head}
+    return whole
 
 
 def create_scheduler(optimizer: Optimizer, cfg: ScheduleConfig, n_updates: int) -> Scheduler:

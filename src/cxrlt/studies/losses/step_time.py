@@ -102,7 +102,7 @@ def _step_of(
         _wait(accelerator)
         began = time.perf_counter()
         with accelerator.autocast():
-            logits = model(images)
+            logits = model({"images": images})
         loss(logits, labels).backward()
         if clip_grad is not None:
             nn.utils.clip_grad_norm_(model.parameters(), clip_grad)

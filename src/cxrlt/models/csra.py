@@ -1,0 +1,31 @@
+"""Class-specific residual attention."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cxrlt.models.pools import masked_mean, masked_softmax
+
+
+class CSRAHead(nn.Module):
+    """Per class the mean score of all places, plus `weight` times the mean weighted by the scores' softmax.
+
+    A place's score is x . m / |m| for the class's vector m. Zhu and Wu, Residual Attention: A Simple but
+    Effective Method for Multi-Label Recognition, ICCV 2021, eq. 2 to 6 and the simple form below them, with
+    one head (T = 1); the bias, so that training can start at the loss's minimiser, is not in the paper.
+    Computed in float32 under any autocast.
+    """
+
+    def __init__(self, dim: int, n_classes: int, weight: float, drop_rate: float = 0.0) -> None:
+        super().__init__()
+        self.residual_weight, self.dropout = weight, nn.Dropout(drop_rate)
+        self.directions = nn.Parameter(F.normalize(torch.randn(n_classes, dim)))
+        self.bias = nn.Parameter(torch.zeros(n_classes))
+
+    def forward(self, features: Tensor, mask: Tensor | None = None) -> Tensor:
+        with torch.autocast(features.device.type, enabled=False):
+            scores = F.linear(self.dropout(features.float()), F.normalize(self.directions, eps=1e-6))
+            if mask is not None:
+                scores = scores.masked_fill(~mask[..., None], 0)
+            attended = (masked_softmax(scores, mask) * scores).sum(dim=1)
+            return masked_mean(scores, mask) + self.residual_weight * attended + self.bias

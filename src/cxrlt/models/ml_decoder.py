@@ -1,0 +1,35 @@
+"""A query per class that looks at the feature map."""
+
+import torch
+from torch import Tensor, nn
+
+
+class MLDecoderHead(nn.Module):
+    """Every class's query attends to the places, passes a feed-forward, and meets its own weight vector.
+
+    Ridnik et al., ML-Decoder: Scalable and Versatile Classification Head, WACV 2023, with as many queries as
+    classes (group size 1), learned. No attention between queries, so a class's logit owes nothing to the
+    others'. The feed-forward is 4 x `dim` wide.
+    """
+
+    def __init__(self, in_dim: int, n_classes: int, dim: int, n_heads: int, drop_rate: float = 0.0) -> None:
+        super().__init__()
+        self.embed = nn.Sequential(nn.Linear(in_dim, dim), nn.ReLU())
+        self.queries = nn.Parameter(torch.randn(n_classes, dim))
+        self.attention = nn.MultiheadAttention(dim, n_heads, dropout=drop_rate, batch_first=True)
+        self.feed_forward = nn.Sequential(
+            nn.Linear(dim, 4 * dim), nn.ReLU(), nn.Dropout(drop_rate), nn.Linear(4 * dim, dim)
+        )
+        self.norm_queries, self.norm_attended, self.norm_out = (nn.LayerNorm(dim) for _ in range(3))
+        self.dropout = nn.Dropout(drop_rate)
+        self.weight = nn.Parameter(nn.init.trunc_normal_(torch.empty(n_classes, dim), std=0.02))
+        self.bias = nn.Parameter(torch.zeros(n_classes))
+
+    def forward(self, features: Tensor, mask: Tensor | None = None) -> Tensor:
+        places = self.embed(features)
+        queries = self.norm_queries(self.queries).expand(len(features), -1, -1)
+        padding = None if mask is None else ~mask
+        attended, _ = self.attention(queries, places, places, key_padding_mask=padding, need_weights=False)
+        classes = self.norm_attended(queries + self.dropout(attended))
+        classes = self.norm_out(classes + self.dropout(self.feed_forward(classes)))
+        return (self.dropout(classes) * self.weight).sum(dim=-1) + self.bias

@@ -1,0 +1,64 @@
+"""From features of many places to one vector: (n, t, d) to (n, d), over the valid places of a mask (n, t)."""
+
+import torch
+from torch import Tensor, nn
+
+
+class AveragePool(nn.Module):
+    """Mean over the valid places."""
+
+    def forward(self, features: Tensor, mask: Tensor | None = None) -> Tensor:
+        return masked_mean(features, mask)
+
+
+class GeMPool(nn.Module):
+    """Generalised mean (mean x^p)^(1/p) of each channel, negative values as 0; p is learned, from 3.
+
+    Radenovic et al., Fine-tuning CNN Image Retrieval with No Human Annotation, TPAMI 2019, eq. 2. Computed
+    in float32 and relative to the largest value, so that no power overflows.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.p = nn.Parameter(torch.full((1,), 3.0))
+
+    def forward(self, features: Tensor, mask: Tensor | None = None) -> Tensor:
+        with torch.autocast(features.device.type, enabled=False):
+            power = self.p.clamp(min=1.0)
+            values = features.float().clamp(min=1e-6)
+            if mask is not None:
+                values = values.masked_fill(~mask[..., None], 1e-6)
+            largest = values.detach().amax(dim=1, keepdim=True)
+            mean = masked_mean((values / largest).pow(power), mask)
+            return largest[:, 0] * mean.pow(1 / power)
+
+
+class AttentionPool(nn.Module):
+    """Mean weighted by softmax(x . q / sqrt(d)) over the places; q is learned, from 0: the plain mean."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.query = nn.Parameter(torch.zeros(dim))
+
+    def forward(self, features: Tensor, mask: Tensor | None = None) -> Tensor:
+        scores = (features @ self.query).float() / self.query.numel() ** 0.5
+        weights = masked_softmax(scores, mask)
+        if mask is not None:
+            features = features.masked_fill(~mask[..., None], 0)
+        return (weights[..., None] * features).sum(dim=1)
+
+
+def masked_mean(values: Tensor, mask: Tensor | None) -> Tensor:
+    """Mean over dimension 1 of (n, t, d), of the valid entries alone."""
+    if mask is None:
+        return values.mean(dim=1)
+    kept = values.masked_fill(~mask[..., None], 0)
+    return kept.sum(dim=1) / mask.sum(dim=1, keepdim=True)
+
+
+def masked_softmax(scores: Tensor, mask: Tensor | None) -> Tensor:
+    """Softmax over dimension 1 of (n, t) or (n, t, c), 0 where the mask (n, t) says so."""
+    if mask is not None:
+        shaped = mask if scores.ndim == 2 else mask[..., None]
+        scores = scores.masked_fill(~shaped, -torch.inf)
+    return scores.softmax(dim=1)
