@@ -21,11 +21,12 @@ from cxrlt.predictions.standardise import CONSTANTS, write_constants
 from cxrlt.predictions.store import read_predictions, write_predictions
 from cxrlt.predictions.weights import is_ensemble, read_weights
 from cxrlt.recipe import Recipe, TTAConfig, load_recipe
-from cxrlt.training.data import evaluation_set
+from cxrlt.training.data import Stored, evaluation_set, rows_per_pass
+from cxrlt.training.features import feature_cache
 from cxrlt.training.infer import infer
 from cxrlt.training.job import REFIT, WEIGHTS
 from cxrlt.training.setup import create_accelerator, worker_count
-from cxrlt.training.tta import describe_tta
+from cxrlt.training.tta import describe_tta, only_as_they_are
 
 SIDED = ("left", "right")
 
@@ -127,12 +128,12 @@ def load_model(unit: TrainedFold, n_classes: int, channels: int = 1) -> XRayMode
 
 
 def flips(recipe: Recipe, classes: tuple[str, ...]) -> bool:
-    """Whether to average over the mirror image: if the recipe says so and training mirrored too.
+    """Whether to predict mirror images too: if the recipe says so and training mirrored, as none frozen does.
 
     Raises UserError if a class has a side, which a mirror image exchanges.
     """
     sided = [name for name in classes if any(side in name.lower().split() for side in SIDED)]
-    wanted = recipe.predict.tta.flip and recipe.data.augment.flip
+    wanted = recipe.predict.tta.flip and recipe.data.augment.flip and not recipe.model.frozen
     if wanted and sided:
         raise UserError(
             f"Classes {', '.join(sided)} have a side, which a mirror image exchanges: "
@@ -155,17 +156,24 @@ def infer_fold(
     tta: TTAConfig,
     label: str,
 ) -> pd.DataFrame:
-    """Logits of one trained fold for `rows` of a table (index as theirs, one column per class)."""
-    recipe = unit.recipe
+    """Logits of one trained fold for `rows` of a table (index as theirs, one column per class).
+
+    A frozen backbone's features are computed once for all folds that have it, unless `tta` varies the images.
+    """
+    recipe, n_workers = unit.recipe, worker_count(unit.recipe.data.n_workers, accelerator)
+    model = load_model(unit, len(challenge.classes), challenge.channels).to(accelerator.device)
+    stored: Stored = cache
+    if recipe.model.frozen and only_as_they_are(tta):
+        stored = feature_cache(model, recipe, cache, accelerator, n_workers)
     return infer(
-        load_model(unit, len(challenge.classes), challenge.channels).to(accelerator.device),
-        evaluation_set(recipe, rows, challenge.classes, cache),
+        model,
+        evaluation_set(recipe, rows, challenge.classes, stored),
         list(rows.index),
         challenge.classes,
         accelerator,
         task=challenge.task,
-        batch_size=recipe.optim.max_batch_per_device,
-        n_workers=worker_count(recipe.data.n_workers, accelerator),
+        batch_size=rows_per_pass(recipe, stored),
+        n_workers=n_workers,
         tta=tta,
         label=label,
     )

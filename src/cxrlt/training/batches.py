@@ -7,7 +7,8 @@ from torch import Tensor
 
 from cxrlt.inputs.contact_sheet import write_contact_sheet
 from cxrlt.inputs.dataset import Inputs, make_loader, rank_share
-from cxrlt.inputs.sampling import epoch_batches
+from cxrlt.inputs.sampling import epoch_batches, row_weights
+from cxrlt.training.data import rows_per_pass
 from cxrlt.training.setup import Trainer, worker_count
 
 DRAWN = 16  # images of the first batch
@@ -15,13 +16,14 @@ DRAWN = 16  # images of the first batch
 
 def batches_of(trainer: Trainer, epoch: int) -> list[np.ndarray]:
     """The draws of every batch of the epoch, the same on all processes."""
-    job = trainer.job
-    return epoch_batches(len(trainer.dataset), job.recipe.optim.batch_size, job.seed, epoch)
+    job, dataset = trainer.job, trainer.dataset
+    weights = row_weights(dataset.targets.numpy(), job.recipe.data.sampling)
+    return epoch_batches(len(dataset), job.recipe.optim.batch_size, job.seed, epoch, weights)
 
 
 def share_of(trainer: Trainer, batch: np.ndarray) -> list[np.ndarray]:
     """The micro-batches of `batch` that this process computes."""
-    accelerator, largest = trainer.accelerator, trainer.job.recipe.optim.max_batch_per_device
+    accelerator, largest = trainer.accelerator, rows_per_pass(trainer.job.recipe, trainer.stored)
     return rank_share(batch, accelerator.process_index, accelerator.num_processes, largest)
 
 

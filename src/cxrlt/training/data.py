@@ -7,26 +7,61 @@ import pandas as pd
 
 from cxrlt.inputs.augment import build_transform
 from cxrlt.inputs.cache import ImageCache
-from cxrlt.inputs.dataset import XRayDataset
+from cxrlt.inputs.dataset import LabelledRows, XRayDataset
+from cxrlt.inputs.features import FeatureCache, FeatureDataset
+from cxrlt.inputs.mixing import Mixing
+from cxrlt.inputs.studies import StudyDataset
 from cxrlt.recipe import Recipe
 from cxrlt.training.job import FoldJob
 
-CaseDataset = XRayDataset
-"""A row is an image or, where the images of a study are seen together, a study."""
+Stored = ImageCache | FeatureCache
+"""Where what the model takes is read from: images, or the features of a frozen backbone."""
 
 
-def training_set(job: FoldJob) -> CaseDataset:
-    """The fold's training rows, augmented as a function of (seed, epoch, image id, copy)."""
-    cfg = job.recipe.data
-    transform = build_transform(cfg.size, **cfg.augment.model_dump(exclude={"policy"}))
-    ids = list(job.train.index)
-    targets = job.targets(job.train)
-    return XRayDataset(job.cache, ids, targets, seed=job.seed, transform=transform, size=cfg.size)
+def training_set(job: FoldJob, stored: Stored) -> LabelledRows:
+    """The fold's training rows, images or whole studies; those with images augmented and mixed.
+
+    Augmentation is a function of (seed, epoch, image id, copy), and cached features have none.
+    """
+    recipe, cfg = job.recipe, job.recipe.data
+    transform = None
+    if isinstance(stored, ImageCache):
+        transform = build_transform(cfg.size, **cfg.augment.model_dump(exclude={"policy"}))
+    if recipe.fuses:
+        return StudyDataset(
+            job.train,
+            job.classes,
+            stored,
+            max_images=recipe.model.fusion.max_images,
+            seed=job.seed,
+            transform=transform,
+            size=cfg.size,
+            training=True,
+        )
+    ids, targets = list(job.train.index), job.targets(job.train)
+    if isinstance(stored, FeatureCache):
+        return FeatureDataset(stored, ids, targets)
+    mixing = Mixing.create(cfg.mix, job.classes, job.no_finding, job.task)
+    return XRayDataset(stored, ids, targets, seed=job.seed, transform=transform, size=cfg.size, mixing=mixing)
 
 
 def evaluation_set(
-    recipe: Recipe, table: pd.DataFrame, classes: Sequence[str], images: ImageCache
-) -> CaseDataset:
+    recipe: Recipe, table: pd.DataFrame, classes: Sequence[str], stored: Stored
+) -> LabelledRows:
     """The rows of `table` as they are; their targets are NaN, for a prediction needs none."""
-    unknown = np.full((len(table), len(classes)), np.nan, np.float32)
-    return XRayDataset(images, list(table.index), unknown, size=recipe.data.size)
+    unknown = table.assign(**dict.fromkeys(classes, np.float32(np.nan)))
+    if recipe.fuses:
+        n_images, size = recipe.model.fusion.max_images, recipe.data.size
+        return StudyDataset(unknown, classes, stored, max_images=n_images, size=size)
+    ids, targets = list(table.index), unknown[list(classes)].to_numpy(np.float32)
+    if isinstance(stored, FeatureCache):
+        return FeatureDataset(stored, ids, targets)
+    return XRayDataset(stored, ids, targets, size=recipe.data.size)
+
+
+def rows_per_pass(recipe: Recipe, stored: Stored) -> int:
+    """Rows that a device computes at once: optim.max_batch_per_device images, a study counted as full."""
+    n_images = recipe.optim.max_batch_per_device
+    if recipe.fuses and isinstance(stored, ImageCache):
+        return max(n_images // recipe.model.fusion.max_images, 1)
+    return n_images

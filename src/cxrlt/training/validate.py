@@ -12,7 +12,7 @@ from cxrlt.artifacts import atomic_path
 from cxrlt.challenges.base import RANKING_METRICS, Metric, Task
 from cxrlt.metrics import macro_metric
 from cxrlt.training.checkpoint import save_checkpoint, save_tensors
-from cxrlt.training.data import evaluation_set
+from cxrlt.training.data import evaluation_set, rows_per_pass
 from cxrlt.training.infer import infer
 from cxrlt.training.job import tags
 from cxrlt.training.setup import Trainer, worker_count
@@ -46,12 +46,12 @@ def scores_on(trainer: Trainer, table: pd.DataFrame) -> np.ndarray:
     job, cfg = trainer.job, trainer.job.recipe
     logits = infer(
         trainer.ema.module,
-        evaluation_set(cfg, table, job.classes, job.cache),
+        evaluation_set(cfg, table, job.classes, trainer.stored),
         list(table.index),
         job.classes,
         trainer.accelerator,
         task=job.task,
-        batch_size=cfg.optim.max_batch_per_device,
+        batch_size=rows_per_pass(cfg, trainer.stored),
         n_workers=worker_count(cfg.data.n_workers, trainer.accelerator),
         label="validate",
     ).to_numpy()

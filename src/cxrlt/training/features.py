@@ -1,0 +1,89 @@
+"""Features of a frozen backbone for every image of a cache, computed once and shared by all who need them."""
+
+import dataclasses
+import hashlib
+import sys
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+from tqdm import tqdm
+
+from cxrlt.inputs.cache import ImageCache
+from cxrlt.inputs.dataset import XRayDataset, make_loader, on_device
+from cxrlt.inputs.features import FeatureCache, FeatureWriter, features_path, open_features
+from cxrlt.models.backbone import XRayModel
+from cxrlt.recipe import Recipe
+
+
+def feature_cache(
+    model: XRayModel, recipe: Recipe, images: ImageCache, accelerator: Accelerator, n_workers: int
+) -> FeatureCache:
+    """`model.features` of every image in the cache, without augmentation, float32 (n, t, d).
+
+    They lie beside the image cache, under a key of the backbone's own weights: runs and folds share them only
+    if their backbones are the same to the last bit. Of several processes one computes and the others wait.
+    """
+    model.eval()
+    key = features_key(model, recipe, images, accelerator)
+    directory = features_path(images.directory.parent, recipe.model.backbone, images.ids, key)
+    found = open_features(directory)
+    if found is None:
+        nothing = np.empty((len(images.ids), 0), np.float32)
+        dataset = XRayDataset(images, list(images.ids), nothing, size=recipe.data.size)
+        first = dataset[0, 0][0]["images"][None].to(accelerator.device)
+        shape = tuple(_features(model, first, accelerator).shape[1:])
+        with FeatureWriter(directory, list(images.ids), shape, key) as writer:
+            batch_size = recipe.optim.max_batch_per_device
+            _compute(model, dataset, writer, accelerator, batch_size, n_workers)
+        found = open_features(directory)
+    return found
+
+
+def features_key(
+    model: XRayModel, recipe: Recipe, images: ImageCache, accelerator: Accelerator
+) -> dict[str, object]:
+    """All that the features are a function of: the backbone's tensors, how they are read, and the images."""
+    return {
+        "backbone": recipe.model.backbone,
+        "weights": _hash_of(model),
+        "layout": dataclasses.asdict(model.layout),
+        "size": recipe.data.size,
+        "images": images.directory.name,
+        "files": hashlib.sha256(np.load(images.directory / "sources.npy").tobytes()).hexdigest(),
+        "precision": accelerator.mixed_precision,
+    }
+
+
+def _hash_of(model: XRayModel) -> str:
+    """Of the backbone's tensors, buffers included, and of what images are normalised with."""
+    tensors = {f"backbone.{name}": tensor for name, tensor in model.backbone.state_dict().items()}
+    tensors |= {"mean": model.mean, "std": model.std}
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _compute(
+    model: XRayModel,
+    dataset: XRayDataset,
+    writer: FeatureWriter,
+    accelerator: Accelerator,
+    batch_size: int,
+    n_workers: int,
+) -> None:
+    pending = writer.pending
+    batches = [pending[at : at + batch_size] for at in range(0, len(pending), batch_size)]
+    loader = make_loader(dataset, 0, batches, n_workers)
+    quiet = not sys.stderr.isatty()
+    for inputs, _, rows in tqdm(loader, desc="features", unit="batch", leave=False, disable=quiet):
+        features = _features(model, on_device(inputs, accelerator.device)["images"], accelerator)
+        writer.write(rows.numpy(), features.cpu().numpy())
+
+
+def _features(model: XRayModel, images: Tensor, accelerator: Accelerator) -> Tensor:
+    with torch.inference_mode(), accelerator.autocast():
+        return model.features(images).float()

@@ -1,0 +1,160 @@
+"""Heads trained on the features of a backbone that stays as it is."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+from cxrlt.folds.make import read_folds
+from cxrlt.inputs.images import ImageSource
+from cxrlt.metrics import macro_metric
+from cxrlt.models.backbone import create_model
+from cxrlt.predictions.predict import TrainedFold, infer_fold, load_model, predict, trained_folds
+from cxrlt.predictions.store import read_predictions
+from cxrlt.recipe import Recipe
+from cxrlt.training import loop
+from cxrlt.training.checkpoint import save_tensors
+from cxrlt.training.data import evaluation_set
+from cxrlt.training.infer import infer
+from cxrlt.training.setup import create_accelerator, initial_model, loss_of
+from cxrlt.training.train import TrainPlan, fold_jobs, train
+from cxrlt.training.tta import NO_TTA
+from tiny import CLASSES, make_tiny, same, tiny_recipe, weights_of
+
+HEADS = ("linear", "ml_decoder", "csra")
+
+
+def frozen(head: str = "linear", **over: object) -> Recipe:
+    """Feature maps of 2 x 2 of a random backbone, another for every fold."""
+    fields = {"model.frozen": True, "model.head": head, "model.decoder_dim": 16, "data.size": 64}
+    return tiny_recipe(**fields | {"optim.lr": 1e-2} | over)
+
+
+def shared_backbone(folder: Path) -> Path:
+    """Weights that all folds start from."""
+    model = create_model(tiny_recipe(**{"model.pretrained": False}).model, len(CLASSES), 32)
+    path = folder / "backbone.safetensors"
+    save_tensors(path, model.backbone.state_dict())
+    return path
+
+
+def units(source: ImageSource, name: str) -> list[TrainedFold]:
+    folds = read_folds(source.challenge, source.workspace)
+    return trained_folds(source.workspace.run_dir("csv", name), folds, "csv")
+
+
+def feature_dirs(source: ImageSource) -> list[Path]:
+    return sorted(source.workspace.cache_dir().glob("features-*"))
+
+
+def through_images(source: ImageSource, unit: TrainedFold, table: pd.DataFrame) -> pd.DataFrame:
+    """Logits of the whole model for the rows, without a feature cache."""
+    _, cache = source.folded(read_folds(source.challenge, source.workspace).frame.index, 64)
+    dataset = evaluation_set(unit.recipe, table, CLASSES, cache)
+    options = {"task": "multi_label", "batch_size": 7, "n_workers": 0}
+    accelerator = create_accelerator(unit.recipe)
+    return infer(load_model(unit, 3), dataset, list(table.index), tuple(CLASSES), accelerator, **options)
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_the_weights_hold_the_backbone_as_it_was_and_a_head_that_has_learnt(source, head):
+    plan = TrainPlan(f"frozen-{head}", frozen(head), folds=(0,))
+    (job,) = train(source, plan)
+    before, after = initial_model(job, loss_of(job)).state_dict(), weights_of(job)
+    assert before.keys() == after.keys()
+    assert same(*[{k: v for k, v in w.items() if k.startswith("backbone.")} for w in (before, after)])
+    moved = [key for key in after if key.startswith("head.") and not torch.equal(before[key], after[key])]
+    assert moved
+    assert pd.read_csv(job.run_dir / "log.csv")["oof_mAP"].between(0, 1).all()
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_predictions_through_images_and_through_cached_features_agree(source, head):
+    (job,) = train(source, TrainPlan(f"frozen-{head}", frozen(head), folds=(0,)))
+    (path,) = predict(source, f"frozen-{head}", "oof")
+    cached, meta = read_predictions(path, CLASSES)
+    assert meta["tta"] == "none"
+    (unit,) = units(source, f"frozen-{head}")
+    whole = through_images(source, unit, job.valid)
+    pd.testing.assert_frame_equal(cached.loc[whole.index], whole, atol=1e-4)
+    assert (whole.std() > 1e-3).all()
+
+
+def test_the_last_score_of_training_is_that_of_the_saved_weights(source):
+    (job,) = train(source, TrainPlan("frozen-linear", frozen(), folds=(0,)))
+    last = pd.read_csv(job.run_dir / "log.csv")["oof_mAP"].iloc[-1]
+    (unit,) = units(source, "frozen-linear")
+    logits = through_images(source, unit, job.valid)
+    assert macro_metric("mAP", job.targets(job.valid), logits.to_numpy()) == pytest.approx(last, abs=1e-6)
+
+
+def test_folds_with_one_backbone_share_its_features_and_predictions_reuse_them(tmp_path):
+    source = make_tiny(tmp_path, n_patients=6, n_folds=2)
+    recipe = frozen(**{"model.pretrained": shared_backbone(tmp_path), "schedule.epochs": 1})
+    train(source, TrainPlan("shared", recipe))
+    (directory,) = feature_dirs(source)
+    written = (directory / "features.npy").stat().st_mtime_ns
+    predict(source, "shared", "oof")
+    assert feature_dirs(source) == [directory]
+    predict(source, "shared", "test")
+    assert len(feature_dirs(source)) == 2
+    assert (directory / "features.npy").stat().st_mtime_ns == written
+
+
+def test_folds_whose_backbones_differ_never_read_each_others_features(tmp_path):
+    source = make_tiny(tmp_path, n_patients=6, n_folds=2)
+    train(source, TrainPlan("apart", frozen(**{"schedule.epochs": 1})))
+    assert len(feature_dirs(source)) == 2
+    predict(source, "apart", "oof")
+    assert len(feature_dirs(source)) == 2
+    jobs = fold_jobs(source, TrainPlan("apart", frozen(**{"schedule.epochs": 1})))
+    for unit, job in zip(units(source, "apart"), jobs, strict=True):
+        cached = read_predictions(unit.directory / "oof.parquet", CLASSES)[0]
+        whole = through_images(source, unit, job.valid)
+        pd.testing.assert_frame_equal(cached.loc[whole.index], whole, atol=1e-4)
+
+
+def test_variants_of_an_image_are_predicted_through_the_images(source):
+    tta = {"flip": True, "scales": (1.0,)}
+    (job,) = train(source, TrainPlan("frozen-linear", frozen(), folds=(0,)))
+    (unit,) = units(source, "frozen-linear")
+    accelerator = create_accelerator(unit.recipe)
+    cfg = unit.recipe.predict.tta.model_copy(update=tta | {"flip": False})
+    logits = [
+        infer_fold(unit, job.cache, job.valid, source.challenge, accelerator, chosen, "predict")
+        for chosen in (NO_TTA, cfg)
+    ]
+    pd.testing.assert_frame_equal(*logits, atol=1e-4)
+
+
+class StopError(Exception):
+    pass
+
+
+def test_a_frozen_run_that_dies_ends_as_if_it_had_been_left_alone(source, monkeypatch):
+    recipe = frozen("ml_decoder", checkpoint_minutes=1e-9, **{"model.drop_rate": 0.2})
+    monkeypatch.setattr(loop, "CHECK_EVERY", 1)
+    (whole,) = train(source, TrainPlan("frozen-whole", recipe, folds=(0,)))
+    real = loop.update
+
+    def dying(trainer, *args):
+        if trainer.progress.update == 5:
+            raise StopError
+        return real(trainer, *args)
+
+    plan = TrainPlan("frozen-stopped", recipe, folds=(0,))
+    with monkeypatch.context() as patch, pytest.raises(StopError):
+        patch.setattr(loop, "update", dying)
+        train(source, plan)
+    checkpoints = source.workspace.run_dir("csv", "frozen-stopped").glob("fold0/checkpoint-*.safetensors")
+    backbone = sum(v.nbytes for k, v in weights_of(whole).items() if k.startswith("backbone."))
+    assert [path.stat().st_size < backbone for path in checkpoints] == [True]
+    (resumed,) = train(source, plan)
+    assert same(weights_of(resumed), weights_of(whole))
+
+
+def test_the_best_weights_of_a_frozen_run_are_whole_too(source):
+    recipe = frozen(**{"predict.weights": "best", "schedule.epochs": 1})
+    (job,) = train(source, TrainPlan("frozen-best", recipe, folds=(0,)))
+    assert weights_of(job).keys() == initial_model(job, loss_of(job)).state_dict().keys()
