@@ -65,7 +65,8 @@ def test_one_step_of_adam_is_that_of_torch():
     ours = create_optimizer(models[0], recipe.optim)
     theirs = torch.optim.Adam(models[1].parameters(), lr=1e-2, weight_decay=0.1)
     for model, optimizer in zip(models, (ours, theirs), strict=True):
-        model(torch.arange(1024, dtype=torch.uint8).reshape(1, 1, 32, 32)).square().sum().backward()
+        images = torch.arange(1024, dtype=torch.uint8).reshape(1, 1, 32, 32)
+        model({"images": images}).square().sum().backward()
         optimizer.step()
     for a, b in zip(*(model.parameters() for model in models), strict=True):
         assert torch.allclose(a, b)
