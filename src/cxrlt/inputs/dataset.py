@@ -136,6 +136,8 @@ class XRayDataset(LabelledRows):
         # by its place, for a row may be mixed with itself
         seeds = [hash64(struct.pack("<Qq", seed, place)) for place in range(len(mix.rows))]
         parts = [self.reader.pixels(*part) for part in zip(mix.rows, seeds, strict=True)]
+        if len(parts[0]) != self.reader.size:
+            raise ValueError(f"images of {len(parts[0])} px to be mixed at {self.reader.size} px")
         return {"images": as_planes(mix.image(parts))}, self._mixed_targets(mix), row
 
     def augmentation_seed(self, epoch: int, draw: int) -> int:
