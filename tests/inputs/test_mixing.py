@@ -1,5 +1,3 @@
-from pathlib import Path
-
 import cv2
 import numpy as np
 import pandas as pd
@@ -254,7 +252,7 @@ def test_mixed_batches_depend_on_neither_workers_nor_batches_nor_interruptions(
 def test_a_transform_to_another_size_than_the_mixings_is_refused(cache: ImageCache, targets: np.ndarray):
     transform = build_transform(16, flip=False, crop_scale=(1.0, 1.0), **OFF)
     dataset = dataset_of(cache, targets, mixing_of("cutmix"), transform=transform)
-    with pytest.raises(ValueError, match="16 px.*32 px"):
+    with pytest.raises(ValueError, match=r"16 px.*32 px"):
         dataset[0, 0]
 
 
