@@ -35,7 +35,7 @@ def logits_by_hand(source, unit, split, image_id, mirrored=False):
     model = load_model(unit, len(CLASSES)).eval()
     image = torch.from_numpy(np.array(cache[image_id]))[None, None]
     with torch.no_grad():
-        return model(image.flip(-1) if mirrored else image)[0].numpy()
+        return model({"images": image.flip(-1) if mirrored else image})[0].numpy()
 
 
 def test_out_of_fold_rows_are_predicted_by_the_fold_that_left_them_out(source):

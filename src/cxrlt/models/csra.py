@@ -8,12 +8,12 @@ from cxrlt.models.pools import masked_mean, masked_softmax
 
 
 class CSRAHead(nn.Module):
-    """Per class the mean score of all places, plus `weight` times the mean weighted by the scores' softmax.
+    """Per class the mean score of all places, plus `weight` times their mean weighted by the scores' softmax.
 
     A place's score is x . m / |m| for the class's vector m. Zhu and Wu, Residual Attention: A Simple but
-    Effective Method for Multi-Label Recognition, ICCV 2021, eq. 2 to 6 and the simple form below them, with
-    one head (T = 1); the bias, so that training can start at the loss's minimiser, is not in the paper.
-    Computed in float32 under any autocast.
+    Effective Method for Multi-Label Recognition, ICCV 2021, section 3, in the form of its code, with one head
+    and temperature 1. The bias is not theirs: with it training can start at the loss's minimiser. Computed in
+    float32 under any autocast.
     """
 
     def __init__(self, dim: int, n_classes: int, weight: float, drop_rate: float = 0.0) -> None:

@@ -14,8 +14,8 @@ class AveragePool(nn.Module):
 class GeMPool(nn.Module):
     """Generalised mean (mean x^p)^(1/p) of each channel, negative values as 0; p is learned, from 3.
 
-    Radenovic et al., Fine-tuning CNN Image Retrieval with No Human Annotation, TPAMI 2019, eq. 2. Computed
-    in float32 and relative to the largest value, so that no power overflows.
+    Radenovic et al., Fine-tuning CNN Image Retrieval with No Human Annotation, TPAMI 2019, section 3.2.
+    Computed in float32 and relative to the largest value, so that no power overflows.
     """
 
     def __init__(self) -> None:

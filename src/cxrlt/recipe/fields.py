@@ -41,7 +41,7 @@ class ModelConfig(_Frozen):
     frozen: bool = False
     """Train the head (and fusion) alone, on features computed once per image, without augmentation."""
     drop_rate: float = Field(0.0, ge=0, lt=1)
-    """Dropout before the classifier."""
+    """Dropout before the classifier; in ml_decoder also of its attention and feed-forward."""
     drop_path: float = Field(0.0, ge=0, lt=1)
     """Stochastic depth."""
     pool: Literal["backbone", "average", "gem", "attention"] = "backbone"
@@ -297,6 +297,8 @@ class Recipe(_Frozen):
             )
         if model.frozen and any(stage.size for stage in self.schedule.stages):
             raise ValueError("model.frozen trains on features of one size: leave schedule.stages out")
+        if self.soup.kind != "none" and self.predict.weights == "best":
+            raise ValueError("soup and predict.weights best both choose epochs: leave one of them out")
         if min(self.predict.tta.scales, default=1) <= 0:
             raise ValueError("predict.tta.scales must be above 0")
         return self
