@@ -314,21 +314,23 @@ class Run(Images):
 
 @dataclass(frozen=True, kw_only=True)
 class Study(Images):
-    """Compare losses: one recipe trained with each of them, alike but for the loss, and what differs.
+    """Compare losses, or tricks: one recipe trained alike but for one thing, and what differs.
 
-    Learning rate and gradient clipping are chosen per loss first. An interrupted study goes on when started
-    again; a finished one only writes its tables and figures anew.
+    Learning rate and gradient clipping are chosen per loss first; tricks are tried with the recipe's. An
+    interrupted study goes on when started again; a finished one only writes its tables and figures anew.
     """
 
-    kind: Positional[Literal["losses"]]
+    kind: Positional[Literal["losses", "tricks"]]
     """What is compared."""
     challenge: ChallengeName
     plan: Annotated[StudyPlan, arg(name="")] = field(default_factory=StudyPlan)
 
     def run(self) -> None:
         from cxrlt.studies.losses.study import study_losses
+        from cxrlt.studies.tricks.study import study_tricks
 
-        print(study_losses(self.source(self.challenge), self.plan))
+        study = study_losses if self.kind == "losses" else study_tricks
+        print(study(self.source(self.challenge), self.plan))
 
 
 COMMANDS: dict[str, type[Folders]] = {

@@ -18,6 +18,7 @@ from cxrlt.recipe.fields import (
 )
 from cxrlt.recipe.load import (
     RECIPES_DIR,
+    changed,
     differing_fields,
     load_recipe,
     recipe_names,
@@ -41,6 +42,7 @@ __all__ = [
     "SoupConfig",
     "StageConfig",
     "TTAConfig",
+    "changed",
     "differing_fields",
     "load_recipe",
     "recipe_names",

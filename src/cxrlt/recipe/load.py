@@ -31,6 +31,11 @@ def load_recipe(recipe: str | None, config: Path | None = None) -> Recipe:
     return _validated(values, str(config or recipe))
 
 
+def changed(recipe: Recipe, over: dict[str, Any]) -> Recipe:
+    """`recipe` with the fields `over` on top, as a YAML file would put them. Raises UserError as there."""
+    return _validated(_merge(recipe.model_dump(), over), "the recipe")
+
+
 def run_name(recipe: str | None) -> str:
     """What a run of this recipe is called unless it is given a name."""
     if recipe is None:

@@ -112,16 +112,21 @@ def precision_recall_figure(labels: pd.DataFrame, scores: Mapping[str, pd.DataFr
     return figure
 
 
-def differences_figure(differences: Mapping[str, Interval], metric: str, first: str) -> Figure:
-    """Difference of every loss to `first`, with its interval."""
-    names = [first, *differences]
+def differences_figure(
+    differences: Mapping[str, Interval],
+    metric: str,
+    first: str,
+    colours: Mapping[str, str] | None = None,
+) -> Figure:
+    """Difference of every row to `first`, with its interval; without `colours` those of losses."""
+    if colours is None:
+        colours = {name: colour for name, (colour, _) in styles([first, *differences]).items()}
     figure = new_figure(0.32 * len(differences) + 1.0)
     axes = figure.subplots()
     axes.axvline(0, color="#888888", linewidth=0.8)
     for place, (name, interval) in enumerate(differences.items()):
-        colour = styles(names)[name][0]
-        axes.plot([interval.low, interval.high], [place, place], color=colour, linewidth=2)
-        axes.plot(interval.value, place, "o", color=colour, markersize=6)
+        axes.plot([interval.low, interval.high], [place, place], color=colours[name], linewidth=2)
+        axes.plot(interval.value, place, "o", color=colours[name], markersize=6)
     axes.set_yticks(range(len(differences)), list(differences))
     axes.set_ylim(len(differences) - 0.5, -0.5)
     axes.set_xlabel(f"{metric} minus that of {first}, 95 % interval over patients", fontsize=NORMAL)

@@ -7,6 +7,9 @@ metric between the seeds of one loss, averaged over all losses; the difference o
 
     SE^2 = var(draws of the difference) + 2 s^2 / n
 
+A row that is computed from the first one's own models shares their noise. For it 2 s^2 is the variance
+between seeds of its difference to the first row with the same seed, averaged over the rows of its kind.
+
 A difference is beyond the noise if its bootstrap interval leaves 0 out and it is larger than 1.96 SE. A
 difference that is met with 80 % power is (1.96 + 0.84) SE; with the mean SE^2 of all compared losses that is
 the smallest difference the design can detect. Nothing here is corrected for how many losses are compared.
@@ -60,17 +63,22 @@ class TruthResult:
         return list(self.compared[0].means)
 
 
-def compare(scores: Mapping[str, Sequence[RunScore]]) -> list[Compared]:
-    """Every variant's scores, one per seed, against those of the first."""
+def compare(
+    scores: Mapping[str, Sequence[RunScore]], kinds: Mapping[str, str] | None = None
+) -> list[Compared]:
+    """Every variant's scores, one per seed, against those of the first.
+
+    `kinds` names the variants that are computed from the first one's models, seed by seed, and their kinds.
+    """
     means = {name: _mean_over_seeds(runs) for name, runs in scores.items()}
     first = next(iter(scores))
-    seed_variance = _seed_variance(scores)
-    return [_compared(name, runs, means[name], means[first], seed_variance) for name, runs in scores.items()]
+    noise = _noise_of_seeds(scores, kinds or {})
+    return [_compared(name, runs, means[name], means[first], noise[name]) for name, runs in scores.items()]
 
 
 def detectable(compared: Sequence[Compared]) -> float:
     """The smallest difference of the challenge's metric that is found with 80 % power; NaN without any."""
-    errors = [row.error for row in compared[1:]]
+    errors = [row.error for row in compared if not math.isnan(row.error)]
     return (SIGNIFICANT + POWER) * math.sqrt(np.mean(np.square(errors))) if errors else math.nan
 
 
@@ -79,7 +87,7 @@ def _compared(
     runs: Sequence[RunScore],
     means: Mapping[str, Drawn],
     first: Mapping[str, Drawn],
-    seed_variance: float,
+    noise_of_seeds: float,
 ) -> Compared:
     metric = next(iter(means))
     differences: dict[str, Interval] = {}
@@ -87,7 +95,7 @@ def _compared(
     if means is not first:
         differences = {key: paired_difference(means[key], first[key]) for key in means}
         sampled = float(np.nanvar(means[metric].draws - first[metric].draws))
-        error = math.sqrt(sampled + 2 * seed_variance / len(runs))
+        error = math.sqrt(sampled + noise_of_seeds)
         verdict = _verdict(differences[metric], error)
     return Compared(
         name=name,
@@ -119,12 +127,29 @@ def _mean_over_seeds(runs: Sequence[RunScore]) -> dict[str, Drawn]:
     }
 
 
-def _seed_variance(scores: Mapping[str, Sequence[RunScore]]) -> float:
-    """Mean variance of the challenge's metric between seeds; 0 for one seed, which shows none."""
-    metric = next(iter(next(iter(scores.values()))[0].metrics))
-    spreads = [_spread([run.metrics[metric].value for run in runs]) for runs in scores.values()]
+def _noise_of_seeds(scores: Mapping[str, Sequence[RunScore]], kinds: Mapping[str, str]) -> dict[str, float]:
+    """Variance that seeds give every variant's difference to the first; 0 for one seed, which shows none."""
+    first = next(iter(scores))
+    values = {name: _metric_values(runs) for name, runs in scores.items()}
+    trained = [_spread(own) for name, own in values.items() if name not in kinds]
+    spreads: dict[str, list[float]] = {}
+    for name, kind in kinds.items():
+        spreads.setdefault(kind, []).append(_spread(values[name] - values[first]))
+    alone = 2 * _mean_variance(trained)
+    return {
+        name: (_mean_variance(spreads[kinds[name]]) if name in kinds else alone) / len(runs)
+        for name, runs in scores.items()
+    }
+
+
+def _metric_values(runs: Sequence[RunScore]) -> np.ndarray:
+    metric = next(iter(runs[0].metrics))
+    return np.array([run.metrics[metric].value for run in runs])
+
+
+def _mean_variance(spreads: Sequence[float]) -> float:
     return float(np.nan_to_num(np.mean(np.square(spreads))))
 
 
-def _spread(values: Sequence[float]) -> float:
+def _spread(values: Sequence[float] | np.ndarray) -> float:
     return float(np.std(values, ddof=1)) if len(values) > 1 else math.nan

@@ -1,6 +1,5 @@
 """What a study found, written down: CSV, Markdown and one HTML page."""
 
-import math
 from collections.abc import Mapping, Sequence
 
 import pandas as pd
@@ -8,7 +7,7 @@ import pandas as pd
 from cxrlt.artifacts import write_text
 from cxrlt.recipe import run_name
 from cxrlt.reports.study_page import PageTable, Section, write_study_page
-from cxrlt.studies.compare import TruthResult, compare, detectable
+from cxrlt.studies.compare import TruthResult
 from cxrlt.studies.losses.draw import StudyFigures, draw
 from cxrlt.studies.losses.plan import TUNING_SEED, LossStudy
 from cxrlt.studies.losses.score import score_run
@@ -16,21 +15,18 @@ from cxrlt.studies.losses.step_time import step_times
 from cxrlt.studies.losses.tables import result_rows, result_table, run_rows, sensitivity_rows
 from cxrlt.studies.losses.tune import Tuned
 from cxrlt.studies.plan import Run
-from cxrlt.studies.score import RunScore, Truth
+from cxrlt.studies.report import LEGEND as LEGEND_OF_ALL
+from cxrlt.studies.report import detects, markdown_of, result_of, title_of
+from cxrlt.studies.score import Truth
 from cxrlt.studies.tables import (
     class_rows,
     class_table,
-    markdown,
-    number,
     number_table,
     write_csv,
 )
 
 LEGEND = (
-    "Values are means ± standard deviations over seeds of pooled out-of-fold scores.",
-    "Differences have paired bootstrap intervals over patients. The verdict is higher or lower where the "
-    "interval leaves 0 out and the difference exceeds 1.96 SE, SE² = bootstrap variance + 2 s²/seeds, s² the "
-    "mean variance between seeds. It is not corrected for the number of comparisons.",
+    *LEGEND_OF_ALL,
     "Train − OOF: the same metric on as many rows that the models were trained on, minus that on the rows "
     "left out.",
     "Step time: a training step relative to the first row's, median ± half the interquartile range of "
@@ -45,7 +41,9 @@ def report(
 ) -> str:
     """Score the finished runs and write every table and figure. Returns the tables as Markdown."""
     times = step_times(study, [run for run in runs if run.seed == 0])
-    results = [_result(study, runs, truth) for truth in truths]
+    results = [
+        result_of(runs, truth, lambda run, truth=truth: score_run(study, run, truth)) for truth in truths
+    ]
     rows = [row for result in results for row in result_rows(study, result, runs, settings, times)]
     folder, frame = study.results_dir, pd.DataFrame(rows)
     write_csv(folder / "results.csv", rows)
@@ -55,20 +53,15 @@ def report(
         result.truth.name: _tables(study, result, frame[frame["truth"] == result.truth.name])
         for result in results
     }
-    text = _markdown(study, results, tables)
+    text = markdown_of(study, [_design(study)], tables, LEGEND)
     write_text(folder / "results.md", text + "\n")
     print("figures", flush=True)
     _page(study, results, tables, draw(study, runs, results))
     return f"{text}\n\nmore in {folder / 'report.html'}"
 
 
-def _result(study: LossStudy, runs: Sequence[Run], truth: Truth) -> TruthResult:
-    print(f"score against {truth.name}", flush=True)
-    scores = {run.name: score_run(study, run, truth) for run in runs}
-    by_variant: dict[str, list[RunScore]] = {}
-    for run in runs:
-        by_variant.setdefault(run.variant, []).append(scores[run.name])
-    return TruthResult(truth, scores, compare(by_variant))
+def _detects(study: LossStudy, result: TruthResult) -> str:
+    return detects(study, result, {"": [row.name for row in result.compared]})
 
 
 def _tables(study: LossStudy, result: TruthResult, own: pd.DataFrame) -> list[PageTable]:
@@ -77,28 +70,6 @@ def _tables(study: LossStudy, result: TruthResult, own: pd.DataFrame) -> list[Pa
         spread = number_table(sensitivity_rows(study, result))
         tables.append(PageTable("How far the hyper-parameters move the score and the gap", *spread))
     return tables
-
-
-def _detects(study: LossStudy, result: TruthResult) -> str:
-    least = detectable(result.compared)
-    if math.isnan(least):
-        return "Nothing to compare with."
-    seeds = "" if study.plan.seeds > 1 else " One seed: the noise of seeds is not in it."
-    return (
-        f"Smallest {study.challenge.metric} difference that this design detects (80 % power, 5 % two-sided): "
-        f"{number(least)}.{seeds}"
-    )
-
-
-def _markdown(
-    study: LossStudy, results: Sequence[TruthResult], tables: Mapping[str, Sequence[PageTable]]
-) -> str:
-    blocks = [f"## {_title(study)}", _design(study)]
-    for result in results:
-        blocks.append(f"### Scored against {result.truth.name}")
-        for table in tables[result.truth.name]:
-            blocks += [table.caption, markdown(table.headings, table.rows)]
-    return "\n\n".join([*blocks, " ".join(LEGEND)])
 
 
 def _page(
@@ -115,11 +86,7 @@ def _page(
         sections.append(Section(title, tables=(*tables[name], classes), figures=figures.results[name]))
     sections.append(Section("The losses", figures=figures.losses))
     sections.append(Section("The labels", figures=figures.labels))
-    write_study_page(study.results_dir / "report.html", _title(study), sections)
-
-
-def _title(study: LossStudy) -> str:
-    return f"{study.name} on {study.challenge.name}"
+    write_study_page(study.results_dir / "report.html", title_of(study), sections)
 
 
 def _design(study: LossStudy) -> str:

@@ -1,0 +1,57 @@
+"""Runs that have BASE's weights and predict otherwise: folders like any run's, with links to BASE's files."""
+
+import shutil
+from pathlib import Path
+
+from cxrlt.artifacts import read_json, write_json
+from cxrlt.predictions.standardise import CONSTANTS
+from cxrlt.recipe import save_recipe
+from cxrlt.studies.plan import Run
+from cxrlt.studies.tricks.plan import TrickStudy
+from cxrlt.training.job import WEIGHTS
+
+OOF = "oof.parquet"
+DESCRIPTION = ("environment.json", "card.json", "log.csv")
+
+
+def derive(study: TrickStudy, base: Run, run: Run) -> None:
+    """Make `run`'s folds of those of `base`, which are predicted.
+
+    Where the two differ only in what is done with predictions, those are BASE's too.
+    """
+    for fold in study.folds:
+        origin, directory = study.fold_dir(base, fold), study.fold_dir(run, fold)
+        shutil.rmtree(directory, ignore_errors=True)
+        directory.mkdir(parents=True)
+        for name in _files(base, run):
+            _link(origin / name, directory / name)
+        save_recipe(run.recipe, directory / "config.yaml")
+        identity = read_json(origin / "run.json", "cxrlt train --force")
+        write_json(directory / "run.json", identity | {"name": run.name})  # last: the others are whole
+
+
+def is_derived(study: TrickStudy, base: Run, run: Run) -> bool:
+    """Whether `run`'s folds are there, of BASE's files as they are now and the same recipe."""
+    return all(study.is_trained(run, fold) for fold in study.folds) and all(
+        _same(study.fold_dir(base, fold) / name, study.fold_dir(run, fold) / name)
+        for fold in study.folds
+        for name in _files(base, run)
+    )
+
+
+def _files(base: Run, run: Run) -> list[str]:
+    shared = run.recipe.predict.tta == base.recipe.predict.tta
+    return [WEIGHTS, *DESCRIPTION, *((OOF, CONSTANTS) if shared else ())]
+
+
+def _same(first: Path, second: Path) -> bool:
+    if not second.is_file():
+        return False
+    return first.samefile(second) or first.read_bytes() == second.read_bytes()
+
+
+def _link(origin: Path, path: Path) -> None:
+    try:
+        path.hardlink_to(origin)
+    except OSError:  # a file system without links
+        shutil.copy2(origin, path)

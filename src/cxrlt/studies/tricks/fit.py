@@ -1,0 +1,76 @@
+"""Which tricks a challenge and a recipe can have."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import pandas as pd
+
+from cxrlt.challenges.base import Challenge
+from cxrlt.errors import UserError
+from cxrlt.predictions.predict import flips
+from cxrlt.predictions.study import disputed_studies, has_studies
+from cxrlt.recipe import Recipe, changed, differing_fields
+from cxrlt.studies.tricks.registry import Need, Trick
+
+NO_DIFFERENCE = ("data.augment.policy",)
+"""Fields that are only the names of others."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a trick may need to know: the challenge, its training rows and BASE's recipe."""
+
+    challenge: Challenge
+    table: pd.DataFrame
+    base: Recipe
+
+
+def misfit(trick: Trick, facts: Facts) -> str | None:
+    """Why `trick` cannot be compared here; None if it can."""
+    for need in trick.needs:
+        if reason := NEEDS[need](facts):
+            return reason
+    try:
+        recipe = changed(facts.base, trick.fields(facts.base))
+    except UserError as error:
+        return str(error).removeprefix("the recipe: ").rstrip(".")
+    differing = [f for f in differing_fields(facts.base, recipe) if not f.startswith(NO_DIFFERENCE)]
+    is_recipe = trick.stage != "ensemble" and not trick.calibrated
+    return "the recipe has it already, or cannot have it" if is_recipe and not differing else None
+
+
+def _studies(facts: Facts) -> str | None:
+    if not has_studies(facts.table):
+        return "no study has two images"
+    if n := disputed_studies(facts.table, facts.challenge.classes):
+        return f"{n:,} studies have images with different labels: the truth is per image"
+    return None
+
+
+def _views(facts: Facts) -> str | None:
+    return "all images have the same view" if facts.table["view"].nunique() < 2 else None
+
+
+def _no_finding(facts: Facts) -> str | None:
+    return None if facts.challenge.no_finding else "there is no class for images without a finding"
+
+
+def _multi_label(facts: Facts) -> str | None:
+    return None if facts.challenge.task == "multi_label" else "an image has exactly one class"
+
+
+def _mirrored(facts: Facts) -> str | None:
+    mirrored = changed(facts.base, {"predict": {"tta": {"flip": True}}})
+    try:
+        return None if flips(mirrored, facts.challenge.classes) else "training does not mirror images"
+    except UserError:
+        return "classes have a side, which a mirror image exchanges"
+
+
+NEEDS: Mapping[Need, Callable[[Facts], str | None]] = {
+    "studies": _studies,
+    "views": _views,
+    "no finding": _no_finding,
+    "multi-label": _multi_label,
+    "mirrored training": _mirrored,
+}

@@ -1,0 +1,91 @@
+"""What a study of tricks is to do: one recipe, and every trick alone on top of it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from cxrlt.errors import UserError
+from cxrlt.predictions.runs import TrainRows, read_train_rows
+from cxrlt.recipe import Recipe, changed
+from cxrlt.studies.flags import StudyPlan
+from cxrlt.studies.plan import Run, Study
+from cxrlt.studies.tricks.fit import Facts, misfit
+from cxrlt.studies.tricks.registry import BASE, PLAIN, TRICKS, Stage, Trick
+
+
+@dataclass(frozen=True)
+class TrickStudy(Study):
+    """Raises UserError for what does not fit."""
+
+    kind = "tricks"
+
+    def __post_init__(self) -> None:
+        if self.plan.losses or self.plan.ablation or self.plan.rates != StudyPlan().rates:
+            raise UserError(
+                "--losses, --ablation and --rates are flags of cxrlt study losses: leave them out."
+            )
+        if set(self.plan.folds or self.folds) != set(range(self.split.n_folds)):
+            raise UserError(
+                "--folds: tricks are compared on all rows, as ensembles and calibration are fitted on the "
+                "other folds. Leave --folds out, or make fewer folds."
+            )
+        named = self.plan.tricks or ()
+        unknown = [name for name in named if name not in TRICKS]
+        if unknown:
+            raise UserError(f"--tricks {', '.join(unknown)}: the known ones are {', '.join(TRICKS)}.")
+        twice = sorted({name for name in named if named.count(name) > 1})
+        if twice:
+            raise UserError(f"--tricks names {', '.join(twice)} more than once.")
+        super().__post_init__()
+        wrong = [f"{name} ({why})" for name, why in self.left_out.items() if name in named]
+        if wrong:
+            raise UserError(
+                f"--tricks: {self.challenge.name} with this recipe cannot have {'; '.join(wrong)}."
+            )
+
+    @cached_property
+    def base(self) -> Recipe:
+        """The given recipe, made plain in how it predicts."""
+        return changed(super().base, dict(PLAIN))
+
+    @cached_property
+    def rows(self) -> TrainRows:
+        return read_train_rows(self.challenge, self.source.workspace)
+
+    @cached_property
+    def left_out(self) -> Mapping[str, str]:
+        """Every trick that does not fit, and why."""
+        facts = Facts(self.challenge, self.rows.table, self.base)
+        reasons = {name: misfit(trick, facts) for name, trick in TRICKS.items()}
+        return {name: why for name, why in reasons.items() if why}
+
+    @cached_property
+    def tricks(self) -> tuple[Trick, ...]:
+        """In the order of the registry."""
+        named = self.plan.tricks
+        return tuple(
+            trick
+            for name, trick in TRICKS.items()
+            if (name not in self.left_out if named is None else name in named)
+        )
+
+    def of_stage(self, stage: Stage) -> list[Trick]:
+        return [trick for trick in self.tricks if trick.stage == stage]
+
+    @property
+    def base_runs(self) -> list[Run]:
+        """One per seed."""
+        return [Run(BASE, seed, self.name_of(BASE, seed), self.base) for seed in range(self.plan.seeds)]
+
+    def runs(self, tricks: Sequence[Trick]) -> list[Run]:
+        """Every trick with every seed; a second stage starts from BASE's run of the same seed."""
+        return [self._run(trick, seed) for trick in tricks for seed in range(self.plan.seeds)]
+
+    def _run(self, trick: Trick, seed: int) -> Run:
+        recipe = changed(self.base, trick.fields(self.base))
+        if trick.stage == "second stage":
+            recipe = changed(recipe, {"model": {"start_from": self.name_of(BASE, seed)}})
+        return Run(trick.name, seed, self.name_of(trick.name, seed), recipe)
+
+    def name_of(self, variant: str, seed: int) -> str:
+        return f"{self.name}/{variant}-seed{seed}"
