@@ -52,10 +52,17 @@ def load_checkpoint(run_dir: Path, model: nn.Module, ema: nn.Module, optimizer: 
     return state
 
 
+def snapshot_path(run_dir: Path, epoch: int | str) -> Path:
+    """The averaged weights after an epoch, kept for a soup."""
+    return run_dir / f"snapshot-{epoch}.safetensors"
+
+
 def remove_checkpoints(run_dir: Path) -> None:
-    """A finished run needs none."""
+    """A finished run needs none, nor snapshots of its epochs."""
     (run_dir / STATE).unlink(missing_ok=True)
     _remove_but(run_dir, None)
+    for path in run_dir.glob(snapshot_path(run_dir, "*").name):
+        path.unlink(missing_ok=True)
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:

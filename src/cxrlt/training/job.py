@@ -12,15 +12,16 @@ import pandas as pd
 import torch
 
 import cxrlt
-from cxrlt.artifacts import read_json, write_json
+from cxrlt.artifacts import read_json, write_json, write_text
 from cxrlt.challenges.base import Metric, Task
 from cxrlt.errors import UserError
 from cxrlt.inputs.cache import ImageCache
-from cxrlt.models.backbone import weights_licence
-from cxrlt.recipe import Recipe, differing_fields, load_recipe, save_recipe
+from cxrlt.models.pretrained import weights_licence
+from cxrlt.recipe import Recipe, differing_fields, load_recipe, recipe_names, save_recipe
 
 WEIGHTS = "weights.safetensors"
 REFIT = "refit"
+INNER = "inner.csv"
 NOT_IDENTITY = ("data.n_workers", "checkpoint_minutes")
 CHANNELS = {1: "one grey channel", 3: "three colour channels"}
 PACKAGES = ("accelerate", "albumentations", "numpy", "opencv-python-headless", "pandas", "timm", "torch")
@@ -46,6 +47,7 @@ class FoldJob:
     """Everything `fit` needs. Tables have the class columns; `valid` is empty for a refit on all rows.
 
     `inner` are the rows that judge a soup: whole patients of those that are not left out, not in `train`.
+    `stages` are trained one after the other before it.
     """
 
     challenge: str
@@ -64,6 +66,8 @@ class FoldJob:
     valid: pd.DataFrame
     inner: pd.DataFrame = field(default_factory=pd.DataFrame)
     start: Start | None = None
+    stages: tuple["FoldJob", ...] = ()
+    no_finding: str | None = None
 
     def targets(self, table: pd.DataFrame) -> np.ndarray:
         """Labels (n, c) float32, NaN where unknown."""
@@ -80,7 +84,12 @@ class FoldJob:
 
 
 def describe_run(job: FoldJob, device: torch.device) -> None:
-    """Write config.yaml, run.json, environment.json and card.json into the run's folder, before training."""
+    """Write config.yaml, run.json, environment.json and card.json into the run's folder, before training.
+
+    With a soup also inner.csv, the ids of the rows that judge it.
+    """
+    if len(job.inner):
+        write_text(job.run_dir / INNER, "\n".join(["image_id", *job.inner.index]) + "\n")
     save_recipe(job.recipe, job.run_dir / "config.yaml")
     write_json(job.run_dir / "environment.json", environment(device))
     write_json(job.run_dir / "card.json", _card(job))
@@ -89,23 +98,27 @@ def describe_run(job: FoldJob, device: torch.device) -> None:
 
 def identity(job: FoldJob) -> dict[str, object]:
     names = ("challenge", "name", "fold", "seed", "folds_sha256")
-    return {key: getattr(job, key) for key in names} | {"version": cxrlt.__version__}
+    values = {key: getattr(job, key) for key in names} | {"version": cxrlt.__version__}
+    return values | ({"started_from": dict(job.start.origin)} if job.start and job.start.origin else {})
 
 
 def tags(job: FoldJob) -> dict[str, str]:
     """The identity as text, which travels in the header of the weights, the hash of the folds included."""
-    return {key: str(value) for key, value in identity(job).items()}
+    return {key: str(value) for key, value in identity(job).items() if key != "started_from"}
 
 
 def require_same_run(job: FoldJob) -> None:
-    """A run met again must be the same run. Raises UserError listing the fields that differ."""
+    """A run met again must be the same run. Raises UserError listing the fields that differ.
+
+    Nor may what it started from have been trained anew since.
+    """
     if not (job.run_dir / "run.json").is_file():
         return
     before = read_json(job.run_dir / "run.json", made_by=f"cxrlt train --challenge {job.challenge} --force")
     differing = [
         f"{key}: {before.get(key)} -> {value}"
         for key, value in identity(job).items()
-        if key != "version" and before.get(key) != value
+        if key not in ("version", "started_from") and before.get(key) != value
     ]
     fields = differing_fields(load_recipe(None, job.run_dir / "config.yaml"), job.recipe)
     differing += [field for field in fields if not field.startswith(NOT_IDENTITY)]
@@ -114,6 +127,23 @@ def require_same_run(job: FoldJob) -> None:
             f"{job.run_dir} already holds another run ({'; '.join(differing)}). "
             "Give this one a --name of its own, or --force to train the old one's place anew."
         )
+    if job.start and before.get("started_from", {}).get("sha256") != job.start.origin.get("sha256"):
+        raise UserError(
+            f"{job.run_dir} started from weights of {job.start.label} that have been replaced since. "
+            "Train it anew with --force, or from the new ones under a --name of its own."
+        )
+
+
+def licence_of(job: FoldJob) -> str:
+    """Licence of the weights that training starts from."""
+    return job.start.licence if job.start else weights_licence(job.recipe.model)
+
+
+def train_command(name: str, challenge: str, fold: str) -> str:
+    """What trains one fold of a run, whose recipe is known only where the run is called after it."""
+    run = name if name in recipe_names() else f"RECIPE --name {name}"
+    which = "--refit" if fold == REFIT else f"--fold {fold}"
+    return f"cxrlt train {run} --challenge {challenge} {which}"
 
 
 def environment(device: torch.device) -> dict[str, object]:
@@ -136,12 +166,13 @@ def _card(job: FoldJob) -> dict[str, object]:
         "task": job.task,
         "classes": list(job.classes),
         "backbone": job.recipe.model.backbone,
-        "pretrained_weights_licence": weights_licence(job.recipe.model),
+        "pretrained_weights_licence": licence_of(job),
         "input": f"{CHANNELS[job.channels]}, {job.recipe.data.size} x {job.recipe.data.size}, uint8",
         "loss": job.recipe.loss.name,
         "n_train_images": len(job.train),
         "n_train_patients": int(job.train["patient"].nunique()),
         "n_valid_images": len(job.valid),
+        "n_inner_images": len(job.inner),
         "train_positives": job.class_counts,
     }
 

@@ -3,23 +3,28 @@
 import hashlib
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import torch
 from accelerate import Accelerator
+from safetensors.torch import load_file
 from timm.scheduler.scheduler import Scheduler
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from cxrlt.errors import UserError
+from cxrlt.inputs.dataset import LabelledRows
+from cxrlt.inputs.features import FeatureCache
 from cxrlt.losses import Loss, create_loss, loss_names, population_minimiser
 from cxrlt.models.backbone import XRayModel, create_model
+from cxrlt.models.transfer import load_weights
 from cxrlt.recipe import Recipe
 from cxrlt.training.checkpoint import load_checkpoint
-from cxrlt.training.data import CaseDataset, training_set
-from cxrlt.training.job import FoldJob
+from cxrlt.training.data import Stored, training_set
+from cxrlt.training.features import feature_cache
+from cxrlt.training.job import FoldJob, Start
 from cxrlt.training.optimise import create_ema, create_optimizer, create_scheduler
 
 
@@ -44,12 +49,14 @@ class SaveClock:
 class Trainer:
     """The parts of one fold's training. `bare` is the model itself, `model` what is called in training.
 
-    `fixed` are the tensors of a frozen backbone, which `bare` and `ema` then lack.
+    `stored` is where rows are read from: images, or the features of a frozen backbone, whose tensors are then
+    `fixed`, and which `bare` and `ema` lack.
     """
 
     job: FoldJob
     accelerator: Accelerator
-    dataset: CaseDataset
+    stored: Stored
+    dataset: LabelledRows
     loss: Loss
     bare: XRayModel
     model: nn.Module
@@ -78,10 +85,12 @@ def create_accelerator(recipe: Recipe) -> Accelerator:
 def create_trainer(job: FoldJob, accelerator: Accelerator) -> Trainer:
     """All parts at their start, or as the last checkpoint left them."""
     cfg = job.recipe
-    dataset = training_set(job)
-    n_updates = cfg.schedule.epochs * updates_per_epoch(len(dataset), cfg.optim.batch_size)
     loss = loss_of(job)
-    bare = initial_model(job, loss).to(accelerator.device)
+    bare, stored, fixed = initial_model(job, loss, accelerator.print).to(accelerator.device), job.cache, {}
+    if cfg.model.frozen:
+        bare, stored, fixed = _frozen(bare, job, accelerator)
+    dataset = training_set(job, stored)
+    n_updates = cfg.schedule.epochs * updates_per_epoch(len(dataset), cfg.optim.batch_size)
     if accelerator.device.type == "cuda" and accelerator.num_processes > 1:
         bare = nn.SyncBatchNorm.convert_sync_batchnorm(bare)
     ema = create_ema(bare, cfg.optim.ema_share, n_updates)
@@ -93,6 +102,7 @@ def create_trainer(job: FoldJob, accelerator: Accelerator) -> Trainer:
     return Trainer(
         job=job,
         accelerator=accelerator,
+        stored=stored,
         dataset=dataset,
         loss=loss.to(accelerator.device),
         bare=bare,
@@ -102,7 +112,19 @@ def create_trainer(job: FoldJob, accelerator: Accelerator) -> Trainer:
         scheduler=scheduler,
         progress=Progress(**state) if state else Progress(),
         clock=SaveClock(),
+        fixed=fixed,
     )
+
+
+def _frozen(
+    model: XRayModel, job: FoldJob, accelerator: Accelerator
+) -> tuple[XRayModel, FeatureCache, dict[str, Tensor]]:
+    """What is trained where the backbone stays as it is, on its features, and the tensors that stay."""
+    n_workers = worker_count(job.recipe.data.n_workers, accelerator)
+    features = feature_cache(model, job.recipe, job.cache, accelerator, n_workers)
+    light = model.without_backbone()
+    trained = light.state_dict().keys()
+    return light, features, {k: v.cpu() for k, v in model.state_dict().items() if k not in trained}
 
 
 def updates_per_epoch(n_rows: int, batch_size: int) -> int:
@@ -130,19 +152,33 @@ def loss_of(job: FoldJob) -> Loss:
     return loss
 
 
-def initial_model(job: FoldJob, loss: Loss) -> XRayModel:
-    """The recipe's model; its classifier bias, if it has one, starts where the loss is least on average."""
+def initial_model(job: FoldJob, loss: Loss, say: Callable[[str], object] = lambda _: None) -> XRayModel:
+    """The recipe's model, with the weights that the job starts from; `say` is told which those are.
+
+    The bias of a new classifier, if it has one, starts where the loss is least on average.
+    """
     torch.manual_seed(seed_of(job.seed, job.fold))
-    model = create_model(job.recipe.model, len(job.classes), job.recipe.data.size, job.channels)
+    cfg = job.recipe.model if job.start is None else job.recipe.model.model_copy(update={"pretrained": False})
+    model = create_model(cfg, len(job.classes), job.recipe.data.size, job.channels)
+    new = ["head"] if job.start is None else _start_from(model, job, job.start, say)
     model.logit_scale.fill_(loss.logit_scale)
     bias = model.classifier.bias
-    if bias is not None:
+    if bias is not None and "head" in new:
         start = torch.zeros(len(job.classes))
         if job.recipe.loss.bias_start == "minimiser":
             start = population_minimiser(loss, torch.tensor(job.targets(job.train)))
         with torch.no_grad():
             bias.copy_(start)
     return model
+
+
+def _start_from(model: XRayModel, job: FoldJob, start: Start, say: Callable[[str], object]) -> list[str]:
+    """Load the weights. Returns the parts that stay as they were created."""
+    new = load_weights(model, load_file(start.weights), same_classes=start.same_classes, source=start.label)
+    parts = ["backbone", *(["fusion"] if job.recipe.fuses else []), "head"]
+    loaded = " and ".join(part for part in parts if part not in new)
+    say(f"fold {job.fold}: {loaded} from {start.label}" + (f"; new: {' and '.join(new)}" if new else ""))
+    return new
 
 
 def worker_count(n_workers: int | None, accelerator: Accelerator) -> int:

@@ -1,22 +1,26 @@
 """The stage `cxrlt train`: every asked-for fold of one plan."""
 
+import functools
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
+import pandas as pd
 import torch
 from filelock import FileLock, Timeout
 
 from cxrlt.errors import UserError, listing
-from cxrlt.folds.make import read_folds
+from cxrlt.folds.make import Folds, read_folds
+from cxrlt.inputs.cache import ImageCache
 from cxrlt.inputs.images import ImageSource
-from cxrlt.models.backbone import weights_licence
 from cxrlt.recipe import Recipe
-from cxrlt.training.job import REFIT, FoldJob, describe_run, require_same_run
-from cxrlt.training.loop import fit
+from cxrlt.training.inner import inner_rows
+from cxrlt.training.job import REFIT, FoldJob, describe_run, licence_of, require_same_run
 from cxrlt.training.setup import create_accelerator, loss_of
+from cxrlt.training.stages import fit_in_stages, with_stages
+from cxrlt.training.start import find_start, require_unseen
 
 
 @dataclass(frozen=True)
@@ -44,7 +48,8 @@ def train(source: ImageSource, plan: TrainPlan) -> list[FoldJob]:
             require_same_run(job)
         loss_of(job)  # a wrong option is found before any fold is trained
     accelerator.wait_for_everyone()
-    accelerator.print(f"train {plan.name}: weights' licence: {weights_licence(plan.recipe.model)}")
+    for licence in dict.fromkeys(licence_of(job) for job in jobs):
+        accelerator.print(f"train {plan.name}: weights' licence: {licence}")
     if warning := head_warning(plan.recipe):
         accelerator.print(f"train {plan.name}: {warning}")
     for job in jobs:
@@ -56,7 +61,7 @@ def train(source: ImageSource, plan: TrainPlan) -> list[FoldJob]:
             if main:
                 _prepare(job, plan.force, accelerator.device)
             accelerator.wait_for_everyone()
-            fit(job, accelerator)
+            fit_in_stages(job, accelerator)
     return jobs
 
 
@@ -77,36 +82,54 @@ def head_warning(recipe: Recipe) -> str | None:
 
 
 def fold_jobs(source: ImageSource, plan: TrainPlan) -> list[FoldJob]:
-    """What `train` works on, one job per fold. Raises UserError for a fold that does not exist."""
+    """What `train` works on, one job per fold.
+
+    Raises UserError for a fold that does not exist, and where what it starts from is not there or not pure.
+    """
     challenge, workspace = source.challenge, source.workspace
     folds = read_folds(challenge, workspace)
     wanted = [REFIT] if plan.refit else list(range(folds.n_folds)) if plan.folds is None else list(plan.folds)
     unknown = [fold for fold in wanted if fold != REFIT and not 0 <= int(fold) < folds.n_folds]
     if unknown:
         raise UserError(f"--fold {listing(unknown)}: {challenge.name} has folds 0 to {folds.n_folds - 1}.")
-    run_dir = workspace.run_dir(challenge.name, plan.name)
-    _require_one_kind(run_dir, plan)
+    _require_one_kind(workspace.run_dir(challenge.name, plan.name), plan)
     table, cache = source.folded(folds.frame.index, plan.recipe.data.cache_size)
-    fold_of = folds.frame.loc[table.index, "fold"]
-    return [
-        FoldJob(
-            challenge=challenge.name,
-            name=plan.name,
-            fold=str(fold),
-            seed=plan.seed,
-            recipe=plan.recipe,
-            classes=challenge.classes,
-            task=challenge.task,
-            channels=challenge.channels,
-            metric=challenge.metric,
-            folds_sha256=folds.sha256,
-            run_dir=run_dir / (REFIT if fold == REFIT else f"fold{fold}"),
-            cache=cache,
-            train=table[fold_of != fold],
-            valid=table[fold_of == fold],
-        )
-        for fold in wanted
-    ]
+    jobs = [_fold_job(source, plan, str(fold), folds, table, cache) for fold in wanted]
+    require_unseen(jobs, source)
+    cached = functools.cache(lambda size: source.folded(folds.frame.index, size)[1])
+    return [with_stages(job, cached) if plan.force or not job.finished else job for job in jobs]
+
+
+def _fold_job(
+    source: ImageSource, plan: TrainPlan, fold: str, folds: Folds, table: pd.DataFrame, cache: ImageCache
+) -> FoldJob:
+    challenge, cfg = source.challenge, plan.recipe
+    fold_of = folds.frame.loc[table.index, "fold"].astype(str)
+    train, valid = table[fold_of != fold], table[fold_of == fold]
+    inner = train.index[:0]
+    if cfg.soup.kind != "none":
+        inner = inner_rows(train, challenge.classes, cfg.soup.inner_share, plan.seed, fold)
+    run_dir = source.workspace.run_dir(challenge.name, plan.name)
+    start_from = cfg.model.start_from
+    return FoldJob(
+        challenge=challenge.name,
+        name=plan.name,
+        fold=fold,
+        seed=plan.seed,
+        recipe=cfg,
+        classes=challenge.classes,
+        task=challenge.task,
+        channels=challenge.channels,
+        metric=challenge.metric,
+        no_finding=challenge.no_finding,
+        folds_sha256=folds.sha256,
+        run_dir=run_dir / (REFIT if fold == REFIT else f"fold{fold}"),
+        cache=cache,
+        train=train.drop(inner),
+        valid=valid,
+        inner=train.loc[inner],
+        start=find_start(source, start_from, plan.name, fold) if start_from else None,
+    )
 
 
 def _require_one_kind(run_dir: Path, plan: TrainPlan) -> None:

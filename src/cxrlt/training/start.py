@@ -1,0 +1,173 @@
+"""Weights of another run that a fold starts from, and the proof that they never saw what the fold leaves out.
+
+A source was trained on rows, and so was the source of the source: run.json records them all.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import pandas as pd
+
+from cxrlt.artifacts import Workspace, read_json, sha256_of
+from cxrlt.challenges import get_challenge
+from cxrlt.errors import UserError, listing
+from cxrlt.folds.make import Folds, read_folds
+from cxrlt.inputs.images import ImageSource
+from cxrlt.inputs.shared_patients import other_tables
+from cxrlt.training.job import INNER, REFIT, WEIGHTS, FoldJob, Start, train_command
+
+
+@dataclass(frozen=True)
+class Collection:
+    """A challenge's folds and the rows of its tables that are there: columns image_id, patient, by split."""
+
+    folds: Folds
+    splits: Mapping[str, pd.DataFrame]
+
+    @property
+    def rows(self) -> pd.DataFrame:
+        return pd.concat(self.splits.values(), ignore_index=True)
+
+
+def find_start(source: ImageSource, start_from: str, name: str, fold: str) -> Start:
+    """Where `fold` of the run `name` starts: RUN or CHALLENGE:RUN, fold by fold, or the refit of another.
+
+    Raises UserError if that is not trained, is an ensemble, or is a refit on all rows of these folds.
+    """
+    said = f"model.start_from {start_from}"
+    challenge, run = _parts(start_from, source.challenge.name)
+    own = challenge == source.challenge.name
+    if own and run == name:
+        raise UserError(f"{said}: a run cannot start from itself. Give this one a --name of its own.")
+    run_dir = source.workspace.run_dir(challenge, run)
+    if (run_dir / "weights.json").is_file():
+        raise UserError(f"{said} is an ensemble, which has no weights of its own: name one of its members.")
+    is_refit = (run_dir / REFIT).is_dir()
+    if own and is_refit and fold != REFIT:
+        raise UserError(
+            f"{said} was fitted on all rows (--refit), those that fold {fold} leaves out included. "
+            f"Name a run that was trained fold by fold, or train this one with --refit."
+        )
+    unit = REFIT if is_refit or fold == REFIT else fold
+    directory = run_dir / (REFIT if unit == REFIT else f"fold{unit}")
+    command = train_command(run, challenge, unit)
+    if not (directory / WEIGHTS).is_file():
+        raise UserError(f"{said}: {directory} is not trained. Train it with: {command}")
+    card = read_json(directory / "card.json", made_by=f"{command} --force")
+    identity = read_json(directory / "run.json", made_by=f"{command} --force")
+    origin = {
+        "run": f"{challenge}:{run}",
+        "fold": unit,
+        "sha256": sha256_of(directory / WEIGHTS),
+        "folds_sha256": identity["folds_sha256"],
+    }
+    if "started_from" in identity:
+        origin["started_from"] = identity["started_from"]
+    return Start(
+        weights=directory / WEIGHTS,
+        same_classes=tuple(card["classes"]) == source.challenge.classes,
+        label=f"{challenge}:{run} {'refit' if unit == REFIT else f'fold {unit}'}",
+        licence=card["pretrained_weights_licence"],
+        origin=origin,
+    )
+
+
+def require_unseen(jobs: list[FoldJob], source: ImageSource) -> None:
+    """No row a fold leaves out, nor another image of its patient, may have trained what the fold starts from.
+
+    Sources of sources count. Rows of another challenge are compared where any table of it shares an image
+    with any table of this one; then those of dev and test count as left out too. Raises UserError with the
+    number of such images, and where the source was trained on another split than its folds.csv now holds.
+    """
+    read = cache(lambda challenge: _collection(challenge, source))
+    for job in jobs:
+        if job.start is None:
+            continue
+        for origin in _lineage(job.start.origin):
+            seen = _seen(job, origin, read, source)
+            if len(seen):
+                raise UserError(_leak(job, origin, seen))
+
+
+def _parts(start_from: str, challenge: str) -> tuple[str, str]:
+    before, colon, after = start_from.partition(":")
+    return (before, after) if colon else (challenge, before)
+
+
+def _collection(name: str, source: ImageSource) -> Collection:
+    """Other challenges lie below the same root: --inputs and its like speak of this one."""
+    own = name == source.challenge.name
+    workspace = source.workspace if own else Workspace(source.workspace.root)
+    challenge = source.challenge if own else get_challenge(name, workspace.inputs_dir(name))
+    tables = {
+        "train": challenge.read("train", workspace.inputs_dir(name)),
+        **other_tables(challenge, workspace),
+    }
+    rows = {split: table["patient"].rename_axis("image_id").reset_index() for split, table in tables.items()}
+    return Collection(read_folds(challenge, workspace), rows)
+
+
+def _lineage(origin: Mapping[str, object]) -> Iterator[Mapping[str, object]]:
+    while origin:
+        yield origin
+        origin = origin.get("started_from", {})
+
+
+def _seen(
+    job: FoldJob, origin: Mapping[str, object], read: Callable[[str], Collection], source: ImageSource
+) -> pd.Index:
+    """Which left-out rows the origin was trained on, or has seen other images of the patient of."""
+    challenge, run = str(origin["run"]).split(":", 1)
+    theirs, ours = read(challenge), read(job.challenge)
+    if origin["folds_sha256"] != theirs.folds.sha256:
+        again = f"{train_command(run, challenge, str(origin['fold']))} --force"
+        raise UserError(
+            f"model.start_from: {origin['run']} was trained on another split than the folds.csv there is now "
+            f"and may have seen any row. Train it anew: {again}"
+        )
+    trained = _trained_on(origin, theirs, source.workspace.run_dir(challenge, run))
+    left_out = pd.concat(
+        [table["patient"] for table in (job.valid, job.inner) if len(table)] or [trained[:0]]
+    )
+    patients = set(trained.dropna())
+    if challenge != job.challenge:
+        both = theirs.rows.merge(ours.rows, on="image_id", suffixes=("_theirs", "_ours"))
+        if both.empty:
+            return both["image_id"][:0]
+        published = [rows.set_index("image_id")["patient"] for k, rows in ours.splits.items() if k != "train"]
+        left_out = pd.concat([left_out, *published])
+        # the two may call a patient by different names, which their common images tie together
+        known = both["patient_theirs"].isin(patients) | both["image_id"].isin(trained.index)
+        patients |= set(both.loc[known, "patient_ours"].dropna())
+    return left_out.index[left_out.index.isin(trained.index) | left_out.isin(patients)]
+
+
+def _trained_on(origin: Mapping[str, object], collection: Collection, run_dir: Path) -> pd.Series:
+    """Patient (or NA) of every image the origin was trained on; index image_id.
+
+    The inner rows of a soup were not; where the origin's weights are gone it is not known which they were.
+    """
+    frame = collection.folds.frame
+    fold = str(origin["fold"])
+    rows = frame["patient"] if fold == REFIT else frame.loc[frame["fold"] != int(fold), "patient"]
+    directory = run_dir / (REFIT if fold == REFIT else f"fold{fold}")
+    inner, weights = directory / INNER, directory / WEIGHTS
+    if inner.is_file() and weights.is_file() and sha256_of(weights) == origin["sha256"]:
+        rows = rows.drop(pd.read_csv(inner, dtype=str, keep_default_na=False)["image_id"])
+    return rows
+
+
+def _leak(job: FoldJob, origin: Mapping[str, object], seen: pd.Index) -> str:
+    only_inner = len(job.inner) and seen.isin(job.inner.index).all()
+    mend = (
+        "Train the source with the same soup.inner_share and --seed, for then it leaves the same rows out"
+        if only_inner
+        else "Train the source on folds made without them"
+    )
+    return (
+        f"model.start_from: {len(seen):,} images that fold {job.fold} of {job.name} must not have seen, or "
+        f"others of their patients, were in the training of {origin['run']} fold {origin['fold']}: "
+        f"{listing(seen)}. {mend}, or start from another run."
+    )

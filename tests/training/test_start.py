@@ -1,0 +1,256 @@
+"""A run that starts from another's weights: what it loads, and what the other must not have seen."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+from cxrlt.artifacts import read_json, sha256_of
+from cxrlt.challenges import CHALLENGES, get_challenge
+from cxrlt.errors import UserError
+from cxrlt.folds.make import make_folds, read_folds
+from cxrlt.inputs.images import ImageSource
+from cxrlt.training.setup import initial_model, loss_of
+from cxrlt.training.train import TrainPlan, fold_jobs, train
+from tiny import make_tiny, same, tiny_recipe, weights_of
+
+SPLITS = ("train", "dev", "test")
+
+
+def plan(name, start_from=None, folds=(0,), refit=False, seed=0, **over):
+    recipe = tiny_recipe(**{"schedule.epochs": 1, "model.start_from": start_from, **over})
+    return TrainPlan(name, recipe, folds=None if refit else folds, refit=refit, seed=seed)
+
+
+def job_of(source, *args, **over):
+    (job,) = fold_jobs(source, plan(*args, **over))
+    return job
+
+
+def first_model(job, **over):
+    return initial_model(job, loss_of(job), **over).state_dict()
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> ImageSource:
+    """A tiny challenge with the runs `base` (fold 0), `souped` (fold 0) and `all` (refit)."""
+    source = make_tiny(tmp_path_factory.mktemp("starts"))
+    train(source, plan("base"))
+    train(source, plan("souped", **{"soup": {"kind": "average"}}))
+    train(source, plan("all", refit=True))
+    return source
+
+
+@pytest.fixture
+def twin(trained, tmp_path, monkeypatch):
+    """`twin(edit, seed)`: another challenge below the root of `trained`; `edit(split, table)` changes it."""
+    made = iter(range(100))
+
+    def make(edit=lambda split, table: table, seed=0) -> ImageSource:
+        name = f"{tmp_path.name}-{next(made)}"
+        root = trained.workspace.root
+        there, here = root / "inputs" / "csv", root / "inputs" / name
+        here.mkdir()
+        (here / "pictures").symlink_to(there / "pictures")
+        (here / "challenge.yaml").write_text((there / "challenge.yaml").read_text())
+        for split in SPLITS:
+            edit(split, pd.read_csv(there / f"{split}.csv")).to_csv(here / f"{split}.csv", index=False)
+        challenge = dataclasses.replace(get_challenge("csv", here), name=name)
+        monkeypatch.setitem(CHALLENGES, name, challenge)
+        make_folds(challenge, trained.workspace, 3, seed=seed)
+        return ImageSource(challenge, trained.workspace)
+
+    return make
+
+
+def renamed(split, table):
+    """Images of another collection: other ids, though patients are called alike."""
+    return table.assign(image="other-" + table["image"])
+
+
+def seen_by_fold0(trained: ImageSource) -> tuple[set[str], set[str]]:
+    """Images and patients that fold 0 of the tiny challenge is trained on."""
+    frame = read_folds(trained.challenge, trained.workspace).frame
+    frame = frame[frame["fold"] != 0]
+    return set(frame.index), set(frame["patient"])
+
+
+def test_a_fold_starts_from_the_whole_model_of_the_same_fold(trained, capsys):
+    (source_job,) = fold_jobs(trained, plan("base"))
+    job = job_of(trained, "follows", "base")
+    assert same(first_model(job, say=print), weights_of(source_job))
+    assert "fold 0: backbone and head from csv:base fold 0\n" in capsys.readouterr().out
+    assert same(first_model(job_of(trained, "follows", "csv:base")), first_model(job))
+
+
+def test_another_head_is_new_and_its_bias_starts_where_the_loss_is_least(trained, capsys):
+    (source_job,) = fold_jobs(trained, plan("base"))
+    over = {"model.head": "csra"}
+    state, fresh = (first_model(job_of(trained, "csra", start, **over)) for start in ("base", None))
+    heads = [key for key in state if key.startswith("head.")]
+    assert heads
+    assert same({key: state[key] for key in heads}, {key: fresh[key] for key in heads})
+    backbone = {key: value for key, value in state.items() if key.startswith("backbone.")}
+    assert all(torch.equal(value, weights_of(source_job)[key]) for key, value in backbone.items())
+    first_model(job_of(trained, "csra", "base", **over), say=print)
+    assert "backbone from csv:base fold 0; new: head" in capsys.readouterr().out
+
+
+def test_other_classes_mean_a_new_head(trained, twin):
+    def two_classes(split, table):
+        return renamed(split, table).rename(columns={"Rare disc": "Ring"})
+
+    there = trained.workspace.root / "inputs" / "csv" / "challenge.yaml"
+    spec = there.read_text()
+    try:
+        there.write_text(spec.replace("Rare disc", "Ring"))
+        source = twin(two_classes)
+    finally:
+        there.write_text(spec)
+    assert source.challenge.classes == ("Disc", "Bar", "Ring")
+    start, none = (job_of(source, "rings", start_from) for start_from in ("csv:base", None))
+    assert torch.equal(first_model(start)["head.bias"], first_model(none)["head.bias"])
+
+
+def test_timms_weights_are_not_asked_for_where_a_run_gives_them(trained):
+    job = job_of(trained, "follows", "base", **{"model.pretrained": Path("nowhere.safetensors")})
+    assert first_model(job)
+
+
+def test_the_run_says_what_it_started_from_and_under_which_licence(trained):
+    (job,) = train(trained, plan("told", "base"))
+    run = read_json(job.run_dir / "run.json", made_by="")
+    weights = trained.workspace.run_dir("csv", "base") / "fold0" / "weights.safetensors"
+    expected = {"run": "csv:base", "fold": "0", "sha256": sha256_of(weights)}
+    assert expected.items() <= run["started_from"].items()
+    assert read_json(job.run_dir / "card.json", made_by="")["pretrained_weights_licence"] == (
+        "none (random weights)"
+    )
+    (again,) = train(trained, plan("told-again", "told"))
+    run = read_json(again.run_dir / "run.json", made_by="")
+    assert run["started_from"]["started_from"]["run"] == "csv:base"
+
+
+def test_a_finished_run_is_not_done_when_its_source_was_trained_anew(trained):
+    train(trained, plan("early"))
+    train(trained, plan("late", "early"))
+    train(trained, plan("late", "early"))
+    (job,) = train(trained, dataclasses.replace(plan("early", **{"optim.lr": 1e-3}), force=True))
+    with pytest.raises(UserError, match=r"late.*started from weights of csv:early fold 0.*replaced.*--force"):
+        train(trained, plan("late", "early"))
+    (late,) = train(trained, dataclasses.replace(plan("late", "early"), force=True))
+    run = read_json(late.run_dir / "run.json", made_by="")
+    assert run["started_from"]["sha256"] == sha256_of(job.run_dir / "weights.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("start_from", "fold", "words"),
+    [
+        ("base", 1, r"fold1 is not trained.*cxrlt train RECIPE --name base --challenge csv --fold 1"),
+        ("absent", 0, r"cxrlt train RECIPE --name absent --challenge csv --fold 0"),
+        ("all", 0, r"all was fitted on all rows \(--refit\), those that fold 0 leaves out included"),
+        ("mine", 0, r"a run cannot start from itself"),
+        ("other:base", 0, r"cxrlt train RECIPE --name base --challenge other --fold 0"),
+    ],
+)
+def test_a_source_that_is_not_there_or_no_source_is_refused(trained, start_from, fold, words):
+    with pytest.raises(UserError, match=words):
+        job_of(trained, "mine", start_from, folds=(fold,))
+
+
+def test_a_refit_starts_from_a_refit(trained):
+    job = job_of(trained, "all-on", "all", refit=True)
+    assert job.start.weights.parent.name == "refit"
+    with pytest.raises(UserError, match=r"refit is not trained.*--name base --challenge csv --refit"):
+        job_of(trained, "all-on", "base", refit=True)
+
+
+def test_a_source_of_another_split_is_refused(trained):
+    path = trained.workspace.run_dir("csv", "base") / "fold0" / "run.json"
+    run = path.read_text()
+    path.write_text(json.dumps(json.loads(run) | {"folds_sha256": "0" * 64}))
+    try:
+        with pytest.raises(UserError, match=r"csv:base was trained on another split.*--fold 0 --force"):
+            job_of(trained, "mine", "base")
+    finally:
+        path.write_text(run)
+
+
+def test_the_rows_that_judge_a_soup_must_not_have_trained_the_source(trained):
+    soup = {"soup": {"kind": "greedy"}}
+    inner = job_of(trained, "bowl", **soup).inner
+    words = rf"{len(inner)} images.*csv:base fold 0.*{inner.index[0]}.*same soup\.inner_share and --seed"
+    with pytest.raises(UserError, match=words):
+        job_of(trained, "bowl", "base", **soup)
+    assert job_of(trained, "bowl", "souped", **soup).start
+    with pytest.raises(UserError, match=r"csv:souped fold 0"):
+        job_of(trained, "bowl", "souped", seed=1, **soup)
+
+
+def test_images_of_another_challenge_with_the_same_split_may_have_trained_the_source(trained, twin):
+    assert job_of(twin(seed=0), "mine", "csv:base").start
+
+
+def test_images_and_patients_that_another_challenge_trained_on_are_refused_with_their_number(trained, twin):
+    source = twin(seed=1)
+    valid = job_of(source, "mine").valid
+    _, patients = seen_by_fold0(trained)
+    seen = valid.index[valid["patient"].isin(patients)]
+    assert 0 < len(seen) < len(valid)
+    with pytest.raises(
+        UserError, match=rf"{len(seen)} images .*csv:base fold 0.*{seen[0]}.*folds made without"
+    ):
+        job_of(source, "mine", "csv:base")
+
+
+def test_a_patient_is_known_again_under_another_name_by_a_common_image(twin):
+    def one_view(split, table):
+        return table[table["view"] == "PA"] if split == "train" else table
+
+    def other_names(split, table):
+        return table.assign(patient="x" + table["patient"])
+
+    theirs, ours = twin(one_view), twin(other_names, seed=1)
+    (source_job,) = train(theirs, plan("one-view"))
+    valid = job_of(ours, "mine").valid
+    seen = valid[valid["patient"].isin("x" + source_job.train["patient"])]
+    assert set(seen["view"]) == {"frontal", "lateral"}
+    with pytest.raises(UserError, match=rf"{len(seen)} images .*{theirs.challenge.name}:one-view fold 0"):
+        job_of(ours, "mine", f"{theirs.challenge.name}:one-view")
+
+
+def test_a_test_image_that_trained_the_source_is_refused(trained, twin):
+    images, _ = seen_by_fold0(trained)
+    leaked = sorted(images)[:2]
+
+    def into_test(split, table):
+        if split == "train":
+            return renamed(split, table)
+        if split == "test":
+            path = trained.workspace.root / "inputs" / "csv" / "train.csv"
+            return pd.concat(
+                [table, pd.read_csv(path)[table.columns][lambda train: train["image"].isin(leaked)]]
+            )
+        return table
+
+    with pytest.raises(UserError, match=r"2 images .*csv:base fold 0"):
+        job_of(twin(into_test), "mine", "csv:base")
+
+
+def test_another_collection_may_have_been_seen_whole_though_its_patients_are_called_alike(trained, twin):
+    job = job_of(twin(renamed), "mine", "csv:all")
+    assert job.start.label == "csv:all refit"
+
+
+def test_the_sources_source_must_not_have_seen_the_left_out_rows_either(trained, twin):
+    elsewhere = twin(renamed)
+    name = elsewhere.challenge.name
+    train(elsewhere, plan("from-all", "csv:all"))
+    train(elsewhere, plan("from-base", "csv:base"))
+    valid = job_of(trained, "mine").valid
+    with pytest.raises(UserError, match=rf"{len(valid)} images .*csv:all fold refit"):
+        job_of(trained, "mine", f"{name}:from-all")
+    assert job_of(trained, "mine", f"{name}:from-base").start
