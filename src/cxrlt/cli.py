@@ -15,7 +15,8 @@ from cxrlt.artifacts import Workspace
 from cxrlt.challenges import challenge_names, get_challenge
 from cxrlt.challenges.base import Challenge
 from cxrlt.errors import UserError
-from cxrlt.recipe import Recipe, load_recipe, run_name
+from cxrlt.predictions.choices import Method, Variant
+from cxrlt.recipe import POLICIES, Recipe, changed, load_recipe, run_name
 from cxrlt.studies.flags import StudyPlan
 
 if TYPE_CHECKING:
@@ -224,6 +225,12 @@ class Ensemble(Folders):
     members: tuple[str, ...]
     """Names of finished runs."""
     challenge: str = "demo"
+    kind: Literal["mean", "greedy", "per_class", "stack"] | None = None
+    """How they are combined (default: the simplest kind that is not clearly behind the best)."""
+    context: bool = False
+    """Let stacking also see the view, how many images there are of study and patient, and their scores."""
+    study_mean: Literal["auto", "on", "off", "search"] = "auto"
+    """Average over studies; auto: if the out-of-fold score says so; search: with the best view weights."""
     force: bool = False
     """Fit again what is finished."""
 
@@ -231,7 +238,26 @@ class Ensemble(Folders):
         from cxrlt.predictions.ensemble import make_ensemble
 
         challenge = self.challenge_of(self.challenge)
-        print(make_ensemble(challenge, self.workspace, self.name, self.members, force=self.force))
+        how = {"kind": self.kind, "context": self.context, "study_mean": self.study_mean}
+        print(make_ensemble(challenge, self.workspace, self.name, self.members, **how, force=self.force))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibrate(Folders):
+    """Make a model's probabilities mean what they say, on the evidence of out-of-fold predictions."""
+
+    name: Positional[str]
+    """A run or an ensemble."""
+    challenge: str = "demo"
+    method: Method | None = None
+    """How (default: the simplest within noise of the best out-of-fold log-loss)."""
+
+    def run(self) -> None:
+        from cxrlt.predictions.calibrate import calibrate
+        from cxrlt.reports.score_table import calibration_table
+
+        challenge = self.challenge_of(self.challenge)
+        print(calibration_table(calibrate(challenge, self.workspace, self.name, self.method)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -244,6 +270,8 @@ class Submit(Folders):
     split: Literal["dev", "test"] = "test"
     from_: Annotated[str | None, arg(name="from")] = None
     """Another challenge whose run NAME is: its classes are picked by name."""
+    probabilities: Variant = "raw"
+    """raw: the model's own. calibrated: how likely a class is. f1: .5 where F1 is best. All rank alike."""
     with_code: bool = False
     """Put the code and the recipes into the zip."""
 
@@ -252,7 +280,7 @@ class Submit(Folders):
 
         origin = self.challenge_of(self.from_) if self.from_ else None
         challenge = self.challenge_of(self.challenge)
-        flags = {"origin": origin, "with_code": self.with_code}
+        flags = {"origin": origin, "variant": self.probabilities, "with_code": self.with_code}
         print(submit(challenge, self.workspace, self.name, self.split, **flags))
 
 
@@ -342,6 +370,7 @@ COMMANDS: dict[str, type[Folders]] = {
     "predict": Predict,
     "evaluate": Evaluate,
     "ensemble": Ensemble,
+    "calibrate": Calibrate,
     "submit": Submit,
     "validate": Validate,
     "score": Score,
@@ -375,12 +404,25 @@ def main(args: list[str] | None = None) -> None:
 
 
 def _default(name: str, args: list[str]) -> dict[str, Train]:
-    """`train` starts from the recipe it is given: --help shows its fields, and flags go before them."""
+    """`train` starts from the recipe it is given: --help shows its fields, and flags go before them.
+
+    An augmentation policy is taken into it too, so that the other flags go on top of the policy's values.
+    """
     if name != "train" or args[:1] != ["train"]:
         return {}
     recipe = args[1] if len(args) > 1 and not args[1].startswith("-") else None
-    config = None
-    for word, following in zip(args, [*args[1:], ""], strict=True):
-        if word == "--config" or word.startswith("--config="):
-            config = Path(word.partition("=")[2] or following)
-    return {"default": Train(fields=load_recipe(recipe, config))}
+    config, policy = _flag("--config", args), _flag("--data.augment.policy", args)
+    fields = load_recipe(recipe, Path(config) if config else None)
+    if policy in POLICIES:
+        fields = changed(fields, {"data": {"augment": {"policy": policy}}})
+    return {"default": Train(fields=fields)}
+
+
+def _flag(name: str, args: list[str]) -> str | None:
+    """What the last flag of that name is given."""
+    given = [
+        word.partition("=")[2] or following
+        for word, following in zip(args, [*args[1:], ""], strict=True)
+        if word == name or word.startswith(f"{name}=")
+    ]
+    return given[-1] if given else None

@@ -9,8 +9,9 @@ from cxrlt.folds.make import make_folds
 from cxrlt.predictions.ensemble import make_ensemble, predict_ensemble
 from cxrlt.predictions.evaluate import evaluate
 from cxrlt.predictions.oof import oof_score
-from cxrlt.predictions.runs import read_final, read_oof, read_train_rows
+from cxrlt.predictions.runs import read_final, read_oof, read_split, read_train_rows
 from cxrlt.predictions.selection import greedy_weights
+from cxrlt.predictions.standardise import mean_constants
 from cxrlt.predictions.store import read_predictions
 from cxrlt.predictions.study import study_mean
 from cxrlt.predictions.weights import WEIGHTS_FILE
@@ -30,29 +31,21 @@ def two(runs: SimulatedRuns) -> SimulatedRuns:
 
 
 def test_members_are_averaged_by_id_on_one_scale(two: SimulatedRuns) -> None:
-    report = make_ensemble(*of(two, "both", ["good", "poor"]))
-    good, poor = (read_oof(*of(two, name)).frame for name in ("good", "poor"))
-    weights = report.weights.members
-    expected = weights["good"] * good + weights["poor"] * poor
-    np.testing.assert_allclose(read_oof(*of(two, "both")).frame.to_numpy(), expected.to_numpy())
-    assert sum(weights.values()) == pytest.approx(1)
+    report = make_ensemble(*of(two, "both", ["good", "poor"]), kind="greedy", study_mean="off")
+    shares = report.weights.final.shares
+    good, poor = (read_split(*of(two, name), "test") for name in ("good", "poor"))
+    expected = shares["good"] * good.frame + shares["poor"] * poor.frame
+    constants = mean_constants([good.constants, poor.constants], list(shares.values()))
+    final = read_final(*of(two, "both", "test")).logits
+    np.testing.assert_allclose(final.to_numpy(), constants.invert(expected).to_numpy())
+    assert sum(shares.values()) == pytest.approx(1)
 
 
-def test_the_candidate_with_the_better_nested_estimate_is_chosen(two: SimulatedRuns) -> None:
-    weights = make_ensemble(*of(two, "both", ["good", "poor"])).weights
-    assert set(weights.nested) == {"mean", "greedy"}
-    assert weights.kind == max(weights.nested, key=weights.nested.__getitem__)
-    two.add_run("useless", skill=0, seed=3)
-    with_useless = make_ensemble(*of(two, "three", ["good", "useless"])).weights
-    assert with_useless.kind == "greedy"
-    assert with_useless.members["good"] > 0.8
-
-
-def test_the_nested_estimate_scores_a_fold_with_weights_fitted_without_it(two: SimulatedRuns) -> None:
+def test_the_nested_score_is_that_of_weights_fitted_without_the_fold(two: SimulatedRuns) -> None:
     two.add_run("third", skill=1.8, seed=3)
     names = ["good", "poor", "third"]
-    weights = make_ensemble(*of(two, "all", names)).weights
-    assert weights.study_mean
+    weights = make_ensemble(*of(two, "all", names), kind="greedy").weights
+    assert set(weights.study_mean.by_fold) == {0.8}
     rows = read_train_rows(*of(two))
     frames = [study_mean(read_oof(*of(two, name)).frame, rows.table) for name in names]
     labels = rows.table[list(two.challenge.classes)].to_numpy(np.float64)
@@ -60,13 +53,16 @@ def test_the_nested_estimate_scores_a_fold_with_weights_fitted_without_it(two: S
     for fold in range(3):
         others = (rows.fold != fold).to_numpy()
         fitted = greedy_weights([f[others].to_numpy(np.float32).T for f in frames], labels[others], "mAP")
+        assert list(weights.by_fold[fold].shares.values()) == pytest.approx(fitted.tolist())
         parts.append(sum(w * f[~others] for w, f in zip(fitted, frames, strict=True)))
     expected = oof_score(two.challenge, pd.concat(parts), rows.table, rows.fold)
-    assert weights.nested["greedy"] == pytest.approx(expected, abs=1e-9)
-    fitted = greedy_weights([f.to_numpy(np.float32).T for f in frames], labels, "mAP")
-    averaged = sum(w * f for w, f in zip(fitted, frames, strict=True))
-    on_its_own_rows = oof_score(two.challenge, averaged, rows.table, rows.fold)
-    assert expected < on_its_own_rows
+    assert weights.nested["greedy"].score == pytest.approx(expected, abs=1e-9)
+    whole = greedy_weights([f.to_numpy(np.float32).T for f in frames], labels, "mAP")
+    assert list(weights.final.shares.values()) == pytest.approx(whole.tolist())
+    averaged = sum(w * f for w, f in zip(whole, frames, strict=True))
+    assert expected < oof_score(two.challenge, averaged, rows.table, rows.fold)
+    evaluation = evaluate(*of(two, "all"), n_draws=20)
+    assert evaluation.overall.of("mAP").value == pytest.approx(expected, abs=1e-6)
 
 
 def test_the_ensemble_is_about_as_good_as_its_best_member_or_better(two: SimulatedRuns) -> None:
@@ -82,7 +78,7 @@ def test_submissions_change_with_the_weights_file_alone(two: SimulatedRuns) -> N
     path = two.workspace.run_dir("csv", "both") / WEIGHTS_FILE
     before = read_final(*of(two, "both", "test")).logits
     values = json.loads(path.read_text())
-    values["members"] = {"good": 0, "poor": 3}
+    values |= {"final": {"members": {"good": 0, "poor": 3}}}
     path.write_text(json.dumps(values))
     after = read_final(*of(two, "both", "test")).logits
     assert np.abs(after - before).to_numpy().max() > 0.1
@@ -127,12 +123,14 @@ def test_other_members_under_the_same_name_are_an_error_unless_forced(two: Simul
     make_ensemble(*of(two, "both", ["good", "poor"]))
     with pytest.raises(UserError, match=r"ensemble of good, poor.*--force"):
         make_ensemble(*of(two, "both", ["good"]))
-    assert make_ensemble(*of(two, "both", ["good"]), force=True).weights.members == {"good": 1}
+    with pytest.raises(UserError, match=r"made with --kind None.*--force"):
+        make_ensemble(*of(two, "both", ["good", "poor"]), kind="stack")
+    assert make_ensemble(*of(two, "both", ["good"]), force=True).weights.members == ("good",)
 
 
 def test_one_member_gives_its_own_predictions(two: SimulatedRuns) -> None:
     report = make_ensemble(*of(two, "alone", ["good"]))
-    assert (report.weights.kind, report.weights.members) == ("mean", {"good": 1.0})
+    assert (report.weights.kind, report.weights.final.shares) == ("mean", {"good": 1.0})
     alone, good = (read_final(*of(two, name, "test")).logits for name in ("alone", "good"))
     pd.testing.assert_frame_equal(alone, good)
 
@@ -163,13 +161,14 @@ def test_weights_made_on_another_split_are_refused(two: SimulatedRuns) -> None:
     make_ensemble(*of(two, "both", ["good", "poor"]))
     make_folds(*of(two), n_folds=3, seed=9, force=True)
     with pytest.raises(UserError, match="cxrlt ensemble both --members good poor --challenge csv --force"):
-        read_oof(*of(two, "both"))
+        read_final(*of(two, "both", "oof"))
 
 
 @pytest.mark.parametrize("weight", [-1, float("nan"), 0])
 def test_weights_that_are_no_shares_are_refused(two: SimulatedRuns, weight: float) -> None:
     make_ensemble(*of(two, "alone", ["good"]))
     path = two.workspace.run_dir("csv", "alone") / WEIGHTS_FILE
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"members": {"good": weight}}))
+    final = {"final": {"members": {"good": weight}}}
+    path.write_text(json.dumps(json.loads(path.read_text()) | final))
     with pytest.raises(UserError, match="weights of members"):
         read_final(*of(two, "alone", "test"))

@@ -1,10 +1,9 @@
 import numpy as np
 import pandas as pd
-import pytest
 
 from cxrlt.challenges import get_challenge
 from cxrlt.metrics import average_precision, macro
-from cxrlt.predictions.oof import oof_score, oof_scores, predicted_rows, study_mean_helps
+from cxrlt.predictions.oof import oof_score, oof_scores, predicted_rows
 
 CLASSES = [f"c{number}" for number in range(10)]
 PREVALENCE = np.geomspace(0.3, 0.004, 10)
@@ -49,14 +48,3 @@ def test_rows_without_a_prediction_are_not_scored() -> None:
     rest = labels.index != 4
     of_the_rest = oof_score(BY_MAP, scores[rest], labels[rest], fold[rest])
     assert oof_score(BY_MAP, scores, labels, fold) == of_the_rest
-
-
-@pytest.mark.parametrize(("studies", "helps"), [(np.arange(400) // 2, True), (np.arange(400), False)])
-def test_averaging_over_studies_is_chosen_where_it_raises_the_score(studies: np.ndarray, helps: bool) -> None:
-    rng = np.random.default_rng(0)
-    study_labels, _ = draw(rng, 400)
-    table = study_labels.loc[studies].reset_index(drop=True)
-    scores = 1.5 * table + rng.normal(size=table.shape)
-    table = table.assign(patient=studies.astype(str), study=studies.astype(str), view="frontal")
-    fold = pd.Series(studies % 2)
-    assert study_mean_helps(BY_MAP, scores, table, fold) is helps

@@ -5,7 +5,7 @@ import pytest
 from cxrlt.errors import UserError
 from cxrlt.folds.make import make_folds, read_folds
 from cxrlt.predictions.ensemble import make_ensemble
-from cxrlt.predictions.runs import read_final, read_oof, read_split, uses_study_mean
+from cxrlt.predictions.runs import read_final, read_oof, read_split, study_mean_of
 from cxrlt.predictions.standardise import constants_of, standardise_by_fold
 from cxrlt.predictions.store import read_predictions, write_predictions
 from cxrlt.predictions.study import study_mean
@@ -120,21 +120,21 @@ def test_folds_that_predict_different_ids_are_refused(runs: SimulatedRuns) -> No
 
 def test_the_oof_score_decides_whether_a_model_is_averaged_over_studies(runs: SimulatedRuns) -> None:
     run_dir = runs.add_run("model", skill=2)  # lateral images carry a third of the signal: averaging helps
-    assert uses_study_mean(*of(runs, "model"))
+    assert study_mean_of(*of(runs, "model")).final == 0.8
     lateral = runs.table("train")["view"] == "lateral"
     for fold in range(3):  # now they drown the frontal ones: averaging hurts
         edit_parquet(
             run_dir / f"fold{fold}" / "oof.parquet",
             lambda logits: logits.mul(np.where(lateral[logits.index], 1000, 1), axis=0),
         )
-    assert not uses_study_mean(*of(runs, "model"))
+    assert study_mean_of(*of(runs, "model")).final is None
 
 
 def test_a_recipe_that_is_decided_about_studies_is_obeyed(runs: SimulatedRuns) -> None:
     runs.add_run("always", skill=2, recipe=ON)
     runs.add_run("never", skill=2, recipe=OFF)
     always, never = (read_final(*of(runs, name), "test") for name in ("always", "never"))
-    assert (always.study_mean, never.study_mean) == (True, False)
+    assert (always.study_mean.final, never.study_mean.final) == (0.8, None)
     averaged = study_mean(never.logits, runs.table("test"))
     np.testing.assert_allclose(always.logits.to_numpy(), averaged.to_numpy())
 
@@ -153,7 +153,7 @@ def test_a_refit_predicts_dev_and_test_on_its_own_scale_and_has_no_oof(runs: Sim
     write_predictions(directory / "test.parquet", logits, {"folds_sha256": sha256})
     final = read_final(*of(runs, "all"), "test")
     np.testing.assert_allclose(final.logits.to_numpy(), logits.to_numpy(), atol=1e-6)
-    assert not final.study_mean
+    assert final.study_mean.final is None
     with pytest.raises(UserError, match="no out-of-fold predictions"):
         read_oof(*of(runs, "all"))
     with pytest.raises(UserError, match="cxrlt predict all --challenge csv --split dev"):

@@ -19,9 +19,10 @@ from sklearn.metrics import (
 
 from cxrlt.challenges.base import Metric
 from cxrlt.metrics import macro_metric
+from cxrlt.predictions.combine import combined_constants
 from cxrlt.predictions.ensemble import make_ensemble
 from cxrlt.predictions.evaluate import evaluate, leaderboard
-from cxrlt.predictions.oof import oof_score, study_mean_helps
+from cxrlt.predictions.oof import oof_score
 from cxrlt.predictions.runs import read_final, read_oof, read_train_rows
 from cxrlt.predictions.standardise import read_constants
 from cxrlt.predictions.store import read_predictions
@@ -78,8 +79,8 @@ def test_folds_and_members_are_averaged_as_log_probabilities(single: SimulatedRu
         np.testing.assert_allclose(softmax(final, axis=1), softmax(means[name], axis=1), atol=1e-9)
     weights = make_ensemble(*of(single, "both", ["a", "b"])).weights
     table = single.table("test")
-    expected = pd.DataFrame(sum(weights.members[name] * means[name] for name in "ab"), table.index)
-    assert weights.study_mean
+    expected = pd.DataFrame(sum(weights.final.shares[name] * means[name] for name in "ab"), table.index)
+    assert weights.study_mean.final == 0.8
     expected = study_mean(expected, table)
     final = read_final(*of(single, "both", "test")).logits
     np.testing.assert_allclose(softmax(final, axis=1), softmax(expected, axis=1), atol=1e-9)
@@ -162,7 +163,7 @@ def test_selection_and_scores_follow_the_challenges_metric(single: SimulatedRuns
     runs = replace(single, challenge=replace(single.challenge, metric=metric))
     for name, skill, seed in (("a", 1.5, 1), ("b", 1.2, 2), ("useless", 0, 3)):
         runs.add_run(name, skill=skill, seed=seed)
-    weights = make_ensemble(*of(runs, "all", ["a", "b", "useless"])).weights
+    weights = make_ensemble(*of(runs, "all", ["a", "b", "useless"]), kind="greedy").weights
     rows = read_train_rows(*of(runs))
     frames = {name: read_oof(*of(runs, name)).frame for name in weights.members}
     labels = rows.table[list(CLASSES)].to_numpy(float)
@@ -171,16 +172,18 @@ def test_selection_and_scores_follow_the_challenges_metric(single: SimulatedRuns
         return macro_metric(metric, labels, softmax(frame, axis=1))
 
     mean = sum(frames.values()) / 3
-    assert weights.study_mean == (value(study_mean(mean, rows.table)) > value(mean))
-    assert weights.study_mean == study_mean_helps(runs.challenge, mean, rows.table, rows.fold)
-    averaged = study_mean(mean, rows.table) if weights.study_mean else mean
-    assert weights.nested["mean"] == pytest.approx(value(averaged))
+    helps = value(study_mean(mean, rows.table)) > value(mean)
+    assert weights.study_mean.final == (0.8 if helps else None)
+    averaged = pd.concat(
+        study_mean(part, rows.table) if weights.study_mean.by_fold[fold] else part
+        for fold, part in mean.groupby(rows.fold)
+    ).loc[rows.table.index]
+    assert weights.nested["mean"].score == pytest.approx(value(averaged))
     assert oof_score(runs.challenge, mean, rows.table, rows.fold) == pytest.approx(value(mean))
-    assert weights.kind == "greedy"
-    assert weights.members["useless"] < 0.2
+    assert weights.final.shares["useless"] < 0.2
     evaluation = evaluate(*of(runs, "all"), n_draws=20)
     assert evaluation.metric == metric
-    assert evaluation.overall.of(metric).value > weights.nested["mean"]
+    assert evaluation.overall.of(metric).value > weights.nested["mean"].score
 
 
 def test_the_leaderboard_is_sorted_by_macro_f1_and_differs_in_it(single: SimulatedRuns) -> None:
@@ -277,7 +280,9 @@ def test_the_constants_of_an_ensemble_change_nothing_either(single: SimulatedRun
     single.add_run("a", skill=2, seed=1)
     single.add_run("b", skill=1, seed=2)
     make_ensemble(*of(single, "both", ["a", "b"]))
-    constants = read_weights(single.workspace.run_dir("csv", "both"), single.challenge).constants
+    combination = read_weights(single.workspace.run_dir("csv", "both"), single.challenge).final
+    members = {name: read_oof(*of(single, name)).constants for name in "ab"}
+    constants = combined_constants(members, combination)
     assert (constants.median == 0).all() and (constants.iqr == 1).all()
 
 

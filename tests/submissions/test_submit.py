@@ -62,7 +62,7 @@ def test_the_weights_of_an_ensemble_decide_its_submission(own):
     before = read(submit(own.challenge, own.workspace, "mix").csv_path)
     path = own.workspace.run_dir("csv", "mix") / "weights.json"
     weights = json.loads(path.read_text())
-    path.write_text(json.dumps(weights | {"members": {"one": 0.0, "two": 1.0}}))
+    path.write_text(json.dumps(weights | {"final": {"members": {"one": 0.0, "two": 1.0}}}))
     after = submit(own.challenge, own.workspace, "mix")
     assert not after.unchanged
     assert not np.allclose(read(after.csv_path), before)

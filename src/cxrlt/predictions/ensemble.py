@@ -1,25 +1,37 @@
 """The stage `cxrlt ensemble`: average models as out-of-fold evidence says, and write down how."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import pandas as pd
 import pyarrow.parquet as pq
 
 import cxrlt
 from cxrlt.artifacts import Workspace, sha256_of
 from cxrlt.challenges.base import Challenge
 from cxrlt.errors import UserError, listing
-from cxrlt.predictions.oof import oof_score, predicted_rows, study_mean_helps
+from cxrlt.predictions.candidates import (
+    BY_SIMPLICITY,
+    N_DRAWS,
+    STACK_CONTEXT,
+    candidates,
+    choose,
+    compare,
+    cross_fit,
+)
+from cxrlt.predictions.fingerprint import evidence_fingerprint, predictions_fingerprint
 from cxrlt.predictions.runs import TrainRows, read_final, read_oof, read_train_rows
-from cxrlt.predictions.selection import greedy_weights
-from cxrlt.predictions.standardise import mean_constants
 from cxrlt.predictions.store import META_PREFIX, write_predictions
-from cxrlt.predictions.study import study_mean
-from cxrlt.predictions.weights import WEIGHTS_FILE, EnsembleWeights, is_ensemble, read_weights
+from cxrlt.predictions.view_weights import StudyMeanOption, choose_study_mean
+from cxrlt.predictions.weights import (
+    WEIGHTS_FILE,
+    Candidate,
+    EnsembleWeights,
+    Kind,
+    is_ensemble,
+    read_weights,
+)
 
 FINGERPRINT = "made_of"
 
@@ -37,28 +49,47 @@ class EnsembleReport:
         return self.text
 
 
-def make_ensemble(
-    challenge: Challenge, workspace: Workspace, name: str, members: Sequence[str], *, force: bool = False
-) -> EnsembleReport:
-    """Choose weights for `members` and write weights.json, oof.parquet, and dev and test where all have them.
+@dataclass(frozen=True)
+class Asked:
+    """What the user wants of an ensemble; `kind` None: what the evidence says."""
 
-    Two candidates, the plain mean and greedy selection, are compared by a nested estimate: a row is scored
-    with weights fitted without its fold, hence without its patient. Raises UserError for an unknown,
-    repeated, refitted or incomplete member, and if `name` is taken by something else than this ensemble.
+    kind: Kind | None = None
+    context: bool = False
+    study_mean: StudyMeanOption = "auto"
+
+
+def make_ensemble(
+    challenge: Challenge,
+    workspace: Workspace,
+    name: str,
+    members: Sequence[str],
+    *,
+    kind: Kind | None = None,
+    context: bool = False,
+    study_mean: StudyMeanOption = "auto",
+    force: bool = False,
+) -> EnsembleReport:
+    """Combine `members`: write weights.json, oof.parquet, and dev and test where all have them.
+
+    Every kind is fitted on all out-of-fold rows, for dev and test, and without each fold, for that fold's
+    rows. These give its nested score; the simplest kind that is not clearly behind the best is taken, or
+    `kind`. With `context` stacking also sees views, counts of images, and scores of the same study and
+    patient. Raises UserError for an unknown, repeated, refitted or incomplete member, for a kind that the
+    challenge does not allow, and if `name` is taken by something else than this ensemble.
     """
+    asked = Asked(kind, context, study_mean)
     run_dir = workspace.run_dir(challenge.name, name)
     _require_members(challenge, workspace, name, members)
+    _require_possible(challenge, asked)
+    rows = read_train_rows(challenge, workspace)
+    made_of = _made_from(challenge, workspace, members, rows)
     if is_ensemble(run_dir) and not force:
         weights = read_weights(run_dir, challenge)
-        if set(weights.members) != set(members):
-            raise UserError(
-                f"{run_dir} already is the ensemble of {', '.join(weights.members)}. "
-                "Give this one a name of its own, or --force to replace it."
-            )
-        if weights.fingerprint == _fingerprint(challenge, workspace, members, "oof"):
+        _require_same(run_dir, weights, members, asked)
+        if weights.fingerprint == made_of:
             paths = _predict_available(challenge, workspace, name)
             return EnsembleReport(weights, paths, True, f"ensemble {name}: already done ({run_dir})")
-    weights = _choose(challenge, workspace, members)
+    weights = _combine(challenge, workspace, members, asked, rows, made_of)
     weights.write(run_dir, challenge.name)
     paths = _predict_available(challenge, workspace, name)
     return EnsembleReport(weights, paths, False, _describe(challenge, name, weights, paths))
@@ -71,9 +102,9 @@ def predict_ensemble(challenge: Challenge, workspace: Workspace, name: str, spli
     """
     run_dir = workspace.run_dir(challenge.name, name)
     weights, path = read_weights(run_dir, challenge), run_dir / f"{split}.parquet"
-    made_of = sha256_of(run_dir / WEIGHTS_FILE) + _fingerprint(
-        challenge, workspace, list(weights.used), split
-    )
+    members = weights.members if split == "oof" else weights.used
+    folders = [workspace.run_dir(challenge.name, member) for member in members]
+    made_of = sha256_of(run_dir / WEIGHTS_FILE) + predictions_fingerprint(folders, split)
     made_of = hashlib.sha256(made_of.encode()).hexdigest()
     if path.is_file() and _made_of(path) == made_of:
         return path
@@ -86,65 +117,70 @@ def predict_ensemble(challenge: Challenge, workspace: Workspace, name: str, spli
         "split": split,
         "tta": "members'",
     }
-    meta |= {"study_mean": str(weights.study_mean), "folds_sha256": weights.folds_sha256}
+    meta |= {"study_mean": weights.study_mean.text, "folds_sha256": weights.folds_sha256}
     write_predictions(path, logits, meta | {"version": cxrlt.__version__, FINGERPRINT: made_of})
     return path
 
 
-def _choose(challenge: Challenge, workspace: Workspace, names: Sequence[str]) -> EnsembleWeights:
-    rows = read_train_rows(challenge, workspace)
-    members = {name: read_oof(challenge, workspace, name) for name in names}
-    frames = {name: scores.frame for name, scores in members.items()}
-    average = study_mean_helps(challenge, _mean(frames, _equal(names)), rows.table, rows.fold)
-    if average:
-        frames = {name: study_mean(frame, rows.table) for name, frame in frames.items()}
-    mean = _mean(frames, _equal(names))
-    nested = {"mean": oof_score(challenge, mean, rows.table, rows.fold)}
-    kind, weights = "mean", _equal(names)
-    if len(names) > 1:
-        nested["greedy"] = _nested_greedy(challenge, frames, rows)
-        if nested["greedy"] > nested["mean"]:
-            kind, weights = "greedy", _fit(challenge, frames, rows, pd.Series(True, rows.table.index))
-    constants = mean_constants([members[name].constants for name in names], [weights[name] for name in names])
+def _combine(
+    challenge: Challenge,
+    workspace: Workspace,
+    names: Sequence[str],
+    asked: Asked,
+    rows: TrainRows,
+    made_of: str,
+) -> EnsembleWeights:
+    frames = {name: read_oof(challenge, workspace, name).frame for name in names}
+    mean = sum(frames.values()) / len(frames)
+    study_mean = choose_study_mean(challenge, mean, rows.table, asked.study_mean)
+    kinds, wanted = candidates(challenge, len(names), asked.context), _wanted(asked)
+    if wanted and wanted not in kinds:
+        kinds = tuple(kind for kind in BY_SIMPLICITY if kind in {*kinds, wanted})
+    fitted = cross_fit(kinds, challenge, frames, rows, study_mean)
+    nested = compare(challenge, fitted, rows, N_DRAWS)
+    kind, why = (wanted, "as asked for") if wanted else choose(nested)
     return EnsembleWeights(
         kind,
-        weights,
-        average,
-        constants,
+        why,
+        tuple(names),
+        fitted[kind].final,
+        fitted[kind].by_fold,
+        study_mean,
         nested,
+        N_DRAWS,
+        vars(asked),
         rows.folds.sha256,
-        _fingerprint(challenge, workspace, names, "oof"),
+        made_of,
     )
 
 
-def _nested_greedy(challenge: Challenge, frames: Mapping[str, pd.DataFrame], rows: TrainRows) -> float:
-    """Out-of-fold score of greedy selection when every fold is scored with weights fitted on the others."""
-    parts = []
-    for fold in range(rows.folds.n_folds):
-        inside = rows.fold == fold
-        weights = _fit(challenge, frames, rows, ~inside)
-        parts.append(_mean({name: frame[inside] for name, frame in frames.items()}, weights))
-    return oof_score(challenge, pd.concat(parts).loc[rows.table.index], rows.table, rows.fold)
+def _wanted(asked: Asked) -> str | None:
+    return STACK_CONTEXT if asked.kind == "stack" and asked.context else asked.kind
 
 
-def _fit(
-    challenge: Challenge, frames: Mapping[str, pd.DataFrame], rows: TrainRows, chosen: pd.Series
-) -> dict[str, float]:
-    """Greedy weights on the `chosen` rows that every member predicts."""
-    ids = predicted_rows(_mean(frames, _equal(list(frames)))[chosen])
-    scores = [np.ascontiguousarray(frame.loc[ids].to_numpy(np.float32).T) for frame in frames.values()]
-    labels = rows.table.loc[ids, list(challenge.classes)].to_numpy(np.float64)
-    weights = greedy_weights(scores, labels, challenge.metric, challenge.task)
-    return {name: float(weight) for name, weight in zip(frames, weights, strict=True)}
+def _require_possible(challenge: Challenge, asked: Asked) -> None:
+    if challenge.task == "single_label" and (asked.kind in ("per_class", "stack") or asked.context):
+        flag = "--context" if asked.context else f"--kind {asked.kind}"
+        raise UserError(
+            f"{flag} weighs members class by class, but {challenge.name} has one class per image, whose "
+            "scores must stay comparable within a row: use --kind mean or greedy, or leave it out."
+        )
+    if asked.context and asked.kind not in (None, "stack"):
+        raise UserError(f"--context is seen by stacking alone: it does not go with --kind {asked.kind}.")
 
 
-def _equal(names: Sequence[str]) -> dict[str, float]:
-    return {name: 1 / len(names) for name in names}
-
-
-def _mean(frames: Mapping[str, pd.DataFrame], weights: Mapping[str, float]) -> pd.DataFrame:
-    """Weighted mean of members' scores; rows are those of folds.csv for every member."""
-    return sum(weight * frames[name] for name, weight in weights.items())
+def _require_same(run_dir: Path, weights: EnsembleWeights, members: Sequence[str], asked: Asked) -> None:
+    differing = []
+    if set(weights.members) != set(members):
+        differing.append(f"the ensemble of {', '.join(weights.members)}")
+    for flag, value in weights.asked.items():
+        if value != getattr(asked, flag, None):
+            differing.append(f"made with --{flag.replace('_', '-')} {value}")
+    if differing:
+        raise UserError(
+            f"{run_dir} already is {' and '.join(differing)}. "
+            "Give this one a name of its own, or --force to replace it."
+        )
 
 
 def _require_members(challenge: Challenge, workspace: Workspace, name: str, members: Sequence[str]) -> None:
@@ -160,14 +196,9 @@ def _require_members(challenge: Challenge, workspace: Workspace, name: str, memb
         raise UserError(f"{run_dir} already holds a trained model. Give the ensemble a name of its own.")
 
 
-def _fingerprint(challenge: Challenge, workspace: Workspace, members: Sequence[str], split: str) -> str:
-    """A hash of the members' predictions and constants, which decide everything an ensemble is."""
-    digest = hashlib.sha256()
-    for member in sorted(members):
-        run_dir = workspace.run_dir(challenge.name, member)
-        for path in sorted([*run_dir.glob(f"fold*/{split}.parquet"), *run_dir.glob("fold*/constants.json")]):
-            digest.update(f"{member} {path.parent.name} {path.name} {sha256_of(path)}\n".encode())
-    return digest.hexdigest()
+def _made_from(challenge: Challenge, workspace: Workspace, members: Sequence[str], rows: TrainRows) -> str:
+    folders = [workspace.run_dir(challenge.name, member) for member in members]
+    return evidence_fingerprint(folders, rows.table, challenge.classes)
 
 
 def _made_of(path: Path) -> str | None:
@@ -186,11 +217,20 @@ def _predict_available(challenge: Challenge, workspace: Workspace, name: str) ->
 
 
 def _describe(challenge: Challenge, name: str, weights: EnsembleWeights, paths: Sequence[Path]) -> str:
-    shares = ", ".join(f"{member} {share:.3g}" for member, share in weights.members.items())
-    nested = ", ".join(f"{kind} {value:.4f}" for kind, value in weights.nested.items())
-    study = "averaged over studies" if weights.study_mean else "not averaged over studies"
+    shares = ", ".join(f"{member} {share:.3g}" for member, share in weights.final.shares.items())
+    over = "" if weights.kind in ("mean", "greedy") else " (weights averaged over classes)"
     lines = [
-        f"ensemble {name}: {weights.kind} of {shares}; {study}",
-        f"  nested OOF {challenge.metric}  {nested}",
+        f"ensemble {name}: {weights.kind} of {shares}{over}; {weights.study_mean.text}",
+        f"  {weights.kind}: {weights.why}",
     ]
+    lines += [_line(challenge, kind, figures, weights) for kind, figures in weights.nested.items()]
     return "\n".join([*lines, *(f"  {path}" for path in paths)])
+
+
+def _line(challenge: Challenge, kind: str, figures: Candidate, weights: EnsembleWeights) -> str:
+    line = f"  nested OOF {challenge.metric}  {kind:<13} {figures.score:.4f}"
+    if len(weights.nested) == 1:
+        return line
+    if figures.behind == 0:
+        return f"{line}  best (intervals: patients drawn {weights.n_draws:,} times)"
+    return f"{line}  behind by {figures.behind:.4f} [{figures.low:.4f}, {figures.high:.4f}]"

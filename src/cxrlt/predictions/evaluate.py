@@ -139,7 +139,7 @@ def _score(challenge: Challenge, truth: _Truth, run: Final, n_draws: int, seed: 
         split=truth.split,
         n_draws=n_draws,
         seed=seed,
-        study_mean=run.study_mean,
+        study_mean=run.study_mean.text,
         notes=tuple(notes),
         **beside,
     )

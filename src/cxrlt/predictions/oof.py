@@ -7,7 +7,6 @@ from cxrlt.challenges.base import Challenge, Task
 from cxrlt.metrics import macro_metric
 from cxrlt.predictions.probabilities import probabilities
 from cxrlt.predictions.standardise import standardise_by_fold
-from cxrlt.predictions.study import has_studies, study_mean
 
 
 def predicted_rows(scores: pd.DataFrame) -> pd.Index:
@@ -29,17 +28,10 @@ def oof_scores(scores: pd.DataFrame, fold: pd.Series, task: Task) -> pd.DataFram
 
 def oof_score(challenge: Challenge, scores: pd.DataFrame, table: pd.DataFrame, fold: pd.Series) -> float:
     """The challenge's metric over the pooled out-of-fold scores; `table` holds the labels."""
-    pooled = oof_scores(scores, fold, challenge.task)
+    return score_of(challenge, oof_scores(scores, fold, challenge.task), table)
+
+
+def score_of(challenge: Challenge, pooled: pd.DataFrame, table: pd.DataFrame) -> float:
+    """The challenge's metric over scores of one scale, all rows predicted; `table` holds the labels."""
     labels = table.loc[pooled.index, list(pooled.columns)].to_numpy(np.float64)
     return macro_metric(challenge.metric, labels, pooled.to_numpy())
-
-
-def study_mean_helps(
-    challenge: Challenge, scores: pd.DataFrame, table: pd.DataFrame, fold: pd.Series
-) -> bool:
-    """Whether the out-of-fold score is higher with each image's scores averaged over its study."""
-    if not has_studies(table.loc[scores.index]):
-        return False
-    scores = scores.loc[predicted_rows(scores)]
-    averaged = study_mean(scores, table)
-    return oof_score(challenge, averaged, table, fold) > oof_score(challenge, scores, table, fold)

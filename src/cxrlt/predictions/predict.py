@@ -16,7 +16,7 @@ from cxrlt.inputs.cache import ImageCache
 from cxrlt.inputs.images import ImageSource
 from cxrlt.models.backbone import XRayModel, create_model
 from cxrlt.predictions.ensemble import predict_ensemble
-from cxrlt.predictions.runs import train_run_command
+from cxrlt.predictions.fold_files import train_run_command
 from cxrlt.predictions.standardise import CONSTANTS, write_constants
 from cxrlt.predictions.store import read_predictions, write_predictions
 from cxrlt.predictions.weights import is_ensemble, read_weights

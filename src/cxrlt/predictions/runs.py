@@ -1,24 +1,31 @@
 """What a model or an ensemble says about the rows of a split, read alike: complete, by id and by class."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 import pandas as pd
 
-from cxrlt.artifacts import Workspace, name_of_run
+from cxrlt.artifacts import Workspace, name_of_run, read_json, write_json
 from cxrlt.challenges.base import Challenge
 from cxrlt.errors import UserError, listing
 from cxrlt.folds.make import Folds, read_folds
-from cxrlt.predictions.oof import study_mean_helps
-from cxrlt.predictions.probabilities import comparable_logits
-from cxrlt.predictions.standardise import Constants, constants_of, mean_constants, read_constants
-from cxrlt.predictions.store import read_predictions
-from cxrlt.predictions.study import study_mean
+from cxrlt.predictions.combine import combined, combined_constants, evidence_of
+from cxrlt.predictions.fingerprint import evidence_fingerprint
+from cxrlt.predictions.fold_files import constants_of_fold, read_fold, require_ids
+from cxrlt.predictions.standardise import Constants, constants_of, mean_constants
+from cxrlt.predictions.view_weights import (
+    CANDIDATES,
+    StudyMean,
+    averaged,
+    choose_study_mean,
+    fixed_study_mean,
+)
 from cxrlt.predictions.weights import EnsembleWeights, is_ensemble, read_weights
-from cxrlt.recipe import load_recipe, recipe_names
-from cxrlt.training.job import REFIT, WEIGHTS
+from cxrlt.recipe import load_recipe
+from cxrlt.training.job import REFIT
+
+STUDY_MEAN_FILE = "study_mean.json"
 
 
 @dataclass(frozen=True)
@@ -43,7 +50,7 @@ def holds_run(run_dir: Path) -> bool:
 
 @dataclass(frozen=True)
 class TrainRows:
-    """The training rows that were split into folds, with their labels, in the order of folds.csv."""
+    """The training rows that were split into folds, with labels and `fold`, in the order of folds.csv."""
 
     folds: Folds
     table: pd.DataFrame
@@ -63,27 +70,23 @@ def read_train_rows(challenge: Challenge, workspace: Workspace) -> TrainRows:
             f"{workspace.folds_path(challenge.name)} holds rows that the training table lacks: "
             f"{listing(gone)}. Make the folds anew with: cxrlt folds {challenge.name} --force"
         )
-    return TrainRows(folds, table.loc[folds.frame.index])
+    return TrainRows(folds, table.loc[folds.frame.index].assign(fold=folds.frame["fold"]))
 
 
 def read_oof(challenge: Challenge, workspace: Workspace, name: str) -> Scores:
-    """Out-of-fold scores of a model or an ensemble, one row per row of folds.csv and in its order.
+    """Out-of-fold scores of a model, one row per row of folds.csv and in its order.
 
     Raises UserError naming the command that mends it for a missing fold or row, a row of another fold, an
     unknown class, or predictions made on another split of the data into folds.
     """
     run_dir, folds = workspace.run_dir(challenge.name, name), read_folds(challenge, workspace)
-    if is_ensemble(run_dir):
-        weights = _weights(run_dir, challenge, folds)
-        members = [read_oof(challenge, workspace, member) for member in weights.used]
-        return _averaged(members, weights, name)
     if (run_dir / REFIT).is_dir():
         raise UserError(f"{name} was fitted on all rows (--refit), so it has no out-of-fold predictions.")
     parts, raws, constants, epochs = [], [], [], set()
     for fold in range(folds.n_folds):
-        logits, meta = _read_fold(run_dir, fold, "oof", challenge, folds)
-        _require_ids(run_dir / f"fold{fold}" / "oof.parquet", logits.index, folds, fold, challenge.name)
-        constants.append(_constants(run_dir, fold, challenge))
+        logits, meta = read_fold(run_dir, fold, "oof", challenge, folds)
+        require_ids(run_dir / f"fold{fold}" / "oof.parquet", logits.index, folds, fold, challenge.name)
+        constants.append(constants_of_fold(run_dir, fold, challenge))
         parts.append(constants[-1].apply(logits))
         raws.append(logits)
         epochs.add(meta.get("epoch"))
@@ -93,24 +96,20 @@ def read_oof(challenge: Challenge, workspace: Workspace, name: str) -> Scores:
 
 
 def read_split(challenge: Challenge, workspace: Workspace, name: str, split: str) -> Scores:
-    """Scores of a model or an ensemble for dev or test: standardised fold by fold, then averaged.
+    """Scores of a model for dev or test: standardised fold by fold, then averaged.
 
     A refit has one set of logits and no out-of-fold ones: they are standardised with their own constants.
-    Raises UserError as `read_oof`, and if folds or members hold different ids.
+    Raises UserError as `read_oof`, and if folds hold different ids.
     """
     run_dir, folds = workspace.run_dir(challenge.name, name), read_folds(challenge, workspace)
-    if is_ensemble(run_dir):
-        weights = _weights(run_dir, challenge, folds)
-        members = [read_split(challenge, workspace, member, split) for member in weights.used]
-        return _averaged(members, weights, name)
     if (run_dir / REFIT).is_dir():
-        logits, _ = _read_fold(run_dir, REFIT, split, challenge, folds)
+        logits, _ = read_fold(run_dir, REFIT, split, challenge, folds)
         constants = constants_of(logits, challenge.task)
         return Scores(constants.apply(logits), constants)
     units = range(folds.n_folds)
-    constants = [_constants(run_dir, fold, challenge) for fold in units]
+    constants = [constants_of_fold(run_dir, fold, challenge) for fold in units]
     frames = [
-        part.apply(_read_fold(run_dir, fold, split, challenge, folds)[0])
+        part.apply(read_fold(run_dir, fold, split, challenge, folds)[0])
         for fold, part in zip(units, constants, strict=True)
     ]
     fix = f"cxrlt predict {name} --challenge {challenge.name} --split {split} --force"
@@ -120,36 +119,44 @@ def read_split(challenge: Challenge, workspace: Workspace, name: str, split: str
     return Scores(mean, mean_constants(constants))
 
 
-def uses_study_mean(
+def study_mean_of(
     challenge: Challenge, workspace: Workspace, name: str, rows: TrainRows | None = None
-) -> bool:
-    """Whether scores are averaged over studies: an ensemble's weights.json says so, or a model's recipe.
+) -> StudyMean:
+    """How a model's scores are averaged over studies: as its recipe says, or as out-of-fold rows say.
 
-    Where the recipe leaves it open the out-of-fold score decides; a refit has none and is not averaged.
+    What they say is kept in the run's study_mean.json until predictions, labels or the recipe change. A refit
+    has no such rows and is averaged only if its recipe says "on".
     """
     run_dir = workspace.run_dir(challenge.name, name)
-    if is_ensemble(run_dir):
-        return read_weights(run_dir, challenge).study_mean
     refit = (run_dir / REFIT).is_dir()
     option = load_recipe(None, run_dir / (REFIT if refit else "fold0") / "config.yaml").predict.study_mean
-    if option != "auto" or refit:
-        return option == "on"
+    if refit or option not in CANDIDATES:
+        n_folds = read_folds(challenge, workspace).n_folds
+        return fixed_study_mean(option, n_folds, "as asked for" if option in ("on", "off") else "a refit")
     rows = rows or read_train_rows(challenge, workspace)
-    return study_mean_helps(challenge, read_oof(challenge, workspace, name).frame, rows.table, rows.fold)
+    path = run_dir / STUDY_MEAN_FILE
+    made_of = evidence_fingerprint([run_dir], rows.table, challenge.classes)
+    if path.is_file():
+        values = read_json(path, made_by=f"cxrlt evaluate {name} --challenge {challenge.name}")
+        if (values.get("option"), values.get("made_of")) == (option, made_of):
+            return StudyMean.from_json(values)
+    chosen = choose_study_mean(challenge, read_oof(challenge, workspace, name).frame, rows.table, option)
+    write_json(path, chosen.to_json() | {"made_of": made_of})
+    return chosen
 
 
 @dataclass(frozen=True)
 class Final:
     """What is scored and submitted: logits (index image_id, a column per class; NaN = not predicted).
 
-    They are means over folds, over members and, if `study_mean`, over studies. `raw` are the pooled
+    They are means over folds, over members and, as `study_mean` says, over studies. `raw` are the pooled
     out-of-fold logits of a multi-label model without standardisation. `optimistic`: the rows chose the epoch
     they are scored on.
     """
 
     name: str
     logits: pd.DataFrame
-    study_mean: bool
+    study_mean: StudyMean
     raw: pd.DataFrame | None = None
     optimistic: bool = False
 
@@ -172,14 +179,25 @@ def read_final(
     An out-of-fold row is computed with what was fitted without its fold. `without` (of "oof" only) computes
     every row with what was fitted without that fold: what comes after may be fitted on the other folds' rows.
     """
-    read = read_oof if split == "oof" else partial(read_split, split=split)
-    scores = read(challenge, workspace, name)
-    average = uses_study_mean(challenge, workspace, name, rows)
-    frame, raw = scores.frame, scores.raw
-    if average:
-        table = challenge.read("train" if split == "oof" else split, workspace.inputs_dir(challenge.name))
-        frame, raw = study_mean(frame, table), None if raw is None else study_mean(raw, table)
-    return Final(name, scores.constants.invert(frame), average, raw, scores.optimistic)
+    if without is not None and split != "oof":
+        raise ValueError(f"without={without} is of out-of-fold rows, not of {split}.")
+    oof = split == "oof"
+    rows = (rows or read_train_rows(challenge, workspace)) if oof else rows
+    table = rows.table if oof else challenge.read(split, workspace.inputs_dir(challenge.name))
+    units = [None] if not oof else range(rows.folds.n_folds) if without is None else [without]
+    if is_ensemble(workspace.run_dir(challenge.name, name)):
+        return _ensemble(challenge, workspace, name, split, table, units)
+    how = study_mean_of(challenge, workspace, name, rows)
+    scores = read_oof(challenge, workspace, name) if oof else read_split(challenge, workspace, name, split)
+
+    def over_studies(frame: pd.DataFrame) -> pd.DataFrame:
+        return _by_unit(
+            units, frame.index, table, lambda ids, unit: averaged(frame.loc[ids], table, how.of(unit))
+        )
+
+    raw = None if scores.raw is None else over_studies(scores.raw)
+    logits = scores.constants.invert(over_studies(scores.frame))
+    return Final(name, logits, how, raw, scores.optimistic)
 
 
 def weighted_mean(
@@ -195,14 +213,57 @@ def weighted_mean(
     return total
 
 
-def _averaged(members: Sequence[Scores], weights: EnsembleWeights, name: str) -> Scores:
-    frame = weighted_mean(
-        [member.frame for member in members],
-        list(weights.used.values()),
-        f"the predictions of {name}'s members",
-        "cxrlt predict MEMBER --force",
-    )
-    return Scores(frame, weights.constants, optimistic=any(member.optimistic for member in members))
+def _by_unit(
+    units: Sequence[int | None],
+    ids: pd.Index,
+    table: pd.DataFrame,
+    of: Callable[[pd.Index, int | None], pd.DataFrame],
+) -> pd.DataFrame:
+    """Every row from what was fitted without its fold, or all from the one unit there is."""
+    if len(units) == 1:
+        return of(ids, units[0])
+    fold = table.loc[ids, "fold"]
+    return pd.concat([of(ids[fold == unit], unit) for unit in units]).loc[ids]
+
+
+def _ensemble(
+    challenge: Challenge,
+    workspace: Workspace,
+    name: str,
+    split: str,
+    table: pd.DataFrame,
+    units: Sequence[int | None],
+) -> Final:
+    folds = read_folds(challenge, workspace)
+    weights = _weights(workspace.run_dir(challenge.name, name), challenge, folds)
+    if split == "oof":
+        members = {member: read_oof(challenge, workspace, member) for member in weights.members}
+    else:
+        members = {member: read_split(challenge, workspace, member, split) for member in weights.used}
+    frames = {member: scores.frame for member, scores in members.items()}
+    constants = {member: scores.constants for member, scores in members.items()}
+    _require_same_ids(name, frames)
+
+    def logits_of(ids: pd.Index, unit: int | None) -> pd.DataFrame:
+        how = weights.of(unit)
+        parts = {member: frame.loc[ids] for member, frame in frames.items()}
+        context = how.context is not None
+        evidence = evidence_of(parts, table, weights.study_mean.of(unit), context=context)
+        return combined_constants(constants, how).invert(combined(evidence, how))
+
+    logits = _by_unit(units, next(iter(frames.values())).index, table, logits_of)
+    optimistic = any(scores.optimistic for scores in members.values())
+    return Final(name, logits, weights.study_mean, optimistic=optimistic)
+
+
+def _require_same_ids(name: str, frames: Mapping[str, pd.DataFrame]) -> None:
+    ids = next(iter(frames.values())).index
+    for member, frame in frames.items():
+        if len(odd := frame.index.symmetric_difference(ids)):
+            raise UserError(
+                f"the predictions of {name}'s member {member} do not hold the ids of the others: "
+                f"{listing(odd)}. Predict again with: cxrlt predict {member} --force"
+            )
 
 
 def _weights(run_dir: Path, challenge: Challenge, folds: Folds) -> EnsembleWeights:
@@ -214,56 +275,3 @@ def _weights(run_dir: Path, challenge: Challenge, folds: Folds) -> EnsembleWeigh
             f"cxrlt ensemble {name} --members {members} --challenge {challenge.name} --force"
         )
     return weights
-
-
-def _constants(run_dir: Path, fold: int, challenge: Challenge) -> Constants:
-    name = name_of_run(run_dir, challenge.name)
-    again = f"cxrlt predict {name} --challenge {challenge.name} --split oof --force"
-    return read_constants(run_dir / f"fold{fold}", challenge.classes, again)
-
-
-def _read_fold(
-    run_dir: Path, fold: int | str, split: str, challenge: Challenge, folds: Folds
-) -> tuple[pd.DataFrame, dict[str, str]]:
-    """One fold's comparable logits, and metadata. Raises UserError if missing or of another split."""
-    directory = run_dir / (REFIT if fold == REFIT else f"fold{fold}")
-    path = directory / f"{split}.parquet"
-    if not (directory / WEIGHTS).is_file() and not path.is_file():
-        raise UserError(
-            f"{directory} is not trained. Train it with: {train_command(run_dir, fold, challenge.name)}"
-        )
-    if not path.is_file():
-        name = name_of_run(run_dir, challenge.name)
-        command = f"cxrlt predict {name} --challenge {challenge.name} --split {split}"
-        raise UserError(f"{path} does not exist. Make it with: {command}")
-    logits, meta = read_predictions(path, challenge.classes)
-    if meta.get("folds_sha256") != folds.sha256:
-        again = train_command(run_dir, fold, challenge.name)
-        raise UserError(
-            f"{path} belongs to another folds.csv than the one there is now. Train again: {again} --force"
-        )
-    return comparable_logits(logits, challenge.task), meta
-
-
-def train_command(run_dir: Path, fold: int | str, challenge: str) -> str:
-    """The command that trains one fold of a run."""
-    which = "--refit" if fold == REFIT else f"--fold {fold}"
-    return f"{train_run_command(run_dir, challenge)} {which}"
-
-
-def train_run_command(run_dir: Path, challenge: str) -> str:
-    """The command that trains a run; its recipe is known only where the run is called after it."""
-    name = name_of_run(run_dir, challenge)
-    run = name if name in recipe_names() else f"RECIPE --name {name}"
-    return f"cxrlt train {run} --challenge {challenge}"
-
-
-def _require_ids(path: Path, ids: pd.Index, folds: Folds, fold: int, challenge: str) -> None:
-    expected = folds.frame.index[folds.frame["fold"] == fold]
-    missing, foreign = expected.difference(ids, sort=False), ids.difference(expected, sort=False)
-    name = name_of_run(path.parent.parent, challenge)
-    again = f"Make it again with: cxrlt predict {name} --challenge {challenge} --split oof --force"
-    if len(foreign):
-        raise UserError(f"{path} holds rows that are not of fold {fold}: {listing(foreign)}. {again}")
-    if len(missing):
-        raise UserError(f"{path} lacks rows of fold {fold}: {listing(missing)}. {again}")

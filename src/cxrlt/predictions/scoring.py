@@ -21,8 +21,8 @@ class Evaluation:
     `overall` and `groups` are means over the classes that have both values; `undefined` names the others.
     `metric` is the challenge's. Out-of-fold scores also have `per_fold` (the macro metrics of each fold
     alone), `mean_over_folds` (the mean of `metric` in it) and, for a multi-label model, `raw_pooled`
-    (`metric` of the logits pooled as they are). `draws`, by the name of the metric, serve paired differences
-    and are no part of the JSON.
+    (`metric` of the logits pooled as they are). `study_mean` says whether scores are averaged over studies,
+    how and why. `draws`, by the name of the metric, serve paired differences and are no part of the JSON.
     """
 
     challenge: str
@@ -40,7 +40,7 @@ class Evaluation:
     per_fold: tuple[Mapping[str, float], ...] = ()
     mean_over_folds: float | None = None
     raw_pooled: float | None = None
-    study_mean: bool | None = None
+    study_mean: str | None = None
     notes: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, object]:

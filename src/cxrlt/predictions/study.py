@@ -1,36 +1,70 @@
 """The images of a study share their labels, so their scores may share what they saw."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
+from scipy.sparse import csr_array
 
-VIEW_WEIGHTS = {"frontal": 0.8, "unknown": 0.5, "lateral": 0.2}
+FRONTAL = 0.8
+"""Weight of a frontal image in the mean over a study; a lateral one has the rest, an unknown view half."""
+ALMOST_NONE = 1e-9
 
 
-def study_mean(scores: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
+def study_mean(scores: pd.DataFrame, table: pd.DataFrame, frontal: float = FRONTAL) -> pd.DataFrame:
     """Every image's scores replaced by the mean over the images of its study, weighted by their views.
 
     `scores` has index image_id and a column per class; `table` holds `patient`, `study` and `view` of its
-    rows. An image without a prediction (NaN) gets the mean of its study's others. An image whose study is
-    unknown stays as it is.
+    rows, and `fold` where images of other folds take no part. A frontal image weighs `frontal`, a lateral one
+    1 - frontal, an unknown view .5. An image without a prediction (NaN) gets the mean of its study's others.
+    An image whose study is unknown stays as it is.
     """
     rows = table.loc[scores.index]
-    study = _study_codes(rows)
+    study = study_codes(rows)
     values = scores.to_numpy(np.float64)
-    weights = rows["view"].map(VIEW_WEIGHTS).to_numpy(np.float64)[:, None] * ~np.isnan(values)
-    total = pd.DataFrame(weights).groupby(study).transform("sum").to_numpy()
-    summed = pd.DataFrame(np.nan_to_num(values) * weights).groupby(study).transform("sum").to_numpy()
+    # not quite 0: a study that has lateral images only is predicted from them
+    by_view = {"frontal": frontal, "unknown": 0.5, "lateral": max(1 - frontal, ALMOST_NONE)}
+    weights = rows["view"].map(by_view).to_numpy(np.float64)[:, None] * ~np.isnan(values)
+    total = group_sums(study, weights)
+    summed = group_sums(study, np.nan_to_num(values) * weights)
     mean = np.divide(summed, total, out=np.full_like(values, np.nan), where=total > 0)
     return pd.DataFrame(mean, index=scores.index, columns=scores.columns)
 
 
 def has_studies(table: pd.DataFrame) -> bool:
     """Whether any study has more than one image."""
-    return len(np.unique(_study_codes(table))) < len(table)
+    return len(np.unique(study_codes(table))) < len(table)
 
 
-def _study_codes(rows: pd.DataFrame) -> np.ndarray:
+def disputed_studies(table: pd.DataFrame, classes: Sequence[str]) -> int:
+    """How many studies have images whose known labels differ: their truth is of images, not of studies."""
+    by_study = table[list(classes)].groupby(study_codes(table), sort=False)
+    return int((by_study.max() > by_study.min()).any(axis=1).sum())
+
+
+def study_codes(rows: pd.DataFrame) -> NDArray[np.intp]:
     """A number per study; study names may repeat between patients."""
-    codes = rows.groupby(["patient", "study"], sort=False, dropna=False).ngroup().to_numpy(copy=True)
-    alone = rows["study"].isna().to_numpy()
-    codes[alone] = -1 - np.arange(alone.sum())
+    return _codes(rows, ["patient", "study"], alone=rows["study"].isna())
+
+
+def patient_codes(rows: pd.DataFrame) -> NDArray[np.intp]:
+    """A number per patient; a study without a patient is a patient of its own."""
+    nameless = rows["patient"].isna().to_numpy()
+    codes = _codes(rows, ["patient"], alone=rows["patient"].isna())
+    return np.where(nameless, 2 * len(rows) + study_codes(rows), codes)
+
+
+def group_sums(codes: NDArray[np.intp], values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """For every row the sums of `values` (n, c) over the rows that have its number."""
+    names, group = np.unique(codes, return_inverse=True)
+    ones = np.ones(len(codes))
+    members = csr_array((ones, (group, np.arange(len(codes)))), shape=(len(names), len(codes)))
+    return (members @ values)[group]
+
+
+def _codes(rows: pd.DataFrame, keys: list[str], alone: pd.Series) -> NDArray[np.intp]:
+    keys = [*keys, *(["fold"] if "fold" in rows else [])]
+    codes = rows.groupby(keys, sort=False, dropna=False).ngroup().to_numpy(np.intp, copy=True)
+    codes[alone.to_numpy()] = -1 - np.arange(alone.sum())
     return codes

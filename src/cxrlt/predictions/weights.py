@@ -1,42 +1,133 @@
 """weights.json: what an ensemble is. Predictions and submissions of an ensemble are computed from it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
+import pandas as pd
 
 from cxrlt.artifacts import name_of_run, read_json, write_json
 from cxrlt.challenges.base import Challenge
 from cxrlt.errors import UserError
-from cxrlt.predictions.standardise import Constants
+from cxrlt.predictions.context import CONTEXT
+from cxrlt.predictions.view_weights import StudyMean
 
 WEIGHTS_FILE = "weights.json"
+Kind = Literal["mean", "greedy", "per_class", "stack"]
+
+
+@dataclass(frozen=True)
+class Combination:
+    """How members' scores of a row become one score per class: a sum, class by class.
+
+    `weights` is a frame of classes x members, `context` one of classes x CONTEXT. With a `bias` (per class)
+    the sums are logits; without one the weights of a class sum to 1, and the sums are scores as members' are.
+    """
+
+    weights: pd.DataFrame
+    bias: pd.Series | None = None
+    context: pd.DataFrame | None = None
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """Every member's weight, averaged over the classes."""
+        return {name: float(share) for name, share in self.weights.mean().items()}
+
+    @property
+    def used(self) -> tuple[str, ...]:
+        """The members that have a say."""
+        has_a_say = (self.weights != 0).any()
+        return tuple(self.weights.columns[has_a_say]) if self.context is None else tuple(self.weights.columns)
+
+    def to_json(self) -> dict[str, object]:
+        """Weights that all classes share are written once."""
+        if self.bias is None and (self.weights == self.weights.iloc[0]).all(axis=None):
+            return {"members": self.weights.iloc[0].to_dict()}
+        classes = {}
+        for name, weights in self.weights.iterrows():
+            classes[name] = {"members": weights.to_dict()}
+            if self.bias is not None:
+                classes[name]["bias"] = float(self.bias[name])
+            if self.context is not None:
+                classes[name]["context"] = self.context.loc[name].to_dict()
+        return {"classes": classes}
+
+    @classmethod
+    def from_json(
+        cls, values: Mapping[str, Mapping], classes: Sequence[str], members: Sequence[str]
+    ) -> "Combination":
+        """Weights of a class are made to sum to 1 unless it has a bias.
+
+        Raises ValueError for numbers that are none, KeyError for a missing class or member.
+        """
+        by_class = values["classes"] if "classes" in values else dict.fromkeys(classes, values)
+        rows = [[by_class[name]["members"][member] for member in members] for name in classes]
+        weights = pd.DataFrame(rows, list(classes), list(members), dtype=np.float64)
+        parts = [weights]
+        if any("bias" in by_class[name] for name in classes):
+            parts.append(pd.Series({name: by_class[name]["bias"] for name in classes}, dtype=np.float64))
+        elif not ((weights >= 0).all(axis=None) and (weights.sum(axis=1) > 0).all()):
+            raise ValueError("the weights of members must be numbers >= 0, not all of them 0")
+        else:
+            parts[0] = weights.div(weights.sum(axis=1), axis=0)
+        if any("context" in by_class[name] for name in classes):
+            rows = [[by_class[name]["context"][item] for item in CONTEXT] for name in classes]
+            parts.append(pd.DataFrame(rows, list(classes), list(CONTEXT), dtype=np.float64))
+        if not all(np.isfinite(part).all(axis=None) for part in parts):
+            raise ValueError("the weights of members and of their context must be finite numbers")
+        return cls(*parts)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A kind's nested score, and how far it is behind the best: a difference and the ends of its interval."""
+
+    score: float
+    behind: float
+    low: float
+    high: float
 
 
 @dataclass(frozen=True)
 class EnsembleWeights:
-    """How members are averaged, and what was known when that was chosen.
+    """How members are combined, and what was known when that was chosen.
 
-    `members` maps a run's name to its weight, `constants` map the averaged scores back to logits, `nested`
-    holds the nested out-of-fold score of every candidate, `fingerprint` identifies the members' predictions.
+    `final` and `study_mean.final` were fitted on all out-of-fold rows and serve dev and test; `by_fold[k]`
+    and `study_mean.by_fold[k]` were fitted without fold k and serve its out-of-fold rows. `kind` is a key of
+    `nested`, `why` says why it was chosen, `asked` holds the flags, `fingerprint` identifies the members'
+    predictions and the labels.
     """
 
     kind: str
-    members: Mapping[str, float]
-    study_mean: bool
-    constants: Constants
-    nested: Mapping[str, float]
+    why: str
+    members: tuple[str, ...]
+    final: Combination
+    by_fold: tuple[Combination, ...]
+    study_mean: StudyMean
+    nested: Mapping[str, Candidate]
+    n_draws: int
+    asked: Mapping[str, object]
     folds_sha256: str
     fingerprint: str
 
+    def of(self, without: int | None) -> Combination:
+        """What was fitted without that fold; None: on all rows."""
+        return self.final if without is None else self.by_fold[without]
+
     @property
-    def used(self) -> dict[str, float]:
-        """The members that have a say."""
-        return {name: weight for name, weight in self.members.items() if weight > 0}
+    def used(self) -> tuple[str, ...]:
+        """The members that dev and test predictions need."""
+        return self.final.used
 
     def write(self, run_dir: Path, challenge: str) -> None:
-        values = vars(self) | {"constants": self.constants.to_json(), "members": dict(self.members)}
+        values = vars(self) | {
+            "final": self.final.to_json(),
+            "by_fold": [part.to_json() for part in self.by_fold],
+            "study_mean": self.study_mean.to_json(),
+            "nested": {kind: vars(candidate) for kind, candidate in self.nested.items()},
+        }
         write_json(run_dir / WEIGHTS_FILE, {"challenge": challenge} | values)
 
 
@@ -45,7 +136,7 @@ def is_ensemble(run_dir: Path) -> bool:
 
 
 def read_weights(run_dir: Path, challenge: Challenge) -> EnsembleWeights:
-    """The weights of an ensemble, summing to 1. Raises UserError if they are not usable numbers."""
+    """What an ensemble is. Raises UserError if its numbers are not usable."""
     path = run_dir / WEIGHTS_FILE
     again = (
         f"cxrlt ensemble {name_of_run(run_dir, challenge.name)} --members A B --challenge {challenge.name}"
@@ -55,12 +146,18 @@ def read_weights(run_dir: Path, challenge: Challenge) -> EnsembleWeights:
     if missing or values["challenge"] != challenge.name:
         wrong = f"lacks {', '.join(sorted(missing))}" if missing else f"is of {values['challenge']}"
         raise UserError(f"{path} {wrong}. Make it again with: {again} --force")
-    weights = np.array(list(values["members"].values()), dtype=np.float64)
-    if not (np.isfinite(weights).all() and (weights >= 0).all() and weights.sum() > 0):
-        raise UserError(f"{path}: the weights of members must be numbers >= 0, not all of them 0.")
-    shares = weights / weights.sum()
-    values |= {
-        "members": {name: float(share) for name, share in zip(values["members"], shares, strict=True)},
-        "constants": Constants.from_json(values["constants"], challenge.classes, path),
-    }
+    try:
+        read = [
+            Combination.from_json(part, challenge.classes, values["members"])
+            for part in (values["final"], *values["by_fold"])
+        ]
+        values |= {
+            "members": tuple(values["members"]),
+            "final": read[0],
+            "by_fold": tuple(read[1:]),
+            "study_mean": StudyMean.from_json(values["study_mean"]),
+            "nested": {kind: Candidate(**figures) for kind, figures in values["nested"].items()},
+        }
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: {error}. Make it again with: {again} --force") from error
     return EnsembleWeights(**{key: values[key] for key in EnsembleWeights.__dataclass_fields__})

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from cxrlt.metrics import Interval
+from cxrlt.predictions.calibrate import CalibrationReport
 from cxrlt.predictions.evaluate import Leaderboard
 from cxrlt.predictions.scoring import Evaluation
 
@@ -53,12 +54,38 @@ def leaderboard_table(board: Leaderboard) -> str:
     return "\n".join(lines)
 
 
+def calibration_table(report: CalibrationReport) -> str:
+    """What calibration changes out of fold: every variant's figures, and how far they are from raw."""
+    calibration, figures = report.calibration, report.variants["raw"].figures
+    why = "as asked for" if report.forced else "the simplest within noise of the best"
+    blocks = [f"{report.name} on {report.challenge}: {calibration.method}, {why}; {report.n_rows:,} rows"]
+    if not report.forced:
+        tried = [[method, _signed(gap)] for method, gap in report.behind.items()]
+        blocks.append(_aligned(["method", "log-loss minus the best"], tried, n_text=1))
+    headings = ["probabilities", f"{report.metric} in folds"]
+    headings += [heading for name in figures for heading in (name, "minus raw")]
+    rows = []
+    for variant, score in report.variants.items():
+        row = [variant, _number(score.ranking)]
+        for name, figure in score.figures.items():
+            row += [_number(figure.value), "" if variant == "raw" else _signed(score.differences[name])]
+        rows.append(row)
+    blocks.append(
+        _aligned(headings, rows, n_text=1) + "\nEvery row is mapped by what was fitted without its fold."
+    )
+    thresholds = [
+        [name, f"{n:,}", f"{calibration.thresholds[name]:.4f}"] for name, n in report.n_positive.items()
+    ]
+    blocks.append(_aligned(["class", "positives", "best F1 from"], thresholds, n_text=1))
+    return "\n\n".join([*blocks, str(report.path)])
+
+
 def _title(evaluation: Evaluation) -> str:
     patients = "" if evaluation.n_patients is None else f", {evaluation.n_patients:,} patients"
     title = f"{evaluation.name} on {evaluation.challenge} {evaluation.split}: "
     title += f"{evaluation.n_rows:,} rows{patients}"
     if evaluation.study_mean is not None:
-        title += f"; {'' if evaluation.study_mean else 'not '}averaged over studies"
+        title += f"; {evaluation.study_mean}"
     return title
 
 
@@ -106,6 +133,12 @@ def _interval(interval: Interval) -> str:
     if np.isnan(interval.value):
         return "-"
     return f"{_number(interval.value)} [{_number(interval.low)}, {_number(interval.high)}]"
+
+
+def _signed(interval: Interval) -> str:
+    if np.isnan(interval.value):
+        return "-"
+    return f"{interval.value:+.4f} [{interval.low:+.4f}, {interval.high:+.4f}]"
 
 
 def _number(value: float | None) -> str:

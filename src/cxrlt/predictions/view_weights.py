@@ -1,0 +1,115 @@
+"""Whether scores are averaged over studies, and how much its views count, chosen on out-of-fold rows."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Literal, get_args
+
+import numpy as np
+import pandas as pd
+
+from cxrlt.challenges.base import Challenge
+from cxrlt.predictions.oof import oof_scores, predicted_rows, score_of
+from cxrlt.predictions.study import FRONTAL, disputed_studies, has_studies, study_mean
+
+StudyMeanOption = Literal["auto", "on", "off", "search"]
+CANDIDATES: Mapping[str, tuple[float | None, ...]] = {
+    "auto": (None, FRONTAL),
+    "search": (None, FRONTAL, 0.7, 0.9, 0.6, 1.0, 0.5),
+}
+"""Weights of frontal images that are tried, None for no mean; of equal ones the first is taken."""
+
+
+@dataclass(frozen=True)
+class StudyMean:
+    """The weight of frontal images in the mean over a study (lateral ones have the rest); None: no mean.
+
+    `final` serves dev and test. `by_fold[k]` serves the out-of-fold rows of fold k and was chosen without
+    them. `why` is a sentence's part.
+    """
+
+    option: StudyMeanOption
+    final: float | None
+    by_fold: tuple[float | None, ...]
+    why: str
+
+    def of(self, without: int | None) -> float | None:
+        """What was chosen without that fold; None: on all rows."""
+        return self.final if without is None else self.by_fold[without]
+
+    @property
+    def text(self) -> str:
+        by_fold = f", by fold {', '.join(map(_ratio, self.by_fold))}"
+        folds = "" if set(self.by_fold) == {self.final} else by_fold
+        if self.final is None:
+            return f"not averaged over studies{folds} ({self.why})"
+        return f"averaged over studies, frontal:lateral {_ratio(self.final)}{folds} ({self.why})"
+
+    def to_json(self) -> dict[str, object]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, object]) -> "StudyMean":
+        """Raises ValueError if the values are not those of a choice."""
+        chosen = cls(values["option"], values["final"], tuple(values["by_fold"]), values["why"])
+        shares = [share for share in (chosen.final, *chosen.by_fold) if share is not None]
+        if chosen.option not in get_args(StudyMeanOption) or not all(0 <= share <= 1 for share in shares):
+            raise ValueError("not a weight of views")
+        return chosen
+
+
+def averaged(scores: pd.DataFrame, table: pd.DataFrame, frontal: float | None) -> pd.DataFrame:
+    """The mean over studies with that weight of frontal images; None: the scores as they are."""
+    return scores if frontal is None else study_mean(scores, table, frontal)
+
+
+def fixed_study_mean(option: StudyMeanOption, n_folds: int, why: str) -> StudyMean:
+    """On if the option says so, else off."""
+    share = FRONTAL if option == "on" else None
+    return StudyMean(option, share, (share,) * n_folds, why)
+
+
+def choose_study_mean(
+    challenge: Challenge, scores: pd.DataFrame, table: pd.DataFrame, option: StudyMeanOption
+) -> StudyMean:
+    """The best of CANDIDATES by the out-of-fold score, for every fold without its rows.
+
+    `scores` and `table` are those of all out-of-fold rows; `table` holds `fold` and the labels. Nothing is
+    averaged where the images of a study differ in labels, unless the option is "on".
+    """
+    n_folds = int(table["fold"].max()) + 1
+    if option not in CANDIDATES:
+        return fixed_study_mean(option, n_folds, "as asked for")
+    if not has_studies(table):
+        return fixed_study_mean(option, n_folds, "no study has two images")
+    if n_disputed := disputed_studies(table, challenge.classes):
+        why = f"the images of {n_disputed:,} studies differ in labels, so their truth is of images"
+        return fixed_study_mean(option, n_folds, why)
+    values = _values(challenge, scores.loc[predicted_rows(scores)], table, CANDIDATES[option], n_folds)
+    best = [CANDIDATES[option][place] for place in values.argmax(axis=0)]
+    last = values[:, -1]
+    why = f"out-of-fold {challenge.metric} {last.max():.4f} against {last[0]:.4f} without"
+    if best[-1] is None:
+        why = f"out-of-fold {challenge.metric} {last[0]:.4f} against {last[1:].max():.4f} with it"
+    return StudyMean(option, best[-1], tuple(best[:-1]), why)
+
+
+def _values(
+    challenge: Challenge,
+    scores: pd.DataFrame,
+    table: pd.DataFrame,
+    candidates: tuple[float | None, ...],
+    n_folds: int,
+) -> np.ndarray:
+    """Scores (candidates, folds + 1): of the rows outside each fold, and of all rows; -inf if undefined."""
+    fold = table.loc[scores.index, "fold"]
+    values = np.empty((len(candidates), n_folds + 1))
+    for place, frontal in enumerate(candidates):
+        pooled = oof_scores(averaged(scores, table, frontal), fold, challenge.task)
+        for without in range(n_folds):
+            values[place, without] = score_of(challenge, pooled[fold != without], table)
+        values[place, -1] = score_of(challenge, pooled, table)
+    return np.nan_to_num(values, nan=-np.inf)
+
+
+def _ratio(frontal: float | None) -> str:
+    return "none" if frontal is None else f"{10 * frontal:g}:{10 - 10 * frontal:g}"
