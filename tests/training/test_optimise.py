@@ -38,6 +38,24 @@ def test_layer_decay_slows_the_first_blocks_and_not_the_head():
     assert scale[id(first)] < 0.5
 
 
+@pytest.mark.parametrize("layer_decay", [None, 0.5])
+@pytest.mark.parametrize("update", [0, 55, 99])
+def test_the_backbone_learns_at_its_share_of_the_rate_of_the_head(update, layer_decay):
+    fields = {"optim.lr": 1e-3, "optim.layer_decay": layer_decay}
+    model = create_model(tiny_recipe().model, 3, 32)
+
+    def rates(share):
+        optimizer = create_optimizer(model, tiny_recipe(**fields, **{"optim.backbone_lr_share": share}).optim)
+        create_scheduler(optimizer, ScheduleConfig(warmup_share=0.1), n_updates=100).step_update(update)
+        return {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+
+    whole, shared = rates(1.0), rates(0.1)
+    for name, weight in model.named_parameters():
+        share = 0.1 if name.startswith("backbone.") else 1
+        assert shared[id(weight)] == pytest.approx(whole[id(weight)] * share), name
+    assert shared[id(model.head.bias)] == pytest.approx(closed_form(update, 100, 1e-3, 10, 1e-5))
+
+
 def test_biases_and_norms_have_no_weight_decay():
     recipe = tiny_recipe(**{"optim.weight_decay": 0.1})
     model = create_model(recipe.model, 3, 32)

@@ -228,12 +228,12 @@ def test_a_test_image_that_trained_the_source_is_refused(trained, twin):
 
     def into_test(split, table):
         if split == "train":
-            return renamed(split, table)
+            rest = renamed(split, table[~table["image"].isin(leaked)])
+            return rest.assign(patient="o" + rest["patient"])
         if split == "test":
-            path = trained.workspace.root / "inputs" / "csv" / "train.csv"
-            return pd.concat(
-                [table, pd.read_csv(path)[table.columns][lambda train: train["image"].isin(leaked)]]
-            )
+            theirs = pd.read_csv(trained.workspace.root / "inputs" / "csv" / "train.csv")
+            theirs = theirs[theirs["image"].isin(leaked)].assign(patient="nobody else")
+            return pd.concat([table, theirs[table.columns]])
         return table
 
     with pytest.raises(UserError, match=r"2 images .*csv:base fold 0"):

@@ -16,9 +16,10 @@ from cxrlt.recipe import OptimConfig, ScheduleConfig
 def create_optimizer(model: XRayModel, cfg: OptimConfig) -> Optimizer:
     """AdamW or Adam; the learning rate falls by `layer_decay` per block, below head and fusion.
 
-    AdamW has no weight decay on biases and norms; Adam's is an L2 penalty on them too, as in torch.
+    That of the backbone is `backbone_lr_share` of it. AdamW has no weight decay on biases and norms; Adam's
+    is an L2 penalty on them too, as in torch.
     """
-    return create_optimizer_v2(
+    optimizer = create_optimizer_v2(
         _as_timm_knows_it(model),
         opt=cfg.optimizer,
         lr=cfg.lr,
@@ -26,6 +27,21 @@ def create_optimizer(model: XRayModel, cfg: OptimConfig) -> Optimizer:
         layer_decay=cfg.layer_decay if model.backbone is not None else None,
         filter_bias_and_bn=cfg.optimizer == "adamw",
     )
+    if model.backbone is not None and cfg.backbone_lr_share < 1:
+        _slow_down(optimizer, model.backbone, cfg.backbone_lr_share)
+    return optimizer
+
+
+def _slow_down(optimizer: Optimizer, part: nn.Module, share: float) -> None:
+    """Give the weights of `part` groups of their own, whose `lr_scale` timm's schedulers multiply by."""
+    inside = {id(weight) for weight in part.parameters()}
+    groups = []
+    for group in optimizer.param_groups:
+        for scale, is_inside in ((1.0, False), (share, True)):
+            weights = [weight for weight in group["params"] if (id(weight) in inside) == is_inside]
+            if weights:
+                groups.append(group | {"params": weights, "lr_scale": group.get("lr_scale", 1.0) * scale})
+    optimizer.param_groups[:] = groups
 
 
 def _as_timm_knows_it(model: XRayModel) -> nn.Module:
