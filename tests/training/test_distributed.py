@@ -36,9 +36,9 @@ def run_with(n_processes: int, *words: str) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def train_with(n_processes: int, source: ImageSource, recipe: Path) -> None:
+def train_with(n_processes: int, source: ImageSource, recipe: Path, *more: str) -> None:
     words = ["-m", "cxrlt", "train", str(recipe), "--challenge", "csv", "--root", str(source.workspace.root)]
-    run_with(n_processes, *words, "--name", f"by-{n_processes}")
+    run_with(n_processes, *words, "--name", f"by-{n_processes}", *more)
 
 
 @pytest.fixture(scope="module")
@@ -86,3 +86,19 @@ def test_two_processes_divide_a_weighted_loss_by_the_weights_of_the_whole_batch(
     assert max(clipped[0]) > 0
     for key, value in weights[0].items():
         assert torch.allclose(value, weights[1][key], atol=1e-4), key
+
+
+def test_two_processes_fuse_the_features_of_a_frozen_backbone_as_one_does(tmp_path):
+    source = make_tiny(tmp_path, n_patients=9)
+    fusion = {"max_images": 2, "depth": 1, "n_heads": 2, "dim": 16, "drop_rate": 0.0}
+    recipe = tmp_path / "recipe.yaml"
+    over = {"model.frozen": True, "model.fusion": fusion, "data.size": 64, "optim.batch_size": 4}
+    save_recipe(tiny_recipe(**over), recipe)
+    frames = []
+    for n_processes in (1, 2):
+        train_with(n_processes, source, recipe, "--fold", "0")
+        path = source.workspace.run_dir("csv", f"by-{n_processes}") / "fold0" / "oof.parquet"
+        frames.append(read_predictions(path, CLASSES)[0])
+    assert len(frames[0]) == 6
+    pd.testing.assert_frame_equal(*frames, atol=1e-4)
+    assert len(list(source.workspace.cache_dir().glob("features-*"))) == 1
