@@ -5,14 +5,15 @@ from pathlib import Path
 import cxrlt
 from cxrlt.artifacts import Workspace
 from cxrlt.challenges.base import Challenge
+from cxrlt.predictions.calibration import CALIBRATION
 from cxrlt.predictions.weights import WEIGHTS_FILE, is_ensemble, read_weights
 from cxrlt.submissions.read import CODE_FOLDER
 
 PROJECT_FILES = ("LICENSE", "README.md", "pyproject.toml", "requirements.txt", "run.sh")
 
 
-def code_files(challenge: Challenge, workspace: Workspace, name: str) -> dict[str, Path]:
-    """Name in the zip -> file. `name` is a run or an ensemble of `challenge`."""
+def code_files(challenge: Challenge, workspace: Workspace, name: str, *, calibrated: bool) -> dict[str, Path]:
+    """Name in the zip -> file. `name` is a run or an ensemble of `challenge`; `calibrated`: with its maps."""
     package = Path(cxrlt.__file__).parent
     files = {
         f"src/cxrlt/{path.relative_to(package).as_posix()}": path
@@ -26,6 +27,8 @@ def code_files(challenge: Challenge, workspace: Workspace, name: str) -> dict[st
     if is_ensemble(run_dir):
         files[f"runs/{name}/{WEIGHTS_FILE}"] = run_dir / WEIGHTS_FILE
         models = list(read_weights(run_dir, challenge).used)
+    if calibrated:
+        files[f"runs/{name}/{CALIBRATION}"] = run_dir / CALIBRATION
     for model in models:
         for path in workspace.run_dir(challenge.name, model).glob("*/config.yaml"):
             files[f"runs/{model}/{path.parent.name}/config.yaml"] = path

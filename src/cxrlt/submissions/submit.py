@@ -5,8 +5,11 @@ import pandas as pd
 from cxrlt.artifacts import Workspace
 from cxrlt.challenges.base import Challenge
 from cxrlt.errors import UserError, listing
+from cxrlt.predictions.calibrate import calibrate, require_multi_label
+from cxrlt.predictions.calibration import Calibration, read_calibration
+from cxrlt.predictions.choices import Variant
 from cxrlt.predictions.probabilities import probabilities
-from cxrlt.predictions.runs import read_final
+from cxrlt.predictions.runs import read_final, read_train_rows
 from cxrlt.submissions.code import code_files
 from cxrlt.submissions.write import IncompleteError, Written, write_submission
 
@@ -18,13 +21,16 @@ def submit(
     split: str = "test",
     *,
     origin: Challenge | None = None,
+    variant: Variant = "raw",
     with_code: bool = False,
 ) -> Written:
     """Write, validate and zip the submission of `name` for `split`, a run of `origin` (default: `challenge`).
 
     Classes of another challenge's run are picked by name. Files are always made from the predictions there
-    are: the same predictions leave them as they are. Raises IncompleteError naming the command that predicts
-    missing rows, UserError if `origin` lacks a class or the result would be rejected.
+    are: the same predictions leave them as they are. A `variant` other than "raw" uses the run's calibration,
+    fitted first where there is none for the predictions there are. Raises IncompleteError naming the command
+    that predicts missing rows, UserError if `origin` lacks a class or the result would be rejected, and for
+    one class per row or a refit that is to be calibrated.
     """
     challenge.require(split)
     source = origin or challenge
@@ -35,8 +41,11 @@ def submit(
             f"it does not predict {listing(unknown)}."
         )
     logits = read_final(source, workspace, name, split).logits
+    if variant != "raw":
+        require_multi_label(challenge, name)
+        logits = _calibration(source, workspace, name).apply(logits, variant)
     final = _probabilities(challenge, source, logits)
-    code = code_files(source, workspace, name) if with_code else None
+    code = code_files(source, workspace, name, calibrated=variant != "raw") if with_code else None
     try:
         return write_submission(challenge, workspace, name, split, final, code)
     except IncompleteError as error:
@@ -44,6 +53,15 @@ def submit(
             f"{name}: {error} Predict them with: "
             f"cxrlt predict {name} --challenge {source.name} --split {split} --force"
         ) from None
+
+
+def _calibration(source: Challenge, workspace: Workspace, name: str) -> Calibration:
+    try:
+        return read_calibration(source, workspace, name, read_train_rows(source, workspace))
+    except UserError:  # none yet, or of other predictions
+        report = calibrate(source, workspace, name)
+        print(f"calibrate {name}: {report.calibration.method} ({report.path})")
+        return report.calibration
 
 
 def _probabilities(challenge: Challenge, source: Challenge, logits: pd.DataFrame) -> pd.DataFrame:
