@@ -49,6 +49,19 @@ def test_an_unknown_flag_suggests_the_known_one(capsys):
     assert "--optim.lr" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("flag", [["--data.augment.policy", "strong"], ["--data.augment.policy=strong"]])
+def test_an_augmentation_policy_goes_before_the_recipe_and_other_flags_before_it(flag):
+    augment = cli.parse(["train", "demo_resnet", *flag, "--data.augment.noise", "0"]).fields.data.augment
+    own = load_recipe("demo_resnet").data.augment
+    assert (augment.policy, augment.rotate, augment.erase, augment.noise) == ("strong", 15, 0.25, 0)
+    assert (own.policy, own.rotate, own.erase, own.noise) == ("custom", 0, 0, 0)
+
+
+def test_an_unknown_augmentation_policy_lists_the_known_ones(capsys):
+    assert exit_of("train", "demo_resnet", "--data.augment.policy", "wild") == 2
+    assert "medium" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("args", "sentence"),
     [

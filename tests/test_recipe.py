@@ -79,6 +79,23 @@ def test_images_are_cached_larger_where_the_centre_is_cut_out():
     assert Recipe.model_validate({"data": {"size": 96}}).data.cache_size == 96
 
 
+def test_an_augmentation_policy_sets_all_but_what_is_given_beside_it_and_flip():
+    augment = Recipe.model_validate({"data": {"augment": {"policy": "strong", "noise": 0}}}).data.augment
+    assert (augment.noise, augment.gamma, augment.crop_scale) == (0, 0.3, (0.6, 1.0))
+    medium = Recipe.model_validate({"data": {"augment": {"policy": "medium"}}}).data.augment
+    assert medium.model_dump(exclude={"policy"}) == Recipe().data.augment.model_dump(exclude={"policy"})
+
+
+def test_a_policy_on_top_of_a_recipe_goes_before_the_recipes_own_values_but_for_flip(tmp_path):
+    (tmp_path / "base.yaml").write_text("data: {augment: {flip: false, rotate: 3, erase: 0.5}}\n")
+    for policy, expected in (("light", (5.0, 0.0)), ("custom", (3.0, 0.5))):
+        text = f"base: {tmp_path / 'base.yaml'}\ndata: {{augment: {{policy: {policy}}}}}\n"
+        (tmp_path / "mine.yaml").write_text(text)
+        augment = load_recipe(str(tmp_path / "mine.yaml")).data.augment
+        assert (augment.rotate, augment.erase) == expected
+        assert augment.flip is False
+
+
 def test_a_run_is_called_after_its_recipe():
     assert run_name("demo_resnet") == "demo_resnet"
     assert run_name("some/where/mine.yaml") == "mine"

@@ -9,7 +9,8 @@ import cv2
 import numpy as np
 import pytest
 
-from cxrlt.inputs.augment import build_transform, compose
+from cxrlt.inputs.augment import Transform, build_transform, compose
+from cxrlt.recipe import POLICIES, AugmentConfig
 
 OFF = {
     "flip": False,
@@ -126,6 +127,67 @@ def test_brightness_and_contrast_change_greys_and_nothing_else(image: np.ndarray
         out = transform(image, seed)
         assert 0 < np.abs(out.astype(int) - image).max() <= 0.2 * 255 + 0.2 * image.max() + 1
         assert np.corrcoef(image.ravel(), out.ravel())[0, 1] > 0.99
+
+
+def policy_of(name: str, size: int) -> Transform:
+    return build_transform(size, **AugmentConfig(policy=name).model_dump(exclude={"policy"}))
+
+
+@pytest.mark.parametrize("size", [64, 256])
+@pytest.mark.parametrize("name", POLICIES)
+def test_every_policy_changes_images_and_three_channels_alike(name: str, size: int):
+    noise = np.random.default_rng(0).integers(50, 200, (size, size), dtype=np.uint8)
+    radiograph = cv2.GaussianBlur(noise, (0, 0), 2)
+    transform = policy_of(name, size)
+    for seed in range(20):
+        out = transform(radiograph, seed)
+        assert out.shape == (size, size) and out.dtype == np.uint8 and (out != radiograph).mean() > 0.5
+        colour = transform(np.stack([radiograph] * 3, axis=2), seed)
+        np.testing.assert_array_equal(colour, np.stack([out] * 3, axis=2))
+
+
+def test_policies_grow_from_light_to_strong(image: np.ndarray):
+    change = {}
+    for name in POLICIES:
+        transform = policy_of(name, 48)
+        outs = [transform(image, seed).astype(int) for seed in range(200)]
+        change[name] = np.mean([np.abs(out - image).mean() for out in outs])
+    assert change["light"] < change["medium"] < change["strong"]
+
+
+def test_gamma_bends_greys_and_keeps_black_white_and_their_order():
+    ramp = np.tile(np.arange(256, dtype=np.uint8), (256, 1))
+    transform = build_transform(256, **OFF | {"gamma": 0.3})
+    middles = []
+    for seed in range(100):
+        row = transform(ramp, seed)[0].astype(int)
+        assert (row[0], row[-1]) == (0, 255) and (np.diff(row) >= 0).all()
+        middles.append(row[128])
+    assert 95 <= min(middles) < 110 and 150 < max(middles) <= 160  # 255 * .5 ** 1.3 and .5 ** .7
+
+
+@pytest.mark.parametrize(("size", "least", "most"), [(64, 0.5, 0.5), (1024, 1.024, 3.072)])
+def test_a_blur_grows_with_the_image(size: int, least: float, most: float):
+    step = np.zeros((size, size), np.uint8)
+    step[:, size // 2 :] = 200
+    transform = build_transform(size, **OFF | {"blur": 1.0})
+    widths = []
+    for seed in range(20):
+        slope = np.diff(transform(step, seed)[0].astype(float)) / 200
+        at = np.arange(size - 1)
+        mean = (slope * at).sum()
+        widths.append(np.sqrt((slope * (at - mean) ** 2).sum()))
+    assert least - 0.1 < min(widths) and max(widths) < most + 0.1
+    assert size == 64 or np.ptp(widths) > 1
+
+
+def test_noise_is_of_a_few_greys_and_the_same_in_all_channels():
+    plain = np.full((128, 128, 3), 120, np.uint8)
+    transform = build_transform(128, **OFF | {"noise": 1.0})
+    deviations = [transform(plain, seed)[..., 0].std() for seed in range(40)]
+    assert 2 < min(deviations) < 4 and 6 < max(deviations) < 8
+    out = transform(plain, 0)
+    assert (out == out[..., :1]).all() and abs(out.mean() - 120) < 1
 
 
 def test_an_argument_that_albumentations_does_not_know_is_an_error():

@@ -1,6 +1,7 @@
 """A recipe describes a run completely, apart from challenge, fold and seed."""
 
 from cxrlt.recipe.fields import (
+    POLICIES,
     AugmentConfig,
     DataConfig,
     FusionConfig,
@@ -27,6 +28,7 @@ from cxrlt.recipe.load import (
 )
 
 __all__ = [
+    "POLICIES",
     "RECIPES_DIR",
     "AugmentConfig",
     "DataConfig",

@@ -38,6 +38,8 @@ class ModelConfig(_Frozen):
     """True: timm's weights. False: random. A path: weights from this .safetensors or .pth file."""
     start_from: str | None = None
     """Instead: a trained run, or CHALLENGE:RUN. Fold k starts from its fold k; other classes, a new head."""
+    new_head: bool = False
+    """With start_from: train the head from its beginning, even where that run's would fit."""
     frozen: bool = False
     """Train the head (and fusion) alone, on features computed once per image, without augmentation."""
     drop_rate: float = Field(0.0, ge=0, lt=1)
@@ -76,14 +78,28 @@ POLICIES: dict[str, dict[str, object]] = {
         "erase": 0.25,
     },
 }
-"""What the augmentation policies set; what one does not name is off, but for flip."""
+"""What the augmentation policies set; what one does not name is off, but for flip, which they leave alone.
+
+The numbers are judgements of what differs between radiographs of one chest, not measurements:
+
+parameter   light  medium  strong  stands for
+crop_scale  .9-1   .8-1    .6-1    collimation: up to 5, 11 or 23 % of a side is lost; at 23 % now and then an
+                                   apex or a costophrenic angle goes, and the finding in it
+rotate      5      10      15      degrees; how a patient stands or lies
+brightness  .1     .2      .3      share of white; exposure and display window
+contrast    .1     .2      .3      relative; likewise
+gamma       0      0       .3      exponents of .7 to 1.3: curves of detectors, which no line makes up for
+blur        0      0       .1      one in ten: motion, old detectors; fine texture suffers
+noise       0      0       .1      one in ten: low dose
+erase       0      0       .25     one in four loses a rectangle, against looking at one spot alone
+"""
 
 
 class AugmentConfig(_Frozen):
     """Training augmentation."""
 
     policy: Literal["custom", "light", "medium", "strong"] = "custom"
-    """Values for all fields below that are not given."""
+    """Values for all fields below that are not given (medium: the defaults); flip is not theirs to set."""
 
     flip: bool = True
     """Horizontal flip half of the time; also switches flip TTA on."""

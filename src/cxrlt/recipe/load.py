@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from cxrlt.artifacts import write_text
 from cxrlt.errors import UserError
-from cxrlt.recipe.fields import Recipe
+from cxrlt.recipe.fields import POLICIES, Recipe
 
 RECIPES_DIR = Path(__file__).parent.parent / "recipes"
 
@@ -91,7 +91,8 @@ def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
 
     A loss with another name brings its own options, an augmentation policy its own values for all but flip.
     """
-    merged = {key: value for key, value in base.items() if "policy" not in over or key == "flip"}
+    anew = over.get("policy") in POLICIES
+    merged = {key: value for key, value in base.items() if not anew or key == "flip"}
     for key, value in over.items():
         both = isinstance(value, dict) and isinstance(merged.get(key), dict)
         merged[key] = _merge(merged[key], value) if both else value
@@ -121,6 +122,8 @@ def _numbers(value: Any) -> Any:
 
 def _sentence(error: Any) -> str:
     where = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "value_error":  # fields that do not go together
+        return error["msg"].removeprefix("Value error, ")
     if error["type"] != "extra_forbidden":
         return f"{where or 'recipe'}: {error['msg']} (got {error['input']!r})"
     known = list(_flat(Recipe().model_dump(mode="json")))
