@@ -165,6 +165,7 @@ def test_with_padchests_own_table_merged_patients_come_apart_and_studies_and_vie
         "1_b.png": (LONG, "1", "L"),
         "2_c.png": ("17", "2", "AP_horizontal"),
         "3_d.png": (HEX, "3", "EXCLUDE"),
+        "of nobody's interest": ("", "", ""),
     }
     padchest_table(inputs, dict(reversed(rows.items())))
     table = get_challenge(NAME, inputs).read("train", inputs)

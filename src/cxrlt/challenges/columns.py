@@ -18,12 +18,13 @@ NUMBER_ID = r"-?\d+\.0+|-?\d+(?:\.\d+)?[eE][+-]\d+"
 UNSAFE_PATH = r"[\\/].*|[A-Za-z]:.*|(?:.*[\\/])?\.\.(?:[\\/].*)?"
 
 
-def ids(file: CsvFile, column: str, otherwise: str = "") -> pd.Series:
-    """An id column as text. Raises UserError for a blank and for an id turned into a number.
+def ids(file: CsvFile, column: str, *, where: Sequence[int] | None = None, otherwise: str = "") -> pd.Series:
+    """An id column as text, of the row numbers `where` or whole.
 
-    `otherwise` is one more way to mend the latter, a sentence.
+    Raises UserError for a blank and for an id turned into a number; `otherwise` is a sentence with one more
+    way to mend the latter.
     """
-    values = file.text(column)
+    values = file.text(column) if where is None else file.text(column).loc[where]
     if (blank := values == "").any():
         raise UserError(f"{file.path}, column {column!r}: no id in {rows(values, blank)}. Fill it in.")
     if (number := values.str.fullmatch(NUMBER_ID)).any():

@@ -162,7 +162,7 @@ def read_table(path: Path, classes: tuple[str, ...], *, labels_required: bool) -
 
 def own_rows(file: CsvFile, image_id: pd.Series) -> pd.DataFrame:
     """patient, study and projection of every row, from the table itself; an undated image is a study."""
-    patient = columns.ids(file, file.column(PATIENT), OTHERWISE)
+    patient = columns.ids(file, file.column(PATIENT), otherwise=OTHERWISE)
     # a date that was a number for a while is still the same date
     date = file.text(file.column(DATE)).str.removesuffix(".0")
     projection = file.optional_column(PROJECTION)
@@ -178,21 +178,19 @@ def own_rows(file: CsvFile, image_id: pd.Series) -> pd.DataFrame:
 def padchest_rows(padchest: Path, image_id: pd.Series, path: Path) -> pd.DataFrame:
     """The same from PadChest's own table. Raises UserError if that lacks an image."""
     file = read_csv(padchest)
-    image = image_ids(file)
-    patient = columns.ids(file, file.column(PATIENT))
-    known = pd.DataFrame(
-        {
-            "patient": patient,
-            "study": patient + "/" + columns.ids(file, file.column("StudyID")),
-            "projection": file.text(file.column(PROJECTION)),
-        }
-    ).set_index(pd.Index(image))
-    if (missing := ~image_id.isin(known.index)).any():
+    image = file.text(file.column(IMAGE))
+    if (missing := ~image_id.isin(image)).any():
         raise UserError(
             f"{padchest} lacks {missing.sum():,} of {len(image_id):,} images of {path.name}: "
             f"{listing(image_id[missing])}. Is it the whole file?"
         )
-    return known.loc[~known.index.duplicated()].loc[image_id].set_index(image_id.index)
+    row_of = pd.Series(image.index, image).groupby(level=0).first()
+    where = row_of.loc[image_id].tolist()
+    patient = columns.ids(file, file.column(PATIENT), where=where)
+    study = columns.ids(file, file.column("StudyID"), where=where)
+    known = {"patient": patient, "study": patient + "/" + study}
+    known["projection"] = file.text(file.column(PROJECTION)).loc[where]
+    return pd.DataFrame(known).set_axis(image_id.index)
 
 
 def image_ids(file: CsvFile) -> pd.Series:
