@@ -10,10 +10,11 @@ from cxrlt.errors import UserError
 from cxrlt.folds.make import read_folds
 from cxrlt.inputs.images import ImageSource
 from cxrlt.predictions.evaluate import evaluate
-from cxrlt.predictions.predict import flips, load_model, predict, trained_folds
+from cxrlt.predictions.predict import flips, load_model, predict, trained_folds, tta_of
 from cxrlt.predictions.standardise import constants_of, read_constants
 from cxrlt.predictions.store import read_predictions
 from cxrlt.training.train import TrainPlan, train
+from cxrlt.training.tta import variants
 from tiny import CLASSES, make_tiny, tiny_recipe
 
 
@@ -120,6 +121,30 @@ def test_no_flip_where_training_did_not_flip_or_was_told_not_to():
     assert not flips(tiny_recipe(**{"predict.tta": {"flip": False}}), ("Mass",))
     augment = tiny_recipe().data.augment.model_copy(update={"flip": False})
     assert not flips(tiny_recipe(**{"data.augment": augment}), ("Left effusion",))
+
+
+def test_no_flip_for_a_frozen_backbone_whose_images_were_never_mirrored():
+    assert not flips(tiny_recipe(**{"model.frozen": True}), ("Left effusion",))
+
+
+def test_the_variants_of_the_recipe_are_predicted_and_said_with_the_predictions(source):
+    tta = {"scales": (0.9, 1.1), "crop": 0.875, "merge": "probabilities"}
+    recipe = tiny_recipe(**{"schedule.epochs": 1, "predict.tta": tta})
+    assert tta_of(recipe, CLASSES) == recipe.predict.tta
+    train(source, TrainPlan("variants", recipe, folds=(0,)))
+    (path,) = predict(source, "variants", "dev")
+    frame, meta = read_predictions(path, CLASSES)
+    assert meta["tta"] == "flip, scales 0.9 1.1, crops 0.875, merged as probabilities"
+    (unit,) = units(source, "variants")
+    _, cache = source.split("dev", 32)
+    image = torch.from_numpy(np.array(cache[frame.index[0]]))[None, None]
+    with torch.no_grad():
+        passes = [
+            load_model(unit, 3).eval()({"images": variant}) for variant in variants(image, recipe.predict.tta)
+        ]
+    assert len(passes) == 16
+    p = torch.stack(passes).double().sigmoid().mean(0)[0]
+    assert np.allclose(frame.iloc[0], p.logit(), atol=1e-4)
 
 
 def test_a_class_with_a_side_refuses_the_mirror_image():
