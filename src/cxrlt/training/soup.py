@@ -50,6 +50,7 @@ def pour(trainer: Trainer) -> None:
         trainer.ema.module.load_state_dict(mean_of([paths[epoch] for epoch in epochs]))
         return macro_metric(job.metric, job.targets(job.inner), scores_on(trainer, job.inner))
 
+    alone = {str(epoch): _number(score_of((epoch,))) for epoch in paths}
     tried = average(list(paths), score_of) if cfg.kind == "average" else greedy(list(paths), score_of)
     taken = next(one for one in reversed(tried) if one.taken)
     trainer.ema.module.load_state_dict(mean_of([paths[epoch] for epoch in taken.epochs]))
@@ -59,7 +60,7 @@ def pour(trainer: Trainer) -> None:
             "metric": job.metric,
             "n_inner_images": len(job.inner),
             "n_inner_patients": int(job.inner["patient"].nunique()),
-            "snapshots": {str(epoch): _number(score_of((epoch,))) for epoch in paths},
+            "snapshots": alone,
             "tried": [asdict(one) | {"score": _number(one.score)} for one in tried],
             "taken": taken.epochs,
             "why": _why(cfg.kind, taken, max(paths)),
