@@ -4,7 +4,7 @@ import functools
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
@@ -17,7 +17,7 @@ from cxrlt.inputs.cache import ImageCache
 from cxrlt.inputs.images import ImageSource
 from cxrlt.recipe import Recipe
 from cxrlt.training.inner import inner_rows
-from cxrlt.training.job import REFIT, FoldJob, describe_run, licence_of, require_same_run
+from cxrlt.training.job import REFIT, FoldJob, Start, describe_run, licence_of, require_same_run
 from cxrlt.training.setup import create_accelerator, loss_of
 from cxrlt.training.stages import fit_in_stages, with_stages
 from cxrlt.training.start import find_start, require_unseen
@@ -110,7 +110,6 @@ def _fold_job(
     if cfg.soup.kind != "none":
         inner = inner_rows(train, challenge.classes, cfg.soup.inner_share, plan.seed, fold)
     run_dir = source.workspace.run_dir(challenge.name, plan.name)
-    start_from = cfg.model.start_from
     return FoldJob(
         challenge=challenge.name,
         name=plan.name,
@@ -128,8 +127,16 @@ def _fold_job(
         train=train.drop(inner),
         valid=valid,
         inner=train.loc[inner],
-        start=find_start(source, start_from, plan.name, fold) if start_from else None,
+        start=_start_of(source, plan, fold),
     )
+
+
+def _start_of(source: ImageSource, plan: TrainPlan, fold: str) -> Start | None:
+    cfg = plan.recipe.model
+    if not cfg.start_from:
+        return None
+    start = find_start(source, cfg.start_from, plan.name, fold)
+    return replace(start, same_classes=False) if cfg.new_head else start
 
 
 def _require_one_kind(run_dir: Path, plan: TrainPlan) -> None:

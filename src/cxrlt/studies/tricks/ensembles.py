@@ -21,6 +21,7 @@ def ensemble(study: TrickStudy, run: Run, members: Sequence[str]) -> None:
         members,
         kind=trick.kind,
         context=trick.alone,
+        study_mean="off",
         force=study.plan.force or others,
     )
     print(report)

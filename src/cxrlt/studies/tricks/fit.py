@@ -8,7 +8,7 @@ import pandas as pd
 from cxrlt.challenges.base import Challenge
 from cxrlt.errors import UserError
 from cxrlt.predictions.predict import flips
-from cxrlt.predictions.study import disputed_studies, has_studies
+from cxrlt.predictions.study import disputed_rows, has_studies
 from cxrlt.recipe import Recipe, changed, differing_fields
 from cxrlt.studies.tricks.registry import Need, Trick
 
@@ -35,15 +35,15 @@ def misfit(trick: Trick, facts: Facts) -> str | None:
     except UserError as error:
         return str(error).removeprefix("the recipe: ").rstrip(".")
     differing = [f for f in differing_fields(facts.base, recipe) if not f.startswith(NO_DIFFERENCE)]
-    is_recipe = trick.stage != "ensemble" and not trick.calibrated
-    return "the recipe has it already, or cannot have it" if is_recipe and not differing else None
+    is_recipe = trick.stage != "ensemble" and trick.probabilities == "raw"
+    return "it changes nothing in this recipe" if is_recipe and not differing else None
 
 
 def _studies(facts: Facts) -> str | None:
     if not has_studies(facts.table):
         return "no study has two images"
-    if n := disputed_studies(facts.table, facts.challenge.classes):
-        return f"{n:,} studies have images with different labels: the truth is per image"
+    if n := int(disputed_rows(facts.table, facts.challenge.classes).sum()):
+        return f"{n:,} images differ in labels from others of their study, so truth is of images"
     return None
 
 

@@ -4,10 +4,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from cxrlt.predictions.choices import Variant
+from cxrlt.predictions.weights import Kind
 from cxrlt.recipe import Recipe
 
 Stage = Literal["trained", "second stage", "prediction", "ensemble"]
-EnsembleKind = Literal["mean", "greedy", "per_class", "stack"]
 Need = Literal["studies", "views", "no finding", "multi-label", "mirrored training"]
 Fields = Mapping[str, Any]
 
@@ -41,10 +42,10 @@ class Trick:
     needs: tuple[Need, ...] = ()
     lr_scale: float = 1.0
     """Factor on BASE's learning rate."""
-    kind: EnsembleKind | None = None
+    kind: Kind | None = None
     alone: bool = False
-    calibrated: bool = False
-    """Whether its probabilities are scored as calibrated ones; scores keep their order."""
+    probabilities: Variant = "raw"
+    """Which probabilities are scored; all keep the order of the raw ones."""
 
     def fields(self, base: Recipe) -> dict[str, Any]:
         """What it puts on top of `base`, the learning rate included."""
@@ -91,7 +92,11 @@ def _predicted(name: str, about: str, predict: Fields, *needs: Need) -> Trick:
     return Trick(name, about, "prediction", {"predict": predict}, needs)
 
 
-def _ensemble(name: EnsembleKind, about: str, *needs: Need) -> Trick:
+def _mapped(name: str, about: str, probabilities: Variant) -> Trick:
+    return Trick(name, about, "prediction", needs=("multi-label",), probabilities=probabilities)
+
+
+def _ensemble(name: Kind, about: str, *needs: Need) -> Trick:
     return Trick(name, about, "ensemble", needs=needs, kind=name)
 
 
@@ -139,7 +144,7 @@ TRICKS: Mapping[str, Trick] = {
         _second(
             "crt",
             "the linear head anew, class-balanced, on BASE's frozen features (Kang et al., ICLR 2020)",
-            {"head": "linear"},
+            {"head": "linear", "new_head": True},
             {"sampling": {"kind": "class_balanced"}},
         ),
         _predicted("flip", "mean with the mirror image", {"tta": {"flip": True}}, "mirrored training"),
@@ -157,13 +162,8 @@ TRICKS: Mapping[str, Trick] = {
             "gate", "findings lowered by half of no finding", {"gate": 0.5}, "no finding", "multi-label"
         ),
         _predicted("smooth", "a tenth from classes that occur together", {"smooth": 0.1}, "multi-label"),
-        Trick(
-            "calibrate",
-            "probabilities calibrated out of fold; their order stays",
-            "prediction",
-            needs=("multi-label",),
-            calibrated=True,
-        ),
+        _mapped("calibrate", "probabilities calibrated out of fold, in the same order", "calibrated"),
+        _mapped("thresholds", "the same with .5 where each class's F1 is best out of fold", "f1"),
         _ensemble("mean", "mean of BASE and all that was trained"),
         _ensemble("greedy", "greedy selection among them"),
         _ensemble("per_class", "weights of each class among them", "multi-label"),

@@ -19,7 +19,7 @@ from cxrlt.studies.tables import class_rows, class_table, write_csv
 from cxrlt.studies.tricks.cost import costs
 from cxrlt.studies.tricks.plan import TrickStudy
 from cxrlt.studies.tricks.registry import BASE, TRICKS, Stage
-from cxrlt.studies.tricks.score import read_logits, score_run
+from cxrlt.studies.tricks.score import read_predicted, score_run
 from cxrlt.studies.tricks.tables import result_rows, result_table, run_rows
 
 KINDS: Mapping[Stage, str] = {
@@ -43,14 +43,14 @@ def report(study: TrickStudy, runs: Sequence[Run], truths: Sequence[Truth]) -> t
 
     Returns the tables as Markdown, and of the runs that cannot be scored why.
     """
-    logits, unscored = read_logits(study, runs)
+    predicted, unscored = read_predicted(study, runs)
     rows_of = {run.variant for run in runs if run.name in unscored}
     runs = [run for run in runs if run.variant not in rows_of]
     if not any(run.variant == BASE for run in runs):
         return "", unscored
     kinds = {trick.name: trick.stage for trick in study.tricks if trick.stage != "trained"}
     results = [
-        result_of(runs, truth, lambda run, truth=truth: score_run(study, run, logits[run.name], truth), kinds)
+        result_of(runs, truth, lambda run, truth=truth: score_run(study, predicted[run.name], truth), kinds)
         for truth in truths
     ]
     return _write(study, runs, results), unscored
@@ -128,9 +128,9 @@ def _design(study: TrickStudy) -> list[str]:
     name = run_name(plan.recipe or study.challenge.recipes[0])
     return [
         f"BASE is {name}: {recipe.model.backbone}, {recipe.data.size} px, {recipe.schedule.epochs} epochs, "
-        f"every image predicted as it is and alone. All {study.split.n_folds} folds, {plan.seeds} seeds. "
+        f"every image predicted as it is and alone. Folds: all {study.split.n_folds}; seeds: {plan.seeds}. "
         "Each trick is alone, and nothing was tuned for it: every run has BASE's learning rate.",
-        f"Training time: wall seconds of a fold, median over folds and seeds, as a multiple of BASE's, and with "
-        "what a trick needs first: BASE for a second stage, all members for an ensemble. It was measured with "
-        f"up to {study.n_workers} trainings side by side, and is as rough as what else the machine did.",
+        "Training time: wall seconds of a fold, median over folds and seeds, as a multiple of BASE's, and "
+        "with what a trick needs first: BASE for a second stage, all members for an ensemble. Measured with "
+        f"up to {study.n_workers} trainings side by side, it is as rough as what else the machine did.",
     ]

@@ -1,7 +1,7 @@
 """What tricks are worth: what is evaluated and submitted of each run, on the images that all predict."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -15,39 +15,49 @@ from cxrlt.predictions.scoring import N_DRAWS
 from cxrlt.studies.plan import Run
 from cxrlt.studies.score import RunScore, Truth, score_rows
 from cxrlt.studies.tricks.plan import TrickStudy
+from cxrlt.studies.tricks.probabilities import mapped_logits
 
 
-def read_logits(study: TrickStudy, runs: Sequence[Run]) -> tuple[dict[str, pd.DataFrame], dict[str, str]]:
-    """Final out-of-fold logits by the run's name, for the images that all of them predict; what failed."""
-    frames: dict[str, pd.DataFrame] = {}
+@dataclass(frozen=True)
+class Predicted:
+    """A run's final out-of-fold logits: those that rank, and those whose sigmoids are its probabilities."""
+
+    ranking: pd.DataFrame
+    meant: pd.DataFrame
+
+
+def read_predicted(study: TrickStudy, runs: Sequence[Run]) -> tuple[dict[str, Predicted], dict[str, str]]:
+    """By the run's name, for the images that all runs predict; and why others cannot be read."""
+    frames: dict[str, Predicted] = {}
     failures: dict[str, str] = {}
     for run in runs:
         try:
             final = read_final(study.challenge, study.source.workspace, run.name, "oof", study.rows)
-            frames[run.name] = final.logits
+            frames[run.name] = Predicted(final.logits, mapped_logits(study, run, final.logits))
         except UserError as error:
             failures[run.name] = str(error)
     shared = study.rows.table.index
     for frame in frames.values():
-        shared = shared.intersection(predicted_rows(frame), sort=False)
-    return {name: frame.loc[shared] for name, frame in frames.items()}, failures
+        shared = shared.intersection(predicted_rows(frame.ranking), sort=False)
+    return {
+        name: Predicted(frame.ranking.loc[shared], frame.meant.loc[shared]) for name, frame in frames.items()
+    }, failures
 
 
-def score_run(
-    study: TrickStudy, run: Run, logits: pd.DataFrame, truth: Truth, n_draws: int = N_DRAWS
-) -> RunScore:
+def score_run(study: TrickStudy, predicted: Predicted, truth: Truth, n_draws: int = N_DRAWS) -> RunScore:
     """Figures of the order of a run's pooled scores, and of its probabilities as they are."""
-    scores = oof_scores(logits, study.rows.fold, study.challenge.task)
+    scores = oof_scores(predicted.ranking, study.rows.fold, study.challenge.task)
     score = score_rows(study.challenge, scores, truth, n_draws)
-    return replace(score, metrics=score.metrics | _probability_figures(study, run, logits, truth, n_draws))
+    return replace(score, metrics=score.metrics | _probability_figures(study, predicted, truth, n_draws))
 
 
 def _probability_figures(
-    study: TrickStudy, run: Run, logits: pd.DataFrame, truth: Truth, n_draws: int
+    study: TrickStudy, predicted: Predicted, truth: Truth, n_draws: int
 ) -> Mapping[str, Drawn]:
     if study.challenge.task == "single_label":
         return {}
-    labels = truth.labels.loc[logits.index].to_numpy(np.float64)
-    patients = truth.patients.loc[logits.index].to_numpy(str)
-    figures = calibration_bootstrap(labels, logits.to_numpy(np.float64), patients, n_draws)
+    rows = predicted.meant.index
+    labels = truth.labels.loc[rows].to_numpy(np.float64)
+    patients = truth.patients.loc[rows].to_numpy(str)
+    figures = calibration_bootstrap(labels, predicted.meant.to_numpy(np.float64), patients, n_draws)
     return {name: figures[name] for name in (MF1, LOCAL_ECE)}

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from cxrlt.inputs.images import ImageSource
+from cxrlt.predictions.calibrate import calibrate
 from cxrlt.predictions.predict import predict
 from cxrlt.predictions.standardise import CONSTANTS
 from cxrlt.studies.flags import StudyPlan
@@ -14,6 +15,7 @@ from cxrlt.studies.tricks.cost import train_timed
 from cxrlt.studies.tricks.derive import OOF, derive, is_derived
 from cxrlt.studies.tricks.ensembles import ensemble
 from cxrlt.studies.tricks.plan import TrickStudy
+from cxrlt.studies.tricks.probabilities import is_mapped
 from cxrlt.studies.tricks.registry import BASE, TRICKS
 from cxrlt.studies.tricks.report import left_out_lines, report
 from cxrlt.studies.workers import Task, Workers
@@ -82,14 +84,20 @@ def _derive(study: TrickStudy, workers: Workers) -> Failures:
     tasks = {
         run: partial(_predict_derived, study, base_of[run.seed], run)
         for run in study.runs(study.of_stage("prediction"))
-        if study.plan.force or not (is_derived(study, base_of[run.seed], run) and _is_predicted(study, run))
+        if study.plan.force or not _is_finished(study, base_of[run.seed], run)
     }
     return _run(study, workers, tasks, "predict otherwise")
+
+
+def _is_finished(study: TrickStudy, base: Run, run: Run) -> bool:
+    return is_derived(study, base, run) and _is_predicted(study, run) and is_mapped(study, run)
 
 
 def _predict_derived(study: TrickStudy, base: Run, run: Run) -> None:
     derive(study, base, run)
     predict(study.source, run.name, "oof")
+    if TRICKS[run.variant].probabilities != "raw":
+        calibrate(study.challenge, study.source.workspace, run.name)
 
 
 def _ensemble(study: TrickStudy, workers: Workers, members: Sequence[Run]) -> Failures:
