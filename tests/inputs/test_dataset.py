@@ -130,6 +130,23 @@ def test_no_two_images_of_an_epoch_share_their_augmentation(dataset: XRayDataset
     assert len(seeds) == 20 * N_ROWS
 
 
+def test_a_row_that_comes_again_in_an_epoch_is_augmented_anew(dataset: XRayDataset):
+    draws = [9 + N_ROWS * copy for copy in range(4)]
+    items = [dataset[2, draw] for draw in draws]
+    assert [row for _, _, row in items] == [9] * 4
+    assert len({inputs["images"].numpy().tobytes() for inputs, _, _ in items}) == 4
+    np.testing.assert_array_equal(dataset.targets_of(2, np.array(draws)), dataset.targets[[9] * 4])
+
+
+def test_images_are_predicted_in_the_rows_of_their_ids(dataset: XRayDataset):
+    assert dataset.rows_of(["image3", "image0"]).tolist() == [
+        list(dataset.ids).index("image3"),
+        list(dataset.ids).index("image0"),
+    ]
+    with pytest.raises(UserError, match="stranger"):
+        dataset.rows_of(["stranger"])
+
+
 def test_the_augmentation_seed_is_the_same_on_every_machine(cache: ImageCache, targets: np.ndarray):
     dataset = XRayDataset(cache, ["image3"], targets[:1], seed=1)
     assert dataset.augmentation_seed(epoch=2, draw=0) == 2312809103102000465

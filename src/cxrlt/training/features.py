@@ -30,13 +30,11 @@ def feature_cache(
     directory = features_path(images.directory.parent, recipe.model.backbone, images.ids, key)
     found = open_features(directory)
     if found is None:
-        nothing = np.empty((len(images.ids), 0), np.float32)
-        dataset = XRayDataset(images, list(images.ids), nothing, size=recipe.data.size)
-        first = dataset[0, 0][0]["images"][None].to(accelerator.device)
-        shape = tuple(_features(model, first, accelerator).shape[1:])
+        one = torch.zeros(1, len(model.mean) if False else 1, recipe.data.size, recipe.data.size, dtype=torch.uint8)
+        shape = tuple(_features(model, one.to(accelerator.device), accelerator).shape[1:])
         with FeatureWriter(directory, list(images.ids), shape, key) as writer:
-            batch_size = recipe.optim.max_batch_per_device
-            _compute(model, dataset, writer, accelerator, batch_size, n_workers)
+            dataset = _unlabelled(images, list(writer.ids), recipe.data.size)
+            _compute(model, dataset, writer, accelerator, recipe.optim.max_batch_per_device, n_workers)
         found = open_features(directory)
     return found
 
