@@ -74,6 +74,17 @@ def test_they_say_what_they_take_on_disk_once_and_are_computed_once(source, caps
     assert found.directory.parent == source.workspace.cache_dir()
 
 
+def test_what_a_killed_process_has_computed_is_not_computed_again(source):
+    recipe = tiny_recipe(**CSRA)
+    found = features_of(source, recipe, model_of(recipe))
+    computed = np.array(found.features)
+    np.save(found.directory / "features.npy", np.full_like(computed, 7))
+    np.save(found.directory / "done.npy", np.arange(8) < 3)
+    again = features_of(source, recipe, model_of(recipe))
+    assert (again.features[:3] == 7).all()
+    assert np.allclose(again.features[3:], computed[3:], atol=1e-5)
+
+
 def test_the_key_knows_whatever_changes_them_and_nothing_else(source):
     recipe = tiny_recipe(**CSRA)
     key = key_of(source, recipe)

@@ -5,6 +5,7 @@ import hashlib
 import sys
 
 import numpy as np
+import pandas as pd
 import torch
 from accelerate import Accelerator
 from torch import Tensor
@@ -30,10 +31,10 @@ def feature_cache(
     directory = features_path(images.directory.parent, recipe.model.backbone, images.ids, key)
     found = open_features(directory)
     if found is None:
-        one = torch.zeros(1, len(model.mean) if False else 1, recipe.data.size, recipe.data.size, dtype=torch.uint8)
-        shape = tuple(_features(model, one.to(accelerator.device), accelerator).shape[1:])
+        first = _unlabelled(images, images.ids[:1], recipe.data.size)[0, 0][0]["images"][None]
+        shape = tuple(_features(model, first.to(accelerator.device), accelerator).shape[1:])
         with FeatureWriter(directory, list(images.ids), shape, key) as writer:
-            dataset = _unlabelled(images, list(writer.ids), recipe.data.size)
+            dataset = _unlabelled(images, writer.ids, recipe.data.size)
             _compute(model, dataset, writer, accelerator, recipe.optim.max_batch_per_device, n_workers)
         found = open_features(directory)
     return found
@@ -63,6 +64,10 @@ def _hash_of(model: XRayModel) -> str:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
+
+
+def _unlabelled(images: ImageCache, ids: pd.Index, size: int) -> XRayDataset:
+    return XRayDataset(images, list(ids), np.empty((len(ids), 0), np.float32), size=size)
 
 
 def _compute(
