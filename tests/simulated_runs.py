@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from cxrlt.artifacts import Workspace
+from cxrlt.artifacts import Workspace, read_json, write_json
 from cxrlt.challenges import get_challenge
 from cxrlt.challenges.base import Challenge, Task
 from cxrlt.folds.make import make_folds, read_folds
@@ -110,3 +110,14 @@ def edit_parquet(path: Path, change: Callable[[pd.DataFrame], pd.DataFrame]) -> 
     """Rewrite a predictions file with other rows, columns or values."""
     logits, meta = read_predictions(path, CLASSES)
     write_predictions(path, change(logits), meta)
+
+
+def squeeze(run_dir: Path) -> None:
+    """Move a run's predictions, of all splits, towards and above .5, as a loss for long tails does."""
+    for path in run_dir.glob("fold*/*.parquet"):
+        edit_parquet(path, lambda logits: 0.4 * logits + 0.5)
+    for path in run_dir.glob("fold*/constants.json"):
+        values = read_json(path, made_by="prediction")
+        values["median"] = {name: 0.4 * value + 0.5 for name, value in values["median"].items()}
+        values["iqr"] = {name: 0.4 * value for name, value in values["iqr"].items()}
+        write_json(path, values)

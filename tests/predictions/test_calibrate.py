@@ -1,6 +1,5 @@
 import json
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -17,7 +16,7 @@ from cxrlt.predictions.choices import METHODS, VARIANTS
 from cxrlt.predictions.ensemble import make_ensemble
 from cxrlt.predictions.runs import read_final, read_train_rows
 from cxrlt.recipe import PredictConfig, Recipe
-from simulated_runs import CLASSES, SimulatedRuns, edit_parquet, set_up_challenge
+from simulated_runs import CLASSES, SimulatedRuns, edit_parquet, set_up_challenge, squeeze
 
 OFF = Recipe(predict=PredictConfig(study_mean="off"))
 
@@ -34,22 +33,11 @@ def nested(runs: SimulatedRuns, name: str = "model") -> Nested:
     return Nested.read(*of(runs, name), read_train_rows(*of(runs)[:2]))
 
 
-def like_ral(run_dir: Path) -> None:
-    """Squeeze a run's predictions towards .5, as a loss for long tails does."""
-    for path in run_dir.glob("fold*/*.parquet"):
-        edit_parquet(path, lambda logits: 0.4 * logits + 0.5)
-    for path in run_dir.glob("fold*/constants.json"):
-        values = json.loads(path.read_text())
-        values["median"] = {name: 0.4 * value + 0.5 for name, value in values["median"].items()}
-        values["iqr"] = {name: 0.4 * value for name, value in values["iqr"].items()}
-        path.write_text(json.dumps(values))
-
-
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> SimulatedRuns:
     """A model whose probabilities are too near to .5, and that tests leave as it is."""
     runs = set_up_challenge(tmp_path_factory.mktemp("shared"), n_patients=200)
-    like_ral(runs.add_run("model", skill=2.5, recipe=OFF))
+    squeeze(runs.add_run("model", skill=2.5, recipe=OFF))
     return runs
 
 

@@ -9,7 +9,10 @@ from cxrlt.challenges import get_challenge
 from cxrlt.challenges.base import Challenge
 from cxrlt.errors import UserError
 from cxrlt.predictions.postprocess import gate, label_graph, postprocess, smooth
-from cxrlt.recipe import PredictConfig
+from cxrlt.predictions.runs import read_final
+from cxrlt.recipe import PredictConfig, Recipe
+from simulated_runs import CLASSES as SIMULATED
+from simulated_runs import SimulatedRuns
 
 CLASSES = ["Effusion", "Mass", "No Finding"]
 
@@ -91,3 +94,44 @@ def test_a_gate_needs_a_class_for_images_without_a_finding(chest: Challenge) -> 
     single = replace(chest, task="single_label")
     with pytest.raises(UserError, match="one class per row"):
         postprocess(single, frame([[0.1, 0.2, 0.3]]), PredictConfig(smooth=0.5), LABELS)
+
+
+def smoothed(runs: SimulatedRuns, share: float, name: str = "model") -> SimulatedRuns:
+    runs.add_run(name, skill=2, recipe=Recipe(predict=PredictConfig(study_mean="off", smooth=share)))
+    return runs
+
+
+@pytest.mark.parametrize("split", ["oof", "dev", "test"])
+def test_a_recipe_that_asks_for_it_is_smoothed_wherever_it_is_scored(runs: SimulatedRuns, split: str) -> None:
+    smoothed(runs, 0.0, "plain")
+    smoothed(runs, 0.2)
+    plain, model = (
+        read_final(runs.challenge, runs.workspace, name, split).logits for name in ("plain", "model")
+    )
+    table = runs.table("train")
+    if split != "oof":
+        expected = smooth(plain, label_graph(table[list(SIMULATED)]), 0.2)
+        np.testing.assert_allclose(model, expected, atol=1e-12)
+    assert (model - plain).abs().to_numpy().min() > 0
+
+
+def test_labels_of_a_fold_change_no_smoothed_logit_of_its_rows(runs: SimulatedRuns) -> None:
+    smoothed(runs, 0.2)
+    of = (runs.challenge, runs.workspace, "model", "oof")
+    before, without = read_final(*of).logits, read_final(*of, without=1).logits
+    fold = pd.read_csv(runs.workspace.folds_path("csv"), index_col="image_id")["fold"].loc[before.index]
+    path = runs.workspace.inputs_dir("csv") / "train.csv"
+    table = pd.read_csv(path, index_col="image")
+    inside = table.index.isin(fold.index[fold == 1])
+    table.loc[inside, list(SIMULATED)] = 1 - table.loc[inside, list(SIMULATED)]
+    table.to_csv(path)
+    after = read_final(*of).logits
+    assert after[fold == 1].equals(before[fold == 1])
+    assert not after[fold != 1].equals(before[fold != 1])
+    assert read_final(*of, without=1).logits.equals(without)
+
+
+def test_a_gate_that_a_challenge_has_no_class_for_is_an_error_of_the_run(runs: SimulatedRuns) -> None:
+    runs.add_run("model", skill=2, recipe=Recipe(predict=PredictConfig(gate=0.5)))
+    with pytest.raises(UserError, match="csv does not have: set it to 0"):
+        read_final(runs.challenge, runs.workspace, "model", "test")

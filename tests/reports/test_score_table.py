@@ -2,8 +2,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from cxrlt.predictions.calibrate import calibrate
 from cxrlt.predictions.evaluate import evaluate, leaderboard
-from cxrlt.reports.score_table import leaderboard_table, score_table
+from cxrlt.reports.score_table import calibration_table, leaderboard_table, score_table
 from simulated_runs import SimulatedRuns, set_up_challenge
 
 
@@ -37,3 +38,18 @@ def test_groups_without_classes_and_undefined_values_leave_no_nan_behind(runs: S
     pd.read_csv(path).assign(Hernia=0).to_csv(path, index=False)
     assert "nan" not in score_table(evaluate(runs.challenge, runs.workspace, "model", n_draws=20))
     assert "nan" not in leaderboard_table(leaderboard(runs.challenge, runs.workspace, n_draws=20))
+
+
+def test_a_calibration_table_shows_every_variant_and_threshold(runs: SimulatedRuns) -> None:
+    report = calibrate(runs.challenge, runs.workspace, "model", n_draws=20)
+    text = calibration_table(report)
+    assert f"model on csv: {report.calibration.method}, the simplest within noise of the best" in text
+    for variant, score in report.variants.items():
+        (line,) = [line for line in text.splitlines() if line.startswith(f"{variant} ")]
+        assert f"{score.ranking:.4f}" in line
+        assert all(f"{figure.value:.4f}" in line for figure in score.figures.values())
+    gained = report.variants["f1"].differences["mF1@.5"]
+    assert f"{gained.value:+.4f} [{gained.low:+.4f}, {gained.high:+.4f}]" in text
+    assert f"{report.calibration.thresholds['Hernia']:.4f}" in text
+    forced = calibrate(runs.challenge, runs.workspace, "model", method="temperature", n_draws=20)
+    assert "temperature, as asked for" in calibration_table(forced)

@@ -13,6 +13,7 @@ from cxrlt.folds.make import Folds, read_folds
 from cxrlt.predictions.combine import combined, combined_constants, evidence_of
 from cxrlt.predictions.fingerprint import evidence_fingerprint
 from cxrlt.predictions.fold_files import constants_of_fold, read_fold, require_ids
+from cxrlt.predictions.postprocess import postprocess
 from cxrlt.predictions.standardise import Constants, constants_of, mean_constants
 from cxrlt.predictions.view_weights import (
     CANDIDATES,
@@ -22,7 +23,7 @@ from cxrlt.predictions.view_weights import (
     fixed_study_mean,
 )
 from cxrlt.predictions.weights import EnsembleWeights, is_ensemble, read_weights
-from cxrlt.recipe import load_recipe
+from cxrlt.recipe import PredictConfig, load_recipe
 from cxrlt.training.job import REFIT
 
 STUDY_MEAN_FILE = "study_mean.json"
@@ -129,7 +130,7 @@ def study_mean_of(
     """
     run_dir = workspace.run_dir(challenge.name, name)
     refit = (run_dir / REFIT).is_dir()
-    option = load_recipe(None, run_dir / (REFIT if refit else "fold0") / "config.yaml").predict.study_mean
+    option = _predict_options(run_dir).study_mean
     if refit or option not in CANDIDATES:
         n_folds = read_folds(challenge, workspace).n_folds
         return fixed_study_mean(option, n_folds, "as asked for" if option in ("on", "off") else "a refit")
@@ -176,6 +177,7 @@ def read_final(
 ) -> Final:
     """Predictions of a model or an ensemble for "oof", "dev" or "test", as they are scored and submitted.
 
+    A model's are gated and smoothed if its recipe asks for it; an ensemble's members are not, nor is `raw`.
     An out-of-fold row is computed with what was fitted without its fold. `without` (of "oof" only) computes
     every row with what was fitted without that fold: what comes after may be fitted on the other folds' rows.
     """
@@ -197,6 +199,10 @@ def read_final(
 
     raw = None if scores.raw is None else over_studies(scores.raw)
     logits = scores.constants.invert(over_studies(scores.frame))
+    options = _predict_options(workspace.run_dir(challenge.name, name))
+    if options.gate or options.smooth:
+        labels = rows or read_train_rows(challenge, workspace)
+        logits = _postprocessed(challenge, logits, options, labels, table, units)
     return Final(name, logits, how, raw, scores.optimistic)
 
 
@@ -211,6 +217,27 @@ def weighted_mean(
             raise UserError(f"{what} do not hold the same ids: {listing(odd)}. Predict again with: {made_by}")
         total = total + weight * frame.loc[total.index]
     return total
+
+
+def _postprocessed(
+    challenge: Challenge,
+    logits: pd.DataFrame,
+    options: PredictConfig,
+    labels: TrainRows,
+    table: pd.DataFrame,
+    units: Sequence[int | None],
+) -> pd.DataFrame:
+    """`logits` after the recipe's gate and smoothing, a fold's rows by the labels of the others."""
+
+    def part_of(ids: pd.Index, unit: int | None) -> pd.DataFrame:
+        return postprocess(challenge, logits.loc[ids], options, labels.table[labels.fold != unit])
+
+    return _by_unit(units, logits.index, table, part_of)
+
+
+def _predict_options(run_dir: Path) -> PredictConfig:
+    unit = REFIT if (run_dir / REFIT).is_dir() else "fold0"
+    return load_recipe(None, run_dir / unit / "config.yaml").predict
 
 
 def _by_unit(
