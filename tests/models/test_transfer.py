@@ -100,3 +100,19 @@ def test_the_file_of_a_run_serves_as_pretrained_weights(tmp_path, over):
     )
     model = model_of(0, n_classes=5, pretrained=tmp_path / "run.safetensors", head="ml_decoder")
     assert equal(model.backbone, source.backbone)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "resized"), [("test_vit", ["backbone.pos_embed"]), ("test_convnext", [])]
+)
+def test_a_run_at_another_image_size_gives_all_its_weights(backbone, resized):
+    torch.manual_seed(0)
+    cfg = ModelConfig(backbone=backbone, pretrained=False)
+    small, large = (create_model(cfg, 3, size) for size in (64, 96))
+    assert load_weights(large, small.state_dict(), same_classes=True, source="csv:run") == []
+    before, after = small.state_dict(), large.state_dict()
+    assert [key for key in after if after[key].shape != before[key].shape] == resized
+    assert all(torch.equal(after[key], before[key]) for key in after if key not in resized)
+    for key in resized:
+        corner = before[key][0, -1], after[key][0, -1]  # the last patch lies in the same corner
+        assert torch.cosine_similarity(*corner, dim=0) > 0.7

@@ -1,6 +1,8 @@
 """A model that starts from the weights of another run."""
 
-from torch import Tensor
+import sys
+
+from torch import Tensor, nn
 
 from cxrlt.errors import UserError, listing
 from cxrlt.models.backbone import XRayModel
@@ -13,9 +15,10 @@ def load_weights(
 ) -> list[str]:
     """Load what fits of a run's weights.safetensors; returns the parts left as they are, of "fusion", "head".
 
-    The backbone, where the model has one, must fit entirely. Fusion and head are loaded each if all of their
-    tensors are there in the same shapes, the head only with `same_classes`. The logit scale is left alone: it
-    belongs to the loss. Raises UserError, naming `source`, for another backbone's weights.
+    The backbone, where the model has one, must fit entirely; what timm resizes for another image size is
+    resized (position embeddings). Fusion and head are loaded each if all of their tensors are there in the
+    same shapes, the head only with `same_classes`. The logit scale is left alone: it belongs to the loss.
+    Raises UserError, naming `source`, for another backbone's weights.
     """
     if model.backbone is not None:
         _load_backbone(model, _part(tensors, "backbone"), source)
@@ -33,6 +36,8 @@ def load_weights(
 
 def _load_backbone(model: XRayModel, state: dict[str, Tensor], source: str) -> None:
     wanted = _shapes(model.backbone.state_dict())
+    if any(key in wanted and wanted[key] != shape for key, shape in _shapes(state).items()):
+        state = _resized(model.backbone, state)
     # a pool of the backbone's own, which this model does without, may be there
     children = {name for name, _ in model.backbone.named_children()}
     found = {key: shape for key, shape in _shapes(state).items() if key in wanted or _top(key) in children}
@@ -43,6 +48,15 @@ def _load_backbone(model: XRayModel, state: dict[str, Tensor], source: str) -> N
             "Set model.backbone and the challenge's channels as they were there."
         )
     model.backbone.load_state_dict({key: state[key] for key in wanted})
+
+
+def _resized(backbone: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """As timm does it with pretrained weights, by a function beside the architecture."""
+    convert = getattr(sys.modules[type(backbone).__module__], "checkpoint_filter_fn", None)
+    try:
+        return dict(convert(state, backbone)) if convert else state
+    except (AssertionError, KeyError, RuntimeError, ValueError):  # not this architecture's
+        return state
 
 
 def _part(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
