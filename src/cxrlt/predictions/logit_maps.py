@@ -8,9 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.linalg import solve
 from numpy.typing import NDArray
-from scipy.optimize import isotonic_regression, minimize, minimize_scalar
-from scipy.special import expit, logit
+from scipy.optimize import isotonic_regression, minimize_scalar
+from scipy.special import expit, log_expit, logit
 
 from cxrlt.metrics.resampling import Floats
 from cxrlt.predictions.choices import Method
@@ -22,6 +23,7 @@ SLOPE_SPREAD = 0.5
 LEAST_SLOPE = 0.01
 """As a share of the common slope; reached by a class whose logits say nothing, or the contrary."""
 LOG_SLOPES = (-4.0, 4.0)
+MOST_STEPS = 60
 Rows = tuple[Floats, NDArray[np.bool_]]  # the logits and the labels of one class's known rows
 
 
@@ -103,28 +105,60 @@ _FITS: Mapping[Method, Callable[[Sequence[Rows]], list[LogitMap]]] = {
 
 
 def _fit_line(rows: Rows, prior: float, spread: float) -> LogitMap:
-    """The line of least log-loss + (slope - prior)^2 / (2 spread^2): a convex problem of two numbers."""
+    """The line of least log-loss + (slope - prior)^2 / (2 spread^2), a convex problem, by Newton's method."""
     z, positive = rows
     if not len(z):
         return LogitMap(prior, 0.0)
-    middle, target, n_rows = float(np.median(z)), _platt_targets(positive), len(z)
-    # in this unit the curvature along the slope is about 1, be it the data's or the prior's
-    unit = float(1 / np.sqrt(z.var() + 1 / (n_rows * spread**2)))
-    u = (z - middle) * unit
+    middle, target = float(np.median(z)), _platt_targets(positive)
+    cost = _LineCost(z - middle, target, prior, spread)
+    slope, offset = _least(cost, np.array([prior, logit(target.mean())]))
+    if slope < LEAST_SLOPE * prior:
+        slope, offset = _least(cost, np.array([LEAST_SLOPE * prior, offset]), fixed_slope=True)
+    return LogitMap(float(slope), float(offset - slope * middle))
 
-    def loss(line: Floats) -> tuple[float, Floats]:
-        value = line[0] * u + line[1]
-        gap, away = expit(value) - target, (line[0] * unit - prior) / spread
-        gradient = np.array([gap @ u + away * unit / spread, gap.sum()])
-        cost = np.logaddexp(0, value).sum() - target @ value + away**2 / 2
-        return float(cost) / n_rows, gradient / n_rows
 
-    start = np.array([prior / unit, logit(target.mean())])
-    bounds = [(LEAST_SLOPE * prior / unit, None), (None, None)]
-    options = {"ftol": 1e-14, "gtol": 1e-9, "maxiter": 500}
-    found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds, options=options).x
-    slope = float(found[0] * unit)
-    return LogitMap(slope, float(found[1]) - slope * middle)
+@dataclass(frozen=True)
+class _LineCost:
+    """The cost of (slope, offset), and its two derivatives."""
+
+    u: Floats
+    target: Floats
+    prior: float
+    spread: float
+
+    def __call__(self, line: Floats) -> float:
+        value, away = line[0] * self.u + line[1], (line[0] - self.prior) / self.spread
+        return float(-log_expit(-value).sum() - self.target @ value + away**2 / 2)
+
+    def derivatives(self, line: Floats) -> tuple[Floats, Floats]:
+        """Gradient (2,) and Hessian (2, 2)."""
+        probability = expit(line[0] * self.u + line[1])
+        gap = probability - self.target
+        # kept off 0, so that rows far out leave a step to take
+        weight = np.maximum(probability * (1 - probability), 1e-8)
+        gradient = np.array([gap @ self.u + (line[0] - self.prior) / self.spread**2, gap.sum()])
+        across = weight @ self.u
+        slope = weight @ self.u**2 + 1 / self.spread**2
+        return gradient, np.array([[slope, across], [across, weight.sum()]])
+
+
+def _least(cost: _LineCost, line: Floats, *, fixed_slope: bool = False) -> Floats:
+    """The line of least cost from `line` on: Newton steps, halved until the cost falls."""
+    now = cost(line)
+    for _ in range(MOST_STEPS):
+        gradient, hessian = cost.derivatives(line)
+        step = np.array([0.0, gradient[1] / hessian[1, 1]]) if fixed_slope else solve(hessian, gradient)
+        for halved in range(MOST_STEPS):
+            there = line - step / 2**halved
+            after = cost(there)
+            if after <= now:
+                break
+        else:
+            return line
+        line, gained, now = there, now - after, after
+        if gained <= 1e-13 * abs(now):
+            break
+    return line
 
 
 def _slope_information(rows: Rows, line: LogitMap) -> float:
