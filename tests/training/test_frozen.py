@@ -128,6 +128,14 @@ def test_variants_of_an_image_are_predicted_through_the_images(source):
     pd.testing.assert_frame_equal(*logits, atol=1e-4)
 
 
+def test_the_bias_starts_where_the_loss_is_least_on_average(source):
+    recipe = frozen(**{"optim.lr": 1e-9, "schedule.epochs": 1, "loss.name": "bce"})
+    (job,) = train(source, TrainPlan("frozen-start", recipe, folds=(0,)))
+    positives = job.train[CLASSES].sum().to_numpy()
+    start = torch.tensor((positives + 0.5) / (len(job.train) + 1)).logit()
+    assert torch.allclose(weights_of(job)["head.bias"], start.float(), atol=1e-2)
+
+
 class StopError(Exception):
     pass
 
