@@ -29,18 +29,24 @@ class TrickStudy(Study):
                 "--folds: tricks are compared on all rows, as ensembles and calibration are fitted on the "
                 "other folds. Leave --folds out, or make fewer folds."
             )
-        named = self.plan.tricks or ()
+        super().__post_init__()
+        self._require_possible(self.plan.tricks or ())
+
+    def _require_possible(self, named: Sequence[str]) -> None:
         unknown = [name for name in named if name not in TRICKS]
         if unknown:
             raise UserError(f"--tricks {', '.join(unknown)}: the known ones are {', '.join(TRICKS)}.")
         twice = sorted({name for name in named if named.count(name) > 1})
         if twice:
             raise UserError(f"--tricks names {', '.join(twice)} more than once.")
-        super().__post_init__()
-        wrong = [f"{name} ({why})" for name, why in self.left_out.items() if name in named]
+        wrong = "; ".join(f"{name} ({why})" for name, why in self.left_out.items() if name in named)
         if wrong:
+            raise UserError(f"--tricks: {self.challenge.name} with this recipe cannot have {wrong}.")
+        lonely = [trick.name for trick in self.of_stage("ensemble") if not trick.alone]
+        if lonely and not (self.of_stage("trained") or self.of_stage("second stage")):
             raise UserError(
-                f"--tricks: {self.challenge.name} with this recipe cannot have {'; '.join(wrong)}."
+                f"--tricks {', '.join(lonely)}: there is nothing to combine with BASE. Name tricks that are "
+                "trained, too."
             )
 
     @cached_property

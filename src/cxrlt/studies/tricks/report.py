@@ -48,7 +48,8 @@ def report(study: TrickStudy, runs: Sequence[Run], truths: Sequence[Truth]) -> t
     runs = [run for run in runs if run.variant not in rows_of]
     if not any(run.variant == BASE for run in runs):
         return "", unscored
-    kinds = {trick.name: trick.stage for trick in study.tricks if trick.stage != "trained"}
+    names = {run.variant for run in runs}
+    kinds = {t.name: t.stage for t in study.tricks if t.stage != "trained" and t.name in names}
     results = [
         result_of(runs, truth, lambda run, truth=truth: score_run(study, predicted[run.name], truth), kinds)
         for truth in truths

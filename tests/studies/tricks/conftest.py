@@ -1,0 +1,34 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from cxrlt.inputs.images import ImageSource
+from cxrlt.recipe import save_recipe
+from cxrlt.studies.flags import StudyPlan
+from cxrlt.studies.tricks.study import study_tricks
+from tiny import tiny_recipe
+
+TRICKS = ("gem", "crt", "flip", "study_mean", "calibrate", "mean", "context")
+"""Of every stage one, of predictions one of each kind."""
+
+
+@pytest.fixture(scope="session")
+def tricks_plan(tmp_path_factory) -> Callable[..., StudyPlan]:
+    """One epoch, two seeds, in this process, unless said otherwise; the recipe mirrors and averages."""
+    recipe = tmp_path_factory.mktemp("recipe") / "tiny.yaml"
+    save_recipe(tiny_recipe(**{"schedule.epochs": 1, "predict.study_mean": "on"}), recipe)
+
+    def make(*tricks: str, **over: object) -> StudyPlan:
+        return StudyPlan(**{"recipe": str(recipe), "tricks": tricks or None, "workers": 1, **over})
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def compared(source: ImageSource, tricks_plan: Callable[..., StudyPlan]) -> tuple[StudyPlan, Path, str]:
+    """A whole study with a second truth: its plan, results and text."""
+    truth = source.workspace.inputs_dir("csv") / "train.csv"
+    plan = tricks_plan(*TRICKS, truth=(truth,))
+    text = study_tricks(source, plan)
+    return plan, source.workspace.submission_dir("csv", "study-tricks"), text
