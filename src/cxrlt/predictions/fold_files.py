@@ -11,8 +11,7 @@ from cxrlt.folds.make import Folds
 from cxrlt.predictions.probabilities import comparable_logits
 from cxrlt.predictions.standardise import Constants, read_constants
 from cxrlt.predictions.store import read_predictions
-from cxrlt.recipe import recipe_names
-from cxrlt.training.job import REFIT, WEIGHTS
+from cxrlt.training.job import REFIT, WEIGHTS, train_command
 
 
 def read_fold(
@@ -55,16 +54,3 @@ def require_ids(path: Path, ids: pd.Index, folds: Folds, fold: int, challenge: s
         raise UserError(f"{path} holds rows that are not of fold {fold}: {listing(foreign)}. {again}")
     if len(missing):
         raise UserError(f"{path} lacks rows of fold {fold}: {listing(missing)}. {again}")
-
-
-def train_command(run_dir: Path, fold: int | str, challenge: str) -> str:
-    """The command that trains one fold of a run."""
-    which = "--refit" if fold == REFIT else f"--fold {fold}"
-    return f"{train_run_command(run_dir, challenge)} {which}"
-
-
-def train_run_command(run_dir: Path, challenge: str) -> str:
-    """The command that trains a run; its recipe is known only where the run is called after it."""
-    name = name_of_run(run_dir, challenge)
-    run = name if name in recipe_names() else f"RECIPE --name {name}"
-    return f"cxrlt train {run} --challenge {challenge}"

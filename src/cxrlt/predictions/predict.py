@@ -16,7 +16,6 @@ from cxrlt.inputs.cache import ImageCache
 from cxrlt.inputs.images import ImageSource
 from cxrlt.models.backbone import XRayModel, create_model
 from cxrlt.predictions.ensemble import predict_ensemble
-from cxrlt.predictions.fold_files import train_run_command
 from cxrlt.predictions.standardise import CONSTANTS, write_constants
 from cxrlt.predictions.store import read_predictions, write_predictions
 from cxrlt.predictions.weights import is_ensemble, read_weights
@@ -24,7 +23,7 @@ from cxrlt.recipe import Recipe, TTAConfig, load_recipe
 from cxrlt.training.data import Stored, evaluation_set, rows_per_pass
 from cxrlt.training.features import feature_cache
 from cxrlt.training.infer import infer
-from cxrlt.training.job import REFIT, WEIGHTS
+from cxrlt.training.job import REFIT, WEIGHTS, train_run_command
 from cxrlt.training.setup import create_accelerator, worker_count
 from cxrlt.training.tta import describe_tta, only_as_they_are
 

@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 
 import cxrlt
-from cxrlt.artifacts import read_json, write_json, write_text
+from cxrlt.artifacts import name_of_run, read_json, write_json, write_text
 from cxrlt.challenges.base import Metric, Task
 from cxrlt.errors import UserError
 from cxrlt.inputs.cache import ImageCache
@@ -139,11 +139,17 @@ def licence_of(job: FoldJob) -> str:
     return job.start.licence if job.start else weights_licence(job.recipe.model)
 
 
-def train_command(name: str, challenge: str, fold: str) -> str:
-    """What trains one fold of a run, whose recipe is known only where the run is called after it."""
-    run = name if name in recipe_names() else f"RECIPE --name {name}"
+def train_command(run_dir: Path, fold: int | str, challenge: str) -> str:
+    """The command that trains one fold of a run."""
     which = "--refit" if fold == REFIT else f"--fold {fold}"
-    return f"cxrlt train {run} --challenge {challenge} {which}"
+    return f"{train_run_command(run_dir, challenge)} {which}"
+
+
+def train_run_command(run_dir: Path, challenge: str) -> str:
+    """The command that trains a run; its recipe is known only where the run is called after it."""
+    name = name_of_run(run_dir, challenge)
+    run = name if name in recipe_names() else f"RECIPE --name {name}"
+    return f"cxrlt train {run} --challenge {challenge}"
 
 
 def environment(device: torch.device) -> dict[str, object]:

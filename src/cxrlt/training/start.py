@@ -52,7 +52,7 @@ def find_start(source: ImageSource, start_from: str, name: str, fold: str) -> St
         )
     unit = REFIT if is_refit or fold == REFIT else fold
     directory = run_dir / (REFIT if unit == REFIT else f"fold{unit}")
-    command = train_command(run, challenge, unit)
+    command = train_command(run_dir, unit, challenge)
     if not (directory / WEIGHTS).is_file():
         raise UserError(f"{said}: {directory} is not trained. Train it with: {command}")
     card = read_json(directory / "card.json", made_by=f"{command} --force")
@@ -120,14 +120,15 @@ def _seen(
 ) -> pd.Index:
     """Which left-out rows the origin was trained on, or has seen other images of the patient of."""
     challenge, run = str(origin["run"]).split(":", 1)
+    run_dir = source.workspace.run_dir(challenge, run)
     theirs, ours = read(challenge), read(job.challenge)
     if origin["folds_sha256"] != theirs.folds.sha256:
-        again = f"{train_command(run, challenge, str(origin['fold']))} --force"
+        again = f"{train_command(run_dir, str(origin['fold']), challenge)} --force"
         raise UserError(
             f"model.start_from: {origin['run']} was trained on another split than the folds.csv there is now "
             f"and may have seen any row. Train it anew: {again}"
         )
-    trained = _trained_on(origin, theirs, source.workspace.run_dir(challenge, run))
+    trained = _trained_on(origin, theirs, run_dir)
     left_out = pd.concat(
         [table["patient"] for table in (job.valid, job.inner) if len(table)] or [trained[:0]]
     )
