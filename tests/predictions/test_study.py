@@ -57,3 +57,16 @@ def test_an_unreadable_image_gets_the_mean_of_its_study_and_alone_stays_without(
     mean = study_mean(scores(table, [np.nan, 4.0, np.nan]), table)
     assert mean["Mass"].to_list()[:2] == [4, 4]
     assert np.isnan(mean.loc["c"]).all()
+
+
+def test_views_weigh_what_is_asked_for_and_a_lateral_study_is_never_without_scores() -> None:
+    table = rows(("a", "p", "s", "frontal"), ("b", "p", "s", "lateral"), ("c", "p", "t", "lateral"))
+    values = scores(table, [1.0, 3.0, 5.0])
+    assert study_mean(values, table, frontal=0.5)["Mass"].to_list() == pytest.approx([2, 2, 5])
+    assert study_mean(values, table, frontal=1.0)["Mass"].to_list() == pytest.approx([1, 1, 5])
+
+
+def test_images_of_other_folds_have_no_part_in_a_study() -> None:
+    table = rows(("a", pd.NA, "s", "frontal"), ("b", pd.NA, "s", "frontal"), ("c", pd.NA, "s", "frontal"))
+    mean = study_mean(scores(table, [1.0, 3.0, 9.0]), table.assign(fold=[0, 0, 1]))
+    assert mean["Mass"].to_list() == [2, 2, 9]

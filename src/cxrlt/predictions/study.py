@@ -37,10 +37,10 @@ def has_studies(table: pd.DataFrame) -> bool:
     return len(np.unique(study_codes(table))) < len(table)
 
 
-def disputed_studies(table: pd.DataFrame, classes: Sequence[str]) -> int:
-    """How many studies have images whose known labels differ: their truth is of images, not of studies."""
+def disputed_rows(table: pd.DataFrame, classes: Sequence[str]) -> NDArray[np.bool_]:
+    """Which images have another known label than an image of their study: there truth is of images."""
     by_study = table[list(classes)].groupby(study_codes(table), sort=False)
-    return int((by_study.max() > by_study.min()).any(axis=1).sum())
+    return (by_study.transform("max") > by_study.transform("min")).any(axis=1).to_numpy()
 
 
 def study_codes(rows: pd.DataFrame) -> NDArray[np.intp]:

@@ -9,7 +9,7 @@ import pandas as pd
 
 from cxrlt.challenges.base import Challenge
 from cxrlt.predictions.oof import oof_scores, predicted_rows, score_of
-from cxrlt.predictions.study import FRONTAL, disputed_studies, has_studies, study_mean
+from cxrlt.predictions.study import FRONTAL, disputed_rows, has_studies, study_mean
 
 StudyMeanOption = Literal["auto", "on", "off", "search"]
 CANDIDATES: Mapping[str, tuple[float | None, ...]] = {
@@ -81,16 +81,20 @@ def choose_study_mean(
         return fixed_study_mean(option, n_folds, "as asked for")
     if not has_studies(table):
         return fixed_study_mean(option, n_folds, "no study has two images")
-    if n_disputed := disputed_studies(table, challenge.classes):
-        why = f"the images of {n_disputed:,} studies differ in labels, so their truth is of images"
-        return fixed_study_mean(option, n_folds, why)
+    disputed = table[disputed_rows(table, challenge.classes)]
+    # fold k's own labels have no say in what serves fold k
+    per_image = [(disputed["fold"] != without).any() for without in (*range(n_folds), None)]
+    of_images = f"{len(disputed):,} images differ in labels from others of their study: truth is of images"
+    if all(per_image):
+        return fixed_study_mean(option, n_folds, of_images)
     values = _values(challenge, scores.loc[predicted_rows(scores)], table, CANDIDATES[option], n_folds)
-    best = [CANDIDATES[option][place] for place in values.argmax(axis=0)]
-    last = values[:, -1]
-    why = f"out-of-fold {challenge.metric} {last.max():.4f} against {last[0]:.4f} without"
-    if best[-1] is None:
-        why = f"out-of-fold {challenge.metric} {last[0]:.4f} against {last[1:].max():.4f} with it"
-    return StudyMean(option, best[-1], tuple(best[:-1]), why)
+    *by_fold, final = (
+        None if off else CANDIDATES[option][place]
+        for place, off in zip(values.argmax(axis=0), per_image, strict=True)
+    )
+    without, with_mean = values[0, -1], values[1:, -1].max()
+    why = f"out-of-fold {challenge.metric} {with_mean:.4f} with the mean, {without:.4f} without"
+    return StudyMean(option, final, tuple(by_fold), of_images if len(disputed) else why)
 
 
 def _values(

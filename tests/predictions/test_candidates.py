@@ -1,0 +1,163 @@
+"""What the kinds of ensembles find where it was put, and which of them is chosen."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from cxrlt.challenges.base import Challenge
+from cxrlt.folds.make import Folds
+from cxrlt.predictions.candidates import (
+    BY_SIMPLICITY,
+    STACK_CONTEXT,
+    CrossFitted,
+    candidates,
+    choose,
+    compare,
+    cross_fit,
+)
+from cxrlt.predictions.runs import TrainRows
+from cxrlt.predictions.selection import OWN_EVIDENCE
+from cxrlt.predictions.view_weights import fixed_study_mean
+from cxrlt.predictions.weights import Candidate
+from simulated_runs import CLASSES, SimulatedRuns
+
+PREVALENCE = (0.2, 0.1, 0.004)
+OFF = fixed_study_mean("off", 3, "")
+
+
+@pytest.fixture
+def challenge(runs: SimulatedRuns) -> Challenge:
+    return runs.challenge
+
+
+def train_rows(n_patients: int, n_studies: int = 1, persistence: float = 0.0, seed: int = 0) -> TrainRows:
+    """Patients with studies of one image, in three folds; a label is the patient's with that probability."""
+    rng = np.random.default_rng(seed)
+    patient = np.repeat(np.arange(n_patients), n_studies)
+    own = rng.random((len(patient), 3)) < PREVALENCE
+    of_patient = (rng.random((n_patients, 3)) < PREVALENCE)[patient]
+    labels = np.where(rng.random(own.shape) < persistence, of_patient, own)
+    table = pd.DataFrame(labels.astype(np.float32), columns=list(CLASSES))
+    table.index = table.index.astype(str)
+    table = table.assign(patient=patient.astype(str), study=table.index, view="frontal", fold=patient % 3)
+    return TrainRows(Folds(table[["patient", "fold"]], "", 3, 0), table)
+
+
+def member(rows: TrainRows, skills: tuple[float, float, float], seed: int) -> pd.DataFrame:
+    labels = rows.table[list(CLASSES)]
+    noise = np.random.default_rng(seed).normal(size=labels.shape)
+    return labels.astype(float) * np.array(skills) + noise
+
+
+def fit(
+    challenge: Challenge, rows: TrainRows, frames: Mapping[str, pd.DataFrame], context: bool = False
+) -> tuple[dict[str, CrossFitted], dict[str, Candidate]]:
+    fitted = cross_fit(candidates(challenge, len(frames), context), challenge, frames, rows, OFF)
+    return fitted, compare(challenge, fitted, rows, n_draws=200)
+
+
+def test_members_that_know_different_classes_are_found_by_weights_per_class_and_by_stacking(
+    challenge: Challenge,
+) -> None:
+    rows = train_rows(6000)
+    frames = {"a": member(rows, (2.5, 0, 1.5), seed=1), "b": member(rows, (0, 2.5, 1.5), seed=2)}
+    fitted, nested = fit(challenge, rows, frames)
+    for kind in ("per_class", "stack"):
+        weights = fitted[kind].final.weights
+        assert weights.loc["Effusion", "a"] > 3 * abs(weights.loc["Effusion", "b"])
+        assert weights.loc["Mass", "b"] > 3 * abs(weights.loc["Mass", "a"])
+        assert nested[kind].score > max(nested["mean"].score, nested["greedy"].score) + 0.03
+    kind, why = choose(nested)
+    assert kind == "per_class"
+    assert nested["greedy"].low > 0
+    assert "not clearly behind" in why or "clearly better than the simpler mean, greedy" in why
+
+
+def test_members_that_are_alike_get_the_plain_mean(challenge: Challenge) -> None:
+    rows = train_rows(3000)
+    frames = {name: member(rows, (1.5, 1.5, 1.5), seed) for seed, name in enumerate("abc")}
+    _, nested = fit(challenge, rows, frames)
+    assert choose(nested)[0] == "mean"
+    assert nested["mean"].low <= 0
+
+
+def test_a_class_of_few_positives_is_shrunk_to_what_all_classes_share(challenge: Challenge) -> None:
+    rows = train_rows(3000)
+    n_positive = int(rows.table["Hernia"].sum())
+    assert 0 < n_positive < 25
+    # by chance of its few positives Hernia seems to need nothing but b
+    frames = {"a": member(rows, (1.5, 1.5, 0), seed=1), "b": member(rows, (1.5, 1.5, 8), seed=2)}
+    fitted, _ = fit(challenge, rows, frames)
+    shared = fitted["greedy"].final.weights.loc["Hernia", "b"]
+    moved = fitted["per_class"].final.weights.loc["Hernia", "b"] - shared
+    assert 0 < moved <= n_positive / (n_positive + OWN_EVIDENCE) + 1e-12
+    assert fitted["per_class"].final.weights.sum(axis=1).to_list() == pytest.approx([1, 1, 1])
+
+
+def test_other_studies_of_the_patient_help_where_findings_last(challenge: Challenge) -> None:
+    rows = train_rows(1500, n_studies=4, persistence=0.95)
+    fitted, nested = fit(challenge, rows, {"a": member(rows, (1.5, 1.5, 1.5), seed=1)}, context=True)
+    coefficients = fitted[STACK_CONTEXT].final.context["other_studies"]
+    assert (coefficients[["Effusion", "Mass"]] > 0.3).all()
+    assert nested[STACK_CONTEXT].score > nested["mean"].score + 0.05
+    kind, why = choose(nested)
+    assert kind == STACK_CONTEXT
+    assert "clearly better than the simpler mean" in why
+
+
+def test_other_studies_of_the_patient_are_ignored_where_they_say_nothing(challenge: Challenge) -> None:
+    rows = train_rows(1500, n_studies=4)
+    frames = {"a": member(rows, (1.5, 1.5, 1.5), seed=1), "b": member(rows, (1.5, 1.5, 1.5), seed=2)}
+    fitted, nested = fit(challenge, rows, frames, context=True)
+    coefficients = fitted[STACK_CONTEXT].final.context["other_studies"]
+    assert coefficients[["Effusion", "Mass"]].abs().max() < 0.1
+    assert nested[STACK_CONTEXT].score > nested["stack"].score - 0.01
+    assert choose(nested)[0] == "mean"
+
+
+def test_rows_are_scored_by_what_was_fitted_without_their_fold(challenge: Challenge) -> None:
+    rows = train_rows(600)
+    frames = {"a": member(rows, (1.5, 1, 1), seed=1), "b": member(rows, (1, 1.5, 1), seed=2)}
+    fitted, _ = fit(challenge, rows, frames)
+    for kind in ("greedy", "per_class", "stack"):
+        for fold in range(3):
+            inside = rows.fold == fold
+            how = fitted[kind].by_fold[fold]
+            expected = sum(how.weights[name] * frame[inside] for name, frame in frames.items())
+            expected = expected if how.bias is None else expected + how.bias
+            np.testing.assert_allclose(fitted[kind].scores[inside], expected)
+
+
+def test_an_unread_image_is_fitted_on_by_nobody_and_stays_without_scores(challenge: Challenge) -> None:
+    rows = train_rows(600)
+    frames = {"a": member(rows, (1.5, 1, 1), seed=1), "b": member(rows, (1, 1.5, 1), seed=2)}
+    frames = {name: frame.mask(frame.index.to_series() == "7") for name, frame in frames.items()}
+    fitted, nested = fit(challenge, rows, frames, context=True)
+    for each in fitted.values():
+        assert each.scores.isna().any(axis=1).to_numpy().nonzero()[0].tolist() == [7]
+    assert all(np.isfinite(figures.score) for figures in nested.values())
+
+
+def test_only_what_can_differ_is_tried(challenge: Challenge) -> None:
+    assert candidates(challenge, 2, context=False) == ("mean", "greedy", "per_class", "stack")
+    assert candidates(challenge, 2, context=True) == BY_SIMPLICITY
+    assert candidates(challenge, 1, context=False) == ("mean",)
+    assert candidates(challenge, 1, context=True) == ("mean", STACK_CONTEXT)
+
+
+@pytest.mark.parametrize(
+    ("lows", "expected"),
+    [
+        ({"mean": -0.01, "greedy": -0.02, "per_class": 0.0}, "mean"),
+        ({"mean": 0.001, "greedy": -0.02, "per_class": 0.0}, "greedy"),
+        ({"mean": 0.001, "greedy": 0.002, "per_class": 0.0}, "per_class"),
+    ],
+)
+def test_the_simplest_kind_within_noise_of_the_best_is_chosen(lows: dict[str, float], expected: str) -> None:
+    behind = {"mean": 0.03, "greedy": 0.01, "per_class": 0.0}
+    nested = {kind: Candidate(0.5 - behind[kind], behind[kind], low, 0.05) for kind, low in lows.items()}
+    kind, why = choose(nested)
+    assert kind == expected
+    assert ("not clearly behind the best, per_class" in why) == (expected != "per_class")

@@ -1,0 +1,177 @@
+"""No out-of-fold row is predicted by anything that saw its labels; dev and test by what saw all of them."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from cxrlt.predictions.ensemble import make_ensemble, predict_ensemble
+from cxrlt.predictions.runs import STUDY_MEAN_FILE, read_final, read_train_rows
+from cxrlt.predictions.store import read_predictions
+from cxrlt.predictions.weights import WEIGHTS_FILE, EnsembleWeights
+from cxrlt.recipe import PredictConfig, Recipe
+from simulated_runs import CLASSES, SimulatedRuns, edit_parquet, set_up_challenge
+
+MEMBERS = ["good", "poor", "third"]
+FITTED = [
+    {"kind": "greedy"},
+    {"kind": "per_class"},
+    {"kind": "stack"},
+    {"kind": "stack", "context": True},
+    {"kind": "per_class", "study_mean": "search"},
+    {"kind": "stack", "context": True, "study_mean": "search"},
+]
+
+
+@pytest.fixture
+def three(tmp_path: Path) -> SimulatedRuns:
+    """Three models so alike that a third of the labels decides their weights, on few patients."""
+    runs = set_up_challenge(tmp_path, n_patients=60)
+    for seed, name in enumerate(MEMBERS):
+        runs.add_run(name, skill=1.0 + 0.2 * seed, seed=seed)
+    return runs
+
+
+def of(runs: SimulatedRuns, *rest: object) -> tuple:
+    return runs.challenge, runs.workspace, *rest
+
+
+def fold_of(runs: SimulatedRuns) -> pd.Series:
+    return read_train_rows(*of(runs)).fold
+
+
+def change_labels(runs: SimulatedRuns, fold: int) -> None:
+    """Studies of that fold exchange their labels, and one image disagrees with its study."""
+    path = runs.workspace.inputs_dir("csv") / "train.csv"
+    table = pd.read_csv(path)
+    inside = (fold_of(runs).loc[table["image"]] == fold).to_numpy()
+    studies = table[inside].groupby("study")[list(CLASSES)].first()
+    shuffled = studies.sample(frac=1, random_state=5).set_axis(studies.index)
+    table.loc[inside, list(CLASSES)] = shuffled.loc[table["study"][inside]].to_numpy()
+    two_images = table.index[inside & table["study"].duplicated().to_numpy()]
+    table.loc[two_images[0], "Mass"] = 1 - table.loc[two_images[0], "Mass"]
+    table.to_csv(path, index=False)
+
+
+def make(runs: SimulatedRuns, **how: object) -> EnsembleWeights:
+    return make_ensemble(*of(runs, "all", MEMBERS), **how).weights
+
+
+@pytest.mark.parametrize(("how", "fold"), [(how, place % 3) for place, how in enumerate(FITTED)], ids=str)
+def test_the_labels_of_a_fold_change_none_of_its_predictions(
+    three: SimulatedRuns, how: dict[str, object], fold: int
+) -> None:
+    weights, before = make(three, **how), read_final(*of(three, "all", "oof")).logits
+    without = read_final(*of(three, "all", "oof"), without=fold).logits
+    inside = fold_of(three) == fold
+    change_labels(three, fold)
+    changed, after = make(three, **how), read_final(*of(three, "all", "oof")).logits
+    pd.testing.assert_frame_equal(after[inside], before[inside], check_exact=True)
+    again = read_final(*of(three, "all", "oof"), without=fold).logits
+    pd.testing.assert_frame_equal(again, without, check_exact=True)
+    assert changed.final.to_json() != weights.final.to_json()
+    assert not after[~inside].equals(before[~inside])
+
+
+@pytest.mark.parametrize("option", ["auto", "search"])
+def test_the_labels_of_a_fold_change_none_of_its_predictions_by_one_model(
+    three: SimulatedRuns, option: str
+) -> None:
+    three.add_run("one", skill=1.2, recipe=Recipe(predict=PredictConfig(study_mean=option)))
+    before = read_final(*of(three, "one", "oof"))
+    change_labels(three, fold=1)
+    after = read_final(*of(three, "one", "oof"))
+    inside = fold_of(three) == 1
+    pd.testing.assert_frame_equal(after.logits[inside], before.logits[inside], check_exact=True)
+    pd.testing.assert_frame_equal(after.raw[inside], before.raw[inside], check_exact=True)
+    assert not after.logits[~inside].equals(before.logits[~inside])
+
+
+@pytest.mark.parametrize("how", FITTED, ids=str)
+def test_a_fold_is_predicted_by_what_was_fitted_without_it_and_can_be_asked_for_all_rows(
+    three: SimulatedRuns, how: dict[str, object]
+) -> None:
+    make(three, **how)
+    usual, fold = read_final(*of(three, "all", "oof")).logits, fold_of(three)
+    for k in range(3):
+        without = read_final(*of(three, "all", "oof"), without=k).logits
+        assert without.index.equals(usual.index)
+        pd.testing.assert_frame_equal(without[fold == k], usual[fold == k], check_exact=True)
+        assert not without[fold != k].equals(usual[fold != k])
+
+
+def test_only_out_of_fold_rows_can_be_asked_for_without_a_fold(three: SimulatedRuns) -> None:
+    with pytest.raises(ValueError, match="of out-of-fold rows, not of test"):
+        read_final(*of(three, "good", "test"), without=0)
+
+
+@pytest.mark.parametrize("how", FITTED[1:4], ids=str)
+def test_dev_and_test_are_read_from_the_final_weights_and_rows_from_their_folds(
+    three: SimulatedRuns, how: dict[str, object]
+) -> None:
+    make(three, **how)
+    path = three.workspace.run_dir("csv", "all") / WEIGHTS_FILE
+    whole = json.loads(path.read_text())
+    before = {split: read_final(*of(three, "all", split)).logits for split in ("oof", "dev", "test")}
+    fold = fold_of(three)
+
+    path.write_text(json.dumps(whole | {"final": {"members": {"good": 0, "poor": 1, "third": 0}}}))
+    after = {split: read_final(*of(three, "all", split)).logits for split in before}
+    assert after["oof"].equals(before["oof"])
+    assert all(np.abs(after[split] - before[split]).to_numpy().max() > 0.01 for split in ("dev", "test"))
+    stored = read_predictions(predict_ensemble(*of(three, "all", "test")), CLASSES)[0]
+    np.testing.assert_allclose(stored, after["test"], atol=1e-5)
+
+    whole["by_fold"][1] = {"members": {"good": 0, "poor": 1, "third": 0}}
+    path.write_text(json.dumps(whole))
+    after = {split: read_final(*of(three, "all", split)).logits for split in before}
+    assert after["test"].equals(before["test"])
+    assert after["oof"][fold != 1].equals(before["oof"][fold != 1])
+    assert not after["oof"][fold == 1].equals(before["oof"][fold == 1])
+
+
+def test_view_weights_in_the_file_are_what_is_read(three: SimulatedRuns) -> None:
+    make(three, kind="mean", study_mean="search")
+    path = three.workspace.run_dir("csv", "all") / WEIGHTS_FILE
+    whole, before = json.loads(path.read_text()), read_final(*of(three, "all", "test")).logits
+    whole["study_mean"]["final"] = None
+    path.write_text(json.dumps(whole))
+    assert not read_final(*of(three, "all", "test")).logits.equals(before)
+
+
+def test_what_a_run_chose_is_kept_beside_it_until_its_predictions_change(three: SimulatedRuns) -> None:
+    run_dir = three.add_run("one", skill=1.2, recipe=Recipe(predict=PredictConfig(study_mean="search")))
+    chosen = read_final(*of(three, "one", "test")).study_mean
+    path = run_dir / STUDY_MEAN_FILE
+    kept = json.loads(path.read_text())
+    assert (kept["final"], tuple(kept["by_fold"])) == (chosen.final, chosen.by_fold)
+    stamp = path.stat().st_mtime_ns
+    assert read_final(*of(three, "one", "oof")).study_mean == chosen
+    assert path.stat().st_mtime_ns == stamp
+    edit_parquet(run_dir / "fold0" / "oof.parquet", lambda logits: -logits)
+    read_final(*of(three, "one", "test"))
+    assert json.loads(path.read_text())["made_of"] != kept["made_of"]
+
+
+def test_other_studies_of_a_patient_have_no_say_unless_context_is_asked_for(three: SimulatedRuns) -> None:
+    table = three.table("test")
+    several = table.groupby("patient")["study"].nunique()
+    patient = several.index[several > 1][0]
+    changed, other = sorted(table["study"][table["patient"] == patient].unique())[:2]
+    rows = {study: table.index[table["study"] == study] for study in (changed, other)}
+
+    def test_logits(name: str) -> pd.DataFrame:
+        return read_final(*of(three, name, "test")).logits.loc[rows[other]]
+
+    for kind in ("mean", "greedy", "per_class", "stack"):
+        make_ensemble(*of(three, kind, MEMBERS), kind=kind)
+    make_ensemble(*of(three, "context", MEMBERS), kind="stack", context=True)
+    names = ("mean", "greedy", "per_class", "stack", "context")
+    before = {name: test_logits(name) for name in names}
+    for member in MEMBERS:
+        for path in three.workspace.run_dir("csv", member).glob("fold*/test.parquet"):
+            edit_parquet(path, lambda logits: logits + 5.0 * logits.index.isin(rows[changed])[:, None])
+    for name in names:
+        assert test_logits(name).equals(before[name]) == (name != "context")
