@@ -1,6 +1,7 @@
 """The split of a challenge: made once, hashed, and read by every later stage."""
 
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
@@ -21,6 +22,15 @@ class Folds:
     sha256: str
     n_folds: int
     seed: int
+
+    @property
+    def held(self) -> list[int]:
+        """The folds whose rows `frame` holds: all of them, unless some were picked."""
+        return sorted(int(fold) for fold in self.frame["fold"].unique())
+
+    def only(self, folds: Collection[int]) -> "Folds":
+        """The same split with the rows of these folds alone."""
+        return replace(self, frame=self.frame[self.frame["fold"].isin(folds)])
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """What a model or an ensemble says about the rows of a split, read alike: complete, by id and by class."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -60,6 +60,10 @@ class TrainRows:
     def fold(self) -> pd.Series:
         return self.folds.frame["fold"]
 
+    def only(self, folds: Collection[int]) -> "TrainRows":
+        """The rows of these folds alone."""
+        return TrainRows(self.folds.only(folds), self.table[self.table["fold"].isin(folds)])
+
 
 def read_train_rows(challenge: Challenge, workspace: Workspace) -> TrainRows:
     """Raises UserError if there are no folds, or if they hold rows that the table lacks."""
@@ -74,17 +78,18 @@ def read_train_rows(challenge: Challenge, workspace: Workspace) -> TrainRows:
     return TrainRows(folds, table.loc[folds.frame.index].assign(fold=folds.frame["fold"]))
 
 
-def read_oof(challenge: Challenge, workspace: Workspace, name: str) -> Scores:
-    """Out-of-fold scores of a model, one row per row of folds.csv and in its order.
+def read_oof(challenge: Challenge, workspace: Workspace, name: str, rows: TrainRows | None = None) -> Scores:
+    """Out-of-fold scores of a model, one row per row of folds.csv, or of `rows`, and in their order.
 
     Raises UserError naming the command that mends it for a missing fold or row, a row of another fold, an
     unknown class, or predictions made on another split of the data into folds.
     """
-    run_dir, folds = workspace.run_dir(challenge.name, name), read_folds(challenge, workspace)
+    run_dir = workspace.run_dir(challenge.name, name)
+    folds = rows.folds if rows else read_folds(challenge, workspace)
     if (run_dir / REFIT).is_dir():
         raise UserError(f"{name} was fitted on all rows (--refit), so it has no out-of-fold predictions.")
     parts, raws, constants, epochs = [], [], [], set()
-    for fold in range(folds.n_folds):
+    for fold in folds.held:
         logits, meta = read_fold(run_dir, fold, "oof", challenge, folds)
         require_ids(run_dir / f"fold{fold}" / "oof.parquet", logits.index, folds, fold, challenge.name)
         constants.append(constants_of_fold(run_dir, fold, challenge))
@@ -178,19 +183,22 @@ def read_final(
     """Predictions of a model or an ensemble for "oof", "dev" or "test", as they are scored and submitted.
 
     A model's are gated and smoothed if its recipe asks for it; an ensemble's members are not, nor is `raw`.
-    An out-of-fold row is computed with what was fitted without its fold. `without` (of "oof" only) computes
-    every row with what was fitted without that fold: what comes after may be fitted on the other folds' rows.
+    An out-of-fold row is computed with what was fitted without its fold. Of a model, `rows` may be those of
+    some folds; the others need not be trained then. `without` (of "oof" only) computes every row with what
+    was fitted without that fold: what comes after may be fitted on the other folds' rows.
     """
     if without is not None and split != "oof":
         raise ValueError(f"without={without} is of out-of-fold rows, not of {split}.")
     oof = split == "oof"
     rows = (rows or read_train_rows(challenge, workspace)) if oof else rows
     table = rows.table if oof else challenge.read(split, workspace.inputs_dir(challenge.name))
-    units = [None] if not oof else range(rows.folds.n_folds) if without is None else [without]
+    units = [None] if not oof else rows.folds.held if without is None else [without]
     if is_ensemble(workspace.run_dir(challenge.name, name)):
         return _ensemble(challenge, workspace, name, split, table, units)
     how = study_mean_of(challenge, workspace, name, rows)
-    scores = read_oof(challenge, workspace, name) if oof else read_split(challenge, workspace, name, split)
+    scores = (
+        read_oof(challenge, workspace, name, rows) if oof else read_split(challenge, workspace, name, split)
+    )
 
     def over_studies(frame: pd.DataFrame) -> pd.DataFrame:
         return _by_unit(

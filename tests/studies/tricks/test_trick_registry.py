@@ -100,6 +100,12 @@ def test_tricks_over_studies_need_studies_of_several_images_with_the_same_labels
     assert left_out(Facts(challenge, table(view=["frontal"] * 4), BASE)) == {"view_weights"}
 
 
+def test_what_is_fitted_on_other_folds_needs_them_all(challenge):
+    fitted = {"view_weights", "smooth", "calibrate", "thresholds"}
+    fitted |= {"mean", "greedy", "per_class", "stack", "context"}
+    assert left_out(Facts(challenge, table(), BASE, all_folds=False)) == fitted
+
+
 def test_a_gate_needs_a_class_for_no_finding(challenge):
     other = dataclasses.replace(challenge, train_counts={"Mass": 2, "Mass 2": 2})
     assert left_out(Facts(other, table().rename(columns={"No Finding": "Mass 2"}), BASE)) == {"gate"}

@@ -5,8 +5,10 @@ import pandas as pd
 import pytest
 
 from cxrlt.errors import UserError
+from cxrlt.metrics import macro_metric
 from cxrlt.predictions.evaluate import evaluate
-from cxrlt.predictions.runs import read_oof, read_train_rows
+from cxrlt.predictions.oof import oof_scores
+from cxrlt.predictions.runs import read_final, read_oof, read_train_rows
 from cxrlt.predictions.store import read_predictions
 from cxrlt.predictions.study import study_mean
 from cxrlt.predictions.weights import read_weights
@@ -155,6 +157,20 @@ def test_one_more_trick_goes_on_from_what_is_there(source, tricks_plan):
     assert "One seed: the noise of seeds is not in it." in text
 
 
+def test_some_folds_alone_are_compared_on_the_rows_they_leave_out(source, tricks_plan):
+    text = study_tricks(source, tricks_plan("crt", "flip", name="some", seeds=1, folds=(2, 0)))
+    assert {path.name for path in trained(source, "some")} == {"fold0", "fold2"}
+    rows = read_train_rows(source.challenge, source.workspace).only((0, 2))
+    assert len(rows.table) < 48
+    final = read_final(source.challenge, source.workspace, "some/flip-seed0", "oof", rows).logits
+    assert set(final.index) == set(rows.table.index)
+    scores = oof_scores(final, rows.fold, "multi_label")
+    expected = macro_metric("mAP", rows.table.loc[scores.index, scores.columns], scores)
+    (value,) = runs_of(source.workspace.submission_dir("csv", "some"), "flip")["mAP"]
+    assert value == pytest.approx(expected)
+    assert "Folds 2, 0 of 3" in text
+
+
 def test_a_prediction_is_made_anew_where_base_was_trained_anew(source, tricks_plan):
     study_tricks(source, tricks_plan("flip", name="again", seeds=1))
     directory = folder(source, "base", name="again") / "fold0"
@@ -206,7 +222,8 @@ def test_processes_find_what_this_one_finds(source, compared, tricks_plan):
         (("gate",), {}, r"gate \(there is no class for images without a finding"),
         (("mean", "flip"), {}, "nothing to combine"),
         (("flip",), {"losses": ("bce",)}, "cxrlt study losses"),
-        (("flip",), {"folds": (0,)}, "--folds"),
+        (("mean", "gem"), {"folds": (0,)}, r"mean \(it is fitted on other folds: leave --folds out"),
+        (("flip",), {"folds": (3,)}, "folds 0 to 2"),
         (("flip",), {"seeds": 0}, "--seeds"),
     ],
 )

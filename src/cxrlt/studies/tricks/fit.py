@@ -18,11 +18,12 @@ NO_DIFFERENCE = ("data.augment.policy",)
 
 @dataclass(frozen=True)
 class Facts:
-    """What a trick may need to know: the challenge, its training rows and BASE's recipe."""
+    """What a trick may need to know; `all_folds` says whether every fold is trained."""
 
     challenge: Challenge
     table: pd.DataFrame
     base: Recipe
+    all_folds: bool = True
 
 
 def misfit(trick: Trick, facts: Facts) -> str | None:
@@ -67,10 +68,15 @@ def _mirrored(facts: Facts) -> str | None:
         return "classes have a side, which a mirror image exchanges"
 
 
+def _all_folds(facts: Facts) -> str | None:
+    return None if facts.all_folds else "it is fitted on other folds: leave --folds out"
+
+
 NEEDS: Mapping[Need, Callable[[Facts], str | None]] = {
     "studies": _studies,
     "views": _views,
     "no finding": _no_finding,
     "multi-label": _multi_label,
     "mirrored training": _mirrored,
+    "all folds": _all_folds,
 }

@@ -24,11 +24,6 @@ class TrickStudy(Study):
             raise UserError(
                 "--losses, --ablation and --rates are flags of cxrlt study losses: leave them out."
             )
-        if set(self.plan.folds or self.folds) != set(range(self.split.n_folds)):
-            raise UserError(
-                "--folds: tricks are compared on all rows, as ensembles and calibration are fitted on the "
-                "other folds. Leave --folds out, or make fewer folds."
-            )
         super().__post_init__()
         self._require_possible(self.plan.tricks or ())
 
@@ -56,12 +51,14 @@ class TrickStudy(Study):
 
     @cached_property
     def rows(self) -> TrainRows:
-        return read_train_rows(self.challenge, self.source.workspace)
+        """Those that the study's folds leave out."""
+        return read_train_rows(self.challenge, self.source.workspace).only(self.folds)
 
     @cached_property
     def left_out(self) -> Mapping[str, str]:
         """Every trick that does not fit, and why."""
-        facts = Facts(self.challenge, self.rows.table, self.base)
+        all_folds = set(self.folds) == set(range(self.split.n_folds))
+        facts = Facts(self.challenge, self.rows.table, self.base, all_folds)
         reasons = {name: misfit(trick, facts) for name, trick in TRICKS.items()}
         return {name: why for name, why in reasons.items() if why}
 

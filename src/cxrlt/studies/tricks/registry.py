@@ -9,7 +9,7 @@ from cxrlt.predictions.weights import Kind
 from cxrlt.recipe import Recipe
 
 Stage = Literal["trained", "second stage", "prediction", "ensemble"]
-Need = Literal["studies", "views", "no finding", "multi-label", "mirrored training"]
+Need = Literal["studies", "views", "no finding", "multi-label", "mirrored training", "all folds"]
 Fields = Mapping[str, Any]
 
 BASE = "base"
@@ -93,11 +93,11 @@ def _predicted(name: str, about: str, predict: Fields, *needs: Need) -> Trick:
 
 
 def _mapped(name: str, about: str, probabilities: Variant) -> Trick:
-    return Trick(name, about, "prediction", needs=("multi-label",), probabilities=probabilities)
+    return Trick(name, about, "prediction", needs=("multi-label", "all folds"), probabilities=probabilities)
 
 
 def _ensemble(name: Kind, about: str, *needs: Need) -> Trick:
-    return Trick(name, about, "ensemble", needs=needs, kind=name)
+    return Trick(name, about, "ensemble", needs=(*needs, "all folds"), kind=name)
 
 
 TRICKS: Mapping[str, Trick] = {
@@ -157,11 +157,14 @@ TRICKS: Mapping[str, Trick] = {
             {"study_mean": "search"},
             "studies",
             "views",
+            "all folds",
         ),
         _predicted(
             "gate", "findings lowered by half of no finding", {"gate": 0.5}, "no finding", "multi-label"
         ),
-        _predicted("smooth", "a tenth from classes that occur together", {"smooth": 0.1}, "multi-label"),
+        _predicted(
+            "smooth", "a tenth from classes that occur together", {"smooth": 0.1}, "multi-label", "all folds"
+        ),
         _mapped("calibrate", "probabilities calibrated out of fold, in the same order", "calibrated"),
         _mapped("thresholds", "the same with .5 where each class's F1 is best out of fold", "f1"),
         _ensemble("mean", "mean of BASE and all that was trained"),
@@ -172,7 +175,7 @@ TRICKS: Mapping[str, Trick] = {
             "context",
             "regularised linear model of BASE and what is known of view, study and patient",
             "ensemble",
-            needs=("multi-label",),
+            needs=("multi-label", "all folds"),
             kind="stack",
             alone=True,
         ),

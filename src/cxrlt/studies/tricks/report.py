@@ -129,7 +129,8 @@ def _design(study: TrickStudy) -> list[str]:
     name = run_name(plan.recipe or study.challenge.recipes[0])
     return [
         f"BASE is {name}: {recipe.model.backbone}, {recipe.data.size} px, {recipe.schedule.epochs} epochs, "
-        f"every image predicted as it is and alone. Folds: all {study.split.n_folds}; seeds: {plan.seeds}. "
+        f"every image predicted as it is and alone. Folds {', '.join(map(str, study.folds))} of "
+        f"{study.split.n_folds}; seeds: {plan.seeds}. "
         "Each trick is alone, and nothing was tuned for it: every run has BASE's learning rate.",
         "Training time: wall seconds of a fold, median over folds and seeds, as a multiple of BASE's, and "
         "with what a trick needs first: BASE for a second stage, all members for an ensemble. Measured with "
