@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from cxrlt.artifacts import read_json
 from cxrlt.inputs.images import ImageSource
 from cxrlt.predictions.store import read_predictions
 from cxrlt.recipe import save_recipe
@@ -102,3 +103,25 @@ def test_two_processes_fuse_the_features_of_a_frozen_backbone_as_one_does(tmp_pa
     assert len(frames[0]) == 6
     pd.testing.assert_frame_equal(*frames, atol=1e-4)
     assert len(list(source.workspace.cache_dir().glob("features-*"))) == 1
+
+
+def test_two_processes_pour_the_soup_of_a_staged_fold_that_one_does(tmp_path):
+    source = make_tiny(tmp_path)
+    recipe = tmp_path / "recipe.yaml"
+    soup = {"kind": "greedy", "snapshots": 2, "inner_share": 0.25}
+    over = {
+        "optim.max_batch_per_device": 4,
+        "soup": soup,
+        "schedule.stages": ({"epochs": 1, "frozen": True},),
+    }
+    save_recipe(tiny_recipe(**over), recipe)
+    weights, reports = [], []
+    for n_processes in (1, 2):
+        train_with(n_processes, source, recipe, "--fold", "0")
+        run_dir = source.workspace.run_dir("csv", f"by-{n_processes}") / "fold0"
+        weights.append(load_file(run_dir / "weights.safetensors"))
+        reports.append(read_json(run_dir / "soup.json", made_by=""))
+        assert not list(run_dir.glob("snapshot*"))
+    assert reports[0]["taken"] == reports[1]["taken"]
+    for key, value in weights[0].items():
+        assert torch.allclose(value, weights[1][key], atol=1e-4), key

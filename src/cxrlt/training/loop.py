@@ -48,6 +48,7 @@ def fit(job: FoldJob, accelerator: Accelerator) -> None:
             save_tensors(job.run_dir / WEIGHTS, trainer.weights(), tags(job))
         remove_checkpoints(job.run_dir)
     accelerator.wait_for_everyone()
+    accelerator.free_memory()  # it would keep the models of all trainings before the next on the device
 
 
 def train_epoch(trainer: Trainer, epoch: int, bar: tqdm) -> dict[str, float]:
