@@ -128,3 +128,10 @@ def test_a_figure_is_a_png_of_150_dots_per_inch(tmp_path):
     save_figure(figure, tmp_path / "figures" / "co.png")
     height, width = imread(tmp_path / "figures" / "co.png").shape[:2]
     assert (width, height) == pytest.approx(figure.get_size_inches() * 150, abs=1)
+
+
+def test_differences_have_the_colours_they_are_given():
+    differences = {"gem": Interval(0.1, 0.0, 0.2, 0), "flip": Interval(0.0, -0.1, 0.1, 0)}
+    figure = differences_figure(differences, "mAP", "base", {"gem": COLOURS[3], "flip": COLOURS[7]})
+    drawn = line_colours(figure.axes[0])
+    assert {COLOURS[3], COLOURS[7]} <= set(drawn)

@@ -58,3 +58,29 @@ def test_the_smallest_difference_that_can_be_detected_has_both_kinds_of_noise():
     assert compared[1].error == pytest.approx(error)
     assert detectable(compared) == pytest.approx(2.8 * error)
     assert np.isnan(detectable(compared[:1]))
+
+
+def test_what_is_computed_from_the_firsts_models_has_none_of_their_noise_of_seeds():
+    runs = {
+        "base": [run(0.20), run(0.40)],
+        "flip": [run(0.21, 0.001, 1), run(0.41, 0.001, 2)],
+        "gem": [run(0.21, 0.001, 3), run(0.41, 0.001, 4)],
+    }
+    apart = {row.name: row.verdict for row in compare(runs)}
+    assert apart == {"base": "", "flip": WITHIN, "gem": WITHIN}
+    paired = {row.name: row.verdict for row in compare(runs, {"flip": "prediction"})}
+    assert paired == {"base": "", "flip": "higher", "gem": WITHIN}
+
+
+def test_a_kinds_rows_share_the_noise_that_seeds_give_their_differences():
+    runs = {
+        "base": [run(0.20), run(0.40)],
+        "flip": [run(0.21), run(0.41)],
+        "crops": [run(0.22), run(0.44)],
+        "stack": [run(0.25), run(0.45)],
+    }
+    kinds = {"flip": "prediction", "crops": "prediction", "stack": "ensemble"}
+    errors = {row.name: row.error for row in compare(runs, kinds)}
+    shared = np.sqrt(np.mean([0, np.var([0.02, 0.04], ddof=1)]) / 2)
+    assert errors["flip"] == errors["crops"] == pytest.approx(shared)
+    assert errors["stack"] == pytest.approx(0, abs=1e-9)

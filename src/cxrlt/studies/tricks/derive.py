@@ -5,7 +5,7 @@ from pathlib import Path
 
 from cxrlt.artifacts import read_json, write_json
 from cxrlt.predictions.standardise import CONSTANTS
-from cxrlt.recipe import save_recipe
+from cxrlt.recipe import load_recipe, save_recipe
 from cxrlt.studies.plan import Run
 from cxrlt.studies.tricks.plan import TrickStudy
 from cxrlt.training.job import WEIGHTS
@@ -32,11 +32,16 @@ def derive(study: TrickStudy, base: Run, run: Run) -> None:
 
 def is_derived(study: TrickStudy, base: Run, run: Run) -> bool:
     """Whether `run`'s folds are there, of BASE's files as they are now and the same recipe."""
-    return all(study.is_trained(run, fold) for fold in study.folds) and all(
-        _same(study.fold_dir(base, fold) / name, study.fold_dir(run, fold) / name)
-        for fold in study.folds
-        for name in _files(base, run)
+    return all(
+        _is_derived(study.fold_dir(base, fold), study.fold_dir(run, fold), base, run) for fold in study.folds
     )
+
+
+def _is_derived(origin: Path, directory: Path, base: Run, run: Run) -> bool:
+    if not (directory / "run.json").is_file():
+        return False
+    as_asked = load_recipe(None, directory / "config.yaml") == run.recipe
+    return as_asked and all(_same(origin / name, directory / name) for name in _files(base, run))
 
 
 def _files(base: Run, run: Run) -> list[str]:

@@ -25,6 +25,11 @@ class Predicted:
     ranking: pd.DataFrame
     meant: pd.DataFrame
 
+    def only(self, ids: pd.Index) -> "Predicted":
+        """The same for these rows."""
+        ranking = self.ranking.loc[ids]
+        return Predicted(ranking, ranking if self.meant is self.ranking else self.meant.loc[ids])
+
 
 def read_predicted(study: TrickStudy, runs: Sequence[Run]) -> tuple[dict[str, Predicted], dict[str, str]]:
     """By the run's name, for the images that all runs predict; and why others cannot be read."""
@@ -36,12 +41,12 @@ def read_predicted(study: TrickStudy, runs: Sequence[Run]) -> tuple[dict[str, Pr
             frames[run.name] = Predicted(final.logits, mapped_logits(study, run, final.logits))
         except UserError as error:
             failures[run.name] = str(error)
+        except Exception as error:  # a fault of ours must not cost the other rows
+            failures[run.name] = f"{type(error).__name__}: {error}"
     shared = study.rows.table.index
     for frame in frames.values():
         shared = shared.intersection(predicted_rows(frame.ranking), sort=False)
-    return {
-        name: Predicted(frame.ranking.loc[shared], frame.meant.loc[shared]) for name, frame in frames.items()
-    }, failures
+    return {name: frame.only(shared) for name, frame in frames.items()}, failures
 
 
 def score_run(study: TrickStudy, predicted: Predicted, truth: Truth, n_draws: int = N_DRAWS) -> RunScore:
