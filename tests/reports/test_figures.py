@@ -134,4 +134,4 @@ def test_differences_have_the_colours_they_are_given():
     differences = {"gem": Interval(0.1, 0.0, 0.2, 0), "flip": Interval(0.0, -0.1, 0.1, 0)}
     figure = differences_figure(differences, "mAP", "base", {"gem": COLOURS[3], "flip": COLOURS[7]})
     drawn = line_colours(figure.axes[0])
-    assert {COLOURS[3], COLOURS[7]} <= set(drawn)
+    assert {COLOURS[3].lower(), COLOURS[7].lower()} <= set(drawn)
