@@ -13,7 +13,6 @@ from safetensors.torch import load_file, save_file
 from cxrlt.artifacts import read_json
 from cxrlt.metrics import macro_metric
 from cxrlt.training import loop, soup
-from cxrlt.training.inner import inner_rows
 from cxrlt.training.setup import create_accelerator
 from cxrlt.training.soup import average, greedy, mean_of
 from cxrlt.training.stages import fit_in_stages
@@ -209,23 +208,3 @@ def test_one_class_per_image_is_judged_by_probabilities(single_source):
 def test_a_soup_and_the_best_epoch_are_refused_together():
     with pytest.raises(ValidationError, match="both choose epochs"):
         tiny_recipe(**{"soup.kind": "greedy", "predict.weights": "best"})
-
-
-def test_which_rows_judge_depends_on_seed_and_fold_alone(source):
-    (job,) = fold_jobs(source, plan("asked"))
-    rows = pd.concat([job.train, job.inner]).sort_index()
-
-    def chosen(seed=0, fold="0", share=0.25):
-        return set(inner_rows(rows, job.classes, share, seed, fold))
-
-    assert chosen() == chosen()
-    assert len({frozenset(chosen(seed, fold)) for seed in range(2) for fold in "01"}) == 4
-    assert 0 < len(chosen(share=0.01)) < len(chosen(share=0.5))
-
-
-def test_a_finding_of_one_patient_stays_with_the_rows_trained_on(source):
-    (job,) = fold_jobs(source, plan("rare"))
-    rows = pd.concat([job.train, job.inner]).sort_index()
-    for patient in rows["patient"].unique():
-        rare = rows.assign(Rare=(rows["patient"] == patient).astype(float))
-        assert patient not in set(rare.loc[inner_rows(rare, ("Rare",), 0.1, 0, "0"), "patient"])
