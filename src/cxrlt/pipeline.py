@@ -21,7 +21,7 @@ from cxrlt.recipe import Recipe, load_recipe, run_name
 from cxrlt.reports.score_table import leaderboard_table, score_table
 from cxrlt.submissions.submit import submit
 from cxrlt.submissions.write import IncompleteError
-from cxrlt.training.grid import train_grid
+from cxrlt.training.grid import train_grid, waves
 from cxrlt.training.train import TrainPlan, train
 
 ENSEMBLE = "ensemble"
@@ -95,11 +95,13 @@ def _cache(source: ImageSource, recipes: dict[str, Recipe]) -> None:
 
 def _train(source: ImageSource, plan: Plan, words: Sequence[str], recipes: dict[str, Recipe]) -> None:
     """One process per GPU where there are several; else one fold after the other in this one."""
-    if torch.cuda.device_count() > 1 and not plan.quick:
-        train_grid(source, words, plan.n_folds, plan.seed)
-    else:
-        for name, recipe in recipes.items():
-            train(source, TrainPlan(name, recipe, seed=plan.seed))
+    word_of = dict(zip(recipes, words, strict=True))
+    for wave in waves(source.challenge.name, recipes):
+        if torch.cuda.device_count() > 1 and not plan.quick:
+            train_grid(source, [word_of[name] for name in wave], plan.n_folds, plan.seed)
+        else:
+            for name in wave:
+                train(source, TrainPlan(name, recipes[name], seed=plan.seed))
     for name in recipes:
         predict(source, name, "oof")
 

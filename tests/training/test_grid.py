@@ -3,7 +3,7 @@ import pytest
 from cxrlt import cli
 from cxrlt.errors import UserError
 from cxrlt.recipe import save_recipe
-from cxrlt.training.grid import train_command, train_grid
+from cxrlt.training.grid import train_command, train_grid, waves
 from tiny import make_tiny, tiny_recipe
 
 
@@ -13,6 +13,19 @@ def test_a_job_is_a_train_command_of_its_own(source):
     assert (parsed.recipe, parsed.challenge, parsed.fold, parsed.seed) == ("demo_resnet", "csv", (2,), 7)
     assert parsed.workspace.images_dir("csv") == source.workspace.images_dir("csv")
     assert parsed.workspace.cache_dir() == source.workspace.cache_dir()
+
+
+def test_what_a_run_starts_from_is_trained_before_it_whatever_the_order():
+    recipes = {
+        "third": tiny_recipe(**{"model.start_from": "second"}),
+        "second": tiny_recipe(**{"model.start_from": "csv:first"}),
+        "elsewhere": tiny_recipe(**{"model.start_from": "nih14:third"}),
+        "first": tiny_recipe(),
+    }
+    assert waves("csv", recipes) == [["elsewhere", "first"], ["second"], ["third"]]
+    recipes["first"] = tiny_recipe(**{"model.start_from": "third"})
+    with pytest.raises(UserError, match=r"third, second, first start from each other"):
+        waves("csv", recipes)
 
 
 def test_every_fold_of_every_recipe_is_trained_and_failures_are_named(tmp_path, monkeypatch):

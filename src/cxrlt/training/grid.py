@@ -4,13 +4,14 @@ import os
 import queue
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from joblib import Parallel, delayed
 
 from cxrlt.errors import UserError, listing
 from cxrlt.inputs.images import ImageSource
+from cxrlt.recipe import Recipe
 
 
 def train_grid(source: ImageSource, recipes: Sequence[str], n_folds: int, seed: int) -> None:
@@ -28,6 +29,25 @@ def train_grid(source: ImageSource, recipes: Sequence[str], n_folds: int, seed: 
     failed = [f"{recipe} fold {fold}" for (recipe, fold), code in zip(jobs, codes, strict=True) if code]
     if failed:
         raise UserError(f"Training failed for {listing(failed)} (reasons above). The same command goes on.")
+
+
+def waves(challenge: str, recipes: Mapping[str, Recipe]) -> list[list[str]]:
+    """Names of runs in the order of their training: what another starts from comes in an earlier wave.
+
+    Raises UserError for runs that start from each other.
+    """
+    source_of = {
+        name: (recipe.model.start_from or "").removeprefix(f"{challenge}:")
+        for name, recipe in recipes.items()
+    }
+    ordered: list[list[str]] = []
+    while source_of:
+        wave = [name for name, origin in source_of.items() if origin not in source_of]
+        if not wave:
+            raise UserError(f"model.start_from: {listing(list(source_of))} start from each other.")
+        ordered.append(wave)
+        source_of = {name: origin for name, origin in source_of.items() if name not in wave}
+    return ordered
 
 
 def _train_one(source: ImageSource, recipe: str, fold: int, seed: int, gpus: "queue.Queue[str]") -> int:
