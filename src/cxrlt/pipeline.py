@@ -95,7 +95,7 @@ def _cache(source: ImageSource, recipes: dict[str, Recipe]) -> None:
 
 def _train(source: ImageSource, plan: Plan, words: Sequence[str], recipes: dict[str, Recipe]) -> None:
     """One process per GPU where there are several; else one fold after the other in this one."""
-    word_of = dict(zip(recipes, words, strict=True))
+    word_of = {run_name(word): word for word in words}
     for wave in waves(source.challenge.name, recipes):
         if torch.cuda.device_count() > 1 and not plan.quick:
             train_grid(source, [word_of[name] for name in wave], plan.n_folds, plan.seed)
