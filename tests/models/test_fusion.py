@@ -41,7 +41,7 @@ def pad(inputs, n):
     image = torch.full((3, n, 1, 64, 64), 255, dtype=torch.uint8)
     return {
         "images": torch.cat([inputs["images"], image], dim=1),
-        "views": torch.cat([inputs["views"], torch.full((3, n), 2)], dim=1),
+        "views": torch.cat([inputs["views"], torch.full((3, n), -1)], dim=1),
         "present": torch.cat([inputs["present"], torch.zeros(3, n, dtype=torch.bool)], dim=1),
     }
 

@@ -1,4 +1,5 @@
 import pytest
+import timm
 import torch
 import torch.nn.functional as F
 
@@ -17,7 +18,8 @@ def cosine_model(backbone):
 
 
 def images(n=5):
-    return torch.randint(0, 256, (n, 1, 160, 160), dtype=torch.uint8)
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(0, 256, (n, 1, 160, 160), dtype=torch.uint8, generator=generator)
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)
@@ -64,3 +66,13 @@ def test_cosines_keep_their_precision_under_autocast():
 def test_a_head_of_two_classifiers_is_refused_with_a_sentence():
     with pytest.raises(UserError, match=r"model\.head cosine does not fit deit_tiny_dist.*tuple, not Linear"):
         cosine_model("deit_tiny_distilled_patch16_224")
+
+
+@pytest.mark.parametrize("backbone", [*BACKBONES, "dla34"])
+def test_a_linear_head_on_timms_pool_is_timms_own_classifier(backbone):
+    torch.manual_seed(0)
+    whole = timm.create_model(backbone, pretrained=False, in_chans=1, num_classes=4).eval()
+    torch.manual_seed(0)
+    model = create_model(ModelConfig(backbone=backbone, pretrained=False, normalise=False), 4, 160).eval()
+    with torch.no_grad():
+        assert torch.allclose(model({"images": images()}), whole(images() / 255), atol=1e-5)

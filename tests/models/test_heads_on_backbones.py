@@ -59,6 +59,7 @@ def test_a_model_is_its_features_and_what_stands_on_them(backbone, head):
     model.logit_scale.fill_(3.0)
     with torch.no_grad():
         whole, split = model.predict(inputs), light.predict(features_of(model, inputs))
+        assert torch.equal(whole, 3 * model(inputs))
     assert whole.shape == (3, N_CLASSES)
     assert torch.allclose(whole, split, atol=1e-5)
     assert whole.std(dim=0).min() > 0

@@ -34,7 +34,7 @@ class FeatureLayout:
             side = math.isqrt(output.shape[1])
             output = output.unflatten(1, (side, side))
         planes = output if self.kind == "nchw" else output.permute(0, 3, 1, 2)
-        if self.grid is not None and self.grid < max(planes.shape[-2:]):
+        if self.grid is not None:
             planes = F.adaptive_avg_pool2d(planes, [min(self.grid, side) for side in planes.shape[-2:]])
         return planes.flatten(2).transpose(1, 2)
 
