@@ -3,9 +3,12 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.special import expit
 
+from cxrlt.cli import main
 from cxrlt.errors import UserError
 from cxrlt.folds.make import make_folds
+from cxrlt.predictions.context import CONTEXT
 from cxrlt.predictions.ensemble import make_ensemble, predict_ensemble
 from cxrlt.predictions.evaluate import evaluate
 from cxrlt.predictions.oof import oof_score
@@ -14,7 +17,7 @@ from cxrlt.predictions.selection import greedy_weights
 from cxrlt.predictions.standardise import mean_constants
 from cxrlt.predictions.store import read_predictions
 from cxrlt.predictions.study import study_mean
-from cxrlt.predictions.weights import WEIGHTS_FILE
+from cxrlt.predictions.weights import WEIGHTS_FILE, read_weights
 from simulated_runs import SimulatedRuns, edit_parquet
 
 
@@ -172,3 +175,95 @@ def test_weights_that_are_no_shares_are_refused(two: SimulatedRuns, weight: floa
     path.write_text(json.dumps(json.loads(path.read_text()) | final))
     with pytest.raises(UserError, match="weights of members"):
         read_final(*of(two, "alone", "test"))
+
+
+def test_the_report_and_the_file_say_what_every_kind_reaches_and_why_one_is_taken(two: SimulatedRuns) -> None:
+    report = make_ensemble(*of(two, "both", ["good", "poor"]), context=True)
+    values = json.loads((two.workspace.run_dir("csv", "both") / WEIGHTS_FILE).read_text())
+    assert list(values["nested"]) == ["mean", "greedy", "per_class", "stack", "stack_context"]
+    best = max(figures["score"] for figures in values["nested"].values())
+    for kind, figures in values["nested"].items():
+        assert figures["behind"] == pytest.approx(best - figures["score"], abs=1e-9)
+        assert figures["low"] <= figures["behind"] <= figures["high"]
+        (line,) = [line for line in str(report).splitlines() if f"  {kind} " in line and "nested" in line]
+        assert f"{figures['score']:.4f}" in line
+    assert f"  {values['kind']}: {values['why']}" in str(report)
+    assert "1,000 times" in str(report)
+    assert "averaged over studies, frontal:lateral 8:2" in str(report)
+
+
+def test_a_kind_that_is_asked_for_is_made_whatever_the_others_reach(two: SimulatedRuns) -> None:
+    for kind in ("mean", "greedy", "per_class", "stack"):
+        weights = make_ensemble(*of(two, kind, ["good", "poor"]), kind=kind).weights
+        assert (weights.kind, weights.why) == (kind, "as asked for")
+        assert set(weights.nested) == {"mean", "greedy", "per_class", "stack"}
+        stored = read_predictions(two.workspace.run_dir("csv", kind) / "oof.parquet", two.challenge.classes)[
+            0
+        ]
+        rows = read_train_rows(*of(two))
+        score = oof_score(two.challenge, stored.astype(np.float64), rows.table, rows.fold)
+        assert score == pytest.approx(weights.nested[kind].score, abs=1e-6)
+
+
+def test_a_stack_predicts_probabilities_about_as_frequent_as_the_findings(
+    two: SimulatedRuns,
+) -> None:
+    make_ensemble(*of(two, "stack", ["good", "poor"]), kind="stack", study_mean="off")
+    shares = expit(read_final(*of(two, "stack", "oof")).logits).mean()
+    frequency = two.table("train")[list(two.challenge.classes)].mean()
+    np.testing.assert_allclose(shares, frequency, atol=0.02)
+
+
+def test_one_model_may_be_stacked_with_its_context_from_the_command_line(
+    two: SimulatedRuns, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--challenge", "csv", "--root", str(two.workspace.root), "--study-mean", "search"]
+    main(["ensemble", "alone", "--members", "good", "--kind", "stack", "--context", *words])
+    assert "ensemble alone: stack_context of good" in capsys.readouterr().out
+    weights = read_weights(two.workspace.run_dir("csv", "alone"), two.challenge)
+    assert weights.final.context.columns.tolist() == list(CONTEXT)
+    assert (weights.study_mean.option, set(weights.nested)) == ("search", {"mean", "stack_context"})
+    assert read_final(*of(two, "alone", "test")).logits.notna().all(axis=None)
+
+
+def test_labels_that_change_make_the_ensemble_anew(two: SimulatedRuns) -> None:
+    first = make_ensemble(*of(two, "both", ["good", "poor"]))
+    path = two.workspace.inputs_dir("csv") / "train.csv"
+    table = pd.read_csv(path)
+    table.loc[:40, "Mass"] = np.nan
+    table.to_csv(path, index=False)
+    again = make_ensemble(*of(two, "both", ["good", "poor"]))
+    assert not again.skipped
+    assert again.weights.nested != first.weights.nested
+
+
+@pytest.mark.parametrize("option", ["auto", "search"])
+def test_where_truth_is_of_images_studies_are_not_averaged_and_a_line_says_so(
+    two: SimulatedRuns, option: str
+) -> None:
+    path = two.workspace.inputs_dir("csv") / "train.csv"
+    table = pd.read_csv(path)
+    lateral = table["view"] == "LATERAL"
+    table.loc[lateral, "Mass"] = 1 - table.loc[lateral, "Mass"]
+    table.to_csv(path, index=False)
+    report = make_ensemble(*of(two, "both", ["good", "poor"]), study_mean=option)
+    assert report.weights.study_mean.final is None
+    assert "differ in labels from others of their study: truth is of images" in str(report)
+    asked = make_ensemble(*of(two, "asked", ["good", "poor"]), study_mean="on").weights
+    assert asked.study_mean.final == 0.8
+
+
+def test_context_is_seen_by_stacking_alone(two: SimulatedRuns) -> None:
+    with pytest.raises(UserError, match="--context is seen by stacking alone"):
+        make_ensemble(*of(two, "both", ["good", "poor"]), kind="mean", context=True)
+
+
+def test_members_that_predict_different_images_are_an_error_that_names_one(two: SimulatedRuns) -> None:
+    make_ensemble(*of(two, "both", ["good", "poor"]))
+    for path in two.workspace.run_dir("csv", "poor").glob("fold*/test.parquet"):
+        edit_parquet(path, lambda logits: logits.iloc[1:])
+    with pytest.raises(
+        UserError,
+        match=r"both's member poor .*test000-0-PA.*cxrlt predict both --challenge csv --split test --force",
+    ):
+        read_final(*of(two, "both", "test"))

@@ -18,6 +18,7 @@ from sklearn.metrics import (
 )
 
 from cxrlt.challenges.base import Metric
+from cxrlt.errors import UserError
 from cxrlt.metrics import macro_metric
 from cxrlt.predictions.combine import combined_constants
 from cxrlt.predictions.ensemble import make_ensemble
@@ -292,3 +293,12 @@ def test_a_refit_keeps_its_own_probabilities(single: SimulatedRuns) -> None:
     logits, _ = read_predictions(run_dir / "refit" / "test.parquet", CLASSES)
     final = read_final(*of(single, "all", "test")).logits
     np.testing.assert_allclose(softmax(final, axis=1), softmax(logits.astype(float), axis=1), atol=1e-9)
+
+
+@pytest.mark.parametrize("how", [{"kind": "per_class"}, {"kind": "stack"}, {"context": True}])
+def test_members_are_not_weighed_class_by_class(single: SimulatedRuns, how: dict[str, object]) -> None:
+    single.add_run("a", skill=2, seed=1)
+    single.add_run("b", skill=1, seed=2)
+    assert set(make_ensemble(*of(single, "both", ["a", "b"])).weights.nested) == {"mean", "greedy"}
+    with pytest.raises(UserError, match=r"one class per image.*use --kind mean or greedy"):
+        make_ensemble(*of(single, "other", ["a", "b"]), **how)

@@ -277,7 +277,8 @@ def _ensemble(
         members = {member: read_split(challenge, workspace, member, split) for member in weights.used}
     frames = {member: scores.frame for member, scores in members.items()}
     constants = {member: scores.constants for member, scores in members.items()}
-    _require_same_ids(name, frames)
+    again = f"cxrlt predict {name} --challenge {challenge.name} --split {split} --force"
+    _require_same_ids(name, frames, again)
 
     def logits_of(ids: pd.Index, unit: int | None) -> pd.DataFrame:
         how = weights.of(unit)
@@ -291,13 +292,13 @@ def _ensemble(
     return Final(name, logits, weights.study_mean, optimistic=optimistic)
 
 
-def _require_same_ids(name: str, frames: Mapping[str, pd.DataFrame]) -> None:
+def _require_same_ids(name: str, frames: Mapping[str, pd.DataFrame], again: str) -> None:
     ids = next(iter(frames.values())).index
     for member, frame in frames.items():
         if len(odd := frame.index.symmetric_difference(ids)):
             raise UserError(
                 f"the predictions of {name}'s member {member} do not hold the ids of the others: "
-                f"{listing(odd)}. Predict again with: cxrlt predict {member} --force"
+                f"{listing(odd)}. Predict again with: {again}"
             )
 
 
