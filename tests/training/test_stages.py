@@ -117,3 +117,12 @@ def test_a_stage_is_one_plain_training():
     staged = stage_recipe(recipe, StageConfig(epochs=3))
     assert (staged.schedule.stages, staged.soup.kind, staged.schedule.epochs) == ((), "none", 3)
     assert (staged.optim.lr, staged.data.size) == (recipe.optim.lr, recipe.data.size)
+
+
+def test_a_frozen_stage_sees_maps_of_no_more_than_four_by_four():
+    warm_up = StageConfig(epochs=1, frozen=True)
+    whole = tiny_recipe(**{"model.head": "csra"})
+    assert stage_recipe(whole, warm_up).model.grid == 4
+    assert stage_recipe(tiny_recipe(**{"model.head": "csra", "model.grid": 2}), warm_up).model.grid == 2
+    assert stage_recipe(whole, StageConfig(epochs=1)).model.grid is None
+    assert stage_recipe(tiny_recipe(), warm_up).model.grid is None  # what timm pools has no map

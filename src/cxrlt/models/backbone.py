@@ -102,7 +102,7 @@ def create_model(cfg: ModelConfig, n_classes: int, size: int, channels: int = 1)
     options: dict[str, object] = {"in_chans": channels, "num_classes": n_classes}
     backbone = _create_backbone(cfg, size, options | ({"img_size": size} if fixed_size else {}))
     fuses = cfg.fusion.max_images > 1
-    if cfg.pool == "backbone" and cfg.head in ("linear", "cosine") and not fuses:
+    if not cfg.reads_map and not fuses:
         layout, head = _pooled(backbone, cfg, n_classes, size, channels)
         fusion = None
     else:

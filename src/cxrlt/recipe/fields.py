@@ -63,6 +63,11 @@ class ModelConfig(_Frozen):
     normalise: bool = True
     """With the mean and standard deviation of the backbone's own weights; False: grey values / 255."""
 
+    @property
+    def reads_map(self) -> bool:
+        """Whether pool or head look at the feature map, and not at what timm's model pools."""
+        return self.pool != "backbone" or self.head in ("ml_decoder", "csra")
+
 
 POLICIES: dict[str, dict[str, object]] = {
     "light": {"crop_scale": (0.9, 1.0), "rotate": 5.0, "brightness": 0.1, "contrast": 0.1},
@@ -207,7 +212,7 @@ class StageConfig(_Frozen):
     lr: float | None = Field(None, gt=0)
     """Learning rate (default: the recipe's)."""
     frozen: bool = False
-    """Warm the head up on a frozen backbone."""
+    """Warm the head up on a frozen backbone, whose feature maps are averaged down to at most 4 x 4."""
 
 
 class ScheduleConfig(_Frozen):

@@ -11,6 +11,9 @@ from cxrlt.training.job import WEIGHTS, FoldJob, Start, licence_of
 from cxrlt.training.loop import fit
 from cxrlt.training.setup import seed_of
 
+WARM_UP_GRID = 4
+"""Side that maps are averaged down to for a frozen stage: whole ones of 512 px take a megabyte per image."""
+
 
 def with_stages(job: FoldJob, cache_of: Callable[[int], ImageCache]) -> FoldJob:
     """`job` with the jobs of its recipe's stages, the first of which starts where `job` would have.
@@ -46,6 +49,8 @@ def stage_recipe(recipe: Recipe, stage: StageConfig) -> Recipe:
     if stage.frozen:
         values["model"]["frozen"] = True
         values["data"]["mix"] = {}  # features are of single images as they are
+        if recipe.model.reads_map or recipe.fuses:
+            values["model"]["grid"] = min(recipe.model.grid or WARM_UP_GRID, WARM_UP_GRID)
     return Recipe.model_validate(values)
 
 
