@@ -267,3 +267,20 @@ def test_members_that_predict_different_images_are_an_error_that_names_one(two: 
         match=r"both's member poor .*test000-0-PA.*cxrlt predict both --challenge csv --split test --force",
     ):
         read_final(*of(two, "both", "test"))
+
+
+def test_a_weights_file_that_lacks_a_member_a_class_or_a_fold_is_refused(two: SimulatedRuns) -> None:
+    make_ensemble(*of(two, "both", ["good", "poor"]), kind="per_class")
+    path = two.workspace.run_dir("csv", "both") / WEIGHTS_FILE
+    whole = json.loads(path.read_text())
+    classes = whole["final"]["classes"]
+    for final, missing in (
+        ({"members": {"good": 1}}, "'poor'"),
+        ({"classes": {name: classes[name] for name in list(classes)[:2]}}, "'Hernia'"),
+    ):
+        path.write_text(json.dumps(whole | {"final": final}))
+        with pytest.raises(UserError, match=f"lacks {missing}.*cxrlt ensemble both .*--force"):
+            read_final(*of(two, "both", "test"))
+    path.write_text(json.dumps(whole | {"by_fold": whole["by_fold"][:2]}))
+    with pytest.raises(UserError, match="cxrlt ensemble both --members good poor"):
+        read_final(*of(two, "both", "oof"))

@@ -138,7 +138,7 @@ def study_mean_of(
     option = _predict_options(run_dir).study_mean
     if refit or option not in CANDIDATES:
         n_folds = read_folds(challenge, workspace).n_folds
-        return fixed_study_mean(option, n_folds, "as asked for" if option in ("on", "off") else "a refit")
+        return fixed_study_mean(option, n_folds, "a refit" if refit else "as asked for")
     rows = rows or read_train_rows(challenge, workspace)
     path = run_dir / STUDY_MEAN_FILE
     made_of = evidence_fingerprint([run_dir], rows.table, challenge.classes)
@@ -304,7 +304,8 @@ def _require_same_ids(name: str, frames: Mapping[str, pd.DataFrame], again: str)
 
 def _weights(run_dir: Path, challenge: Challenge, folds: Folds) -> EnsembleWeights:
     weights = read_weights(run_dir, challenge)
-    if weights.folds_sha256 != folds.sha256:
+    fitted = {len(weights.by_fold), len(weights.study_mean.by_fold)}
+    if weights.folds_sha256 != folds.sha256 or fitted != {folds.n_folds}:
         members, name = " ".join(weights.members), name_of_run(run_dir, challenge.name)
         raise UserError(
             f"{name} was made on another split than the folds.csv there is now. Make it again with: "

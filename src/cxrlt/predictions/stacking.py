@@ -9,10 +9,11 @@ from scipy.special import expit
 SLOPE_SD = 3.0
 """Of the sum of weights, about 1: scores have an interquartile range of 1, on which slopes are 1 to 5."""
 WEIGHT_SD = 0.3
-"""Of a member's weight about the mean's, and of a context coefficient about 0. Such a prior is worth 11
-positives whose scores differ by 1 between members; by about .3, as good members' do, it is worth 100."""
+"""Of a member's weight about the mean's, and of a context coefficient about 0: worth 11 positives where what
+it weighs spreads by 1, 100 where it spreads by a third, as the differences of good members do. In simulations
+with 10 to 800 positives, features of noise cost at most .002 AP under it."""
 STEPS = 50
-TOLERANCE = 1e-9
+TOLERANCE, SMALLEST_STEP = 1e-9, 1e-6
 
 Floats = NDArray[np.float64]
 
@@ -64,24 +65,23 @@ def _prior(n_members: int, n_features: int) -> tuple[Floats, Floats]:
     return mean, precision
 
 
-def _posterior_mode(design: Floats, target: Floats, start: Floats, precision: Floats) -> Floats:
-    """Newton's method, its step halved until the objective falls; the objective is convex."""
+def _posterior_mode(design: Floats, target: Floats, mean: Floats, precision: Floats) -> Floats:
+    """Newton's method from the prior's mean, steps halved until the convex objective falls."""
 
     def objective(theta: Floats) -> float:
-        logits, off = design @ theta, theta - start
-        return float((np.logaddexp(0, logits) - target * logits).sum() + off @ penalty @ off / 2)
+        logits, off = design @ theta, theta - mean
+        return float((np.logaddexp(0, logits) - target * logits).sum() + off @ precision @ off / 2)
 
-    penalty, theta = precision, start
-    value = objective(theta)
+    theta, value = mean, objective(mean)
     for _ in range(STEPS):
         p = expit(design @ theta)
-        gradient = design.T @ (p - target) + penalty @ (theta - start)
-        hessian = (design * (p * (1 - p))[:, None]).T @ design + penalty
+        gradient = design.T @ (p - target) + precision @ (theta - mean)
+        hessian = (design * (p * (1 - p))[:, None]).T @ design + precision
         step = np.linalg.lstsq(hessian, gradient, rcond=None)[0]
         decrement, size = float(gradient @ step), 1.0
-        while size > 1e-6 and objective(theta - size * step) > value - 1e-4 * size * decrement:
+        while size > SMALLEST_STEP and objective(theta - size * step) > value - 1e-4 * size * decrement:
             size /= 2
-        if decrement < TOLERANCE or size <= 1e-6:
+        if decrement < TOLERANCE or size <= SMALLEST_STEP:
             break
         theta = theta - size * step
         value = objective(theta)

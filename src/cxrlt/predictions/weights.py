@@ -159,5 +159,6 @@ def read_weights(run_dir: Path, challenge: Challenge) -> EnsembleWeights:
             "nested": {kind: Candidate(**figures) for kind, figures in values["nested"].items()},
         }
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: {error}. Make it again with: {again} --force") from error
+        wrong = f"lacks {error}" if isinstance(error, KeyError) else f"cannot be used: {error}"
+        raise UserError(f"{path} {wrong}. Make it again with: {again} --force") from error
     return EnsembleWeights(**{key: values[key] for key in EnsembleWeights.__dataclass_fields__})
