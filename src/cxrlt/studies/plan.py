@@ -93,7 +93,8 @@ class Study:
 
     def log_of(self, label: str) -> Path:
         """Where a task writes what it prints."""
-        return self.runs_dir / "logs" / f"{label.replace(f'{self.name}/', '').replace('/', '-')}.log"
+        words = label.replace(f"{self.name}/", "").replace("/", "-").replace(" ", "-")
+        return self.runs_dir / "logs" / f"{words}.log"
 
     def fold_dir(self, run: Run, fold: int) -> Path:
         return self.source.workspace.run_dir(self.challenge.name, run.name) / f"fold{fold}"

@@ -1,6 +1,7 @@
 import shutil
 
 import pytest
+import torch
 
 from cxrlt.artifacts import write_json
 from cxrlt.studies.tricks.cost import SECONDS, costs, train_timed
@@ -63,3 +64,16 @@ def test_an_interrupted_training_is_not_measured(study, source):
     finally:
         shutil.rmtree(directory)
         kept.rename(directory)
+
+
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="a GPU is timed by the clock on the wall")
+def test_without_a_gpu_it_is_the_processors_time_that_counts(study, compared):
+    assert "Training time: processor seconds" in compared[2]
+    (path, *_) = seconds_of(study, "gem")
+    kept = path.read_bytes()
+    try:
+        write_json(path, {"seconds": 1000.0, "clock": "wall"})
+        runs = [*study.base_runs, *study.runs(study.tricks)]
+        assert costs(study, runs)["gem"].training < 100
+    finally:
+        path.write_bytes(kept)

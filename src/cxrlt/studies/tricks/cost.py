@@ -20,6 +20,7 @@ from cxrlt.training.train import TrainPlan, train
 from cxrlt.training.tta import variants
 
 SECONDS = "seconds.json"
+WALL, PROCESSOR = "wall", "processor"
 
 
 @dataclass(frozen=True)
@@ -31,12 +32,17 @@ class Cost:
 
 
 def train_timed(source: ImageSource, plan: TrainPlan, directory: Path) -> None:
-    """Train one fold into `directory`; seconds.json says how long it took, unless it was interrupted."""
+    """Train one fold into `directory`; seconds.json says how long it took, unless it was interrupted.
+
+    Without a GPU that is the processor's time, for other trainings slow the clock on the wall.
+    """
     begun = (directory / "run.json").is_file() and not plan.force
-    began = time.monotonic()
+    clock = WALL if torch.accelerator.is_available() else PROCESSOR
+    now = time.monotonic if clock == WALL else time.process_time
+    began = now()
     train(source, plan)
     if not begun:
-        write_json(directory / SECONDS, {"seconds": time.monotonic() - began})
+        write_json(directory / SECONDS, {"seconds": now() - began, "clock": clock})
 
 
 def costs(study: TrickStudy, runs: Sequence[Run]) -> dict[str, Cost]:
@@ -44,18 +50,24 @@ def costs(study: TrickStudy, runs: Sequence[Run]) -> dict[str, Cost]:
     by_row: dict[str, list[Run]] = {}
     for run in runs:
         by_row.setdefault(run.variant, []).append(run)
-    trained = {row: _seconds(study, own) for row, own in by_row.items() if _is_trained(row)}
-    shares = {row: seconds / trained[BASE] for row, seconds in trained.items()}
+    base = by_row[BASE]
+    shares = {row: _share(study, own, base) for row, own in by_row.items() if _is_trained(row)}
     return {row: _cost(study, row, own, shares) for row, own in by_row.items()}
 
 
+def clock_of(study: TrickStudy) -> str:
+    """What BASE's training was measured with; mixed ones are as good as the worse."""
+    clocks = {
+        clock for run in study.base_runs for fold in study.folds for _, clock in _measured(study, run, fold)
+    }
+    return PROCESSOR if clocks == {PROCESSOR} else WALL
+
+
 def _cost(study: TrickStudy, row: str, runs: Sequence[Run], shares: Mapping[str, float]) -> Cost:
-    if row == BASE or TRICKS[row].stage == "trained":
-        return Cost(shares[row], _passes(study, runs[0]))
-    if TRICKS[row].stage == "second stage":
-        return Cost(1 + shares[row], _passes(study, runs[0]))
-    if TRICKS[row].stage == "prediction":
-        return Cost(1.0, _passes(study, runs[0]))
+    stage = "trained" if row == BASE else TRICKS[row].stage
+    if stage != "ensemble":
+        of_base = 0.0 if stage == "trained" else 1.0
+        return Cost(of_base + shares.get(row, 0.0), _passes(study, runs[0]))
     names = {study.name_of(member, run.seed): member for run in runs for member in shares}
     used = [{names[member] for member in _used(study, run)} for run in runs]
     return Cost(
@@ -73,11 +85,26 @@ def _used(study: TrickStudy, run: Run) -> list[str]:
     return list(read_weights(directory, study.challenge).used)
 
 
-def _seconds(study: TrickStudy, runs: Sequence[Run]) -> float:
-    """Median over folds and seeds of those that were measured."""
-    paths = [study.fold_dir(run, fold) / SECONDS for run in runs for fold in study.folds]
-    measured = [read_json(path, "--force")["seconds"] for path in paths if path.is_file()]
-    return float(np.median(measured)) if measured else math.nan
+def _share(study: TrickStudy, runs: Sequence[Run], base: Sequence[Run]) -> float:
+    """Median over folds and seeds of the seconds as a multiple of BASE's with the same fold and seed."""
+    ratios = [
+        seconds / of_base
+        for run, of_seed in zip(runs, base, strict=True)
+        for fold in study.folds
+        for seconds, clock in _measured(study, run, fold)
+        for of_base, base_clock in _measured(study, of_seed, fold)
+        if clock == base_clock
+    ]
+    return float(np.median(ratios)) if ratios else math.nan
+
+
+def _measured(study: TrickStudy, run: Run, fold: int) -> list[tuple[float, str]]:
+    """Seconds and clock of one training; none if it was interrupted."""
+    path = study.fold_dir(run, fold) / SECONDS
+    if not path.is_file():
+        return []
+    values = read_json(path, "--force")
+    return [(values["seconds"], values.get("clock", WALL))]
 
 
 def _passes(study: TrickStudy, run: Run) -> float:

@@ -16,7 +16,7 @@ from cxrlt.studies.report import LEGEND as LEGEND_OF_ALL
 from cxrlt.studies.report import detects, markdown_of, result_of, title_of
 from cxrlt.studies.score import Truth
 from cxrlt.studies.tables import class_rows, class_table, write_csv
-from cxrlt.studies.tricks.cost import costs
+from cxrlt.studies.tricks.cost import WALL, clock_of, costs
 from cxrlt.studies.tricks.plan import TrickStudy
 from cxrlt.studies.tricks.registry import BASE, TRICKS, Stage
 from cxrlt.studies.tricks.score import read_predicted, score_run
@@ -132,7 +132,15 @@ def _design(study: TrickStudy) -> list[str]:
         f"every image predicted as it is and alone. Folds {', '.join(map(str, study.folds))} of "
         f"{study.split.n_folds}; seeds: {plan.seeds}. "
         "Each trick is alone, and nothing was tuned for it: every run has BASE's learning rate.",
-        "Training time: wall seconds of a fold, median over folds and seeds, as a multiple of BASE's, and "
-        "with what a trick needs first: BASE for a second stage, all members for an ensemble. Measured with "
-        f"up to {study.n_workers} trainings side by side, it is as rough as what else the machine did.",
+        _timing(study),
     ]
+
+
+def _timing(study: TrickStudy) -> str:
+    clock = clock_of(study)
+    rough = f", with up to {study.n_workers} trainings side by side and as rough as that is"
+    return (
+        f"Training time: {clock} seconds as a multiple of BASE's with the same fold and seed, median over "
+        "folds and seeds, and with what a trick needs first: BASE for a second stage, all members for an ensemble"
+        f"{rough if clock == WALL else ''}."
+    )

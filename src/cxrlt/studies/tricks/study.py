@@ -61,8 +61,9 @@ def _opening(study: TrickStudy, n_runs: int) -> str:
 
 
 def _train(study: TrickStudy, workers: Workers, runs: Sequence[Run], title: str) -> Failures:
+    """Fold by fold and seed by seed, so that what slows the machine for a while slows all tricks alike."""
     tasks = []
-    for run, fold in study.todo(runs, study.folds):
+    for run, fold in sorted(study.todo(runs, study.folds), key=lambda unit: (unit[1], unit[0].seed)):
         label, plan = f"{run.name} fold {fold}", run.plan(fold, study.plan.force)
         do = partial(train_timed, study.source, plan, study.fold_dir(run, fold))
         tasks.append(Task(label, do, study.log_of(label)))
