@@ -141,6 +141,6 @@ def _timing(study: TrickStudy) -> str:
     rough = f", with up to {study.n_workers} trainings side by side and as rough as that is"
     return (
         f"Training time: {clock} seconds as a multiple of BASE's with the same fold and seed, median over "
-        "folds and seeds, and with what a trick needs first: BASE for a second stage, all members for an ensemble"
-        f"{rough if clock == WALL else ''}."
+        "folds and seeds, and with what a trick needs first: BASE for a second stage, all members for an "
+        f"ensemble{rough if clock == WALL else ''}."
     )
