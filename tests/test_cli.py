@@ -3,7 +3,7 @@ import sys
 
 import pytest
 
-from cxrlt import cli
+from cxrlt import cli, commands
 from cxrlt.errors import UserError
 from cxrlt.recipe import load_recipe
 
@@ -109,7 +109,7 @@ def test_an_interruption_says_how_to_go_on(monkeypatch, capsys):
     def interrupted(self):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli.Check, "run", interrupted)
+    monkeypatch.setattr(commands.Check, "run", interrupted)
     assert exit_of("check", "demo") == 130
     assert "goes on" in capsys.readouterr().err
 
@@ -118,7 +118,7 @@ def test_our_own_faults_keep_their_traceback(monkeypatch):
     def broken(self):
         raise ZeroDivisionError
 
-    monkeypatch.setattr(cli.Check, "run", broken)
+    monkeypatch.setattr(commands.Check, "run", broken)
     with pytest.raises(ZeroDivisionError):
         cli.main(["check", "demo"])
 

@@ -9,7 +9,9 @@ import cxrlt
 
 PACKAGE = Path(cxrlt.__file__).parent
 LAYERS = [
-    {"cli", "pipeline", "studies", "__main__"},
+    {"cli", "__main__"},
+    {"commands"},
+    {"pipeline", "studies"},
     {"reports", "submissions"},
     {"predictions"},
     {"training"},
