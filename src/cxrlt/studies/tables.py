@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from cxrlt.artifacts import atomic_path
-from cxrlt.studies.compare import TruthResult
+from cxrlt.studies.compare import Compared, TruthResult
 
 Row = dict[str, object]
 
@@ -19,6 +19,17 @@ def class_rows(result: TruthResult) -> list[Row]:
         for row in result.compared
         for name, values in row.classes.to_dict("index").items()
     ]
+
+
+def compared_values(row: Compared) -> Row:
+    """Every metric's mean, spread and difference, and what comes of the challenge's."""
+    values: Row = {}
+    for key, mean in row.means.items():
+        values |= {key: mean, f"{key} sd over seeds": row.spreads[key]}
+    for key, interval in row.differences.items():
+        values |= {f"{key} difference": interval.value}
+        values |= {f"{key} difference low": interval.low, f"{key} difference high": interval.high}
+    return values | {"standard error of the difference": row.error, "verdict": row.verdict}
 
 
 def write_csv(path: Path, rows: Sequence[Row]) -> None:

@@ -12,7 +12,7 @@ from cxrlt.studies.losses.score import GAP
 from cxrlt.studies.losses.step_time import StepTime
 from cxrlt.studies.losses.tune import Tuned
 from cxrlt.studies.plan import Run
-from cxrlt.studies.tables import Row, signed, with_spread
+from cxrlt.studies.tables import Row, compared_values, signed, with_spread
 
 
 def run_rows(study: LossStudy, runs: Sequence[Run], result: TruthResult) -> list[Row]:
@@ -44,12 +44,6 @@ def result_rows(
     rows = []
     for row in result.compared:
         own = [run for run in runs if run.variant == row.name]
-        metrics: Row = {}
-        for key, mean in row.means.items():
-            metrics |= {key: mean, f"{key} sd over seeds": row.spreads[key]}
-        for key, interval in row.differences.items():
-            metrics |= {f"{key} difference": interval.value}
-            metrics |= {f"{key} difference low": interval.low, f"{key} difference high": interval.high}
         variant, setting, time = study.variant_of(row.name), settings[row.name], times[row.name]
         rows.append(
             {
@@ -58,9 +52,7 @@ def result_rows(
                 "loss": variant.loss,
                 "options": " ".join(f"{key}={value}" for key, value in variant.options.items()),
                 "seeds": len(own),
-                **metrics,
-                "standard error of the difference": row.error,
-                "verdict": row.verdict,
+                **compared_values(row),
                 "train_minus_oof": row.beside[GAP],
                 "step_time": time.ratio,
                 "step_time_noise": time.noise,

@@ -7,7 +7,7 @@ import pandas as pd
 
 from cxrlt.studies.compare import TruthResult
 from cxrlt.studies.plan import Run
-from cxrlt.studies.tables import Row, signed, with_spread
+from cxrlt.studies.tables import Row, compared_values, signed, with_spread
 from cxrlt.studies.tricks.cost import Cost
 from cxrlt.studies.tricks.registry import TRICKS
 
@@ -29,12 +29,6 @@ def result_rows(result: TruthResult, runs: Sequence[Run], costs: Mapping[str, Co
     """One row per trick, BASE first, with every number that the texts show and more."""
     rows = []
     for row in result.compared:
-        metrics: Row = {}
-        for key, mean in row.means.items():
-            metrics |= {key: mean, f"{key} sd over seeds": row.spreads[key]}
-        for key, interval in row.differences.items():
-            metrics |= {f"{key} difference": interval.value}
-            metrics |= {f"{key} difference low": interval.low, f"{key} difference high": interval.high}
         trick = TRICKS.get(row.name)
         rows.append(
             {
@@ -43,9 +37,7 @@ def result_rows(result: TruthResult, runs: Sequence[Run], costs: Mapping[str, Co
                 "what": trick.about if trick else "",
                 "stage": trick.stage if trick else "",
                 "seeds": sum(run.variant == row.name for run in runs),
-                **metrics,
-                "standard error of the difference": row.error,
-                "verdict": row.verdict,
+                **compared_values(row),
                 "training_time": costs[row.name].training,
                 "passes": costs[row.name].passes,
             }
