@@ -6,7 +6,7 @@ root="$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)"
 venv="$root/.venv"
 python=""
 # Written out so that a misspelt word fails before the installation (a test keeps it equal to the package's list).
-challenges="demo demo-single cxrlt2023 cxrlt2024-task1 cxrlt2024-task2 nih14 nihlt nihlt-single folder csv"
+challenges="demo demo-single cxrlt2023 cxrlt2024-task1 cxrlt2024-task2 cxrlt2026-task1 nih14 nihlt nihlt-single folder csv"
 
 usage() {
     cat <<END

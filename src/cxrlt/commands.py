@@ -302,14 +302,20 @@ class Score(Folders):
     """A CSV, or a zip that holds one."""
     truth: Path
     """A CSV with the ids and the true labels."""
+    against: Path | None = None
+    """Another submission: by how much the first one is ahead, on the same patients drawn."""
     challenge: str = "demo"
 
     def run(self) -> None:
-        from cxrlt.reports.score_table import score_table
+        from cxrlt.reports.score_table import ahead_line, score_table
         from cxrlt.submissions.score import score_file
 
         challenge = self.challenge_of(self.challenge)
-        print(score_table(score_file(self.file, self.truth, challenge, self.workspace)))
+        first = score_file(self.file, self.truth, challenge, self.workspace)
+        print(score_table(first))
+        if self.against is not None:
+            second = score_file(self.against, self.truth, challenge, self.workspace)
+            print(f"\n{ahead_line(first, second, str(self.against))}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -54,8 +54,7 @@ def test_a_class_that_rows_say_nothing_about_is_ranked_by_the_plain_mean(targets
 
 def test_the_fewer_the_positives_the_nearer_the_weights_are_to_equal_ones() -> None:
     shares = [
-        share_of_first(fit_stack(*draw(n_rows, (3.0, 0.0), bias=-4, seed=3)))
-        for n_rows in (40_000, 1000, 40)
+        share_of_first(fit_stack(*draw(n_rows, (3.0, 0.0), bias=-4, seed=3))) for n_rows in (40_000, 1000, 40)
     ]
     assert shares[0] > 0.95
     assert shares[0] > shares[1] > shares[2] > 0.5

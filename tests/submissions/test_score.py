@@ -1,3 +1,5 @@
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -81,3 +83,17 @@ def test_the_command_prints_the_table_of_scores(runs, truth, capsys):
     out = capsys.readouterr().out
     assert out.startswith("submission.csv on csv truth.csv: ")
     assert all(name in out for name in CLASSES)
+
+
+def test_two_files_are_compared_on_the_same_patients(runs, truth, tmp_path, capsys):
+    path = submit(runs.challenge, runs.workspace, "one").csv_path
+    reversed_ranks = pd.read_csv(path)
+    reversed_ranks[[*CLASSES]] = 1 - reversed_ranks[[*CLASSES]]
+    reversed_ranks.to_csv(tmp_path / "worse.csv", index=False)
+    root = ["--challenge", "csv", "--root", str(runs.workspace.root), "--truth", str(truth)]
+    cli.main(["score", str(path), *root, "--against", str(path)])
+    assert f"mAP minus that of {path}: +0.0000 [+0.0000, +0.0000]" in capsys.readouterr().out
+    cli.main(["score", str(path), *root, "--against", str(tmp_path / "worse.csv")])
+    line = capsys.readouterr().out.splitlines()[-1]
+    ahead, low, high = map(float, re.findall(r"[+-][0-9.]+", line.replace(str(tmp_path), "")))
+    assert 0 < low <= ahead <= high

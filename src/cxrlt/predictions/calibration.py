@@ -95,9 +95,7 @@ def read_calibration(challenge: Challenge, workspace: Workspace, name: str, rows
         odd = sorted(set(calibration.maps) ^ set(challenge.classes))
         raise UserError(f"{path} does not hold the classes of {challenge.name}: {listing(odd)}. {again}")
     if made_of != (rows.folds.sha256, fingerprint(challenge, workspace, name, rows)):
-        raise UserError(
-            f"{path} was fitted on other folds, labels or predictions than there are. {again}"
-        )
+        raise UserError(f"{path} was fitted on other folds, labels or predictions than there are. {again}")
     return calibration
 
 

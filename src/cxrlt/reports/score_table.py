@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from cxrlt.metrics import Interval
+from cxrlt.metrics import Interval, paired_difference
 from cxrlt.predictions.calibrate import CalibrationReport
 from cxrlt.predictions.evaluate import Leaderboard
 from cxrlt.predictions.scoring import Evaluation
@@ -78,6 +78,13 @@ def calibration_table(report: CalibrationReport) -> str:
     ]
     blocks.append(_aligned(["class", "positives", "best F1 from"], thresholds, n_text=1))
     return "\n\n".join([*blocks, str(report.path)])
+
+
+def ahead_line(first: Evaluation, second: Evaluation, name: str) -> str:
+    """By how much the first is ahead of the second, called `name`; both score the same rows."""
+    metric = first.metric
+    ahead = paired_difference(first.draws[metric], second.draws[metric])
+    return f"{metric} minus that of {name}: {_signed(ahead)} (95 %, on the same patients drawn)"
 
 
 def _title(evaluation: Evaluation) -> str:
