@@ -31,12 +31,21 @@ def main(args: list[str] | None = None) -> None:
     """Run one command. Exit code 2 and one sentence for what the user can mend."""
     try:
         parse(sys.argv[1:] if args is None else args).run()
+        _leave_together()
     except UserError as error:
         print(f"cxrlt: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("cxrlt: interrupted; the same command goes on from here", file=sys.stderr)
         sys.exit(130)
+
+
+def _leave_together() -> None:
+    """End the processes of one training at once: one that just exits may pull the others down."""
+    distributed = sys.modules.get("torch.distributed")
+    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+        distributed.barrier()
+        distributed.destroy_process_group()
 
 
 def _default(name: str, args: list[str]) -> dict[str, Train]:
