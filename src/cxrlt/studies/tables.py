@@ -32,6 +32,12 @@ def compared_values(row: Compared) -> Row:
     return values | {"standard error of the difference": row.error, "verdict": row.verdict}
 
 
+def difference_of(row: Row, metric: str) -> str:
+    """The difference that `compared_values` holds, with its interval, for a person to read."""
+    value, low, high = (signed(row[f"{metric} difference{end}"]) for end in ("", " low", " high"))
+    return f"{value} [{low}, {high}]"
+
+
 def write_csv(path: Path, rows: Sequence[Row]) -> None:
     with atomic_path(path) as temporary:
         pd.DataFrame(rows).to_csv(temporary, index=False)

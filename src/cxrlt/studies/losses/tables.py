@@ -12,7 +12,7 @@ from cxrlt.studies.losses.score import GAP
 from cxrlt.studies.losses.step_time import StepTime
 from cxrlt.studies.losses.tune import Tuned
 from cxrlt.studies.plan import Run
-from cxrlt.studies.tables import Row, compared_values, signed, with_spread
+from cxrlt.studies.tables import Row, compared_values, difference_of, signed, with_spread
 
 
 def run_rows(study: LossStudy, runs: Sequence[Run], result: TruthResult) -> list[Row]:
@@ -78,10 +78,7 @@ def result_table(results: pd.DataFrame, metrics: Sequence[str]) -> tuple[list[st
     headings += ["clipped", "lr", "clip"]
     rows = []
     for row in results.to_dict("records"):
-        difference = ""
-        if row["variant"] != first:
-            low, high = row[f"{metric} difference low"], row[f"{metric} difference high"]
-            difference = f"{signed(row[f'{metric} difference'])} [{signed(low)}, {signed(high)}]"
+        difference = "" if row["variant"] == first else difference_of(row, metric)
         edge = f" ({row['lr_edge']})" if isinstance(row["lr_edge"], str) and row["lr_edge"] else ""
         rows.append(
             [

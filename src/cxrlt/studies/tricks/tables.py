@@ -7,7 +7,7 @@ import pandas as pd
 
 from cxrlt.studies.compare import TruthResult
 from cxrlt.studies.plan import Run
-from cxrlt.studies.tables import Row, compared_values, signed, with_spread
+from cxrlt.studies.tables import Row, compared_values, difference_of, with_spread
 from cxrlt.studies.tricks.cost import Cost
 from cxrlt.studies.tricks.registry import TRICKS
 
@@ -52,10 +52,7 @@ def result_table(results: pd.DataFrame, metrics: Sequence[str]) -> tuple[list[st
     headings += ["training time", "passes"]
     rows = []
     for row in results.to_dict("records"):
-        difference = ""
-        if row["trick"] != first:
-            low, high = row[f"{metric} difference low"], row[f"{metric} difference high"]
-            difference = f"{signed(row[f'{metric} difference'])} [{signed(low)}, {signed(high)}]"
+        difference = "" if row["trick"] == first else difference_of(row, metric)
         cells = [with_spread(row[key], row[f"{key} sd over seeds"]) for key in metrics]
         rows.append(
             [
