@@ -1,0 +1,53 @@
+"""Commands that go through all the stages."""
+
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+from tyro.conf import Positional, arg
+
+from cxrlt.commands.base import ChallengeName, Images
+from cxrlt.studies.flags import StudyPlan
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run(Images):
+    """From radiographs to a valid submission: every stage in order, one training job per visible GPU."""
+
+    challenge: ChallengeName
+    recipes: tuple[str, ...] | None = None
+    """Names or YAML files of recipes (default: the challenge's own)."""
+    n_folds: int | None = None
+    """How many (default: 5; 3 for the demos)."""
+    seed: int = 0
+    quick: bool = False
+    """200 patients and one epoch, through to the zip, in a place of its own: before days of GPU time."""
+    drop_shared_patients: bool = False
+    """Take patients that dev or test has too out of train."""
+
+    def run(self) -> None:
+        from cxrlt.pipeline import Plan, run
+
+        source = self.source(self.challenge)
+        n_folds = self.n_folds or source.challenge.n_folds
+        run(source, Plan(self.recipes, n_folds, self.seed, self.quick, self.drop_shared_patients))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study(Images):
+    """Compare losses, or tricks: one recipe trained alike but for one thing, and what differs.
+
+    Learning rate and gradient clipping are chosen per loss first; tricks are tried with the recipe's. An
+    interrupted study goes on when started again; a finished one only writes its tables and figures anew.
+    """
+
+    kind: Positional[Literal["losses", "tricks"]]
+    """What is compared."""
+    challenge: ChallengeName
+    plan: Annotated[StudyPlan, arg(name="")] = field(default_factory=StudyPlan)
+
+    def run(self) -> None:
+        from cxrlt.studies.losses.study import study_losses
+        from cxrlt.studies.tricks.study import study_tricks
+
+        study = study_losses if self.kind == "losses" else study_tricks
+        print(study(self.source(self.challenge), self.plan))
