@@ -11,7 +11,7 @@ PACKAGE = Path(cxrlt.__file__).parent
 LAYERS = [
     {"cli", "__main__"},
     {"commands"},
-    {"pipeline", "studies"},
+    {"bench", "pipeline", "studies"},
     {"reports", "submissions"},
     {"predictions"},
     {"training"},

@@ -1,11 +1,12 @@
 """Commands that go through all the stages."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from cxrlt.commands.base import ChallengeName, Images
+from cxrlt.commands.base import ChallengeName, Folders, Images
 from cxrlt.studies.flags import StudyPlan
 
 
@@ -51,3 +52,25 @@ class Study(Images):
 
         study = study_losses if self.kind == "losses" else study_tricks
         print(study(self.source(self.challenge), self.plan))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bench(Folders):
+    """Measure every stage against what people use instead: rates, ratios, targets, and what bounds them."""
+
+    stages: Positional[tuple[str, ...]] = ()
+    """cache, loader, train, memory, metrics, bootstrap, ensemble, folds, table, submit, predict, help
+    (default: all of them)."""
+    quick: bool = False
+    """Small sizes: a minute or two, and rougher figures."""
+    scaling: bool = False
+    """Instead: what a stage costs at n, 2n, 4n and 8n, and the exponent of its growth."""
+    json: Path | None = None
+    """Write the figures into this file too."""
+
+    def run(self) -> None:
+        from cxrlt.bench.bench import bench
+
+        flags = {"quick": self.quick, "scaling": self.scaling, "json_path": self.json}
+        if not bench(self.stages, self.workspace.cache_dir(), **flags):
+            raise SystemExit(1)

@@ -1,0 +1,90 @@
+"""`cxrlt bench`: every stage against what people use instead, and how cost grows with size."""
+
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from cxrlt.artifacts import write_json
+from cxrlt.bench import evaluation, images, tables, training
+from cxrlt.bench.growth import Growth
+from cxrlt.bench.machine import describe_machine
+from cxrlt.bench.report import HEADER, growth_lines, machine_line, row_lines
+from cxrlt.bench.rows import Row
+from cxrlt.bench.setting import Setting
+from cxrlt.errors import UserError
+
+QUICK = 0.02
+"""The share of the full sizes that --quick measures."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """`rows` measures it against alternatives, `growth` at several sizes where its cost grows with them."""
+
+    rows: Callable[[Setting], Iterator[Row]]
+    growth: Callable[[Setting], Growth] | None = None
+
+
+STAGES = {
+    "cache": Stage(images.cache_rows, images.cache_growth),
+    "loader": Stage(images.loader_rows),
+    "train": Stage(training.train_rows),
+    "memory": Stage(training.memory_rows),
+    "metrics": Stage(evaluation.metrics_rows, evaluation.metrics_growth),
+    "bootstrap": Stage(evaluation.bootstrap_rows, evaluation.bootstrap_growth),
+    "ensemble": Stage(evaluation.ensemble_rows, evaluation.ensemble_growth),
+    "folds": Stage(tables.folds_rows, tables.folds_growth),
+    "table": Stage(tables.table_rows, tables.table_growth),
+    "submit": Stage(tables.submit_rows, tables.submit_growth),
+    "predict": Stage(training.predict_rows),
+    "help": Stage(tables.help_rows),
+}
+
+
+def bench(names: Sequence[str], folder: Path, *, quick: bool, scaling: bool, json_path: Path | None) -> bool:
+    """Measure the stages `names` (none: all of them) and print a line as soon as it is known.
+
+    Files are written into a folder of their own below `folder`, which goes when all is done. `json_path` gets
+    the figures, and those there are if a stage fails. Returns whether every result equals the alternative's.
+    """
+    if unknown := [name for name in names if name not in STAGES]:
+        raise UserError(f"There is no benchmark {unknown[0]!r}. There are: {', '.join(STAGES)}.")
+    machine, found = describe_machine(), []
+    print(machine_line(machine))
+    if not scaling:
+        print(HEADER)
+    try:
+        for one in _measured(names or tuple(STAGES), folder, QUICK if quick else 1.0, scaling):
+            found.append(one)
+            print(*(growth_lines(one) if isinstance(one, Growth) else row_lines(one)), sep="\n", flush=True)
+    finally:
+        if json_path is not None:
+            write_json(json_path, {"machine": machine, "quick": quick} | _plain(found))
+    return not any(row.wrong for row in found if isinstance(row, Row))
+
+
+def _measured(names: Sequence[str], folder: Path, share: float, scaling: bool) -> Iterator[Row | Growth]:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        stage = STAGES[name]
+        if scaling and stage.growth is None:
+            continue
+        print(f"bench: {name} …", file=sys.stderr, flush=True)
+        with tempfile.TemporaryDirectory(prefix="cxrlt-bench-", dir=folder) as temporary:
+            setting = Setting(Path(temporary), share)
+            if scaling:
+                yield stage.growth(setting)
+            else:
+                yield from stage.rows(setting)
+
+
+def _plain(found: Sequence[Row | Growth]) -> dict[str, list[dict]]:
+    rows = [one for one in found if isinstance(one, Row)]
+    growths = [one for one in found if isinstance(one, Growth)]
+    derived = ("ratio", "reached", "share_of_limit")
+    return {
+        "rows": [asdict(row) | {name: getattr(row, name) for name in derived} for row in rows],
+        "growth": [asdict(one) | {"exponent": one.exponent} for one in growths],
+    }
