@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from cxrlt.bench.growth import LARGEST_EXPONENT, Growth
 from cxrlt.bench.rows import Mark, Row
 
-WIDTHS = (46, 18, 18, 8, 16, 18)
+WIDTHS = (45, 16, 16, 7, 14, 16)
 TITLES = ("stage", "ours", "alternative", "ratio", "target", "limit", "of it")
 
 
@@ -20,12 +20,13 @@ HEADER = _columns(TITLES)
 
 
 def machine_line(machine: Mapping[str, object]) -> str:
-    """Processor, accelerator and the versions that matter most, in one line."""
+    """Processor, accelerator and the the versions of packages, in two lines."""
     packages = machine["packages"]
     accelerator = machine["accelerator"] or "no accelerator"
     memory = f", {machine['memory_gb']} GB" if machine["memory_gb"] else ""
     versions = ", ".join(f"{name} {version}" for name, version in packages.items())
-    return f"{machine['processor']}, {machine['cores']} cores{memory}; {accelerator}; {machine['system']}; {versions}"
+    hardware = f"{machine['processor']}, {machine['cores']} cores{memory}; {accelerator}"
+    return f"{hardware}\n{machine['system']}; {versions}\n"
 
 
 def row_lines(row: Row) -> list[str]:
@@ -53,10 +54,9 @@ def growth_lines(growth: Growth) -> list[str]:
     costs = ", ".join(
         f"{size:,}: {seconds:.3g} s" for size, seconds in zip(growth.sizes, growth.seconds, strict=True)
     )
-    within = "ok" if growth.exponent <= LARGEST_EXPONENT else "too high"
-    return [
-        f"{growth.stage}: cost ~ {growth.unit}s^{growth.exponent:.2f} (at most {LARGEST_EXPONENT}: {within}); {costs}"
-    ]
+    within = "ok" if growth.exponent <= LARGEST_EXPONENT else "TOO HIGH"
+    grows = f"{growth.unit}s^{growth.exponent:.2f}"
+    return [f"{growth.stage}: cost ~ {grows} (at most {LARGEST_EXPONENT}: {within}); {costs}"]
 
 
 def _figure(value: float, unit: str) -> str:

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
+from cxrlt.bench.flags import StageName
 from cxrlt.commands.base import ChallengeName, Folders, Images
 from cxrlt.studies.flags import StudyPlan
 
@@ -58,9 +59,8 @@ class Study(Images):
 class Bench(Folders):
     """Measure every stage against what people use instead: rates, ratios, targets, and what bounds them."""
 
-    stages: Positional[tuple[str, ...]] = ()
-    """cache, loader, train, memory, metrics, bootstrap, ensemble, folds, table, submit, predict, help
-    (default: all of them)."""
+    stages: Positional[tuple[StageName, ...]] = ()
+    """Which (default: all of them)."""
     quick: bool = False
     """Small sizes: a minute or two, and rougher figures."""
     scaling: bool = False
@@ -73,4 +73,4 @@ class Bench(Folders):
 
         flags = {"quick": self.quick, "scaling": self.scaling, "json_path": self.json}
         if not bench(self.stages, self.workspace.cache_dir(), **flags):
-            raise SystemExit(1)
+            raise SystemExit("cxrlt: a result differs from the one it was measured against")
