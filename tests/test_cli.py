@@ -7,6 +7,8 @@ from cxrlt import cli, commands
 from cxrlt.errors import UserError
 from cxrlt.recipe import load_recipe
 
+SLOW = {"torch", "timm", "pandas", "pyarrow", "scipy", "sklearn", "matplotlib", "cv2", "numpy"}
+
 
 def exit_of(*args):
     with pytest.raises(SystemExit) as stop:
@@ -131,9 +133,18 @@ def test_python_m_cxrlt_is_the_command():
     assert done.stderr.startswith("cxrlt: ")
 
 
-def test_help_does_not_wait_for_torch():
-    code = "import sys; from cxrlt import cli; cli.parse(['check', 'demo']); sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+def imported_by(args):
+    """Which of the SLOW packages a fresh process holds after `cxrlt` with these arguments."""
+    lines = ["import sys", "from cxrlt import cli", f"try: cli.main({args!r})"]
+    code = "\n".join([*lines, "finally: print(*sys.modules, file=sys.stderr)"])
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return SLOW & set(done.stderr.split())
+
+
+@pytest.mark.parametrize("stage", [[], *([name] for name in cli.COMMANDS), ["train", "demo_resnet"]])
+def test_help_waits_for_no_package_that_is_slow_to_import(stage):
+    assert imported_by([*stage, "--help"]) == set()
 
 
 def test_a_user_error_is_an_exception_of_its_own():

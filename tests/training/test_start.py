@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from cxrlt.artifacts import read_json, sha256_of
-from cxrlt.challenges import CHALLENGES, get_challenge
+from cxrlt.challenges import get_challenge
 from cxrlt.errors import UserError
 from cxrlt.folds.make import make_folds, read_folds
 from cxrlt.inputs.images import ImageSource
+from cxrlt.training import start
 from cxrlt.training.setup import initial_model, loss_of
 from cxrlt.training.train import TrainPlan, fold_jobs, train
 from tiny import make_tiny, same, tiny_recipe, weights_of
@@ -47,7 +48,7 @@ def trained(tmp_path_factory) -> ImageSource:
 @pytest.fixture
 def twin(trained, tmp_path, monkeypatch):
     """`twin(edit, seed)`: another challenge below the root of `trained`; `edit(split, table)` changes it."""
-    made = iter(range(100))
+    made, twins = iter(range(100)), {"csv": trained.challenge}
 
     def make(edit=lambda split, table: table, seed=0) -> ImageSource:
         name = f"{tmp_path.name}-{next(made)}"
@@ -58,8 +59,8 @@ def twin(trained, tmp_path, monkeypatch):
         (here / "challenge.yaml").write_text((there / "challenge.yaml").read_text())
         for split in SPLITS:
             edit(split, pd.read_csv(there / f"{split}.csv")).to_csv(here / f"{split}.csv", index=False)
-        challenge = dataclasses.replace(get_challenge("csv", here), name=name)
-        monkeypatch.setitem(CHALLENGES, name, challenge)
+        twins[name] = challenge = dataclasses.replace(get_challenge("csv", here), name=name)
+        monkeypatch.setattr(start, "get_challenge", lambda name, _: twins[name])
         make_folds(challenge, trained.workspace, 3, seed=seed)
         return ImageSource(challenge, trained.workspace)
 

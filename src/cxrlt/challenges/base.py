@@ -4,11 +4,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
-
-import pandas as pd
+from typing import TYPE_CHECKING, Literal
 
 from cxrlt.errors import UserError
+
+if TYPE_CHECKING:  # the names of challenges are known without waiting for pandas
+    import pandas as pd
 
 METADATA = ("patient", "study", "view", "path")
 VIEWS = ("frontal", "lateral", "unknown")
@@ -89,7 +90,7 @@ class Challenge(ABC):
             raise UserError(f"{self.name} has no split {split!r}: it has {', '.join(self.splits)}.")
 
     @abstractmethod
-    def read(self, split: str, inputs_dir: Path) -> pd.DataFrame:
+    def read(self, split: str, inputs_dir: Path) -> "pd.DataFrame":
         """The table of `split`: index image_id; patient, study, view, path; a column per class.
 
         Class columns are float32: 1, 0, or NaN where unknown (all NaN in a split without labels).

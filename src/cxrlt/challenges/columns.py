@@ -9,7 +9,8 @@ import pyarrow as pa
 import pyarrow.compute
 
 from cxrlt.challenges.base import Challenge, Task
-from cxrlt.challenges.csv_file import CsvFile, nearest, read_csv, rows
+from cxrlt.challenges.csv_file import CsvFile, read_csv, rows
+from cxrlt.challenges.spelling import nearest
 from cxrlt.errors import UserError, listing
 
 LABELS = {"0": 0.0, "1": 1.0, "0.0": 0.0, "1.0": 1.0, "": np.nan}

@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute
 import pyarrow.csv
 
+from cxrlt.challenges.spelling import nearest
 from cxrlt.errors import UserError, listing
 
 SOURCE = "inputs/README.md says where to get it and where it goes."
@@ -62,13 +62,6 @@ class CsvFile:
         if len(self.columns) == 1 and (found := {";", "\t"} & set(next(iter(self.columns)))):
             return f"; its columns seem to be separated by {found.pop()!r}: save it with commas"
         return f"; it has {listing(self.columns)}"
-
-
-def nearest(name: str, known: Iterable[str]) -> str | None:
-    """The one of `known` whose spelling is nearest to `name`, case and underscores aside."""
-    plain = {item.casefold().replace("_", " "): item for item in known}
-    matches = get_close_matches(name.casefold().replace("_", " "), plain, n=1, cutoff=0.8)
-    return plain[matches[0]] if matches else None
 
 
 def read_csv(path: Path, source: str = SOURCE, *, unnamed: Sequence[str] = ()) -> CsvFile:

@@ -216,7 +216,5 @@ def cxr_lt_2024(task: int, counts: Mapping[str, int]) -> CxrLt:
     )
 
 
-CXR_LT_2024 = (
-    cxr_lt_2024(1, COUNTS_2024),
-    cxr_lt_2024(2, {name: COUNTS_2024[name] for name in TASK2_CLASSES}),
-)
+CXR_LT_2024_TASK1 = cxr_lt_2024(1, COUNTS_2024)
+CXR_LT_2024_TASK2 = cxr_lt_2024(2, {name: COUNTS_2024[name] for name in TASK2_CLASSES})

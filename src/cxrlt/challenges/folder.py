@@ -11,8 +11,9 @@ import pandas as pd
 from pydantic import field_validator
 
 from cxrlt.challenges.base import RESERVED, SPLITS, USUAL_METRIC, USUAL_RECIPES, Challenge
-from cxrlt.challenges.csv_file import MissingFileError, nearest
+from cxrlt.challenges.csv_file import MissingFileError
 from cxrlt.challenges.spec import SPEC_FILE, Spec, read_spec
+from cxrlt.challenges.spelling import nearest
 from cxrlt.errors import UserError, listing
 
 SUFFIXES = (".png", ".jpg", ".jpeg")

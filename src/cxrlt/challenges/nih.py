@@ -8,7 +8,8 @@ import pandas as pd
 
 from cxrlt.challenges import columns
 from cxrlt.challenges.base import USUAL_METRIC, USUAL_RECIPES, Challenge
-from cxrlt.challenges.csv_file import SOURCE, CsvFile, MissingFileError, nearest, read_csv, read_lines, rows
+from cxrlt.challenges.csv_file import SOURCE, CsvFile, MissingFileError, read_csv, read_lines, rows
+from cxrlt.challenges.spelling import nearest
 from cxrlt.challenges.views import views
 from cxrlt.errors import UserError, listing
 

@@ -7,7 +7,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from cxrlt.challenges.base import Metric
-from cxrlt.challenges.csv_file import nearest
+from cxrlt.challenges.spelling import nearest
 from cxrlt.errors import UserError, listing
 
 SPEC_FILE = "challenge.yaml"

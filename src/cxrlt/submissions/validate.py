@@ -10,7 +10,7 @@ import pandas as pd
 
 from cxrlt.artifacts import Workspace
 from cxrlt.challenges.base import Challenge
-from cxrlt.challenges.csv_file import nearest
+from cxrlt.challenges.spelling import nearest
 from cxrlt.errors import UserError, listing
 from cxrlt.metrics import CONFUSION_METRICS
 from cxrlt.submissions.read import Submission, read_submission
