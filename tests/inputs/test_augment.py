@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from cxrlt.inputs.augment import Transform, build_transform, compose
+from cxrlt.inputs.augment import CROP_RATIO, Draw, Transform, build_transform, compose
 from cxrlt.recipe import POLICIES, AugmentConfig
 
 OFF = {
@@ -34,6 +34,18 @@ ALL = {
     "noise": 0.5,
     "erase": 0.5,
 }
+
+
+WHOLE = (0.0, 0.0, 48.0, 48.0)
+
+
+def noise_of(height: int, width: int, channels: int = 1) -> np.ndarray:
+    shape = (height, width) if channels == 1 else (height, width, channels)
+    return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+
+
+def smooth(height: int, width: int) -> np.ndarray:
+    return cv2.GaussianBlur(noise_of(height, width), (0, 0), 4)
 
 
 @pytest.fixture
@@ -73,10 +85,26 @@ def test_the_result_is_one_grey_channel_of_the_size_asked_for(image: np.ndarray)
         assert out.shape == (size, size) and out.dtype == np.uint8
 
 
-def test_everything_switched_off_changes_nothing(image: np.ndarray):
-    transform = build_transform(48, **OFF)
+@pytest.mark.parametrize("size", [47, 48, 384])
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("rotate", [0.0, 1e-12])
+def test_everything_switched_off_changes_nothing(size: int, channels: int, rotate: float):
+    image = noise_of(size, size, channels)
+    transform = build_transform(size, **OFF | {"rotate": rotate})
     for seed in range(5):
         np.testing.assert_array_equal(transform(image, seed), image)
+
+
+@pytest.mark.parametrize("size", [47, 48, 384])
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("rotate", [0.0, 1e-12])
+def test_a_flip_is_an_exact_mirror(size: int, channels: int, rotate: float):
+    image = noise_of(size, size, channels)
+    transform = build_transform(size, **OFF | {"flip": True, "rotate": rotate})
+    mirrored = [transform.draw(image.shape, seed).flip for seed in range(10)]
+    assert set(mirrored) == {False, True}
+    for seed, flip in enumerate(mirrored):
+        np.testing.assert_array_equal(transform(image, seed), image[:, ::-1] if flip else image)
 
 
 def test_the_input_is_left_as_it_was(image: np.ndarray):
@@ -107,6 +135,155 @@ def test_steps_draw_independently_of_one_another():
         mirrored = np.median(out[:, :5]) > np.median(out[:, -5:])
         outcomes[int(mirrored), int((out == 0).any())] += 1
     assert outcomes.min() >= 70  # 100 each if independent; two of them empty if one draw decides both
+
+
+def placed(image: np.ndarray, size: int, rotate: float = 0.0, **drawn: object) -> np.ndarray:
+    """The image with that geometry at `size` pixels; `rotate` is the transform's limit, not the angle."""
+    height, width = image.shape[:2]
+    draw = Draw(False, 0.0, (0.0, 0.0, float(width), float(height)), 1.0, 0.0, 1.0)._replace(**drawn)
+    return build_transform(size, **OFF | {"rotate": rotate}).place(image, draw)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("size", [97, 160, 250])
+@pytest.mark.parametrize("crop", [(0, 0, 200, 180), (0, 0, 150, 170), (20, 30, 160, 150)])
+def test_a_crop_is_what_resizing_it_gives(size: int, crop: tuple[int, int, int, int], channels: int):
+    picture = smooth(180, 200)
+    if channels == 3:
+        picture = np.dstack([picture, 255 - picture, picture // 2])
+    left, top, width, height = crop
+    cut = picture[top : top + height, left : left + width]
+    expected = cv2.resize(cut, (size, size), interpolation=cv2.INTER_LINEAR).astype(int)
+    difference = np.abs(placed(picture, size, crop=crop) - expected)
+    assert difference[2:-2, 2:-2].max() <= 1  # beyond its edges a cut has no neighbours to go by
+    assert difference.max() <= 8
+
+
+def test_a_crop_that_reaches_the_edges_is_not_darkened_there():
+    white = np.full((48, 48), 255, np.uint8)
+    assert (placed(white, 96) == 255).all()
+
+
+def test_a_picture_that_shrinks_much_is_averaged_rather_than_sampled():
+    checkerboard = (np.indices((192, 192)).sum(axis=0) % 2 * 200).astype(np.uint8)
+    for size in (48, 96):
+        assert (placed(checkerboard, size) == 100).all()
+    picture = smooth(193, 187)
+    for flip in (False, True):
+        out = placed(picture, 48, flip=flip)
+        expected = cv2.resize(picture, (48, 48), interpolation=cv2.INTER_AREA)
+        np.testing.assert_allclose(out, expected[:, ::-1] if flip else expected, atol=6)
+
+
+@pytest.mark.parametrize("size", [47, 48])
+def test_rotation_is_counter_clockwise_about_the_centre(size: int):
+    picture = smooth(size, size)
+    for turns in (1, 2, 3):
+        out = placed(picture, size, rotate=180.0, angle=90.0 * turns)
+        np.testing.assert_allclose(out, np.rot90(picture, turns), atol=1)
+    mirrored = placed(picture, size, rotate=180.0, angle=90.0, flip=True)
+    np.testing.assert_allclose(mirrored, np.rot90(picture[:, ::-1]), atol=1)
+
+
+def test_rotation_then_crop_is_what_opencv_gives_in_two_steps():
+    picture = smooth(200, 200)
+    matrix = cv2.getRotationMatrix2D((99.5, 99.5), 20, 1)
+    turned = cv2.warpAffine(picture[:, ::-1].copy(), matrix, (200, 200))
+    expected = cv2.resize(turned[45:145, 50:160], (150, 150), interpolation=cv2.INTER_LINEAR)
+    out = placed(picture, 150, rotate=20.0, angle=20.0, flip=True, crop=(50.0, 45.0, 110.0, 100.0))
+    np.testing.assert_allclose(out[2:-2, 2:-2], expected[2:-2, 2:-2].astype(int), atol=2)
+
+
+def test_what_a_rotation_brings_in_is_black():
+    out = placed(np.full((48, 48), 255, np.uint8), 48, rotate=45.0, angle=45.0, crop=WHOLE)
+    assert out[0, 0] == out[0, -1] == out[-1, 0] == 0 and out[24, 24] == 255
+
+
+def draws(n: int = 4000, shape: tuple[int, int] = (100, 100), **on: object) -> list[Draw]:
+    transform = build_transform(48, **OFF | on)
+    return [transform.draw(shape, seed) for seed in range(n)]
+
+
+def assert_uniform(values: list[float], low: float, high: float) -> None:
+    """Kolmogorov's distance at the .1 % level."""
+    ordered = (np.sort(values) - low) / (high - low)
+    steps = np.arange(len(ordered) + 1) / len(ordered)
+    assert (
+        max(np.abs(ordered - steps[1:]).max(), np.abs(ordered - steps[:-1]).max()) < 1.95 / len(values) ** 0.5
+    )
+
+
+def test_angles_and_greys_are_uniform_within_their_limits():
+    drawn = draws(rotate=10.0, brightness=0.2, contrast=0.3, gamma=0.4)
+    assert_uniform([one.angle for one in drawn], -10, 10)
+    assert_uniform([one.brightness for one in drawn], -0.2, 0.2)
+    assert_uniform([one.contrast for one in drawn], 0.7, 1.3)
+    assert_uniform([one.gamma for one in drawn], 0.6, 1.4)
+
+
+def test_crops_have_uniform_areas_log_uniform_ratios_and_uniform_places():
+    crops = np.array([one.crop for one in draws(crop_scale=(0.5, 0.8))])
+    left, top, width, height = crops.T
+    assert_uniform(width * height / 1e4, 0.5, 0.8)
+    assert_uniform(np.log(width / height), *np.log(CROP_RATIO))
+    assert_uniform(left / (100 - width), 0, 1)
+    assert_uniform(top / (100 - height), 0, 1)
+
+
+def test_a_crop_is_the_first_that_fits_and_the_largest_in_the_middle_if_none_does():
+    for left, top, width, height in (one.crop for one in draws(2000, crop_scale=(0.8, 1.0))):
+        assert 0 <= left <= left + width <= 100 + 1e-9 and 0 <= top <= top + height <= 100 + 1e-9
+    assert {one.crop for one in draws(20, (100, 100))} == {(0.0, 0.0, 100.0, 100.0)}
+    (wide,) = {one.crop for one in draws(20, (100, 200))}
+    np.testing.assert_allclose(wide, (45, 0, 110, 100))
+    (tall,) = {one.crop for one in draws(20, (200, 90))}
+    np.testing.assert_allclose(tall, (0, 50, 90, 100))
+
+
+def test_every_parameter_is_drawn_apart_from_the_others():
+    on = {"flip": True, "crop_scale": (0.5, 0.8), "rotate": 10.0}
+    drawn = draws(**on, brightness=0.2, contrast=0.2, gamma=0.2)
+    numbers = np.array(
+        [(one.flip, one.angle, *one.crop[:2], one.crop[2] * one.crop[3], *one[3:]) for one in drawn]
+    )
+    correlations = np.corrcoef(numbers.T) - np.eye(numbers.shape[1])
+    correlations[2:5, 2:5] = 0  # a small crop has more room to either side
+    assert np.abs(correlations).max() < 0.06
+
+
+def test_switching_a_step_off_leaves_what_the_others_do():
+    every, some = build_transform(48, **ALL), build_transform(48, **ALL | {"rotate": 0.0, "contrast": 0.0})
+    for seed in range(5):
+        drawn = every.draw((48, 48), seed)
+        assert some.draw((48, 48), seed) == drawn._replace(angle=0.0, contrast=1.0)
+
+
+@pytest.mark.parametrize("step", ["blur", "noise", "erase"])
+def test_what_albumentations_does_is_not_decided_by_our_draws(step: str, image: np.ndarray):
+    transform = build_transform(48, **OFF | {"flip": True, step: 0.5})
+    outcomes = np.zeros((2, 2), int)
+    for seed in range(400):
+        draw = transform.draw(image.shape, seed)
+        touched = (transform(image, seed) != transform.place(image, draw)).any()
+        outcomes[int(draw.flip), int(touched)] += 1
+    assert outcomes.min() >= 70  # 100 each if independent
+
+
+def test_greys_are_those_of_albumentations():
+    ramp = np.arange(256, dtype=np.uint8)[None]
+    transform = build_transform(48, **OFF | {"brightness": 0.3, "contrast": 0.3, "gamma": 0.3})
+    for seed in range(50):
+        draw = transform.draw((48, 48), seed)
+        shift, change, exponent = draw.brightness, draw.contrast - 1, 100 * draw.gamma
+        theirs = A.Compose(
+            [
+                A.RandomBrightnessContrast((shift, shift), (change, change), p=1),
+                A.RandomGamma((exponent, exponent), p=1),
+            ]
+        )
+        expected = theirs(image=ramp)["image"]
+        steepest = np.abs(np.diff(expected.astype(int))).max()  # theirs cuts fractions off twice
+        np.testing.assert_allclose(transform.greys(draw)[None], expected, atol=1 + steepest)
 
 
 def test_a_crop_keeps_at_least_the_share_asked_for():
@@ -195,7 +372,19 @@ def test_an_argument_that_albumentations_does_not_know_is_an_error():
         compose(lambda: [A.GaussianBlur(blur_limits=(3, 5))])
 
 
-@pytest.mark.parametrize("bad", [{"erase": 1.5}, {"crop_scale": (0.8, 1.2)}, {"crop_scale": (1.0, 0.8)}])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"erase": 1.5},
+        {"crop_scale": (0.8, 1.2)},
+        {"crop_scale": (1.0, 0.8)},
+        {"crop_scale": (0.0, 0.8)},
+        {"rotate": -1.0},
+        {"brightness": 1.5},
+        {"contrast": -0.1},
+        {"gamma": 1.5},
+    ],
+)
 def test_a_value_out_of_range_is_an_error(bad: dict):
     with pytest.raises(ValueError):
         build_transform(48, **ALL | bad)
