@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -49,6 +50,8 @@ def load_checkpoint(run_dir: Path, model: nn.Module, ema: nn.Module, optimizer: 
         index, name = key.split(".", 1)
         resumed["state"].setdefault(int(index), {})[name] = value
     optimizer.load_state_dict(resumed)
+    for weight, entries in optimizer.state.items():
+        entries |= {key: _laid_out_as(weight, value) for key, value in entries.items()}
     return state
 
 
@@ -70,6 +73,11 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str
     copies = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
     with atomic_path(path) as temporary:
         save_file(copies, temporary, metadata)
+
+
+def _laid_out_as(weight: Tensor, value: Tensor) -> Tensor:
+    """A moment in the order in memory of its weight: a fused step takes it for granted and a file loses it."""
+    return torch.empty_like(weight).copy_(value) if value.shape == weight.shape else value
 
 
 def _with_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

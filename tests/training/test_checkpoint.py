@@ -1,0 +1,39 @@
+"""What a checkpoint restores is what was there, in the order in memory in which it was there."""
+
+import copy
+
+import torch
+from torch import nn
+
+from cxrlt.models.backbone import create_model
+from cxrlt.training.checkpoint import load_checkpoint, save_checkpoint
+from cxrlt.training.optimise import create_optimizer
+from tiny import tiny_recipe
+
+
+def step(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    torch.manual_seed(0)
+    images = torch.randint(0, 256, (4, 1, 32, 32), dtype=torch.uint8)
+    model({"images": images}).square().sum().backward()
+    optimizer.step()
+    optimizer.zero_grad()
+
+
+def test_an_optimiser_goes_on_from_a_checkpoint_as_if_there_had_been_none(tmp_path):
+    recipe = tiny_recipe()
+    model = create_model(recipe.model, 3, 32)
+    optimizer = create_optimizer(model, recipe.optim)
+    step(model, optimizer)
+    save_checkpoint(tmp_path, model, model, optimizer, {"update": 1})
+    resumed, ema = create_model(recipe.model, 3, 32), copy.deepcopy(model)
+    other = create_optimizer(resumed, recipe.optim)
+    assert load_checkpoint(tmp_path, resumed, ema, other) == {"update": 1}
+    weights = [weight for group in other.param_groups for weight in group["params"]]
+    assert any(not weight.is_contiguous() for weight in weights)
+    for weight in weights:
+        # the fused kernels take moments and weights for one order in memory, without a look at the strides
+        assert other.state[weight]["exp_avg"].stride() == weight.stride()
+    for net, its in ((model, optimizer), (resumed, other)):
+        step(net, its)
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[key]), key
