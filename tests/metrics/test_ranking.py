@@ -22,6 +22,32 @@ def test_point_values_equal_scikit_learn_with_and_without_ties(decimals: int) ->
     np.testing.assert_allclose(metrics.auroc(targets, scores), expected_auroc, rtol=0, atol=1e-9)
 
 
+def test_metrics_found_together_are_those_found_alone() -> None:
+    targets, scores = ranked(400, 4)
+    targets[::5, 1], targets[:, 2] = np.nan, 0
+    together = metrics.ranking_values(targets, scores)
+    assert list(together) == ["mAP", "mAUROC"]
+    np.testing.assert_array_equal(together["mAP"], metrics.average_precision(targets, scores))
+    np.testing.assert_array_equal(together["mAUROC"], metrics.auroc(targets, scores))
+    names = ["mAUROC", "mAP"]
+    assert metrics.macro_metrics(names, targets, scores) == {
+        name: metrics.macro_metric(name, targets, scores) for name in names
+    }
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_scores_in_float32_rank_as_the_same_numbers_in_float64_and_stay_as_they_are(order: str) -> None:
+    targets, scores = ranked(500, 3, decimals=12)
+    targets[::7, 1] = np.nan
+    narrow = np.array(scores, np.float32, order=order)
+    given = narrow.copy()
+    for metric in (metrics.average_precision, metrics.auroc):
+        np.testing.assert_array_equal(metric(targets, narrow), metric(targets, narrow.astype(np.float64)))
+    drawn, wide = (metrics.bootstrap(targets, s, np.arange(500), 20) for s in (narrow, narrow.astype(float)))
+    np.testing.assert_array_equal(drawn.ap_draws, wide.ap_draws)
+    np.testing.assert_array_equal(narrow, given)
+
+
 def test_a_class_without_positives_is_undefined_and_left_out_of_the_macro_mean() -> None:
     targets, scores = ranked(50, 3)
     targets[:, 1] = 0

@@ -10,8 +10,8 @@ from cxrlt.metrics.classification import (
     classification_bootstrap,
     confusion,
 )
-from cxrlt.metrics.named import macro_metric
-from cxrlt.metrics.ranking import Bootstrap, auroc, average_precision, bootstrap, macro
+from cxrlt.metrics.named import macro_metric, macro_metrics
+from cxrlt.metrics.ranking import Bootstrap, auroc, average_precision, bootstrap, macro, ranking_values
 from cxrlt.metrics.resampling import Drawn, Interval, basic_interval, paired_difference
 
 __all__ = [
@@ -28,5 +28,7 @@ __all__ = [
     "confusion",
     "macro",
     "macro_metric",
+    "macro_metrics",
     "paired_difference",
+    "ranking_values",
 ]

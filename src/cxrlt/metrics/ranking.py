@@ -5,7 +5,7 @@ reduced to how many rows and how many positives each step holds. A bootstrap dra
 (patient): with steps x clusters matrices kept sparse, a thousand draws are one matrix product and no sort.
 """
 
-from collections.abc import Callable
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,7 +22,7 @@ def average_precision(targets: ArrayLike, scores: ArrayLike) -> Floats:
     class without positives. Equals scikit-learn's `average_precision_score`, ties included. Raises ValueError
     for other targets, unequal shapes, or a NaN score where the target is known.
     """
-    return _per_class(average_precision_of, targets, scores)
+    return ranking_values(targets, scores, ["mAP"])["mAP"]
 
 
 def auroc(targets: ArrayLike, scores: ArrayLike) -> Floats:
@@ -30,30 +30,71 @@ def auroc(targets: ArrayLike, scores: ArrayLike) -> Floats:
 
     As `average_precision`; NaN for a class without positives or without negatives; ties count one half.
     """
-    return _per_class(auroc_of, targets, scores)
+    return ranking_values(targets, scores, ["mAUROC"])["mAUROC"]
 
 
-def average_precision_of(score: Floats, positive: NDArray[np.bool_]) -> float:
-    """Average precision of one class whose rows (n,) are all annotated; NaN without positives."""
-    found = np.sort(score[positive])
+def average_precision_of(found: Floats, ordered: Floats) -> float:
+    """Average precision of one class: scores of its positives and of all its rows, both ascending."""
     if not len(found):
         return float("nan")
     n_found = len(found) - np.searchsorted(found, found)
-    n_above = len(score) - np.searchsorted(np.sort(score), found)
+    n_above = len(ordered) - np.searchsorted(ordered, found)
     return float(np.mean(n_found / n_above))
 
 
-def auroc_of(score: Floats, positive: NDArray[np.bool_]) -> float:
-    """Area under the ROC curve of one class whose rows (n,) are all annotated; NaN without both values."""
-    found, others = score[positive], np.sort(score[~positive])
-    if not len(found) or not len(others):
+def auroc_of(found: Floats, ordered: Floats) -> float:
+    """Area under the ROC curve of one class: scores of its positives and of all its rows, both ascending."""
+    n_positive, n_negative = len(found), len(ordered) - len(found)
+    if not n_positive or not n_negative:
         return float("nan")
-    below, not_above = (np.searchsorted(others, found, side) for side in ("left", "right"))
-    return float(np.mean(below + not_above) / 2 / len(others))
+    twice = sum(int(np.searchsorted(ordered, found, side).sum()) for side in ("left", "right"))
+    # a positive is above half of all positives on average, itself with one half: those pairs do not count
+    return (twice - n_positive**2) / 2 / (n_positive * n_negative)
 
 
 CLASS_METRICS = {"mAP": average_precision_of, "mAUROC": auroc_of}
-"""What a challenge is judged by, class by class: (scores (n,), positives (n,)) -> one number."""
+"""What a challenge is judged by, class by class: (positives' scores, all scores), ascending -> one number."""
+
+
+def ranking_values(
+    targets: ArrayLike, scores: ArrayLike, metrics: Iterable[str] = CLASS_METRICS
+) -> dict[str, Floats]:
+    """Those of CLASS_METRICS, each of every class (c,), with one sort per class for all of them.
+
+    Arguments and errors as in `average_precision`.
+    """
+    targets, scores = _checked(targets, scores)
+    values = {name: np.empty(targets.shape[1]) for name in metrics}
+    columns = np.ascontiguousarray(scores.T)
+    for c, (rows, score) in enumerate(zip(class_rows(targets), columns, strict=True)):
+        found, ordered = rows.in_order(score)
+        for name, value in values.items():
+            value[c] = CLASS_METRICS[name](found, ordered)
+    return values
+
+
+@dataclass(frozen=True)
+class ClassRows:
+    """The annotated rows of one class, and where its positives are among them."""
+
+    known: slice | NDArray[np.intp]
+    positives: NDArray[np.intp]
+
+    def in_order(self, score: Floats) -> tuple[Floats, Floats]:
+        """Of scores (n,): those of the positives and of all annotated rows, both ascending."""
+        score = score[self.known]
+        return np.sort(score.take(self.positives)), np.sort(score)
+
+
+def class_rows(targets: Floats) -> list[ClassRows]:
+    """Of every class of (n, c) targets."""
+    positive, known = (np.ascontiguousarray(mask.T) for mask in (targets == 1, ~np.isnan(targets)))
+    classes = []
+    for p, k in zip(positive, known, strict=True):
+        # where every row is annotated, the usual case, no score need be copied
+        rows = slice(None) if k.all() else np.flatnonzero(k)
+        classes.append(ClassRows(rows, np.flatnonzero(p[rows])))
+    return classes
 
 
 def macro(values: ArrayLike) -> Floats:
@@ -93,7 +134,7 @@ def bootstrap(
     score matrices on the same rows meet the same draws, so their difference is a paired one. A draw without
     positives of a class is NaN there, and `macro` over it is the mean of the other classes.
     """
-    targets, scores = checked(targets, scores)
+    targets, scores = _checked(targets, scores)
     cluster, n_clusters = cluster_codes(clusters, len(targets))
     classes = [_Steps.of(targets[:, c], scores[:, c], cluster, n_clusters) for c in range(targets.shape[1])]
     draws = np.full((2, n_draws, len(classes)), np.nan)
@@ -103,7 +144,8 @@ def bootstrap(
         for c, steps in enumerate(classes):
             draws[:, start:stop, c] = steps.values(weights)
         start = stop
-    return Bootstrap(average_precision(targets, scores), auroc(targets, scores), draws[0], draws[1])
+    values = ranking_values(targets, scores)
+    return Bootstrap(values["mAP"], values["mAUROC"], draws[0], draws[1])
 
 
 @dataclass(frozen=True)
@@ -156,23 +198,21 @@ class _Steps:
         return np.stack([ratio(ap_sum, n_positives), ratio(above + ties / 2, n_positives * n_negatives)])
 
 
-def _per_class(
-    metric: Callable[[Floats, NDArray[np.bool_]], float], targets: ArrayLike, scores: ArrayLike
-) -> Floats:
-    targets, scores = checked(targets, scores)
-    known = ~np.isnan(targets)
-    columns = zip(targets.T, scores.T, known.T, strict=True)
-    return np.array([metric(score[k], target[k] == 1) for target, score, k in columns], dtype=np.float64)
-
-
 def checked(targets: ArrayLike, scores: ArrayLike) -> tuple[Floats, Floats]:
     """Both as float64 (rows, classes). Raises ValueError as `average_precision`."""
-    targets, scores = np.asarray(targets, dtype=np.float64), np.asarray(scores, dtype=np.float64)
+    targets, scores = _checked(targets, scores)
+    return targets, scores.astype(np.float64, copy=False)
+
+
+def _checked(targets: ArrayLike, scores: ArrayLike) -> tuple[Floats, Floats]:
+    """As `checked`, but scores in float32 stay so: they rank alike and are sorted twice as fast."""
+    targets, scores = np.asarray(targets, dtype=np.float64), np.asarray(scores)
+    scores = scores if scores.dtype == np.float32 else scores.astype(np.float64, copy=False)
     if targets.ndim != 2 or targets.shape != scores.shape:
         raise ValueError(f"targets {targets.shape} and scores {scores.shape} must both be (rows, classes).")
     known = ~np.isnan(targets)
-    if not np.isin(targets[known], (0.0, 1.0)).all():
+    if np.count_nonzero(targets == 1) + np.count_nonzero(targets == 0) != np.count_nonzero(known):
         raise ValueError("targets must be 1, 0 or NaN (not annotated).")
-    if np.isnan(scores[known]).any():
+    if (np.isnan(scores) & known).any():
         raise ValueError("a row with a known target has no score (NaN).")
     return targets, scores

@@ -9,7 +9,7 @@ from scipy.special import softmax
 from cxrlt.challenges.base import Task
 from cxrlt.metrics import CONFUSION_METRICS, macro
 from cxrlt.metrics.classification import confusion_counts
-from cxrlt.metrics.ranking import CLASS_METRICS
+from cxrlt.metrics.ranking import CLASS_METRICS, class_rows
 
 ROUNDS = 20
 OWN_EVIDENCE = 100
@@ -68,12 +68,12 @@ def class_weights(
 
 def _ranking_judge(targets: NDArray[np.float64], metric: str, task: Task) -> Judge:
     """The metric of a sum of `n` members' scores (c, n), whose softmax ranks where a row has one class."""
-    known, positive = ~np.isnan(targets.T), targets.T == 1
+    metric_of, rows = CLASS_METRICS[metric], class_rows(targets)
 
     def judge(total: NDArray[np.float32], n: int) -> float:
         scores = softmax(total / n, axis=0) if task == "single_label" else total
-        columns = zip(scores, positive, known, strict=True)
-        return float(macro([CLASS_METRICS[metric](row[k], p[k]) for row, p, k in columns]))
+        columns = zip(rows, scores, strict=True)
+        return float(macro([metric_of(*of_class.in_order(score)) for of_class, score in columns]))
 
     return judge
 
