@@ -3,6 +3,7 @@ import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from cxrlt import metrics
+from cxrlt.metrics.ranking import BLOCK
 from cxrlt.metrics.resampling import cluster_weights
 
 
@@ -97,16 +98,19 @@ def test_targets_and_scores_that_do_not_fit_are_refused(
         metrics.average_precision(targets, scores)
 
 
-def test_a_bootstrap_draw_is_the_metric_over_the_rows_of_the_patients_drawn() -> None:
-    targets, scores = ranked(120, 3)
+@pytest.mark.parametrize(("n_rows", "decimals"), [(120, 1), (120, 12), (9000, 12), (9000, 3)])
+def test_a_bootstrap_draw_is_the_metric_over_the_rows_of_the_patients_drawn(
+    n_rows: int, decimals: int
+) -> None:
+    targets, scores = ranked(n_rows, 3, decimals=decimals)
+    assert n_rows < 9000 or targets[:, 0].sum() > BLOCK  # more than are summed at once
     targets[::7, 2] = np.nan
-    patient = np.random.default_rng(1).integers(40, size=120)
+    patient = np.random.default_rng(1).integers(n_rows // 3, size=n_rows)
     drawn = metrics.bootstrap(targets, scores, patient, n_draws=70, seed=5)
+    code = np.unique(patient, return_inverse=True)[1]
     times = np.concatenate(list(cluster_weights(len(np.unique(patient)), 70, seed=5)), axis=1)
     for draw in (0, 33, 69):
-        rows = np.repeat(
-            np.arange(120), times[:, draw].astype(int)[np.unique(patient, return_inverse=True)[1]]
-        )
+        rows = np.repeat(np.arange(n_rows), times[:, draw].astype(int)[code])
         np.testing.assert_allclose(
             drawn.ap_draws[draw], metrics.average_precision(targets[rows], scores[rows]), atol=1e-9
         )

@@ -14,6 +14,9 @@ from scipy.sparse import csr_array
 
 from cxrlt.metrics.resampling import Drawn, Floats, cluster_codes, cluster_weights
 
+BLOCK, RUN = 2048, 16
+"""Steps summed at once, so that what is made of them stays in a core's cache, and by one running sum."""
+
 
 def average_precision(targets: ArrayLike, scores: ArrayLike) -> Floats:
     """Average precision of every class: (n, c) targets and scores -> (c,).
@@ -150,14 +153,14 @@ def bootstrap(
 
 @dataclass(frozen=True)
 class _Steps:
-    """One class as steps x clusters counts; step k holds the rows that rank k-th among positives' scores.
+    """One class as counts per cluster; step k holds the rows that rank k-th among positives' scores.
 
-    `tied_step` lists the steps with negatives exactly at the positives' score, `tied` counts those negatives.
+    Every step has two lines in `blocks`, its positives and its negatives. A block has BLOCK steps, the last
+    one as many as are left, and empty ones that fill up its last RUN. Steps with negatives exactly at the
+    positives' score have two lines in `tied`: their positives and those negatives.
     """
 
-    rows: csr_array
-    positives: csr_array
-    tied_step: NDArray[np.intp]
+    blocks: tuple[csr_array, ...]
     tied: csr_array
 
     @classmethod
@@ -165,37 +168,53 @@ class _Steps:
         known = ~np.isnan(target)
         positive, score, cluster = target[known] == 1, score[known], cluster[known]
         levels = np.unique(score[positive])
-        step = len(levels) - np.searchsorted(levels, score, side="right")
-        n_steps = len(levels) + 1  # the last one: negatives below every positive
+        n_passed = np.searchsorted(levels, score, side="right")
+        step = len(levels) - n_passed  # the last one: negatives below every positive
+        n_steps = (len(levels) // RUN + 1) * RUN
 
-        def count(chosen: NDArray[np.bool_], step: NDArray[np.intp], n: int) -> csr_array:
-            ones = np.ones(chosen.sum(), np.float32)
-            return csr_array((ones, (step[chosen], cluster[chosen])), shape=(n, n_clusters))
+        def count(line: NDArray[np.intp], cluster: NDArray[np.intp], n_lines: int) -> csr_array:
+            return csr_array((np.ones(len(line), np.float32), (line, cluster)), shape=(n_lines, n_clusters))
 
-        tied = ~positive & np.isin(score, levels)
-        tied_step, position = np.unique(step[tied], return_inverse=True)
-        tie = np.zeros_like(step)
-        tie[tied] = position
-        return cls(
-            count(np.ones_like(positive), step, n_steps),
-            count(positive, step, n_steps),
-            tied_step,
-            count(tied, tie, len(tied_step)),
-        )
+        counts = count(2 * step + ~positive, cluster, 2 * n_steps)
+        at = np.flatnonzero(n_passed)
+        at = at[levels[n_passed[at] - 1] == score[at]]  # all positives, and the negatives tied with one
+        tied_step = np.unique(step[at[~positive[at]]])
+        at = at[np.isin(step[at], tied_step)]
+        line = 2 * np.searchsorted(tied_step, step[at]) + ~positive[at]
+        tied = count(line, cluster[at], 2 * len(tied_step))
+        return cls(tuple(counts[i : i + 2 * BLOCK] for i in range(0, 2 * n_steps, 2 * BLOCK)), tied)
 
     def values(self, weights: NDArray[np.float32]) -> Floats:
         """AP and AUROC (2, draws) under weights (clusters, draws): counts below 2^24, exact in float32."""
-        positives = self.positives @ weights
-        below = np.cumsum(self.rows @ weights, axis=0)
-        found = np.cumsum(positives, axis=0)
-        n_rows, n_positives = below[-1].astype(np.float64), found[-1].astype(np.float64)
-        n_negatives = n_rows - n_positives
-        precision = np.divide(found, below, out=np.zeros(below.shape), where=below > 0, dtype=np.float64)
-        ap_sum = np.einsum("kd,kd->d", positives, precision)
-        # pairs in the right order: negatives not yet passed when a positive is met, ties worth one half
-        above = np.einsum("kd,kd->d", positives, n_negatives - (below - found))
-        ties = np.einsum("kd,kd->d", positives[self.tied_step], (self.tied @ weights).astype(np.float64))
-        return np.stack([ratio(ap_sum, n_positives), ratio(above + ties / 2, n_positives * n_negatives)])
+        n_draws = weights.shape[1]
+        passed, ap_sum, wrong = np.zeros((2, n_draws), np.float32), np.zeros(n_draws), np.zeros(n_draws)
+        for block in self.blocks:
+            counts = (block @ weights).reshape(-1, 2, n_draws)
+            positives = counts[:, 0].copy()
+            counts[0] += passed
+            _accumulate(counts.reshape(-1, RUN, 2 * n_draws))
+            found, above = counts[:, 0], counts[:, 1]
+            # where no row is drawn yet no positive is found: 0 / 1
+            precision = np.divide(found, np.maximum(found + above, 1), dtype=np.float64)
+            ap_sum += np.einsum("kd,kd->d", positives, precision)
+            wrong += np.einsum("kd,kd->d", positives, above, dtype=np.float64)
+            passed = counts[-1]
+        # pairs in the wrong order: negatives met before or with a positive, of which ties are worth one half
+        tied = (self.tied @ weights).reshape(-1, 2, n_draws)
+        wrong -= np.einsum("kd,kd->d", tied[:, 0], tied[:, 1], dtype=np.float64) / 2
+        n_positives, n_negatives = passed.astype(np.float64)
+        pairs = n_positives * n_negatives
+        return np.stack([ratio(ap_sum, n_positives), ratio(pairs - wrong, pairs)])
+
+
+def _accumulate(runs: NDArray[np.float32]) -> None:
+    """Running sums over the first two axes of (runs, steps, draws), in place.
+
+    Several times as fast as `cumsum` over an axis, which walks through memory draw by draw.
+    """
+    for step in range(1, runs.shape[1]):
+        runs[:, step] += runs[:, step - 1]
+    runs[1:] += np.cumsum(runs[:-1, -1], axis=0)[:, None]
 
 
 def checked(targets: ArrayLike, scores: ArrayLike) -> tuple[Floats, Floats]:
