@@ -107,8 +107,8 @@ def _jpeg_shape(data: bytes) -> tuple[int, int]:
         if marker == START_OF_SCAN:
             break
         at += 2 + int.from_bytes(data[at + 2 : at + 4])
-    # a decoder fills what is missing with grey and says nothing
-    if shape is None or data.find(JPEG_END, at) < 0:
+    # a decoder fills what is missing with grey and says nothing; sought from the end, where it should be
+    if shape is None or data.rfind(JPEG_END, at) < 0:
         raise ValueError("the JPEG ends early")
     return shape
 
