@@ -5,7 +5,8 @@ An item is asked for by (epoch, draw), so that the epoch reaches worker processe
 
 import hashlib
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import cv2
@@ -16,8 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from cxrlt.errors import UserError
 from cxrlt.inputs.augment import Transform
-from cxrlt.inputs.cache import ImageCache
-from cxrlt.inputs.filling import rows_of_ids
+from cxrlt.inputs.cache import ImageCache, rows_of_ids
 from cxrlt.inputs.mixing import Mix, Mixing
 
 Item = tuple[int, int]
@@ -62,6 +62,7 @@ class ImageReader:
 
     def pixels(self, row: int, seed: int) -> np.ndarray:
         """uint8 (size, size) or (size, size, 3), augmented with that seed."""
+        # copied, though a transform makes another: read in order, it is near when a warp samples it aslant
         image = np.array(self.cache.images[self.cache_rows[row], self.window, self.window])
         return image if self.transform is None else self.transform(image, seed)
 
@@ -181,6 +182,20 @@ def rank_share(batch: np.ndarray, rank: int, world: int, max_batch_per_device: i
     return np.array_split(np.array_split(batch, world)[rank], n_micro)
 
 
+@dataclass(frozen=True)
+class ItemBatches:
+    """The items of these batches of draws, made as they are asked for: all at once take 100 bytes a row."""
+
+    epoch: int
+    batches: Sequence[np.ndarray]
+
+    def __iter__(self) -> Iterator[list[Item]]:
+        return ([(self.epoch, draw) for draw in batch.tolist()] for batch in self.batches)
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+
 def make_loader(
     dataset: LabelledRows,
     epoch: int,
@@ -188,16 +203,22 @@ def make_loader(
     n_workers: int,
     pin_memory: bool = False,
 ) -> DataLoader:
-    """Batches (Inputs, float32 targets (b, n_classes), int64 rows (b,)) of these draws, in the order given.
+    """The batches of these draws of one epoch, as `item_loader` gives them."""
+    return item_loader(dataset, ItemBatches(epoch, micro_batches), n_workers, pin_memory)
+
+
+def item_loader(
+    dataset: LabelledRows, batches: Iterable[list[Item]], n_workers: int, pin_memory: bool = False
+) -> DataLoader:
+    """Batches (Inputs, float32 targets (b, n_classes), int64 rows (b,)) of these items, in the order given.
 
     What a worker raises is raised here: no batch is ever skipped or repeated. The global random state is
     left alone.
     """
     _without_opencv_threads()  # a worker forked beside OpenCV's threads may wait for them for ever
-    items = [[(epoch, draw) for draw in batch.tolist()] for batch in micro_batches]
     return DataLoader(
         dataset,
-        batch_sampler=items,
+        batch_sampler=batches,
         num_workers=n_workers,
         pin_memory=pin_memory,
         worker_init_fn=_without_opencv_threads,
