@@ -1,10 +1,12 @@
 import hashlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -13,6 +15,7 @@ import pytest
 from filelock import FileLock
 
 from cxrlt.errors import UserError
+from cxrlt.inputs import cache_rows
 from cxrlt.inputs.cache import cache_path, open_cache
 from cxrlt.inputs.cache_build import CHUNK, build_cache
 from cxrlt.inputs.decode import decode
@@ -79,6 +82,48 @@ def test_disk_and_time_are_told_first_and_a_finished_cache_is_silent(
     assert "image/s" not in said  # no progress bar off a terminal
     build_cache(table, SIZE, tmp_path / "cache", "toy", "train", workers=1)
     assert capfd.readouterr().err == ""
+
+
+def test_every_file_is_read_once_also_for_the_estimate(
+    tmp_path: Path, table: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
+):
+    read = []
+
+    def noted(path: Path, size: int, channels: int) -> np.ndarray:
+        read.append(str(path))
+        return decode(path, size, channels)
+
+    truncate(table["file"].iloc[0])  # which is among those that the estimate is made from
+    monkeypatch.setattr(cache_rows, "decode", noted)
+    build_cache(table, SIZE, tmp_path / "cache", "toy", "train", workers=1, quarantine=True)
+    assert sorted(read) == sorted(table["file"])
+
+
+def test_room_is_asked_for_what_is_left_to_do(
+    tmp_path: Path, table: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
+):
+    def build(free: int) -> None:
+        monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=free))
+        build_cache(table, SIZE, tmp_path / "cache", "toy", "train", workers=1)
+
+    for file in table["file"].iloc[:3]:
+        truncate(file)
+    with pytest.raises(UserError, match="GB more"):
+        build(free=12 * SIZE**2 - 1)
+    with pytest.raises(UserError, match="3 of 12 images cannot be read"):
+        build(free=12 * SIZE**2)
+    for row, file in enumerate(table["file"].iloc[:3]):
+        cv2.imwrite(file, picture(row))
+    with pytest.raises(UserError, match="GB more"):
+        build(free=3 * SIZE**2 - 1)
+    build(free=3 * SIZE**2)
+
+
+def test_the_processes_that_decode_import_no_pandas():
+    code = "import sys, cxrlt.inputs.cache_rows; print('pandas' in sys.modules)"
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    out = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert out.stdout.strip() == "False"
 
 
 def test_a_finished_cache_is_not_written_again(tmp_path: Path, table: pd.DataFrame):

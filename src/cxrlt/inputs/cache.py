@@ -9,7 +9,7 @@ disk; so a build may be killed at any moment, and a file replaced by another is 
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,9 +18,8 @@ import numpy as np
 import pandas as pd
 
 from cxrlt.artifacts import atomic_path, read_json
-from cxrlt.errors import UserError
+from cxrlt.errors import UserError, listing
 from cxrlt.inputs.decode import DECODERS
-from cxrlt.inputs.filling import rows_of_ids
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,6 +90,14 @@ def cache_path(
     """Folder of the cache of these ids, in whatever order, at this size, by the decoder of these channels."""
     identity = json.dumps([DECODERS[channels], size, sorted(ids)])
     return cache_dir / f"{challenge}-{split}-{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
+
+
+def rows_of_ids(rows: pd.Series, ids: Iterable[str], absent: Callable[[str], str]) -> np.ndarray:
+    """`rows` (index image_id) of each id, int64; those not there are a UserError, `absent(their list)`."""
+    found = rows.reindex(pd.Index(ids))
+    if found.isna().any():
+        raise UserError(absent(listing(found.index[found.isna()])))
+    return found.to_numpy(np.int64)
 
 
 def read_quarantine(directory: Path) -> pd.DataFrame:

@@ -2,12 +2,13 @@
 
 import sys
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pandas as pd
 from joblib import Parallel, cpu_count, delayed
@@ -16,13 +17,14 @@ from tqdm import tqdm
 from cxrlt.artifacts import write_json
 from cxrlt.errors import UserError, listing
 from cxrlt.inputs.cache import ImageCache, cache_path, open_cache, read_quarantine, write_csv
-from cxrlt.inputs.decode import DECODERS, UnreadableImageError, decode
-from cxrlt.inputs.filling import create_array, only_builder, require_room, writing_rows
+from cxrlt.inputs.cache_rows import decode_rows
+from cxrlt.inputs.decode import DECODERS
+from cxrlt.inputs.filling import create_array, only_builder, require_room
 
-CHUNK = 64
+CHUNK = 32
 """Rows that one process decodes before they are marked as done."""
-N_TIMED = 16
-"""Images decoded once more at the start, to say how long the rest will take."""
+N_TIMED = 8
+"""Images decoded by one process before the others, to say how long the rest will take."""
 IDLE_SECONDS = 10
 N_STAT_THREADS = 16
 """On a network disk asking for the length of a file is all waiting."""
@@ -103,10 +105,7 @@ class _Build:
             return
         self.check_room()
         self.create()
-        pending = self.pending()
-        if self.progress:
-            self.announce(pending)
-        failures = self.fill(pending)
+        failures = self.fill(self.pending())
         self.record(failures if quarantine else {})
         if failures and not quarantine:
             bad = [f"{self.table['file'].iloc[row]} ({reason})" for row, reason in sorted(failures.items())]
@@ -147,49 +146,45 @@ class _Build:
             },
         )
 
-    def announce(self, pending: np.ndarray) -> None:
-        sample = pending[np.linspace(0, len(pending) - 1, min(N_TIMED, len(pending))).astype(int)]
-        start = time.perf_counter()
-        for file in self.table["file"].iloc[sample]:
-            try:
-                decode(Path(file), self.size, self.channels)
-            except UnreadableImageError:
-                continue
-        each = (time.perf_counter() - start) / len(sample)
-        seconds = each * len(pending) / min(self.workers, cpu_count())
-        print(
-            f"{self.challenge} {self.split}: {len(pending):,} of {len(self.table):,} images to decode "
-            f"at {self.size} px into {self.directory}: {len(pending) * self.image_bytes / 1e9:.2f} GB, "
-            + (f"about {seconds / 60:.0f} min" if seconds > 90 else f"about {seconds:.0f} s"),
-            file=sys.stderr,
-            flush=True,
-        )
-
     def fill(self, pending: np.ndarray) -> dict[int, str]:
         """Decode the pending rows. Returns the reason for each row that cannot be read."""
         done = np.load(self.directory / "sources.npy", mmap_mode="r+")
         done[pending] = 0
         done.flush()
-        files = self.table["file"].to_numpy()
-        chunks = np.array_split(pending, -(-len(pending) // CHUNK))
-        jobs = (
-            delayed(_decode_rows)(self.directory / "images.npy", chunk, files[chunk].tolist())
-            for chunk in chunks
-        )
-        # idle processes leave soon, also when this one is killed
-        workers = min(self.workers, len(chunks))
-        parallel = Parallel(workers, return_as="generator_unordered", idle_worker_timeout=IDLE_SECONDS)
+        first = np.linspace(0, len(pending) - 1, min(N_TIMED, len(pending))).astype(int)
+        start = time.perf_counter()
+        timed = decode_rows(*self.sources(pending[first]))
+        if self.progress:
+            self.announce(len(pending), (time.perf_counter() - start) / len(first))
         failures: dict[int, str] = {}
-        with tqdm(
-            total=len(pending), desc="cache", unit="image", disable=None if self.progress else True
-        ) as bar:
-            for rows, failed in parallel(jobs):
+        quiet = None if self.progress else True
+        with tqdm(total=len(pending), desc="cache", unit="image", disable=quiet) as bar:
+            for readable, failed in chain([timed], self.decode(np.delete(pending, first))):
                 failures |= failed
-                readable = [row for row in rows if row not in failed]
                 done[readable] = self.source_bytes[readable]
                 done.flush()
-                bar.update(len(rows))
+                bar.update(len(readable) + len(failed))
         return failures
+
+    def decode(self, rows: np.ndarray) -> Iterator[tuple[list[int], dict[int, str]]]:
+        chunks = np.array_split(rows, -(-len(rows) // CHUNK)) if len(rows) else []
+        # idle processes leave soon, also when this one is killed
+        workers = max(min(self.workers, len(chunks)), 1)
+        parallel = Parallel(workers, return_as="generator_unordered", idle_worker_timeout=IDLE_SECONDS)
+        return parallel(delayed(decode_rows)(*self.sources(chunk)) for chunk in chunks)
+
+    def sources(self, rows: np.ndarray) -> tuple[Path, np.ndarray, list[str]]:
+        return self.directory / "images.npy", rows, self.table["file"].iloc[rows].tolist()
+
+    def announce(self, n_pending: int, seconds_each: float) -> None:
+        seconds = seconds_each * n_pending / min(self.workers, cpu_count())
+        print(
+            f"{self.challenge} {self.split}: {n_pending:,} of {len(self.table):,} images to decode "
+            f"at {self.size} px into {self.directory}: {n_pending * self.image_bytes / 1e9:.2f} GB, "
+            + (f"about {seconds / 60:.0f} min" if seconds > 90 else f"about {seconds:.0f} s"),
+            file=sys.stderr,
+            flush=True,
+        )
 
     def record(self, failures: dict[int, str]) -> None:
         """Write quarantine.csv: what it held, less the rows that can be read by now, and `failures`."""
@@ -207,21 +202,6 @@ class _Build:
         kept = old.drop(index=readable.union(new.index), errors="ignore")
         if len(old) or len(new):
             write_csv(self.directory / "quarantine.csv", pd.concat([kept, new]).reset_index())
-
-
-def _decode_rows(images_path: Path, rows: np.ndarray, files: list[str]) -> tuple[list[int], dict[int, str]]:
-    """Decode `files` into `rows` of the array. Returns the rows tried and why some of them failed."""
-    cv2.setNumThreads(0)
-    array = np.load(images_path, mmap_mode="r")
-    size, channels = array.shape[1], 3 if array.ndim == 4 else 1
-    failures = {}
-    with writing_rows(images_path) as write:
-        for row, file in zip(rows.tolist(), files, strict=True):
-            try:
-                write(row, decode(Path(file), size, channels))
-            except UnreadableImageError as error:
-                failures[row] = error.reason
-    return rows.tolist(), failures
 
 
 def _length(file: str) -> int:

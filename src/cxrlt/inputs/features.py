@@ -23,9 +23,9 @@ import torch
 
 from cxrlt.artifacts import write_json
 from cxrlt.errors import UserError
-from cxrlt.inputs.cache import read_csv, write_csv
+from cxrlt.inputs.cache import read_csv, rows_of_ids, write_csv
 from cxrlt.inputs.dataset import Inputs, Item, LabelledRows, rows_of_single
-from cxrlt.inputs.filling import create_array, only_builder, require_room, rows_of_ids, writing_rows
+from cxrlt.inputs.filling import create_array, only_builder, require_room, writing_rows
 
 Key = Mapping[str, object]
 """What features are a function of, as JSON knows it: strings, numbers, lists."""

@@ -3,16 +3,15 @@
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 from filelock import FileLock, Timeout
 
 from cxrlt.artifacts import atomic_path
-from cxrlt.errors import UserError, listing
+from cxrlt.errors import UserError
 
 
 @contextmanager
@@ -62,11 +61,3 @@ def writing_rows(path: Path) -> Iterator[Callable[[int, np.ndarray], None]]:
         yield write
         file.flush()
         os.fsync(file.fileno())
-
-
-def rows_of_ids(rows: pd.Series, ids: Iterable[str], absent: Callable[[str], str]) -> np.ndarray:
-    """`rows` (index image_id) of each id, int64; those not there are a UserError, `absent(their list)`."""
-    found = rows.reindex(pd.Index(ids))
-    if found.isna().any():
-        raise UserError(absent(listing(found.index[found.isna()])))
-    return found.to_numpy(np.int64)
