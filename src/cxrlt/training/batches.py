@@ -1,4 +1,4 @@
-"""The batches of an epoch, as one process of a run sees them."""
+"""The batches of a run, as one of its processes sees them."""
 
 from collections.abc import Iterator
 
@@ -6,19 +6,21 @@ import numpy as np
 from torch import Tensor
 
 from cxrlt.inputs.contact_sheet import write_contact_sheet
-from cxrlt.inputs.dataset import Inputs, make_loader, rank_share
-from cxrlt.inputs.sampling import epoch_batches, row_weights
+from cxrlt.inputs.dataset import Inputs, Item, item_loader, rank_share
+from cxrlt.inputs.sampling import epoch_batches
 from cxrlt.training.data import rows_per_pass
-from cxrlt.training.setup import Trainer, worker_count
+from cxrlt.training.setup import Trainer, updates_per_epoch, worker_count
 
 DRAWN = 16  # images of the first batch
 
 
-def batches_of(trainer: Trainer, epoch: int) -> list[np.ndarray]:
-    """The draws of every batch of the epoch, the same on all processes."""
-    job, dataset = trainer.job, trainer.dataset
-    weights = row_weights(dataset.targets.numpy(), job.recipe.data.sampling)
-    return epoch_batches(len(dataset), job.recipe.optim.batch_size, job.seed, epoch, weights)
+def batches_of(trainer: Trainer, epoch: int, done: int = 0) -> list[np.ndarray]:
+    """The draws of every batch of the epoch after the first `done`, the same on all processes."""
+    job = trainer.job
+    batches = epoch_batches(
+        len(trainer.dataset), job.recipe.optim.batch_size, job.seed, epoch, trainer.row_weights
+    )
+    return batches[done:]
 
 
 def share_of(trainer: Trainer, batch: np.ndarray) -> list[np.ndarray]:
@@ -27,23 +29,42 @@ def share_of(trainer: Trainer, batch: np.ndarray) -> list[np.ndarray]:
     return rank_share(batch, accelerator.process_index, accelerator.num_processes, largest)
 
 
-def load(trainer: Trainer, epoch: int, batches: list[np.ndarray]) -> Iterator[tuple[Inputs, Tensor]]:
-    """Inputs and labels (b, c) of every micro-batch; the run's first is drawn."""
-    micro_batches = [micro for batch in batches for micro in share_of(trainer, batch)]
+def load(trainer: Trainer) -> Iterator[tuple[Inputs, Tensor]]:
+    """Inputs and labels (b, c) of every micro-batch from the next update on; the run's first is drawn.
+
+    One loader for all epochs: its processes start once, and read ahead while an epoch is validated.
+    """
     n_workers = worker_count(trainer.job.recipe.data.n_workers, trainer.accelerator)
     pinned = trainer.accelerator.device.type == "cuda"
     draw = trainer.progress.update == 0 and trainer.accelerator.is_main_process
-    for inputs, labels, _ in make_loader(trainer.dataset, epoch, micro_batches, n_workers, pinned):
+    items = _items(trainer, trainer.progress.update)
+    for inputs, labels, _ in item_loader(trainer.dataset, items, n_workers, pinned):
         if draw:
             _draw(trainer, inputs, labels[:DRAWN])
             draw = False
         yield inputs, labels
 
 
-def whole_batch_denominators(trainer: Trainer, epoch: int, batch: np.ndarray) -> Tensor:
-    """What the loss's sums over the whole batch, over all processes, are divided by: (k,) on the device."""
-    targets = trainer.dataset.targets_of(epoch, batch)
-    return trainer.loss.denominators(targets.to(trainer.accelerator.device))
+def _items(trainer: Trainer, update: int) -> Iterator[list[Item]]:
+    cfg = trainer.job.recipe
+    per_epoch = updates_per_epoch(len(trainer.dataset), cfg.optim.batch_size)
+    for epoch in range(update // per_epoch, cfg.schedule.epochs):
+        for batch in batches_of(trainer, epoch, max(update - epoch * per_epoch, 0)):
+            for micro in share_of(trainer, batch):
+                yield [(epoch, draw) for draw in micro.tolist()]
+
+
+def whole_batch_denominators(trainer: Trainer, epoch: int, batch: np.ndarray, labels: Tensor) -> Tensor:
+    """What the loss's sums over the whole batch, over all processes, are divided by: (k,) on the device.
+
+    `labels` are its first micro-batch's, on the device: if that is the whole batch, no others are made.
+    """
+    if len(labels) < len(batch):
+        labels = trainer.dataset.targets_of(epoch, batch)
+        if trainer.accelerator.device.type == "cuda":
+            labels = labels.pin_memory()  # else the copy waits for all that the device has to do
+        labels = labels.to(trainer.accelerator.device, non_blocking=True)
+    return trainer.loss.denominators(labels)
 
 
 def _draw(trainer: Trainer, inputs: Inputs, labels: Tensor) -> None:

@@ -76,7 +76,7 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str
 
 
 def _laid_out_as(weight: Tensor, value: Tensor) -> Tensor:
-    """A moment in the order in memory of its weight: a fused step takes it for granted and a file loses it."""
+    """A moment in the order in memory of its weight: a file loses it, and a fused step counts on it."""
     return torch.empty_like(weight).copy_(value) if value.shape == weight.shape else value
 
 

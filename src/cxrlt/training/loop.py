@@ -21,6 +21,7 @@ from cxrlt.training.setup import Trainer, create_trainer, seed_of, updates_per_e
 from cxrlt.training.soup import keep_snapshot, pour
 from cxrlt.training.validate import BEST, end_epoch, save_if_due, validate
 
+MicroBatches = Iterator[tuple[Inputs, Tensor]]
 CHECK_EVERY = 10  # updates between two looks at the loss; each look waits for the device
 
 
@@ -33,9 +34,10 @@ def fit(job: FoldJob, accelerator: Accelerator) -> None:
     if progress.update:
         accelerator.print(f"fold {job.fold}: going on from update {progress.update} of {n_updates}")
     quiet = not (accelerator.is_main_process and sys.stderr.isatty())
+    micro_batches = load(trainer)
     with tqdm(total=n_updates, initial=progress.update, desc=f"fold {job.fold}", disable=quiet) as bar:
         for epoch in range(progress.update // per_epoch, job.recipe.schedule.epochs):
-            speed = train_epoch(trainer, epoch, bar)
+            speed = train_epoch(trainer, epoch, micro_batches, bar)
             keep_snapshot(trainer, epoch + 1)
             means = {"loss": progress.loss_sum / per_epoch, "clipped_share": progress.n_clipped / per_epoch}
             end_epoch(trainer, {"epoch": epoch + 1} | means | validate(trainer) | speed)
@@ -51,17 +53,16 @@ def fit(job: FoldJob, accelerator: Accelerator) -> None:
     accelerator.free_memory()  # it would keep the models of all trainings before the next on the device
 
 
-def train_epoch(trainer: Trainer, epoch: int, bar: tqdm) -> dict[str, float]:
+def train_epoch(trainer: Trainer, epoch: int, micro_batches: MicroBatches, bar: tqdm) -> dict[str, float]:
     """Every batch of the epoch that is not done yet. Returns learning rate and speed."""
     job, accelerator, progress = trainer.job, trainer.accelerator, trainer.progress
-    batches = batches_of(trainer, epoch)
-    batches = batches[progress.update % len(batches) :]
+    per_epoch = updates_per_epoch(len(trainer.dataset), job.recipe.optim.batch_size)
+    batches = batches_of(trainer, epoch, progress.update - epoch * per_epoch)
     began = time.monotonic()
     waited, n_rows = 0.0, 0
     pending = torch.zeros(2, device=accelerator.device)
     trainer.loss.set_epoch(epoch)
     trainer.model.train()
-    micro_batches = load(trainer, epoch, batches)
 
     for number, batch in enumerate(batches, start=1):
         sums, wait = update(trainer, epoch, batch, micro_batches)
@@ -87,7 +88,7 @@ def train_epoch(trainer: Trainer, epoch: int, bar: tqdm) -> dict[str, float]:
 
 
 def update(
-    trainer: Trainer, epoch: int, batch: np.ndarray, micro_batches: Iterator[tuple[Inputs, Tensor]]
+    trainer: Trainer, epoch: int, batch: np.ndarray, micro_batches: MicroBatches
 ) -> tuple[Tensor, float]:
     """One step. Returns two numbers to be summed over processes, and the seconds it waited for data.
 
@@ -96,7 +97,6 @@ def update(
     job, accelerator, number = trainer.job, trainer.accelerator, trainer.progress.update
     trainer.scheduler.step_update(number)
     torch.manual_seed(seed_of(job.seed, number, accelerator.process_index))  # dropout and drop-path
-    denominators = whole_batch_denominators(trainer, epoch, batch)
     n_micro = len(share_of(trainer, batch))
     total, waited = torch.zeros((), device=accelerator.device), 0.0
 
@@ -106,6 +106,8 @@ def update(
         waited += time.monotonic() - asked
         inputs = on_device(inputs, accelerator.device)
         labels = labels.to(accelerator.device, non_blocking=True)
+        if micro == 0:
+            denominators = whole_batch_denominators(trainer, epoch, batch, labels)
         with nullcontext() if micro == n_micro - 1 else accelerator.no_sync(trainer.model):
             loss = (trainer.loss.sums(trainer.model(inputs), labels) / denominators).sum()
             accelerator.backward(loss * accelerator.num_processes)  # averaging gradients divides by it

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file
@@ -17,6 +18,7 @@ from torch.optim import Optimizer
 from cxrlt.errors import UserError
 from cxrlt.inputs.dataset import LabelledRows
 from cxrlt.inputs.features import FeatureCache
+from cxrlt.inputs.sampling import row_weights
 from cxrlt.losses import Loss, create_loss, loss_names, population_minimiser
 from cxrlt.models.backbone import XRayModel, create_model
 from cxrlt.models.transfer import load_weights
@@ -50,7 +52,7 @@ class Trainer:
     """The parts of one fold's training. `bare` is the model itself, `model` what is called in training.
 
     `stored` is where rows are read from: images, or the features of a frozen backbone, whose tensors are then
-    `fixed`, and which `bare` and `ema` lack.
+    `fixed`, and which `bare` and `ema` lack. `row_weights` says how often each row is drawn, None: all alike.
     """
 
     job: FoldJob
@@ -65,6 +67,7 @@ class Trainer:
     scheduler: Scheduler
     progress: Progress
     clock: SaveClock
+    row_weights: np.ndarray | None = None
     fixed: Mapping[str, Tensor] = field(default_factory=dict)
 
     def weights(self) -> dict[str, Tensor]:
@@ -112,6 +115,7 @@ def create_trainer(job: FoldJob, accelerator: Accelerator) -> Trainer:
         scheduler=scheduler,
         progress=Progress(**state) if state else Progress(),
         clock=SaveClock(),
+        row_weights=row_weights(dataset.targets.numpy(), cfg.data.sampling),
         fixed=fixed,
     )
 
