@@ -2,8 +2,9 @@
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
@@ -28,6 +29,8 @@ N_TIMED = 8
 IDLE_SECONDS = 10
 N_STAT_THREADS = 16
 """On a network disk asking for the length of a file is all waiting."""
+STAT_BLOCK = 64
+"""Files that one thread asks for at a time: handing one over costs more than asking a local disk."""
 
 
 def build_cache(
@@ -88,8 +91,9 @@ class _Build:
 
     @cached_property
     def source_bytes(self) -> np.ndarray:
+        blocks = np.array_split(self.table["file"].to_numpy(), -(-len(self.table) // STAT_BLOCK))
         with ThreadPoolExecutor(N_STAT_THREADS) as pool:
-            return np.fromiter(pool.map(_length, self.table["file"]), dtype=np.int64)
+            return np.concatenate(list(pool.map(_lengths, blocks)))
 
     def is_finished(self) -> bool:
         return (self.directory / "meta.json").is_file() and not len(self.pending())
@@ -204,8 +208,10 @@ class _Build:
             write_csv(self.directory / "quarantine.csv", pd.concat([kept, new]).reset_index())
 
 
-def _length(file: str) -> int:
-    try:
-        return Path(file).stat().st_size
-    except OSError:  # decoding will tell the reason
-        return 0
+def _lengths(files: Sequence[str]) -> np.ndarray:
+    """Of each file in bytes, int64; 0 where there is none to be had."""
+    lengths = np.zeros(len(files), np.int64)
+    for place, file in enumerate(files):
+        with suppress(OSError):  # decoding will tell the reason
+            lengths[place] = Path(file).stat().st_size
+    return lengths
