@@ -40,25 +40,28 @@ def infer(
     share = rows[accelerator.process_index :: accelerator.num_processes]
     batches = [share[at : at + batch_size] for at in range(0, len(share), batch_size)]
     quiet = not (accelerator.is_main_process and sys.stderr.isatty())
-    computed = np.empty((len(share), len(classes)), np.float32)
+    device = accelerator.device
+    # stays on the device till the end: fetching each batch's would wait for it before the next is launched
+    computed = torch.empty(len(share), len(classes), device=device)
     model.eval()
-    with torch.inference_mode():
-        loader = make_loader(dataset, 0, batches, n_workers)
+    with torch.inference_mode(), accelerator.autocast():
+        loader = make_loader(dataset, 0, batches, n_workers, pin_memory=device.type == "cuda")
         done = 0
         for inputs, _, _ in tqdm(loader, desc=label, unit="batch", leave=False, disable=quiet):
-            logits = _logits(model, on_device(inputs, accelerator.device), tta, task, accelerator)
-            computed[done : done + len(logits)] = logits.cpu()
+            logits = predict_variants(model, on_device(inputs, device), tta, task)
+            computed[done : done + len(logits)] = logits
             done += len(logits)
-    parts = gather_object([(share, computed)]) if accelerator.num_processes > 1 else [(share, computed)]
+    part = (share, computed.cpu().numpy())
+    parts = gather_object([part]) if accelerator.num_processes > 1 else [part]
     values = np.full((len(dataset), len(classes)), np.nan, np.float32)
-    for part_rows, part in parts:
-        values[part_rows] = part
+    for part_rows, logits in parts:
+        values[part_rows] = logits
     return pd.DataFrame(values[row_of], index=pd.Index(ids, name="image_id"), columns=list(classes))
 
 
-def _logits(model: XRayModel, inputs: Inputs, tta: TTAConfig, task: Task, accelerator: Accelerator) -> Tensor:
-    with accelerator.autocast():
-        if only_as_they_are(tta):
-            return model.predict(inputs)
-        passes = [model.predict(inputs | {"images": images}) for images in variants(inputs["images"], tta)]
+def predict_variants(model: XRayModel, inputs: Inputs, tta: TTAConfig, task: Task) -> Tensor:
+    """Logits (b, c) of one batch, those of its variants in `tta` merged."""
+    if only_as_they_are(tta):
+        return model.predict(inputs)
+    passes = [model.predict(inputs | {"images": images}) for images in variants(inputs["images"], tta)]
     return merge_logits(torch.stack(passes), tta.merge, task)
