@@ -5,11 +5,11 @@ import multiprocessing
 import numpy as np
 import pytest
 import torch
-from accelerate import Accelerator
 
 from cxrlt.inputs.dataset import LabelledRows
+from cxrlt.training import loop
 from cxrlt.training.batches import batches_of, load
-from cxrlt.training.setup import Trainer, create_trainer
+from cxrlt.training.setup import Trainer, create_accelerator, create_trainer
 from cxrlt.training.train import TrainPlan, fold_jobs, train
 from tiny import tiny_recipe
 
@@ -17,7 +17,7 @@ from tiny import tiny_recipe
 def trainer_of(source, name: str, **over: object) -> Trainer:
     (job,) = fold_jobs(source, TrainPlan(name, tiny_recipe(**over), folds=(0,)))
     job.run_dir.mkdir(parents=True, exist_ok=True)
-    return create_trainer(job, Accelerator(cpu=True))
+    return create_trainer(job, create_accelerator(job.recipe))
 
 
 def children() -> set[int | None]:
@@ -65,3 +65,16 @@ def test_what_is_left_of_an_epoch_are_its_last_batches(source):
     whole, rest = batches_of(trainer, 1), batches_of(trainer, 1, 3)
     assert len(rest) == len(whole) - 3
     assert all(np.array_equal(a, b) for a, b in zip(whole[3:], rest, strict=True))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="only a GPU is waited for")
+@pytest.mark.parametrize("per_pass", [8, 3])
+def test_an_update_never_waits_for_the_gpu(source, per_pass):
+    trainer = trainer_of(source, "unwaiting", **{"optim.max_batch_per_device": per_pass})
+    stream, batches = load(trainer), batches_of(trainer, 0)
+    loop.update(trainer, 0, batches[0], stream)  # what is made once is made here
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        loop.update(trainer, 0, batches[1], stream)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")

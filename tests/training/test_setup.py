@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from cxrlt.errors import UserError
-from cxrlt.training.setup import initial_model, loss_of, seed_of
+from cxrlt.training.setup import create_accelerator, initial_model, loss_of, seed_of
 from cxrlt.training.train import TrainPlan, fold_jobs
 from tiny import CLASSES, tiny_recipe
 
@@ -57,3 +57,10 @@ def test_seeds_differ_by_every_part_and_repeat():
     seeds = {seed_of(seed, update, rank) for seed in range(3) for update in range(3) for rank in range(3)}
     assert len(seeds) == 27
     assert seed_of(0, 1, 2) == seed_of(0, 1, 2)
+
+
+def test_kernels_are_timed_and_chosen_only_where_batches_have_few_sizes():
+    create_accelerator(tiny_recipe(**{"model.fusion": {"max_images": 2}}))
+    assert not torch.backends.cudnn.benchmark
+    create_accelerator(tiny_recipe())
+    assert torch.backends.cudnn.benchmark

@@ -80,6 +80,8 @@ def create_accelerator(recipe: Recipe) -> Accelerator:
     bf16 = recipe.precision == "bf16" or (
         recipe.precision == "auto" and torch.cuda.is_available() and torch.cuda.is_bf16_supported()
     )
+    # batches of one run have two sizes; images of studies that pass together are never as many
+    torch.backends.cudnn.benchmark = not recipe.fuses
     # said outright, for without a device accelerate takes the processes of torchrun for strangers
     cpu = not torch.accelerator.is_available()
     return Accelerator(cpu=cpu, mixed_precision="bf16" if bf16 else "no")
