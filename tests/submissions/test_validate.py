@@ -132,8 +132,8 @@ def test_what_is_no_table_is_refused(tmp_path, challenge, content, sentence):
     assert sentence in problem
 
 
-def zip_of(folder: Path, **members: str) -> Path:
-    with zipfile.ZipFile(folder / "mine.zip", "w") as archive:
+def zip_of(folder: Path, compression: int = zipfile.ZIP_STORED, **members: str) -> Path:
+    with zipfile.ZipFile(folder / "mine.zip", "w", compression) as archive:
         for name, text in members.items():
             archive.writestr(name, text)
     return folder / "mine.zip"
@@ -167,6 +167,10 @@ def test_a_zip_that_is_none_or_is_damaged_is_refused(tmp_path, challenge):
     content = zip_of(tmp_path, **{"a.csv": text_of()}).read_bytes()
     path.write_bytes(content.replace(b"c,.1,.2", b"c,.9,.2"))
     assert "cannot be unpacked" in validate_submission(path, challenge, IDS)[0]
+    packed = zip_of(tmp_path, zipfile.ZIP_DEFLATED, **{"a.csv": text_of()}).read_bytes()
+    for place in range(40, 60):
+        path.write_bytes(packed[:place] + bytes([packed[place] ^ 255]) + packed[place + 1 :])
+        assert "cannot be unpacked" in validate_submission(path, challenge, IDS)[0]
 
 
 def test_a_file_that_is_not_there_is_an_error(tmp_path, challenge):

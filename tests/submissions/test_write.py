@@ -8,7 +8,14 @@ from five_images import CLASSES, IDS
 from scipy.special import expit
 
 from cxrlt.errors import UserError
-from cxrlt.submissions.write import IncompleteError, submission_csv, write_submission
+from cxrlt.submissions import write
+from cxrlt.submissions.write import IncompleteError, submission_rows, write_csv, write_submission
+
+
+def submission_csv(challenge, ids, probabilities) -> bytes:
+    file = io.BytesIO()
+    write_csv(file, challenge, submission_rows(challenge, ids, probabilities))
+    return file.getvalue()
 
 
 def read_back(content: bytes) -> pd.DataFrame:
@@ -35,6 +42,40 @@ def test_neighbouring_float32_logits_are_still_apart_in_the_file(challenge, logi
     read = read_back(submission_csv(challenge, [*"abc"], frame))
     assert (np.diff(read["Mass"]) > 0).all()
     assert np.allclose(read, frame, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("scale", [1, 1e-3, 1e-11, 1e-30, 1e-300, 1e6, -1])
+def test_values_have_at_most_12_significant_digits_and_are_those_nearest_to_the_predictions(challenge, scale):
+    values = np.random.default_rng(0).random((200, len(CLASSES))) * scale
+    values[:4] = [[0.0] * 3, [scale] * 3, [scale / 3] * 3, [scale * (1 - 2**-53)] * 3]
+    ids = [f"i{n}" for n in range(len(values))]
+    frame = pd.DataFrame(values, index=ids, columns=list(CLASSES))
+    text = pd.read_csv(io.BytesIO(submission_csv(challenge, ids, frame)), dtype=str, index_col="dicom_id")
+    digits = [
+        cell.split("e")[0].replace("-", "").replace(".", "").strip("0") for cell in text.to_numpy().flat
+    ]
+    assert max(map(len, digits)) == 12
+    assert np.allclose(text.astype(float), values, rtol=5.001e-12, atol=0)
+
+
+def test_ids_are_quoted_where_they_must_be_and_nothing_else_is(challenge, probabilities):
+    plain = submission_csv(challenge, IDS, probabilities)
+    assert plain.startswith(b"dicom_id,Mass,No Finding,Round(ed) Atelectasis\nc,0.")
+    assert b'"' not in plain
+    ids = ['a "b", c', *IDS[1:]]
+    odd = submission_csv(challenge, ids, probabilities.set_axis(ids))
+    assert read_back(odd).index.tolist() == ids
+
+
+def test_a_zip_that_does_not_hold_the_validated_bytes_is_not_written(
+    challenge, workspace, probabilities, monkeypatch
+):
+    whole, other = write._pack, workspace.root / "other.csv"
+    other.write_text("dicom_id\n")
+    monkeypatch.setattr(write, "_pack", lambda path, contents: whole(path, {"submission.csv": other}))
+    with pytest.raises(UserError, match=r"submission.zip was not written, as it does not hold"):
+        write_submission(challenge, workspace, "mine", "test", probabilities)
+    assert list(workspace.submission_dir("five", "mine").iterdir()) == []
 
 
 def test_the_zip_holds_the_csv_alone_and_its_bytes_depend_on_nothing_else(

@@ -11,7 +11,6 @@ from cxrlt.challenges.csv_file import read_csv
 from cxrlt.errors import UserError, listing
 from cxrlt.predictions.scoring import Evaluation, score_frame
 from cxrlt.submissions.read import read_submission
-from cxrlt.submissions.validate import numbers
 
 
 def score_file(path: Path, truth_path: Path, challenge: Challenge, workspace: Workspace) -> Evaluation:
@@ -42,7 +41,7 @@ def _read_scores(path: Path, challenge: Challenge) -> pd.DataFrame:
     if len(found) < len(challenge.classes):
         missing = [name for name in challenge.classes if name not in found]
         raise UserError(f"{path} lacks classes of {challenge.name}: {listing(missing)}.")
-    values = pd.DataFrame(numbers(submission, found), submission.cells.index, found)
+    values = pd.DataFrame(submission.numbers(found), submission.row_numbers, found)
     return _by_id(values, submission.column(challenge.id_column), path)
 
 

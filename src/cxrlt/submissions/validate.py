@@ -43,7 +43,7 @@ def validate_submission(path: Path, challenge: Challenge, ids: Sequence[str]) ->
     except UserError as error:
         return [str(error)]
     problems = _column_problems(submission.header, challenge.submission_columns)
-    if submission.cells.empty:
+    if not len(submission.row_numbers):
         return [*problems, "There are no rows below the header."]
     id_name = challenge.id_column if challenge.id_column in submission.header else submission.header[0]
     problems += _row_problems(submission.column(id_name), ids)
@@ -51,12 +51,6 @@ def validate_submission(path: Path, challenge: Challenge, ids: Sequence[str]) ->
     if found:
         problems += _value_problems(found, submission, challenge)
     return problems
-
-
-def numbers(submission: Submission, classes: Sequence[str]) -> np.ndarray:
-    """The columns of `classes` as float64 (rows, classes); NaN where a cell is no number."""
-    columns = [pd.to_numeric(submission.column(name), errors="coerce") for name in classes]
-    return np.stack([column.to_numpy(np.float64, na_value=np.nan) for column in columns], axis=1)
 
 
 def _column_problems(header: Sequence[str], expected: Sequence[str]) -> list[str]:
@@ -91,6 +85,8 @@ def _missing_column(name: str, header: Sequence[str], expected: Sequence[str], e
 def _row_problems(found: pd.Series, ids: Sequence[str]) -> list[str]:
     template = pd.Index(ids)
     here = pd.Index(found)
+    if here.equals(template) and here.is_unique:
+        return []
     twice = here[here.duplicated()].unique()
     extra = here.unique().difference(template, sort=False)
     missing = template.difference(here, sort=False)
@@ -113,11 +109,9 @@ def _row_problems(found: pd.Series, ids: Sequence[str]) -> list[str]:
 
 
 def _value_problems(classes: Sequence[str], submission: Submission, challenge: Challenge) -> list[str]:
-    values = numbers(submission, classes)
-    text = np.stack([submission.column(name).to_numpy(object) for name in classes], axis=1)
+    values = submission.numbers(classes)
     no_number = np.isnan(values)
-    blank = np.zeros_like(no_number)
-    blank[no_number] = [str(cell).strip().casefold() in BLANK for cell in text[no_number]]
+    blank = _blank(no_number, submission, classes)
     infinite = np.isinf(values)
     outside = np.isfinite(values) & ((values < 0) | (values > 1))
     logits = (values < 0).mean() > LOGIT_SHARE
@@ -128,10 +122,19 @@ def _value_problems(classes: Sequence[str], submission: Submission, challenge: C
         (infinite, "Infinite values"),
         (outside, f"These look like logits (apply a {last})" if logits else "Values outside [0, 1]"),
     )
-    problems = [f"{what}: {_cells(mask, text, classes)}." for mask, what in cells if mask.any()]
+    problems = [f"{what}: {_cells(mask, submission, classes)}." for mask, what in cells if mask.any()]
     if challenge.metric in CONFUSION_METRICS:
         return problems + _degenerate_rows(values)
     return problems + _degenerate_columns(classes, values)
+
+
+def _blank(no_number: np.ndarray, submission: Submission, classes: Sequence[str]) -> np.ndarray:
+    """Which of the cells that are no number hold nothing, or a word for it."""
+    blank = np.zeros_like(no_number)
+    for name, where, found in zip(classes, no_number.T, blank.T, strict=True):
+        if where.any():
+            found[where] = [cell.strip().casefold() in BLANK for cell in submission.column(name)[where]]
+    return blank
 
 
 def _degenerate_rows(values: np.ndarray) -> list[str]:
@@ -158,10 +161,10 @@ def _degenerate_columns(classes: Sequence[str], values: np.ndarray) -> list[str]
     return problems
 
 
-def _cells(mask: np.ndarray, text: np.ndarray, classes: Sequence[str], limit: int = 10) -> str:
+def _cells(mask: np.ndarray, submission: Submission, classes: Sequence[str], limit: int = 10) -> str:
     """'row 2, Mass ('x'), …': the first cells where `mask` holds, and the count when some are left out."""
-    shown = ", ".join(
-        f"row {row + 2}, {classes[column]} ({text[row, column]!r})"
-        for row, column in np.argwhere(mask)[:limit]
-    )
-    return shown if mask.sum() <= limit else f"{shown} … ({mask.sum():,} in all)"
+    rows = np.flatnonzero(mask.any(axis=1))[:limit]
+    first = [(rows[place], classes[column]) for place, column in np.argwhere(mask[rows])[:limit]]
+    shown = ", ".join(f"row {row + 2}, {name} ({submission.column(name)[row + 2]!r})" for row, name in first)
+    count = np.count_nonzero(mask)
+    return shown if count <= limit else f"{shown} … ({count:,} in all)"
