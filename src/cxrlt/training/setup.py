@@ -53,6 +53,7 @@ class Trainer:
 
     `stored` is where rows are read from: images, or the features of a frozen backbone, whose tensors are then
     `fixed`, and which `bare` and `ema` lack. `row_weights` says how often each row is drawn, None: all alike.
+    `compiled`: whether `model` is, which the recipe may ask for where no compiler is.
     """
 
     job: FoldJob
@@ -68,6 +69,7 @@ class Trainer:
     progress: Progress
     clock: SaveClock
     row_weights: np.ndarray | None = None
+    compiled: bool = False
     fixed: Mapping[str, Tensor] = field(default_factory=dict)
 
     def weights(self) -> dict[str, Tensor]:
@@ -102,8 +104,7 @@ def create_trainer(job: FoldJob, accelerator: Accelerator) -> Trainer:
     optimizer = create_optimizer(bare, cfg.optim)
     scheduler = create_scheduler(optimizer, cfg.schedule, n_updates)
     state = load_checkpoint(job.run_dir, bare, ema.module, optimizer)
-    if cfg.compile:
-        compile_in_place(bare, accelerator)
+    compiled = cfg.compile and compile_in_place(bare, accelerator)
     return Trainer(
         job=job,
         accelerator=accelerator,
@@ -118,6 +119,7 @@ def create_trainer(job: FoldJob, accelerator: Accelerator) -> Trainer:
         progress=Progress(**state) if state else Progress(),
         clock=SaveClock(),
         row_weights=row_weights(dataset.targets.numpy(), cfg.data.sampling),
+        compiled=compiled,
         fixed=fixed,
     )
 
@@ -201,12 +203,16 @@ def seed_of(*parts: object) -> int:
     return int.from_bytes(digest, "big") >> 1
 
 
-def compile_in_place(model: nn.Module, accelerator: Accelerator) -> None:
-    """Compile where a compiler exists; in place, so that the names of the weights stay as they are."""
+def compile_in_place(model: nn.Module, accelerator: Accelerator) -> bool:
+    """Compile where a compiler exists; in place, so that the names of the weights stay as they are.
+
+    Returns whether it is; if not, the reason is printed.
+    """
     try:
         torch.compile(lambda x: x + 1)(torch.ones(1, device=accelerator.device))
     except Exception as error:  # a missing compiler shows itself in many ways
         reason = str(error).strip().splitlines()[0]
         accelerator.print(f"compile: no working compiler here ({reason}); training runs uncompiled")
-        return
+        return False
     model.compile()
+    return True

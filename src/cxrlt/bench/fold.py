@@ -1,0 +1,67 @@
+"""A fold to train on without radiographs: labels as frequent as in CXR-LT 2023, noise for images."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from cxrlt.artifacts import write_json
+from cxrlt.bench.synthetic import long_tailed
+from cxrlt.challenges.cxr_lt import COUNTS_2023
+from cxrlt.inputs.cache import ImageCache, cache_path, open_cache, write_csv
+from cxrlt.inputs.filling import create_array, writing_rows
+from cxrlt.recipe import Recipe
+from cxrlt.training.job import FoldJob
+
+N_TRAIN = 264_849
+"""Images that COUNTS_2023 are of."""
+FILE_BYTES = 1
+"""Length of the file that each cached image is said to come from."""
+CLASSES = tuple(COUNTS_2023)
+
+
+def generated_labels(ids: Sequence[str], seed: int = 0) -> pd.DataFrame:
+    """Labels 1 and 0 of CLASSES, index image_id."""
+    targets, _ = long_tailed(len(ids), COUNTS_2023, N_TRAIN, seed)
+    return pd.DataFrame(targets.astype(np.float32), pd.Index(ids, name="image_id"), list(CLASSES))
+
+
+def write_noise(ids: Sequence[str], size: int, cache_dir: Path, challenge: str) -> ImageCache:
+    """A finished cache of the training images `ids`, as from files of FILE_BYTES."""
+    directory = cache_path(ids, size, cache_dir, challenge, "train")
+    directory.mkdir(parents=True)
+    create_array(directory / "images.npy", np.uint8, (len(ids), size, size))
+    rng = np.random.default_rng(0)
+    with writing_rows(directory / "images.npy") as write:
+        for row in range(len(ids)):
+            write(row, np.frombuffer(rng.bytes(size * size), np.uint8).reshape(size, size))
+    np.save(directory / "sources.npy", np.full(len(ids), FILE_BYTES, np.int64))
+    write_csv(directory / "ids.csv", pd.DataFrame({"image_id": sorted(ids)}))
+    write_json(directory / "meta.json", {"challenge": challenge, "split": "train", "size": size})
+    return open_cache(directory)
+
+
+def generated_fold(folder: Path, recipe: Recipe, n_images: int) -> FoldJob:
+    """Training rows, none left out, in a run's folder below `folder`."""
+    ids = [f"{number:06}" for number in range(n_images)]
+    labels = generated_labels(ids)
+    table = labels.assign(patient=labels.index, study=labels.index, view="frontal")
+    run_dir = folder / "run"
+    run_dir.mkdir(parents=True)
+    return FoldJob(
+        challenge="bench",
+        name="bench",
+        fold="0",
+        seed=0,
+        recipe=recipe,
+        classes=CLASSES,
+        task="multi_label",
+        channels=1,
+        metric="mAP",
+        folds_sha256="",
+        run_dir=run_dir,
+        cache=write_noise(ids, recipe.data.cache_size, folder / "cache", "bench"),
+        train=table,
+        valid=table[:0],
+    )
