@@ -6,7 +6,8 @@ from scipy.special import log_softmax, softmax
 
 from cxrlt.challenges.base import Metric
 from cxrlt.metrics import average_precision, macro, macro_metric
-from cxrlt.predictions.selection import ROUNDS, greedy_weights
+from cxrlt.predictions import selection
+from cxrlt.predictions.selection import ROUNDS, class_weights, greedy_weights
 
 
 def members(*skills: float, n_rows: int = 600, seed: int = 0) -> tuple[list[np.ndarray], np.ndarray]:
@@ -41,6 +42,28 @@ def test_members_that_are_alike_leave_the_smallest_ensemble() -> None:
 def test_one_member_is_an_ensemble_too() -> None:
     scores, targets = members(1.0)
     assert greedy_weights(scores, targets, "mAP").tolist() == [1]
+
+
+def test_without_a_round_the_best_member_is_all_there_is() -> None:
+    scores, targets = members(1.0, 1.5, 0.5)
+    assert greedy_weights(scores, targets, "mAP", rounds=0).tolist() == [0, 1, 0]
+    assert sorted(greedy_weights(scores, targets, "mAP", rounds=1)) == [0, 0.5, 0.5]
+
+
+def test_threads_choose_the_same_members(monkeypatch: pytest.MonkeyPatch) -> None:
+    scores, targets = members(1.0, 1.5, 0.5)
+    alone = greedy_weights(scores, targets, "mAP")
+    by_class = class_weights(scores, targets, "mAP", alone)
+    monkeypatch.setattr(selection, "THREADS_FROM", 0)
+    assert greedy_weights(scores, targets, "mAP").tolist() == alone.tolist()
+    assert class_weights(scores, targets, "mAP", alone).tolist() == by_class.tolist()
+
+
+def test_members_are_left_as_they_were() -> None:
+    scores, targets = members(1.0, 1.2)
+    given = [member.copy() for member in scores]
+    greedy_weights(scores, targets, "mAP")
+    assert all((member == before).all() for member, before in zip(scores, given, strict=True))
 
 
 def test_labels_that_are_not_annotated_take_no_part() -> None:

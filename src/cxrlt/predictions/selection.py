@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 
 import numpy as np
+from joblib import Parallel, delayed
 from numpy.typing import NDArray
 from scipy.special import softmax
 
@@ -16,38 +17,53 @@ OWN_EVIDENCE = 100
 """Positives at which a class's own weights count as much as all classes' together. With n of them a paired
 difference in AP of good members has a standard error of about .2 / sqrt(n), and members differ by about .02:
 it takes 100 to tell one from chance."""
-Judge = Callable[[NDArray[np.float32], int], float]
+THREADS_FROM = 50_000
+"""Rows whose sorting takes long enough for threads to pay; with fewer they wait for each other."""
+Scores = NDArray[np.float32]
+Judge = Callable[[Scores, Scores, int], float]
+"""(sum of members' scores, those of one member more, how many these are together) -> the metric."""
 
 
 def greedy_weights(
-    members: Sequence[NDArray[np.float32]],
+    members: Sequence[Scores],
     targets: NDArray[np.float64],
     metric: str,
     task: Task = "multi_label",
+    rounds: int = ROUNDS,
 ) -> NDArray[np.float64]:
     """Weights (m,) that sum to 1, for members' scores (c, n) and targets (n, c) of 1, 0 or NaN.
 
     Starting with the best member, the member that helps the average most is added, with replacement, for
-    ROUNDS rounds; the best average met on the way is kept, the smaller one where two are equal.
+    `rounds` rounds; the best average met on the way is kept, the smaller one where two are equal.
     """
-    judge = _confusion_judge(targets, metric) if metric in CONFUSION_METRICS else None
-    judge = judge or _ranking_judge(targets, metric, task)
-    alone = [judge(member, 1) for member in members]
-    counts = np.zeros(len(members), dtype=np.int64)
-    counts[int(np.argmax(alone))] = 1
-    total, best, best_counts = members[int(np.argmax(alone))], max(alone), counts.copy()
-    for _ in range(ROUNDS if len(members) > 1 else 0):
-        reached = [judge(total + member, counts.sum() + 1) for member in members]
-        added = int(np.argmax(reached))
+    if metric in CONFUSION_METRICS:
+        judge = _confusion_judge(targets, metric)
+    else:
+        judge = _ranking_judge(targets, metric, task)
+    with _threads(len(targets)) as parallel:
+        return _climb(
+            members, lambda total, n: parallel(delayed(judge)(total, member, n) for member in members), rounds
+        )
+
+
+def _climb(
+    members: Sequence[Scores], judged: Callable[[Scores, int], list[float]], rounds: int
+) -> NDArray[np.float64]:
+    """`judged` tells the metric of a sum with each member added to it, `n` members in all."""
+    total, counts = np.zeros_like(members[0]), np.zeros(len(members), dtype=np.int64)
+    tried, reached = [], []
+    for n in range(1, 2 + (rounds if len(members) > 1 else 0)):
+        values = judged(total, n)
+        added = int(np.argmax(values))
         counts[added] += 1
-        total = total + members[added]
-        if reached[added] > best:
-            best, best_counts = reached[added], counts.copy()
-    return best_counts / best_counts.sum()
+        total += members[added]
+        tried.append(counts / n)
+        reached.append(values[added])
+    return tried[int(np.argmax(reached))]
 
 
 def class_weights(
-    members: Sequence[NDArray[np.float32]],
+    members: Sequence[Scores],
     targets: NDArray[np.float64],
     metric: str,
     overall: NDArray[np.float64],
@@ -58,20 +74,36 @@ def class_weights(
     `greedy_weights`.
     """
     weights = np.tile(np.asarray(overall, dtype=np.float64), (targets.shape[1], 1))
-    for c in range(targets.shape[1]):
-        n_positive = int((targets[:, c] == 1).sum())
-        if n_positive and (targets[:, c] == 0).any():
-            own = greedy_weights([member[c : c + 1] for member in members], targets[:, [c]], metric)
-            weights[c] = (n_positive * own + OWN_EVIDENCE * overall) / (n_positive + OWN_EVIDENCE)
+    n_positive = (targets == 1).sum(axis=0)
+    chosen = np.flatnonzero((n_positive > 0) & (targets == 0).any(axis=0))
+    with _threads(len(targets)) as parallel:
+        found = parallel(
+            delayed(_own_weights)([member[c : c + 1] for member in members], targets[:, [c]], metric)
+            for c in chosen
+        )
+    for c, own in zip(chosen, found, strict=True):
+        weights[c] = (n_positive[c] * own + OWN_EVIDENCE * overall) / (n_positive[c] + OWN_EVIDENCE)
     return weights
 
 
+def _own_weights(members: Sequence[Scores], targets: NDArray[np.float64], metric: str) -> NDArray[np.float64]:
+    judge = _ranking_judge(targets, metric, "multi_label")
+    return _climb(members, lambda total, n: [judge(total, member, n) for member in members], ROUNDS)
+
+
+def _threads(n_rows: int) -> Parallel:
+    return Parallel(n_jobs=-1 if n_rows >= THREADS_FROM else 1, prefer="threads")
+
+
 def _ranking_judge(targets: NDArray[np.float64], metric: str, task: Task) -> Judge:
-    """The metric of a sum of `n` members' scores (c, n), whose softmax ranks where a row has one class."""
+    """Ranks by the sum, or by the softmax of the mean where a row has one class."""
     metric_of, rows = CLASS_METRICS[metric], class_rows(targets)
 
-    def judge(total: NDArray[np.float32], n: int) -> float:
-        scores = softmax(total / n, axis=0) if task == "single_label" else total
+    def judge(total: Scores, member: Scores, n: int) -> float:
+        if task == "single_label":
+            scores = softmax((total + member).astype(np.float64) / n, axis=0)
+        else:
+            scores = map(np.add, total, member)  # a class at a time: all of them would leave the cache
         columns = zip(rows, scores, strict=True)
         return float(macro([metric_of(*of_class.in_order(score)) for of_class, score in columns]))
 
@@ -82,8 +114,8 @@ def _confusion_judge(targets: NDArray[np.float64], metric: str) -> Judge:
     known = ~np.isnan(targets).any(axis=1)
     true = targets[known].argmax(axis=1)
 
-    def judge(total: NDArray[np.float32], n: int) -> float:
-        counts = confusion_counts(true, total.argmax(axis=0)[known], len(total))
-        return float(CONFUSION_METRICS[metric](counts))
+    def judge(total: Scores, member: Scores, n: int) -> float:
+        predicted = (total + member).argmax(axis=0)[known]
+        return float(CONFUSION_METRICS[metric](confusion_counts(true, predicted, len(total))))
 
     return judge
