@@ -14,7 +14,7 @@ from cxrlt.metrics import (
     bootstrap,
     classification_bootstrap,
     macro,
-    macro_metric,
+    macro_metrics,
 )
 
 CLASS_MEANS = {"mAP": "AP", "mAUROC": "AUROC", "macro-F1": "F1"}
@@ -137,11 +137,11 @@ def has_both_values(labels: np.ndarray) -> np.ndarray:
 
 def macro_values(task: Task, labels: np.ndarray, scores: np.ndarray) -> dict[str, float]:
     """The task's macro metrics of (n, c) labels and scores, over the classes that have both values."""
+    names = MACRO_METRICS[task]
     ranked = np.where(has_both_values(labels), labels, np.nan)
-    return {
-        name: macro_metric(name, labels if name in CONFUSION_METRICS else ranked, scores)
-        for name in MACRO_METRICS[task]
-    }
+    values = macro_metrics([name for name in names if name in RANKING_METRICS], ranked, scores)
+    values |= macro_metrics([name for name in names if name in CONFUSION_METRICS], labels, scores)
+    return {name: values[name] for name in names}
 
 
 def _class_means(by_class: ByClass, chosen: np.ndarray) -> dict[str, Drawn]:
