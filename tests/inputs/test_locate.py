@@ -2,6 +2,7 @@ import pandas as pd
 import pytest
 
 from cxrlt.errors import UserError
+from cxrlt.inputs import locate
 from cxrlt.inputs.locate import locate_images
 
 NIH_FOLDERS = ("images_*/images", "images", "images_*", ".")
@@ -63,3 +64,18 @@ def test_relative_folders_give_absolute_files(tmp_path, monkeypatch):
     assert locate_images(pd.Series(["a.png"]), (tmp_path / "in").relative_to(tmp_path), (".",)).tolist() == [
         file
     ]
+
+
+def test_files_of_many_folders_are_each_found_in_their_own(tmp_path, monkeypatch):
+    monkeypatch.setattr(locate, "AT_A_TIME", 3)
+    files = [touch(tmp_path / f"p{n // 4}/s{n}/{n}.jpg") for n in range(25)]
+    paths = [f"p{n // 4}/s{n}/{n}.jpg" for n in range(25)] + [f"p{n}/s{n}/{n}.jpg" for n in range(1, 25)]
+    found = locate_images(pd.Series(paths), tmp_path, (".",))
+    assert found.tolist()[:25] == files
+    assert found[25:].isna().all()
+
+
+@pytest.mark.parametrize("path", ["p1//a.png", "./p1/a.png", "p1/./a.png"])
+def test_a_path_written_otherwise_gives_the_same_file(tmp_path, path):
+    file = touch(tmp_path / "p1/a.png")
+    assert locate_images(pd.Series([path]), tmp_path, (".",)).tolist() == [file]

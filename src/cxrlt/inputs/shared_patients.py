@@ -66,12 +66,17 @@ def find_shared_patients(train: pd.DataFrame, others: Mapping[str, pd.DataFrame]
     """Training rows whose patient, or whose very image, another split has."""
     patients, images, unknown = {}, set(), []
     for split, other in others.items():
-        same_patient = train["patient"].isin(other["patient"].dropna())
+        same_patient = _among(train["patient"], other["patient"].dropna())
         # by path: in folders of images, other images of two splits may have the same id
-        shared = train[same_patient | train["path"].isin(other["path"])]
+        shared = train[same_patient | _among(train["path"], other["path"])]
         names = shared["patient"].fillna(shared.index.to_series())
         patients[split] = tuple(sorted(names.unique()))
         if train["patient"].isna().all() or other["patient"].isna().all():
             unknown.append(split)
         images.update(shared.index)
     return SharedPatients(patients, train.index[train.index.isin(images)], len(train), tuple(unknown))
+
+
+def _among(values: pd.Series, others: pd.Series) -> pd.Series:
+    """Which values are among the others. As objects: pandas takes its own texts apart one by one."""
+    return values.astype(object).isin(others.unique().astype(object))
