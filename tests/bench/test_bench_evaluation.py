@@ -84,4 +84,4 @@ def test_other_members_are_wrong(setting: Setting, monkeypatch: pytest.MonkeyPat
     last = np.array([0.0, 0.0, 1.0])
     monkeypatch.setattr(evaluation, "greedy_weights", lambda *args, **kwargs: last)
     (row,) = evaluation.ensemble_rows(setting)
-    assert "scikit-learn chooses [1. 0. 0.], not [0. 0. 1.]" in row.wrong
+    assert "scikit-learn chooses [0. 1. 0.], not [0. 0. 1.]" in row.wrong

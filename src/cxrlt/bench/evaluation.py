@@ -164,13 +164,13 @@ def _step_counts(target: Floats, score: Floats, code: NDArray[np.intp], n_patien
 
 
 def _members(n: int) -> tuple[list[Floats], Floats]:
-    """Scores (c, n) of members, each of which knows a little less than the one before, and targets (n, c)."""
+    """Scores (c, n) of members that share errors, each with more of its own than the last; targets (n, c)."""
     targets, _ = long_tailed(n, COUNTS_2024, IMAGES_2024)
     rng = np.random.default_rng(1)
+    shared = logits_for(targets, rng)
     members = []
-    for member in range(N_MEMBERS):
-        blur = np.float32(member / N_MEMBERS) * rng.standard_normal(targets.shape, dtype=np.float32)
-        members.append(np.ascontiguousarray((logits_for(targets, rng) + blur).T))
+    for own in np.linspace(0.2, 2, N_MEMBERS, dtype=np.float32):
+        members.append(np.ascontiguousarray((shared + own * logits_for(targets, rng)).T))
     return members, targets
 
 
