@@ -22,7 +22,7 @@ from cxrlt.inputs.cache_rows import decode_rows
 from cxrlt.inputs.decode import DECODERS
 from cxrlt.inputs.filling import create_array, only_builder, require_room
 
-CHUNK = 32
+CHUNK = 64
 """Rows that one process decodes before they are marked as done."""
 N_TIMED = 8
 """Images decoded by one process before the others, to say how long the rest will take."""
@@ -166,8 +166,8 @@ class _Build:
             for readable, failed in chain([timed], self.decode(np.delete(pending, first))):
                 failures |= failed
                 done[readable] = self.source_bytes[readable]
-                done.flush()
                 bar.update(len(readable) + len(failed))
+        done.flush()  # not before: what is in a memory map outlives a killed process
         return failures
 
     def decode(self, rows: np.ndarray) -> Iterator[tuple[list[int], dict[int, str]]]:
