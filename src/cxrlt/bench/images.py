@@ -111,7 +111,7 @@ def _processes_row(setting: Setting, files: Sequence[Path]) -> Row:
 
 
 def cache_growth(setting: Setting) -> Growth:
-    """Images so small that what a build does besides decoding counts."""
+    """Images so small that what a build does besides decoding counts, up to CXR-LT 2024."""
     files = _radiographs(setting.folder / "small", (16, 16))
 
     def prepare(n: int):
