@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from cxrlt.artifacts import write_json
-from cxrlt.bench import evaluation, images, tables, training
+from cxrlt.bench import evaluation, images, memory, tables, training
 from cxrlt.bench.flags import StageName
 from cxrlt.bench.growth import Growth
 from cxrlt.bench.machine import describe_machine
@@ -31,7 +31,7 @@ STAGES: dict[StageName, Stage] = {
     "cache": Stage(images.cache_rows, images.cache_growth),
     "loader": Stage(images.loader_rows),
     "train": Stage(training.train_rows),
-    "memory": Stage(training.memory_rows),
+    "memory": Stage(memory.memory_rows),
     "metrics": Stage(evaluation.metrics_rows, evaluation.metrics_growth),
     "bootstrap": Stage(evaluation.bootstrap_rows, evaluation.bootstrap_growth),
     "ensemble": Stage(evaluation.ensemble_rows, evaluation.ensemble_growth),

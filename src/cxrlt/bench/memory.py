@@ -1,0 +1,126 @@
+"""What `cxrlt train` holds in memory when it has ten times the images."""
+
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from cxrlt.artifacts import Workspace, write_text
+from cxrlt.bench.fold import FILE_BYTES, N_TRAIN, generated_labels, write_noise
+from cxrlt.bench.rows import Mark, Row
+from cxrlt.bench.setting import Setting
+from cxrlt.bench.synthetic import patients
+from cxrlt.challenges import get_challenge
+from cxrlt.errors import UserError
+from cxrlt.folds.make import make_folds
+
+CHALLENGE = "cxrlt2023"
+TIMES = 10
+LEAST_IMAGES = 2000
+TARGET = 1.05
+PATIENTS_PER_IMAGE = 65_000 / 377_110
+"""As in MIMIC-CXR."""
+INTERVAL = 0.02
+"""Seconds between two looks at the memory."""
+PROC = Path("/proc")
+SIZE = 32
+RECIPE = """
+base: demo_resnet
+model: {backbone: test_convnext}
+data: {size: 32}
+optim: {batch_size: 1024, max_batch_per_device: 1024}
+schedule: {epochs: 1}
+"""
+"""A small network, so that all images pass in minutes, in batches that take as much memory as the demo's."""
+
+
+def memory_rows(setting: Setting) -> Iterator[Row]:
+    """The largest anonymous memory of a whole training, on so many images and on TIMES as many."""
+    if not (PROC / "self" / "status").is_file():
+        print("bench: the anonymous memory of a process is known on Linux alone", file=sys.stderr)
+        return
+    n_images = setting.size(N_TRAIN, LEAST_IMAGES)
+    few, many = (_peak_of_training(setting.folder / str(n), n) for n in (round(n_images / TIMES), n_images))
+    yield Row(
+        f"memory of train, {n_images:,} images",
+        many,
+        "bytes",
+        Mark(f"the same on a {TIMES}th of the images", few),
+        TARGET,
+        lower_is_better=True,
+        note="RssAnon of the process and its loader processes, from table to out-of-fold predictions",
+    )
+
+
+def write_challenge(root: Path, n_images: int) -> Workspace:
+    """Table, folds and cache of `n_images` images named as in MIMIC-CXR, whose files hold next to nothing."""
+    workspace, known = Workspace(root), get_challenge(CHALLENGE)
+    words = np.random.default_rng(0).integers(0, 2**32, (n_images, 5)).tolist()
+    ids = ["-".join(f"{word:08x}" for word in row) for row in words]
+    patient = 10_000_000 + patients(n_images, max(round(n_images * PATIENTS_PER_IMAGE), 10))
+    table = pd.DataFrame({"dicom_id": ids, "subject_id": patient})
+    table["study_id"] = 50_000_000 + np.arange(n_images)
+    table["ViewPosition"] = "AP"
+    table["path"] = [f"files/p{p // 1000}/p{p}_{i}.jpg" for p, i in zip(patient, ids, strict=True)]
+    labels = generated_labels(ids).reset_index(drop=True).astype(np.int8)
+    inputs = workspace.inputs_dir(CHALLENGE)
+    inputs.mkdir(parents=True)
+    pd.concat([table, labels], axis=1).to_csv(inputs / "train.csv", index=False)
+    for folder in {path.rpartition("/")[0] for path in table["path"]}:
+        (inputs / folder).mkdir(parents=True)
+    for path in table["path"]:
+        with (inputs / path).open("wb") as file:
+            file.truncate(FILE_BYTES)
+    write_noise(ids, SIZE, workspace.cache_dir(), CHALLENGE)
+    make_folds(known, workspace)
+    return workspace
+
+
+def _peak_of_training(root: Path, n_images: int) -> int:
+    workspace = write_challenge(root, n_images)
+    recipe = root / "recipe.yaml"
+    write_text(recipe, RECIPE)
+    words = ["train", str(recipe), "--challenge", CHALLENGE, "--root", str(workspace.root), "--fold", "0"]
+    return peak_of_command(words)
+
+
+def peak_of_command(arguments: Sequence[str]) -> int:
+    """Most bytes of anonymous memory that `cxrlt` with these arguments and its children hold at once.
+
+    Raises UserError with the end of what it printed if it fails.
+    """
+    command = [sys.executable, "-m", "cxrlt", *arguments]
+    peak = 0
+    with tempfile.TemporaryFile("w+") as printed:  # a pipe that nobody empties would stop it
+        process = subprocess.Popen(command, stdout=printed, stderr=subprocess.STDOUT)
+        while process.poll() is None:
+            peak = max(peak, sum(map(anonymous_bytes, _with_children(process.pid))))
+            time.sleep(INTERVAL)
+        if process.returncode:
+            printed.seek(0)
+            raise UserError(f"cxrlt {' '.join(arguments)} failed: {printed.read()[-1000:]}")
+    return peak
+
+
+def anonymous_bytes(pid: int) -> int:
+    """RssAnon: memory that is no file's, nor shared. 0 for a process that is gone."""
+    try:
+        status = (PROC / str(pid) / "status").read_text()
+    except OSError:
+        return 0
+    return next(
+        (1024 * int(line.split()[1]) for line in status.splitlines() if line.startswith("RssAnon:")), 0
+    )
+
+
+def _with_children(pid: int) -> list[int]:
+    try:
+        children = (PROC / str(pid) / "task" / str(pid) / "children").read_text().split()
+    except OSError:
+        children = []
+    return [pid, *map(int, children)]
