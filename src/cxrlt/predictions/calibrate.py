@@ -26,7 +26,7 @@ from cxrlt.predictions.measures import has_both_values
 from cxrlt.predictions.oof import predicted_rows
 from cxrlt.predictions.runs import TrainRows, read_final, read_train_rows
 from cxrlt.predictions.scoring import N_DRAWS
-from cxrlt.training.job import REFIT
+from cxrlt.training.places import REFIT
 
 
 @dataclass(frozen=True)

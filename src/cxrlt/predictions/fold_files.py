@@ -11,7 +11,7 @@ from cxrlt.folds.make import Folds
 from cxrlt.predictions.probabilities import comparable_logits
 from cxrlt.predictions.standardise import Constants, read_constants
 from cxrlt.predictions.store import read_predictions
-from cxrlt.training.job import REFIT, WEIGHTS, train_command
+from cxrlt.training.places import REFIT, WEIGHTS, train_command
 
 
 def read_fold(

@@ -23,7 +23,7 @@ from cxrlt.recipe import Recipe, TTAConfig, load_recipe
 from cxrlt.training.data import Stored, evaluation_set, rows_per_pass
 from cxrlt.training.features import feature_cache
 from cxrlt.training.infer import infer
-from cxrlt.training.job import REFIT, WEIGHTS, train_run_command
+from cxrlt.training.places import REFIT, WEIGHTS, train_run_command
 from cxrlt.training.setup import create_accelerator, worker_count
 from cxrlt.training.tta import describe_tta, only_as_they_are
 

@@ -24,7 +24,7 @@ from cxrlt.predictions.view_weights import (
 )
 from cxrlt.predictions.weights import EnsembleWeights, is_ensemble, read_weights
 from cxrlt.recipe import PredictConfig, load_recipe
-from cxrlt.training.job import REFIT
+from cxrlt.training.places import REFIT
 
 STUDY_MEAN_FILE = "study_mean.json"
 

@@ -15,7 +15,8 @@ from cxrlt.folds.make import Folds, read_folds
 from cxrlt.inputs.images import ImageSource
 from cxrlt.recipe import Recipe, differing_fields, load_recipe
 from cxrlt.studies.flags import StudyPlan
-from cxrlt.training.job import NOT_IDENTITY, WEIGHTS
+from cxrlt.training.job import NOT_IDENTITY
+from cxrlt.training.places import WEIGHTS
 from cxrlt.training.train import TrainPlan
 
 

@@ -12,16 +12,14 @@ import pandas as pd
 import torch
 
 import cxrlt
-from cxrlt.artifacts import name_of_run, read_json, write_json, write_text
+from cxrlt.artifacts import read_json, write_json, write_text
 from cxrlt.challenges.base import Metric, Task
 from cxrlt.errors import UserError
 from cxrlt.inputs.cache import ImageCache
 from cxrlt.models.pretrained import weights_licence
-from cxrlt.recipe import Recipe, differing_fields, load_recipe, recipe_names, save_recipe
+from cxrlt.recipe import Recipe, differing_fields, load_recipe, save_recipe
+from cxrlt.training.places import INNER, WEIGHTS
 
-WEIGHTS = "weights.safetensors"
-REFIT = "refit"
-INNER = "inner.csv"
 NOT_IDENTITY = ("data.n_workers", "checkpoint_minutes")
 CHANNELS = {1: "one grey channel", 3: "three colour channels"}
 PACKAGES = ("accelerate", "albumentations", "numpy", "opencv-python-headless", "pandas", "timm", "torch")
@@ -137,19 +135,6 @@ def require_same_run(job: FoldJob) -> None:
 def licence_of(job: FoldJob) -> str:
     """Licence of the weights that training starts from."""
     return job.start.licence if job.start else weights_licence(job.recipe.model)
-
-
-def train_command(run_dir: Path, fold: int | str, challenge: str) -> str:
-    """The command that trains one fold of a run."""
-    which = "--refit" if fold == REFIT else f"--fold {fold}"
-    return f"{train_run_command(run_dir, challenge)} {which}"
-
-
-def train_run_command(run_dir: Path, challenge: str) -> str:
-    """The command that trains a run; its recipe is known only where the run is called after it."""
-    name = name_of_run(run_dir, challenge)
-    run = name if name in recipe_names() else f"RECIPE --name {name}"
-    return f"cxrlt train {run} --challenge {challenge}"
 
 
 def environment(device: torch.device) -> dict[str, object]:

@@ -16,7 +16,8 @@ from cxrlt.errors import UserError
 from cxrlt.inputs.dataset import Inputs, on_device
 from cxrlt.training.batches import batches_of, load, share_of, whole_batch_denominators
 from cxrlt.training.checkpoint import remove_checkpoints, save_tensors
-from cxrlt.training.job import WEIGHTS, FoldJob, tags
+from cxrlt.training.job import FoldJob, tags
+from cxrlt.training.places import WEIGHTS
 from cxrlt.training.setup import Trainer, create_trainer, seed_of, updates_per_epoch
 from cxrlt.training.soup import keep_snapshot, pour
 from cxrlt.training.validate import BEST, end_epoch, save_if_due, validate

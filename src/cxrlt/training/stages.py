@@ -7,8 +7,9 @@ from accelerate import Accelerator
 
 from cxrlt.inputs.cache import ImageCache
 from cxrlt.recipe import Recipe, StageConfig
-from cxrlt.training.job import WEIGHTS, FoldJob, Start, licence_of
+from cxrlt.training.job import FoldJob, Start, licence_of
 from cxrlt.training.loop import fit
+from cxrlt.training.places import WEIGHTS
 from cxrlt.training.setup import seed_of
 
 WARM_UP_GRID = 4

@@ -16,7 +16,8 @@ from cxrlt.errors import UserError, listing
 from cxrlt.folds.make import Folds, read_folds
 from cxrlt.inputs.images import ImageSource
 from cxrlt.inputs.shared_patients import other_tables
-from cxrlt.training.job import INNER, REFIT, WEIGHTS, FoldJob, Start, train_command
+from cxrlt.training.job import FoldJob, Start
+from cxrlt.training.places import INNER, REFIT, WEIGHTS, train_command
 
 
 @dataclass(frozen=True)

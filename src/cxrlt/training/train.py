@@ -17,7 +17,8 @@ from cxrlt.inputs.cache import ImageCache
 from cxrlt.inputs.images import ImageSource
 from cxrlt.recipe import Recipe
 from cxrlt.training.inner import inner_rows
-from cxrlt.training.job import REFIT, FoldJob, Start, describe_run, licence_of, require_same_run
+from cxrlt.training.job import FoldJob, Start, describe_run, licence_of, require_same_run
+from cxrlt.training.places import REFIT
 from cxrlt.training.setup import create_accelerator, loss_of
 from cxrlt.training.stages import fit_in_stages, with_stages
 from cxrlt.training.start import find_start, require_unseen

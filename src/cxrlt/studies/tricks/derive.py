@@ -8,7 +8,7 @@ from cxrlt.predictions.standardise import CONSTANTS
 from cxrlt.recipe import load_recipe, save_recipe
 from cxrlt.studies.plan import Run
 from cxrlt.studies.tricks.plan import TrickStudy
-from cxrlt.training.job import WEIGHTS
+from cxrlt.training.places import WEIGHTS
 
 OOF = "oof.parquet"
 DESCRIPTION = ("environment.json", "card.json", "log.csv")

@@ -1,0 +1,23 @@
+"""Where the files of a run lie and what makes them, for stages that read them without waiting for torch."""
+
+from pathlib import Path
+
+from cxrlt.artifacts import name_of_run
+from cxrlt.recipe import recipe_names
+
+WEIGHTS = "weights.safetensors"
+REFIT = "refit"
+INNER = "inner.csv"
+
+
+def train_command(run_dir: Path, fold: int | str, challenge: str) -> str:
+    """The command that trains one fold of a run."""
+    which = "--refit" if fold == REFIT else f"--fold {fold}"
+    return f"{train_run_command(run_dir, challenge)} {which}"
+
+
+def train_run_command(run_dir: Path, challenge: str) -> str:
+    """The command that trains a run; its recipe is known only where the run is called after it."""
+    name = name_of_run(run_dir, challenge)
+    run = name if name in recipe_names() else f"RECIPE --name {name}"
+    return f"cxrlt train {run} --challenge {challenge}"
