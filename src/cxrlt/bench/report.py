@@ -1,11 +1,13 @@
 """The lines that `cxrlt bench` prints."""
 
+import textwrap
 from collections.abc import Mapping
 
 from cxrlt.bench.growth import LARGEST_EXPONENT, Growth
 from cxrlt.bench.rows import Mark, Row
 
-WIDTHS = (45, 16, 16, 7, 14, 16)
+WIDTHS = (43, 16, 16, 6, 14, 16)
+INDENT = " " * 4
 TITLES = ("stage", "ours", "alternative", "ratio", "target", "limit", "of it")
 
 
@@ -46,7 +48,10 @@ def row_lines(row: Row) -> list[str]:
     words += [f"limit: {row.limit.name}"] if row.limit else []
     words += [row.note] if row.note else []
     words += [f"WRONG: {row.wrong}"] if row.wrong else []
-    return [line, *([f"    {'; '.join(words)}"] if words else [])]
+    return [
+        line,
+        *textwrap.wrap("; ".join(words), len(HEADER), initial_indent=INDENT, subsequent_indent=INDENT),
+    ]
 
 
 def growth_lines(growth: Growth) -> list[str]:
