@@ -16,6 +16,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute
 
 from cxrlt.artifacts import atomic_path, read_json
 from cxrlt.errors import UserError, listing
@@ -94,10 +96,12 @@ def cache_path(
 
 def rows_of_ids(rows: pd.Series, ids: Iterable[str], absent: Callable[[str], str]) -> np.ndarray:
     """`rows` (index image_id) of each id, int64; those not there are a UserError, `absent(their list)`."""
-    found = rows.reindex(pd.Index(ids))
-    if found.isna().any():
-        raise UserError(absent(listing(found.index[found.isna()])))
-    return found.to_numpy(np.int64)
+    wanted = pa.array(ids, pa.large_string())
+    # by Arrow, for a pandas index that was searched once keeps a table of all its strings
+    found = pyarrow.compute.index_in(wanted, pa.array(rows.index, pa.large_string()))
+    if found.null_count:
+        raise UserError(absent(listing(wanted.filter(found.is_null()).to_pylist())))
+    return rows.to_numpy(np.int64)[found.to_numpy()]
 
 
 def read_quarantine(directory: Path) -> pd.DataFrame:

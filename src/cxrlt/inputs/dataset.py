@@ -51,7 +51,7 @@ class ImageReader:
             raise ValueError(f"no {size} px can be cut out of images of {cache.size} px")
         self.cache = cache
         self.cache_rows = cache.rows_of(ids)
-        self.id_hashes = np.array([hash64(image_id.encode()) for image_id in ids], dtype=np.uint64)
+        self.id_hashes = np.fromiter((hash64(image_id.encode()) for image_id in ids), np.uint64, len(ids))
         self.seed = seed
         self.transform = transform
         margin = (cache.size - self.size) // 2

@@ -10,6 +10,7 @@ from cxrlt.challenges.base import Challenge
 from cxrlt.errors import UserError
 from cxrlt.inputs.cache import ImageCache
 from cxrlt.inputs.cache_build import build_cache
+from cxrlt.inputs.memory import give_back_memory
 from cxrlt.inputs.table import NoImagesError, load_table, missing_images, with_files
 
 
@@ -42,6 +43,7 @@ class ImageSource:
     def folded(self, ids: pd.Index, size: int) -> tuple[pd.DataFrame, ImageCache]:
         """The training rows `ids`, which the folds were made of, and their cache."""
         table = self.challenge.read("train", self.workspace.inputs_dir(self.challenge.name))
+        give_back_memory()
         gone = ids.difference(table.index)
         if len(gone):
             raise UserError(
@@ -59,7 +61,7 @@ class ImageSource:
 
     def _cached(self, table: pd.DataFrame, split: str, size: int) -> tuple[pd.DataFrame, ImageCache]:
         cache = build_cache(
-            table,
+            table[["file"]],
             size,
             self.workspace.cache_dir(),
             self.challenge.name,
@@ -67,4 +69,6 @@ class ImageSource:
             channels=self.challenge.channels,
             quarantine=self.quarantine,
         )
-        return table[table.index.isin(cache.ids)], cache
+        give_back_memory()
+        # nobody needs the paths any more, and they are half of the table
+        return table.drop(columns=["path", "file"])[table.index.isin(cache.ids)], cache

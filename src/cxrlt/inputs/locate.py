@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from cxrlt.errors import UserError
@@ -24,19 +25,22 @@ def locate_images(paths: pd.Series, images_dir: Path, folders: Iterable[str]) ->
     """
     if not images_dir.is_dir():
         raise UserError(f"The images folder {images_dir} does not exist. Name the right one with --images.")
-    found: dict[str, str] = {}
-    missing = paths.unique().tolist()
+    relative = paths.to_numpy(object)
+    files = np.full(len(relative), None, object)
+    missing: Sequence[int] = range(len(relative))
     for folder in _matching(images_dir.absolute(), folders):
-        parts = [(path, *path.rpartition("/")[::2]) for path in missing]
-        listings = _list_all(folder, list(dict.fromkeys(parent for _, parent, _ in parts)))
-        missing = []
-        for path, parent, name in parts:
+        parents = dict.fromkeys(relative[row].rpartition("/")[0] for row in missing)
+        listings = _list_all(folder, list(parents))
+        still_missing = []
+        for row in missing:
+            parent, _, name = relative[row].rpartition("/")
             start, names = listings[parent]
             if name in names:
-                found[path] = start + name
+                files[row] = start + name
             else:
-                missing.append(path)
-    return paths.map(found).astype(object)
+                still_missing.append(row)
+        missing = still_missing
+    return pd.Series(files, paths.index, dtype=object)
 
 
 def _matching(images_dir: Path, patterns: Iterable[str]) -> list[Path]:

@@ -8,6 +8,8 @@ from cxrlt.losses.multilabel import MultiLabelLoss
 from cxrlt.losses.singlelabel import SingleLabelLoss, label_rows
 
 BOUND = 12.0  # logits: p from 6e-6 to 1 - 6e-6
+ROWS_AT_A_TIME = 16384
+"""Several float64 copies of all targets would be the most memory that a training ever takes."""
 
 
 def population_minimiser(loss: Loss, targets: Tensor) -> Tensor:
@@ -19,7 +21,7 @@ def population_minimiser(loss: Loss, targets: Tensor) -> Tensor:
     exclusive ones, so that an absent class has a finite minimiser. Computed in float64 on the CPU, from
     values: where a loss detaches a weight, its gradient vanishes elsewhere.
     """
-    targets = targets.detach().cpu().double()
+    targets = targets.detach().cpu()
     if isinstance(loss, MultiLabelLoss):
         return _per_class_minimiser(loss, targets)
     if isinstance(loss, SingleLabelLoss):
@@ -30,13 +32,11 @@ def population_minimiser(loss: Loss, targets: Tensor) -> Tensor:
 @torch.no_grad()
 def _per_class_minimiser(loss: MultiLabelLoss, targets: Tensor) -> Tensor:
     """On a grid that is refined around its best point, because the expected loss need not be convex."""
-    weights = loss.entry_weights(targets)
-    weights = torch.ones_like(targets) if weights is None else weights.to(targets)
-    known, labels = ~targets.isnan(), targets.nan_to_num(0.0)
-    mean_weight = (weights * known).sum(dim=0) / known.sum(dim=0).clamp(min=1)
+    sums = sum(_weight_sums(loss, part.double()) for part in targets.split(ROWS_AT_A_TIME))
+    n_known, known, positive, negative = sums
+    mean_weight = known / n_known.clamp(min=1)
     half_row = torch.where(mean_weight > 0, mean_weight, 1.0) / 2
-    positive = (weights * known * labels).sum(dim=0) + half_row
-    negative = (weights * known * (1 - labels)).sum(dim=0) + half_row
+    positive, negative = positive + half_row, negative + half_row
     low = torch.full_like(positive, -BOUND)
     high = -low
     columns = torch.arange(len(positive))
@@ -49,10 +49,20 @@ def _per_class_minimiser(loss: MultiLabelLoss, targets: Tensor) -> Tensor:
     return ((low + high) / 2).float()
 
 
+def _weight_sums(loss: MultiLabelLoss, targets: Tensor) -> Tensor:
+    """(4, c): how many labels are known, their weights, and of these the parts of positives and negatives."""
+    weights = loss.entry_weights(targets)
+    weights = torch.ones_like(targets) if weights is None else weights.to(targets)
+    known, labels = ~targets.isnan(), targets.nan_to_num(0.0)
+    weights = weights * known
+    parts = (known.to(targets), weights, weights * labels, weights * (1 - labels))
+    return torch.stack([part.sum(dim=0) for part in parts])
+
+
 @torch.no_grad()
 def _joint_minimiser(loss: SingleLabelLoss, targets: Tensor) -> Tensor:
     """By LBFGS from the log prior and from equal logits, whichever ends lower; centred on mean 0."""
-    counts = label_rows(targets, targets.shape[1]).sum(dim=0) + 0.5
+    counts = label_rows(targets.double(), targets.shape[1]).sum(dim=0) + 0.5
     shares = counts / counts.sum()
     starts = torch.stack([shares.log(), torch.zeros_like(shares)])
     ends = torch.stack([_descend(loss, start, shares) for start in starts])

@@ -14,6 +14,7 @@ from cxrlt.errors import UserError
 from cxrlt.folds.make import Folds, read_folds
 from cxrlt.inputs.cache import ImageCache
 from cxrlt.inputs.images import ImageSource
+from cxrlt.inputs.memory import give_back_memory
 from cxrlt.models.backbone import XRayModel, create_model
 from cxrlt.predictions.ensemble import predict_ensemble
 from cxrlt.predictions.standardise import CONSTANTS, write_constants
@@ -61,6 +62,7 @@ def predict(source: ImageSource, name: str, split: str, *, force: bool = False) 
     Finished files are left alone unless `force`. Raises UserError if nothing is trained under that name.
     """
     challenge = source.challenge
+    give_back_memory()  # what training took
     folds = read_folds(challenge, source.workspace)
     trained = trained_folds(source.workspace.run_dir(challenge.name, name), folds, challenge.name)
     if split == "oof":
@@ -82,6 +84,7 @@ def predict(source: ImageSource, name: str, split: str, *, force: bool = False) 
         else:
             rows = table[table.index.isin(expected)]
             tta = tta_of(unit.recipe, challenge.classes)
+            give_back_memory()
             logits = infer_fold(unit, cache, rows, challenge, accelerator, tta, label)
             if accelerator.is_main_process:
                 if split == "oof":

@@ -38,7 +38,7 @@ def training_set(job: FoldJob, stored: Stored) -> LabelledRows:
             size=cfg.size,
             training=True,
         )
-    ids, targets = list(job.train.index), job.targets(job.train)
+    ids, targets = job.train.index, job.targets(job.train)
     if isinstance(stored, FeatureCache):
         return FeatureDataset(stored, ids, targets)
     mixing = Mixing.create(cfg.mix, job.classes, job.no_finding, job.task)
@@ -53,7 +53,7 @@ def evaluation_set(
     if recipe.fuses:
         n_images, size = recipe.model.fusion.max_images, recipe.data.size
         return StudyDataset(unknown, classes, stored, max_images=n_images, size=size)
-    ids, targets = list(table.index), unknown[list(classes)].to_numpy(np.float32)
+    ids, targets = table.index, unknown[list(classes)].to_numpy(np.float32)
     if isinstance(stored, FeatureCache):
         return FeatureDataset(stored, ids, targets)
     return XRayDataset(stored, ids, targets, size=recipe.data.size)

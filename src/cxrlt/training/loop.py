@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from cxrlt.errors import UserError
 from cxrlt.inputs.dataset import Inputs, on_device
+from cxrlt.inputs.memory import give_back_memory
 from cxrlt.training.batches import batches_of, load, share_of, whole_batch_denominators
 from cxrlt.training.checkpoint import remove_checkpoints, save_tensors
 from cxrlt.training.job import FoldJob, tags
@@ -29,6 +30,7 @@ CHECK_EVERY = 10  # updates between two looks at the loss; each look waits for t
 def fit(job: FoldJob, accelerator: Accelerator) -> None:
     """Train one fold to its weights.safetensors, going on from its last checkpoint if there is one."""
     trainer = create_trainer(job, accelerator)
+    give_back_memory()
     progress = trainer.progress
     per_epoch = updates_per_epoch(len(trainer.dataset), job.recipe.optim.batch_size)
     n_updates = per_epoch * job.recipe.schedule.epochs
