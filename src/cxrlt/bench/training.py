@@ -154,7 +154,7 @@ def _train_rows(trainer: Trainer, flops: float) -> Iterator[Row]:
 
 
 def flops_row(trainer: Trainer, rate: float, flops: float) -> Row:
-    """The arithmetic of training at `rate` images per second, each of `flops` operations, and the device's."""
+    """The arithmetic of training at `rate` images per second of `flops` operations, and the device's."""
     side = MATMUL_SIDE[trainer.accelerator.device.type]
     return Row(
         f"train FLOPs: {label_of(trainer.job.recipe)}",
