@@ -143,9 +143,10 @@ def test_no_patient_is_trained_on_judges_and_is_left_out(source, refit):
 def test_the_labels_of_the_left_out_rows_do_not_change_the_soup(source, poured):
     job, _ = poured
     (fresh,) = fold_jobs(source, plan("flipped", "average"))
-    flipped = fresh.valid.assign(**{name: 1 - fresh.valid[name] for name in CLASSES})
+    flipped = fresh.table.copy()
+    flipped.loc[fresh.left_out, CLASSES] = 1 - fresh.valid[CLASSES]
     fresh.run_dir.mkdir(parents=True)
-    fit_in_stages(dataclasses.replace(fresh, valid=flipped), create_accelerator(fresh.recipe))
+    fit_in_stages(dataclasses.replace(fresh, table=flipped), create_accelerator(fresh.recipe))
     assert same(weights_of(fresh), weights_of(job))
     assert report_of(fresh) == report_of(job)
     logs = [pd.read_csv(one.run_dir / "log.csv")["oof_mAP"] for one in (fresh, job)]

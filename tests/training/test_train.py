@@ -40,9 +40,11 @@ def test_a_finished_fold_says_what_it_is(source):
 
 
 def test_no_patient_trains_and_validates_the_same_fold(source):
-    for job in train(source, TrainPlan("leak", tiny_recipe(**{"schedule.epochs": 1}))):
+    jobs = train(source, TrainPlan("leak", tiny_recipe(**{"schedule.epochs": 1})))
+    for job in jobs:
         assert not set(job.train["patient"]) & set(job.valid["patient"])
         assert len(job.train) + len(job.valid) == 48
+    assert len({id(job.table) for job in jobs}) == 1  # a copy each would be the most memory there is
 
 
 def test_finished_folds_are_skipped_and_force_trains_again(source, capsys):

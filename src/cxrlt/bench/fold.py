@@ -62,6 +62,7 @@ def generated_fold(folder: Path, recipe: Recipe, n_images: int) -> FoldJob:
         folds_sha256="",
         run_dir=run_dir,
         cache=write_noise(ids, recipe.data.cache_size, folder / "cache", "bench"),
-        train=table,
-        valid=table[:0],
+        table=table,
+        left_out=np.zeros(n_images, dtype=bool),
+        judging=np.zeros(n_images, dtype=bool),
     )

@@ -3,12 +3,13 @@
 import sys
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 
 from cxrlt.artifacts import Workspace
 from cxrlt.challenges.base import Challenge
 from cxrlt.errors import UserError
-from cxrlt.inputs.cache import ImageCache
+from cxrlt.inputs.cache import ImageCache, rows_of_ids
 from cxrlt.inputs.cache_build import build_cache
 from cxrlt.inputs.memory import give_back_memory
 from cxrlt.inputs.table import NoImagesError, load_table, missing_images, with_files
@@ -44,13 +45,15 @@ class ImageSource:
         """The training rows `ids`, which the folds were made of, and their cache."""
         table = self.challenge.read("train", self.workspace.inputs_dir(self.challenge.name))
         give_back_memory()
-        gone = ids.difference(table.index)
-        if len(gone):
-            raise UserError(
-                f"folds.csv holds {len(gone):,} images that the training table no longer has, the first "
-                f"{gone[0]}. Make the folds anew with: cxrlt folds {self.challenge.name} --force"
-            )
-        table = with_files(self.challenge, table.loc[ids], self.workspace)
+        rows = rows_of_ids(
+            pd.Series(np.arange(len(table)), table.index),
+            ids,
+            lambda absent: (
+                f"folds.csv holds images that the training table no longer has: {absent}. "
+                f"Make the folds anew with: cxrlt folds {self.challenge.name} --force"
+            ),
+        )
+        table = with_files(self.challenge, table.iloc[rows], self.workspace)
         if table["file"].isna().any():
             problem = missing_images(self.challenge, "train", table, self.workspace)
             raise UserError(

@@ -42,10 +42,11 @@ class Start:
 
 @dataclass(frozen=True)
 class FoldJob:
-    """Everything `fit` needs. Tables have the class columns; `valid` is empty for a refit on all rows.
+    """Everything `fit` needs.
 
-    `inner` are the rows that judge a soup: whole patients of those that are not left out, not in `train`.
-    `stages` are trained one after the other before it.
+    `table` has the rows of all folds and the class columns; the jobs of a run share it. Of its rows
+    `left_out` (n,) are those of this fold, none in a refit, and `judging` (n,) those that judge a soup: whole
+    patients that are neither left out nor trained on. `stages` are trained one after the other before it.
     """
 
     challenge: str
@@ -60,12 +61,27 @@ class FoldJob:
     folds_sha256: str
     run_dir: Path
     cache: ImageCache
-    train: pd.DataFrame
-    valid: pd.DataFrame
-    inner: pd.DataFrame = field(default_factory=pd.DataFrame)
+    table: pd.DataFrame
+    left_out: np.ndarray
+    judging: np.ndarray
     start: Start | None = None
     stages: tuple["FoldJob", ...] = ()
     no_finding: str | None = None
+
+    @property
+    def train(self) -> pd.DataFrame:
+        """The rows that are trained on."""
+        return self.table[~self.left_out & ~self.judging]
+
+    @property
+    def valid(self) -> pd.DataFrame:
+        """The rows that the fold leaves out."""
+        return self.table[self.left_out]
+
+    @property
+    def inner(self) -> pd.DataFrame:
+        """The rows that judge a soup."""
+        return self.table[self.judging]
 
     def targets(self, table: pd.DataFrame) -> np.ndarray:
         """Labels (n, c) float32, NaN where unknown."""

@@ -7,13 +7,14 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
 from filelock import FileLock, Timeout
 
 from cxrlt.errors import UserError, listing
-from cxrlt.folds.make import Folds, read_folds
-from cxrlt.inputs.cache import ImageCache
+from cxrlt.folds.make import read_folds
+from cxrlt.inputs.cache import ImageCache, rows_of_ids
 from cxrlt.inputs.images import ImageSource
 from cxrlt.inputs.memory import give_back_memory
 from cxrlt.recipe import Recipe
@@ -97,21 +98,28 @@ def fold_jobs(source: ImageSource, plan: TrainPlan) -> list[FoldJob]:
         raise UserError(f"--fold {listing(unknown)}: {challenge.name} has folds 0 to {folds.n_folds - 1}.")
     _require_one_kind(workspace.run_dir(challenge.name, plan.name), plan)
     table, cache = source.folded(folds.frame.index, plan.recipe.data.cache_size)
-    jobs = [_fold_job(source, plan, str(fold), folds, table, cache) for fold in wanted]
+    fold_of = rows_of_ids(folds.frame["fold"], table.index, lambda absent: f"folds.csv lacks {absent}.")
+    jobs = [_fold_job(source, plan, str(fold), fold_of, folds.sha256, table, cache) for fold in wanted]
     require_unseen(jobs, source)
     cached = functools.cache(lambda size: source.folded(folds.frame.index, size)[1])
     return [with_stages(job, cached) if plan.force or not job.finished else job for job in jobs]
 
 
 def _fold_job(
-    source: ImageSource, plan: TrainPlan, fold: str, folds: Folds, table: pd.DataFrame, cache: ImageCache
+    source: ImageSource,
+    plan: TrainPlan,
+    fold: str,
+    fold_of: np.ndarray,
+    folds_sha256: str,
+    table: pd.DataFrame,
+    cache: ImageCache,
 ) -> FoldJob:
     challenge, cfg = source.challenge, plan.recipe
-    fold_of = folds.frame.loc[table.index, "fold"].astype(str)
-    train, valid = table[fold_of != fold], table[fold_of == fold]
-    inner = train.index[:0]
+    left_out = fold_of.astype(str) == fold
+    judging = np.zeros(len(table), dtype=bool)
     if cfg.soup.kind != "none":
-        inner = inner_rows(train, challenge.classes, cfg.soup.inner_share, plan.seed, fold)
+        rows = table[~left_out]
+        judging = table.index.isin(inner_rows(rows, challenge.classes, cfg.soup.inner_share, plan.seed, fold))
     run_dir = source.workspace.run_dir(challenge.name, plan.name)
     return FoldJob(
         challenge=challenge.name,
@@ -124,12 +132,12 @@ def _fold_job(
         channels=challenge.channels,
         metric=challenge.metric,
         no_finding=challenge.no_finding,
-        folds_sha256=folds.sha256,
+        folds_sha256=folds_sha256,
         run_dir=run_dir / (REFIT if fold == REFIT else f"fold{fold}"),
         cache=cache,
-        train=train.drop(inner),
-        valid=valid,
-        inner=train.loc[inner],
+        table=table,
+        left_out=left_out,
+        judging=judging,
         start=_start_of(source, plan, fold),
     )
 

@@ -10,7 +10,7 @@ from scipy.special import softmax
 
 from cxrlt.artifacts import atomic_path
 from cxrlt.challenges.base import RANKING_METRICS, Metric, Task
-from cxrlt.metrics import macro_metric
+from cxrlt.metrics import macro_metrics
 from cxrlt.training.checkpoint import save_checkpoint, save_tensors
 from cxrlt.training.data import evaluation_set, rows_per_pass
 from cxrlt.training.infer import infer
@@ -30,12 +30,11 @@ LOGGED: dict[Task, tuple[Metric, ...]] = {
 def validate(trainer: Trainer) -> dict[str, float]:
     """Scores of the averaged weights on the rows this fold leaves out; NaN if there are none."""
     job = trainer.job
-    names = dict.fromkeys([job.metric, *LOGGED[job.task]])
-    if job.valid.empty:
+    names, rows = tuple(dict.fromkeys([job.metric, *LOGGED[job.task]])), job.valid
+    if rows.empty:
         return {f"oof_{name}": math.nan for name in names}
-    scores = scores_on(trainer, job.valid)
-    targets = job.targets(job.valid)
-    return {f"oof_{name}": macro_metric(name, targets, scores) for name in names}
+    values = macro_metrics(names, job.targets(rows), scores_on(trainer, rows))
+    return {f"oof_{name}": value for name, value in values.items()}
 
 
 def scores_on(trainer: Trainer, table: pd.DataFrame) -> np.ndarray:
