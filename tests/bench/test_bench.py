@@ -109,6 +109,11 @@ def test_a_command_is_measured_as_a_whole():
     assert 10e6 < used.peak_bytes < 10e9
 
 
+def test_the_memory_of_a_command_is_its_own():
+    held = np.ones(400_000_000, dtype=np.uint8)  # a child that is forked here has it too, for a moment
+    assert run_command(["--help"]).peak_bytes < held.nbytes
+
+
 def test_a_command_that_fails_says_why():
     with pytest.raises(UserError, match="ended with 2: cxrlt"):
         run_command(["evaluate", "--challenge", "nothing-of-the-kind"])

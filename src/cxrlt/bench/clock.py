@@ -1,11 +1,12 @@
 """How things are timed: ways in turn, so that a machine's moods meet all alike, and commands as a whole."""
 
-import os
+import json
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 
 from cxrlt.errors import UserError
 
@@ -41,19 +42,11 @@ def run_command(arguments: Sequence[str]) -> Usage:
 
     Raises UserError with the end of what it printed if it fails, and where the system does not tell.
     """
-    if not hasattr(os, "wait4"):
+    if find_spec("resource") is None:
         raise UserError("What a command takes is measured on Linux and macOS alone.")
-    start = time.perf_counter()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "cxrlt", *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    printed = process.stdout.read()
-    _, status, used = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise UserError(f"cxrlt {' '.join(arguments)} ended with {process.returncode}: {printed[-1000:]}")
-    per_unit = 1 if sys.platform == "darwin" else 1024
-    return Usage(time.perf_counter() - start, used.ru_utime + used.ru_stime, used.ru_maxrss * per_unit)
+    command = [sys.executable, "-m", "cxrlt.bench.usage", *arguments]
+    found = json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout)
+    code, printed = found.pop("code"), found.pop("printed")
+    if code:
+        raise UserError(f"cxrlt {' '.join(arguments)} ended with {code}: {printed}")
+    return Usage(**found)
