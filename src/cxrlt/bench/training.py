@@ -28,9 +28,9 @@ ON_GPU = ("ral_convnext_small", "ral_efficientnetv2_s")
 COMPILED = "ral_convnext_small"
 """On a GPU this one is trained compiled, too."""
 GPU_SIZE = 384
-N_IMAGES = {"cpu": 1280, "cuda": 6400}
+N_IMAGES = {"cpu": 640, "cuda": 6400}
 LEAST_IMAGES = {"cpu": 160, "cuda": 640}
-ROUNDS = 3
+ROUNDS = 7
 TARGET = {"cpu": 0.95, "cuda": 0.97}
 TARGET_PREDICT = 0.97
 FLIP = TTAConfig(flip=True)

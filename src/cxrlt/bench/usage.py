@@ -12,7 +12,7 @@ import time
 
 
 def main() -> None:
-    """Print seconds, processor time, peak bytes, exit code and the end of what the command printed, as JSON."""
+    """Print what it took, its exit code and the end of what it printed, as JSON."""
     start = time.perf_counter()
     done = subprocess.run(
         [sys.executable, "-m", "cxrlt", *sys.argv[1:]],
