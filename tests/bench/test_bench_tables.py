@@ -19,7 +19,7 @@ def setting(tmp_path) -> Setting:
 def test_the_made_up_challenge_has_no_problem_but_the_image_that_is_taken_away(tmp_path):
     workspace = Workspace(tmp_path)
     paths = layout.write_tables(workspace, 400)
-    layout.write_images(workspace, paths)
+    layout.write_images(workspace.images_dir(layout.CHALLENGE), paths)
     report = check(layout.challenge(), workspace)
     assert "No patient of train is in dev or test." in report
     assert report.endswith("No problem found.")

@@ -1,4 +1,4 @@
-"""CXR-LT 2024, task 1, made up: its tables at any size, and image files where they say, which are empty."""
+"""CXR-LT 2024, task 1, made up: its tables at any size, and files without a picture where they say."""
 
 import os
 from pathlib import Path
@@ -56,7 +56,7 @@ def draw_images(n: int, seed: int = 0) -> pd.DataFrame:
 
 def write_test_table(workspace: Workspace, n: int) -> None:
     """A test table of n images, and no other."""
-    _write(draw_images(n), workspace.inputs_dir(CHALLENGE) / "test_task1.csv")
+    write_table(draw_images(n), workspace.inputs_dir(CHALLENGE) / "test_task1.csv")
 
 
 def write_tables(workspace: Workspace, n: int, seed: int = 0) -> pd.Series:
@@ -67,21 +67,23 @@ def write_tables(workspace: Workspace, n: int, seed: int = 0) -> pd.Series:
     labels, _ = long_tailed(n, known.train_counts, known.train_images, seed)
     labelled = pd.concat([images, pd.DataFrame(labels.astype(np.int8), columns=list(known.classes))], axis=1)
     inputs = workspace.inputs_dir(CHALLENGE)
-    _write(labelled[split == 0], inputs / "train_labeled.csv")
-    _write(images[split == 1], inputs / "development.csv")
-    _write(images[split == 2], inputs / "test_task1.csv")
+    write_table(labelled[split == 0], inputs / "train_labeled.csv")
+    write_table(images[split == 1], inputs / "development.csv")
+    write_table(images[split == 2], inputs / "test_task1.csv")
     return images["fpath"]
 
 
-def write_images(workspace: Workspace, paths: pd.Series) -> None:
-    """An empty file for every path."""
-    root, made = workspace.images_dir(CHALLENGE), set()
+def write_images(root: Path, paths: pd.Series, n_bytes: int = 0) -> None:
+    """A file of so many bytes for every path below `root`."""
+    made = set()
     for path in paths:
         folder = path.rpartition("/")[0]
         if folder not in made:
             (root / folder).mkdir(parents=True, exist_ok=True)
             made.add(folder)
-        os.close(os.open(root / path, os.O_CREAT | os.O_WRONLY))
+        file = os.open(root / path, os.O_CREAT | os.O_WRONLY)
+        os.truncate(file, n_bytes)
+        os.close(file)
 
 
 def _split_of(patient: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
@@ -93,6 +95,7 @@ def _split_of(patient: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
     return split[codes]
 
 
-def _write(table: pd.DataFrame, path: Path) -> None:
+def write_table(table: pd.DataFrame, path: Path) -> None:
+    """As CSV, in folders that need not be there."""
     path.parent.mkdir(parents=True, exist_ok=True)
     pyarrow.csv.write_csv(pa.Table.from_pandas(table, preserve_index=False), path)

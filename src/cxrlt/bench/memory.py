@@ -12,9 +12,9 @@ import pandas as pd
 
 from cxrlt.artifacts import Workspace, write_text
 from cxrlt.bench.fold import FILE_BYTES, N_TRAIN, generated_labels, write_noise
+from cxrlt.bench.layout import draw_images, write_images, write_table
 from cxrlt.bench.rows import Mark, Row
 from cxrlt.bench.setting import Setting
-from cxrlt.bench.synthetic import patients
 from cxrlt.challenges import get_challenge
 from cxrlt.errors import UserError
 from cxrlt.folds.make import make_folds
@@ -23,8 +23,6 @@ CHALLENGE = "cxrlt2023"
 TIMES = 10
 LEAST_IMAGES = 2000
 TARGET = 1.05
-PATIENTS_PER_IMAGE = 65_000 / 377_110
-"""As in MIMIC-CXR."""
 INTERVAL = 0.02
 """Seconds between two looks at the memory."""
 PROC = Path("/proc")
@@ -59,25 +57,13 @@ def memory_rows(setting: Setting) -> Iterator[Row]:
 
 def write_challenge(root: Path, n_images: int) -> Workspace:
     """Table, folds and cache of `n_images` images named as in MIMIC-CXR, whose files hold next to nothing."""
-    workspace, known = Workspace(root), get_challenge(CHALLENGE)
-    words = np.random.default_rng(0).integers(0, 2**32, (n_images, 5)).tolist()
-    ids = ["-".join(f"{word:08x}" for word in row) for row in words]
-    patient = 10_000_000 + patients(n_images, max(round(n_images * PATIENTS_PER_IMAGE), 10))
-    table = pd.DataFrame({"dicom_id": ids, "subject_id": patient})
-    table["study_id"] = 50_000_000 + np.arange(n_images)
-    table["ViewPosition"] = "AP"
-    table["path"] = [f"files/p{p // 1000}/p{p}_{i}.jpg" for p, i in zip(patient, ids, strict=True)]
+    workspace, images = Workspace(root), draw_images(n_images)
+    ids = images["dicom_id"].tolist()
     labels = generated_labels(ids).reset_index(drop=True).astype(np.int8)
-    inputs = workspace.inputs_dir(CHALLENGE)
-    inputs.mkdir(parents=True)
-    pd.concat([table, labels], axis=1).to_csv(inputs / "train.csv", index=False)
-    for folder in {path.rpartition("/")[0] for path in table["path"]}:
-        (inputs / folder).mkdir(parents=True)
-    for path in table["path"]:
-        with (inputs / path).open("wb") as file:
-            file.truncate(FILE_BYTES)
+    write_table(pd.concat([images, labels], axis=1), workspace.inputs_dir(CHALLENGE) / "train.csv")
+    write_images(workspace.images_dir(CHALLENGE), images["fpath"], FILE_BYTES)
     write_noise(ids, SIZE, workspace.cache_dir(), CHALLENGE)
-    make_folds(known, workspace)
+    make_folds(get_challenge(CHALLENGE), workspace)
     return workspace
 
 

@@ -99,7 +99,7 @@ def table_rows(setting: Setting) -> Iterator[Row]:
         lower_is_better=True,
     )
     print(f"bench: making {n:,} empty image files, removed afterwards …", file=sys.stderr, flush=True)
-    write_images(workspace, paths)
+    write_images(workspace.images_dir(CHALLENGE), paths)
     folders = [str(inputs / folder) for folder in paths.str.rpartition("/")[0].unique()]
     (least,) = race(lambda: _list(folders), repeats=2, clock=time.perf_counter)
     usage = run_command(["check", CHALLENGE, "--root", str(setting.folder)])
