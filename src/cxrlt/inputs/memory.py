@@ -1,7 +1,6 @@
 """What reading tables takes, and leaves behind."""
 
 import ctypes
-import gc
 import sys
 
 import pyarrow as pa
@@ -12,7 +11,6 @@ def give_back_memory() -> None:
 
     They would keep it while the training that comes next takes other memory, in each of its processes.
     """
-    gc.collect()
     pa.default_memory_pool().release_unused()
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "malloc_trim"):  # musl has none
         libc.malloc_trim(0)

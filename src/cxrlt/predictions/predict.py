@@ -1,5 +1,6 @@
 """The stage `cxrlt predict`: out-of-fold, dev and test logits of every trained fold, by one function."""
 
+import gc
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,7 +63,8 @@ def predict(source: ImageSource, name: str, split: str, *, force: bool = False) 
     Finished files are left alone unless `force`. Raises UserError if nothing is trained under that name.
     """
     challenge = source.challenge
-    give_back_memory()  # what training took
+    gc.collect()  # the training that came before
+    give_back_memory()
     folds = read_folds(challenge, source.workspace)
     trained = trained_folds(source.workspace.run_dir(challenge.name, name), folds, challenge.name)
     if split == "oof":

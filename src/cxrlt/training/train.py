@@ -16,7 +16,6 @@ from cxrlt.errors import UserError, listing
 from cxrlt.folds.make import read_folds
 from cxrlt.inputs.cache import ImageCache, rows_of_ids
 from cxrlt.inputs.images import ImageSource
-from cxrlt.inputs.memory import give_back_memory
 from cxrlt.recipe import Recipe
 from cxrlt.training.inner import inner_rows
 from cxrlt.training.job import FoldJob, Start, describe_run, licence_of, require_same_run
@@ -46,7 +45,6 @@ def train(source: ImageSource, plan: TrainPlan) -> list[FoldJob]:
     """
     accelerator = create_accelerator(plan.recipe)
     jobs = fold_jobs(source, plan)
-    give_back_memory()
     for job in jobs:
         if not plan.force:
             require_same_run(job)
