@@ -105,7 +105,7 @@ missing_packages() {
 import importlib.metadata, importlib.util, re, sys, tomllib
 
 modules = {"iterative-stratification": "iterstrat", "opencv-python-headless": "cv2", "pyyaml": "yaml",
-           "scikit-learn": "sklearn"}
+           "pillow": "PIL", "scikit-learn": "sklearn"}
 with open(sys.argv[1], "rb") as file:
     pyproject = tomllib.load(file)
 wanted = pyproject["project"]["dependencies"]

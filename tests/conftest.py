@@ -1,9 +1,19 @@
+import gc
 import os
 from pathlib import Path
 
 import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the networks of the tests are too small to share out
+
+
+def pytest_collection_finish() -> None:
+    """Every training looks for garbage when it ends: not among all modules and four thousand tests."""
+    gc.freeze()
+
+
+def pytest_unconfigure() -> None:
+    gc.unfreeze()
 
 
 @pytest.fixture(scope="session")
