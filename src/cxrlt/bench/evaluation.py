@@ -13,13 +13,13 @@ from cxrlt.bench.growth import Growth, growth
 from cxrlt.bench.rows import Mark, Row
 from cxrlt.bench.setting import Setting
 from cxrlt.bench.synthetic import logits_for, long_tailed, patients
-from cxrlt.challenges.cxr_lt import COUNTS_2023, COUNTS_2024
+from cxrlt.challenges.cxr_lt import COUNTS_2023, COUNTS_2024, CXR_LT_2023, CXR_LT_2024_TASK1
 from cxrlt.metrics import basic_interval, bootstrap, macro, ranking_values
 from cxrlt.metrics.resampling import cluster_codes, cluster_weights
 from cxrlt.predictions.selection import greedy_weights
 
-IMAGES_2023, IMAGES_2024 = 264_849, 258_871  # those in which COUNTS_2023 and COUNTS_2024 were counted
-N_ROWS = 264_849  # the training images of 2023: out-of-fold scores of a challenge
+IMAGES_2023, IMAGES_2024 = CXR_LT_2023.train_images, CXR_LT_2024_TASK1.train_images
+N_ROWS = IMAGES_2023  # out-of-fold scores of a challenge
 N_TEST_ROWS = 75_492  # the test images of 2023
 IMAGES_PER_PATIENT = 377_110 / 65_379  # of MIMIC-CXR
 N_DRAWS, N_RECOMPUTED = 1000, 5

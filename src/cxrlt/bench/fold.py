@@ -8,13 +8,13 @@ import pandas as pd
 
 from cxrlt.artifacts import write_json
 from cxrlt.bench.synthetic import long_tailed
-from cxrlt.challenges.cxr_lt import COUNTS_2023
+from cxrlt.challenges.cxr_lt import COUNTS_2023, CXR_LT_2023
 from cxrlt.inputs.cache import ImageCache, cache_path, open_cache, write_csv
 from cxrlt.inputs.filling import create_array, writing_rows
 from cxrlt.recipe import Recipe
 from cxrlt.training.job import FoldJob
 
-N_TRAIN = 264_849
+N_TRAIN = CXR_LT_2023.train_images
 """Images that COUNTS_2023 are of."""
 FILE_BYTES = 1
 """Length of the file that each cached image is said to come from."""

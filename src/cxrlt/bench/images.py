@@ -18,6 +18,7 @@ from torchvision.transforms import v2
 
 from cxrlt.bench.clock import race
 from cxrlt.bench.growth import Growth, growth
+from cxrlt.bench.layout import ROWS
 from cxrlt.bench.rows import Mark, Row
 from cxrlt.bench.setting import Setting
 from cxrlt.inputs.augment import Transform, build_transform, sampling_matrix
@@ -38,7 +39,6 @@ GRAIN = 3.0
 """Standard deviation in greys: with it a large picture has 2 MB, like a real one."""
 CLOSE = 1.0
 """Mean difference in greys up to which two ways of shrinking grain show the same picture."""
-N_IMAGES_2024 = 377_110
 
 
 def cache_rows(setting: Setting) -> Iterator[Row]:
@@ -118,7 +118,7 @@ def cache_growth(setting: Setting) -> Growth:
         table = _table(files, n)
         return lambda: _build(table, setting.folder / f"growth{n}", 16)
 
-    smallest = max(setting.size(N_IMAGES_2024) // 8, 100)
+    smallest = max(setting.size(ROWS) // 8, 100)
     return growth("cache", "image", smallest, prepare, repeats=1)
 
 
