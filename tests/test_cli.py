@@ -1,3 +1,5 @@
+import errno
+import signal
 import subprocess
 import sys
 
@@ -107,13 +109,38 @@ def test_the_root_is_the_environments_unless_a_flag_says_otherwise(monkeypatch, 
     assert cli.parse(["check", "demo", "--root", "/elsewhere"]).workspace.root.as_posix() == "/elsewhere"
 
 
-def test_an_interruption_says_how_to_go_on(monkeypatch, capsys):
-    def interrupted(self):
-        raise KeyboardInterrupt
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_a_command_with_a_sentence_and_its_code(monkeypatch, capsys, number, code):
+    monkeypatch.setattr(commands.Check, "run", lambda self: signal.raise_signal(number))
+    before = signal.getsignal(number)
+    assert exit_of("check", "demo") == code
+    assert f"stopped by {number.name}; the same command goes on from here" in capsys.readouterr().err
+    assert signal.getsignal(number) == before
 
-    monkeypatch.setattr(commands.Check, "run", interrupted)
-    assert exit_of("check", "demo") == 130
-    assert "goes on" in capsys.readouterr().err
+
+def test_a_full_disk_is_a_sentence(monkeypatch, capsys):
+    def full(self):
+        raise OSError(errno.ENOSPC, "No space left on device", "/disk/file")
+
+    monkeypatch.setattr(commands.Check, "run", full)
+    assert exit_of("check", "demo") == 2
+    assert capsys.readouterr().err.startswith("cxrlt: /disk/file cannot be written: No space left on device.")
+
+
+def test_an_error_of_the_system_that_no_user_can_mend_keeps_its_traceback(monkeypatch):
+    def broken(self):
+        raise OSError(errno.EBADF, "Bad file descriptor")
+
+    monkeypatch.setattr(commands.Check, "run", broken)
+    with pytest.raises(OSError, match="Bad file"):
+        cli.main(["check", "demo"])
+
+
+def test_output_that_nobody_reads_any_more_ends_quietly(tmp_path):
+    command = f"{sys.executable} -m cxrlt demo --root {tmp_path} --patients 3 | true"
+    ended = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True)
+    assert ended.returncode == 141
+    assert "BrokenPipe" not in ended.stderr
 
 
 def test_our_own_faults_keep_their_traceback(monkeypatch):

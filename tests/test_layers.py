@@ -17,7 +17,8 @@ LAYERS = [
     {"training"},
     {"models", "losses", "folds", "inputs"},
     {"challenges", "recipe", "metrics"},
-    {"artifacts"},
+    {"locks"},
+    {"artifacts", "stopping"},
     {"errors"},
 ]
 ALONE = {"losses": {"losses"}, "metrics": {"metrics"}, "models": {"models", "recipe", "errors"}}

@@ -1,14 +1,28 @@
 """Where files lie, and how they are written: whole or not at all."""
 
+import errno
 import hashlib
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from cxrlt.errors import UserError
+
+TEMPORARY = ".*.tmp"
+"""What the files are called that a killed process was writing."""
+MENDS = {
+    errno.ENOSPC: "Make room on that disk",
+    errno.EDQUOT: "Make room in your quota",
+    errno.EFBIG: "Allow larger files there (ulimit -f)",
+    errno.EROFS: "Name a folder that can be written to with --root",
+    errno.EACCES: "Give yourself the right to write there, or name another folder with --root,",
+    errno.EPERM: "Give yourself the right to write there, or name another folder with --root,",
+    errno.EIO: "Check that disk",
+}
+"""What mends an error of a disk, by its number."""
 
 
 @dataclass(frozen=True)
@@ -58,14 +72,32 @@ def name_of_run(run_dir: Path, challenge: str) -> str:
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path`, renamed onto it when the block ends without an exception."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """A temporary path beside `path`, renamed onto it, once its bytes are on disk, when the block ends well.
+
+    A block that raises leaves nothing behind; a killed one leaves a file that `TEMPORARY` matches. Raises
+    UserError where the disk does not take the file.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
+        with temporary.open("r+b") as file:
+            os.fsync(file.fileno())  # else a power cut may leave the new name on an empty file
         temporary.replace(path)
+    except OSError as error:
+        raise UserError(cannot_write(path, error)) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def cannot_write(path: Path | str, error: OSError) -> str:
+    """Why `path` could not be written, that nothing is lost, and what mends it."""
+    mend = MENDS.get(error.errno, "Mend that")
+    return (
+        f"{path} cannot be written: {error.strerror or error}. What was finished before is kept. "
+        f"{mend} and run the same command again."
+    )
 
 
 def write_text(path: Path, text: str) -> None:

@@ -10,9 +10,11 @@ os.environ.setdefault("PYDANTIC_ERRORS_INCLUDE_URL", "0")  # read when pydantic 
 import tyro
 from tyro.conf import subcommand
 
+from cxrlt.artifacts import MENDS, cannot_write
 from cxrlt.commands import COMMANDS, Folders, Train
 from cxrlt.errors import UserError
 from cxrlt.recipe import POLICIES, changed, load_recipe
+from cxrlt.stopping import Stopped, stop_on_signals
 
 
 def parse(args: list[str]) -> Folders:
@@ -28,16 +30,26 @@ def parse(args: list[str]) -> Folders:
 
 
 def main(args: list[str] | None = None) -> None:
-    """Run one command. Exit code 2 and one sentence for what the user can mend."""
+    """Run one command. Exit code 2 and one sentence for what the user can mend; 130 and 143 for a signal."""
     try:
-        parse(sys.argv[1:] if args is None else args).run()
-        _leave_together()
+        with stop_on_signals():
+            parse(sys.argv[1:] if args is None else args).run()
+            sys.stdout.flush()
+            _leave_together()
     except UserError as error:
         print(f"cxrlt: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("cxrlt: interrupted; the same command goes on from here", file=sys.stderr)
-        sys.exit(130)
+    except BrokenPipeError:  # whoever read the output, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+    except OSError as error:
+        if error.errno not in MENDS:
+            raise
+        print(f"cxrlt: {cannot_write(error.filename or 'a file', error)}", file=sys.stderr)
+        sys.exit(2)
+    except Stopped as stopped:
+        print(f"cxrlt: {stopped}; the same command goes on from here", file=sys.stderr)
+        sys.exit(stopped.exit_code)
 
 
 def _leave_together() -> None:

@@ -12,13 +12,13 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
-from filelock import FileLock
 
 from cxrlt.errors import UserError
 from cxrlt.inputs import cache_rows
 from cxrlt.inputs.cache import cache_path, open_cache
 from cxrlt.inputs.cache_build import CHUNK, build_cache
 from cxrlt.inputs.decode import decode
+from cxrlt.locks import exclusive
 
 SIZE = 16
 
@@ -318,9 +318,9 @@ def test_a_folder_left_before_its_arrays_were_whole_is_begun_anew(tmp_path: Path
 def test_a_second_builder_waits_for_the_first(tmp_path: Path, table: pd.DataFrame):
     directory = cache_path(table.index, SIZE, tmp_path / "cache", "toy", "train")
     directory.mkdir(parents=True)
-    with FileLock(directory / "build.lock"):
+    with exclusive(directory):
         build = start_build(tmp_path, table)
-        assert "Waiting for the process" in build.stderr.readline()
+        assert "Waiting for it to end" in build.stderr.readline()
         assert not (directory / "meta.json").exists()
     out, _ = build.communicate(timeout=60)
     assert build.returncode == 0 and out.strip() == "12"

@@ -1,4 +1,5 @@
 import dataclasses
+import os
 import types
 
 import pandas as pd
@@ -9,6 +10,7 @@ from safetensors import safe_open
 
 from cxrlt.artifacts import read_json
 from cxrlt.errors import UserError
+from cxrlt.locks import exclusive
 from cxrlt.predictions.predict import predict
 from cxrlt.predictions.runs import read_oof
 from cxrlt.predictions.store import read_predictions
@@ -181,11 +183,8 @@ def test_a_wrong_loss_option_is_found_before_training(source):
 
 
 def test_another_process_in_the_same_fold_is_refused(source):
-    from filelock import FileLock
-
     folder = source.workspace.run_dir("csv", "busy") / "fold0"
-    folder.mkdir(parents=True)
-    with FileLock(folder / "fold.lock"), pytest.raises(UserError, match="trained by another process"):
+    with exclusive(folder), pytest.raises(UserError, match=f"in use by process {os.getpid()}"):
         train(source, TrainPlan("busy", tiny_recipe(), folds=(0,)))
 
 

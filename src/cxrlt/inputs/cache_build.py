@@ -20,7 +20,8 @@ from cxrlt.errors import UserError, listing
 from cxrlt.inputs.cache import ImageCache, cache_path, open_cache, read_quarantine, write_csv
 from cxrlt.inputs.cache_rows import decode_rows
 from cxrlt.inputs.decode import DECODERS
-from cxrlt.inputs.filling import create_array, only_builder, require_room
+from cxrlt.inputs.filling import create_array, require_room
+from cxrlt.locks import exclusive
 
 CHUNK = 64
 """Rows that one process decodes before they are marked as done."""
@@ -59,8 +60,7 @@ def build_cache(
     build = _Build(directory, challenge, split, size, channels, table, workers or cpu_count(), progress)
     if not build.is_finished():
         try:
-            directory.mkdir(parents=True, exist_ok=True)
-            with only_builder(directory, progress):
+            with exclusive(directory, wait=True):
                 build.run(quarantine)
         except OSError as error:
             raise UserError(

@@ -25,7 +25,8 @@ from cxrlt.artifacts import write_json
 from cxrlt.errors import UserError
 from cxrlt.inputs.cache import read_csv, rows_of_ids, write_csv
 from cxrlt.inputs.dataset import Inputs, Item, LabelledRows, rows_of_single
-from cxrlt.inputs.filling import create_array, only_builder, require_room, writing_rows
+from cxrlt.inputs.filling import create_array, require_room, writing_rows
+from cxrlt.locks import exclusive
 
 Key = Mapping[str, object]
 """What features are a function of, as JSON knows it: strings, numbers, lists."""
@@ -112,8 +113,7 @@ class FeatureWriter:
 
     def __enter__(self) -> Self:
         try:
-            self.directory.mkdir(parents=True, exist_ok=True)
-            self._held.enter_context(only_builder(self.directory, self.progress))
+            self._held.enter_context(exclusive(self.directory, wait=True))
             self._begin()
         except BaseException:
             self._held.close()

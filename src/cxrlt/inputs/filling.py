@@ -2,32 +2,14 @@
 
 import os
 import shutil
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from filelock import FileLock, Timeout
 
 from cxrlt.artifacts import atomic_path
 from cxrlt.errors import UserError
-
-
-@contextmanager
-def only_builder(directory: Path, progress: bool) -> Iterator[None]:
-    """Of several processes that want to fill `directory` one works and the others wait."""
-    lock = FileLock(directory / "build.lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        if progress:
-            print(f"Waiting for the process that is building {directory}", file=sys.stderr, flush=True)
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def require_room(path: Path, n_bytes: int, advice: str) -> None:

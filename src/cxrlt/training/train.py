@@ -2,20 +2,19 @@
 
 import functools
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
-from filelock import FileLock, Timeout
 
 from cxrlt.errors import UserError, listing
 from cxrlt.folds.make import read_folds
 from cxrlt.inputs.cache import ImageCache, rows_of_ids
 from cxrlt.inputs.images import ImageSource
+from cxrlt.locks import HOLDER, LOCK, exclusive
 from cxrlt.recipe import Recipe
 from cxrlt.training.inner import inner_rows
 from cxrlt.training.job import FoldJob, Start, describe_run, licence_of, require_same_run
@@ -59,7 +58,7 @@ def train(source: ImageSource, plan: TrainPlan) -> list[FoldJob]:
             accelerator.print(f"train {plan.name} fold {job.fold}: already done ({job.run_dir})")
             continue
         main = accelerator.is_main_process
-        with _exclusive(job.run_dir) if main else nullcontext():
+        with exclusive(job.run_dir) if main else nullcontext():
             if main:
                 _prepare(job, plan.force, accelerator.device)
             accelerator.wait_for_everyone()
@@ -164,17 +163,6 @@ def _require_one_kind(run_dir: Path, plan: TrainPlan) -> None:
 def _prepare(job: FoldJob, force: bool, device: torch.device) -> None:
     if force:
         for path in job.run_dir.iterdir():
-            if path.name != "fold.lock":
+            if path.name not in (LOCK, HOLDER):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
     describe_run(job, device)
-
-
-@contextmanager
-def _exclusive(run_dir: Path) -> Iterator[None]:
-    """Only one process trains a fold; the lock goes when its process dies."""
-    run_dir.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(run_dir / "fold.lock", timeout=0):
-            yield
-    except Timeout as error:
-        raise UserError(f"{run_dir} is being trained by another process.") from error

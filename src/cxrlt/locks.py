@@ -1,0 +1,62 @@
+"""One process at a time in a folder; whatever holds it is let go when its process ends, however it ends."""
+
+import json
+import os
+import platform
+import shlex
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from cxrlt.artifacts import TEMPORARY, write_json
+from cxrlt.errors import UserError
+
+LOCK, HOLDER = ".lock", ".holder.json"
+
+
+@contextmanager
+def exclusive(directory: Path, *, wait: bool = False) -> Iterator[None]:
+    """Work in `directory`, made if need be, alone; first remove what a killed process was writing in it.
+
+    Everything that writes in a folder that others may write in holds it. Where another process does, waits
+    for it or raises UserError saying which one that is. Not to be nested for one folder.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(directory / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        sentence = f"{directory} is in use by {_holder(directory)}."
+        if not wait:
+            raise UserError(f"{sentence} Wait for it to end, or end it, and run this again.") from error
+        print(f"{sentence} Waiting for it to end.", file=sys.stderr, flush=True)
+        lock.acquire()
+    try:
+        for left in directory.glob(TEMPORARY):
+            left.unlink(missing_ok=True)
+        write_json(directory / HOLDER, _me())
+        yield
+    finally:
+        (directory / HOLDER).unlink(missing_ok=True)
+        lock.release()
+
+
+def _me() -> dict[str, object]:
+    return {
+        "pid": os.getpid(),
+        "host": platform.node(),
+        "since": time.strftime("%Y-%m-%d %H:%M:%S"),
+        "command": shlex.join(["cxrlt", *sys.argv[1:]]),
+    }
+
+
+def _holder(directory: Path) -> str:
+    try:
+        found = json.loads((directory / HOLDER).read_text(encoding="utf-8"))
+        return f"process {found['pid']} on {found['host']} since {found['since']} ({found['command']})"
+    except (OSError, ValueError, KeyError):  # it has just begun, or is just ending
+        return "another process"

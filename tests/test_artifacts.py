@@ -1,0 +1,40 @@
+import errno
+import os
+
+import pytest
+
+from cxrlt.artifacts import TEMPORARY, atomic_path, write_text
+from cxrlt.errors import UserError
+
+
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "a.txt"
+    write_text(path, "old")
+    with pytest.raises(RuntimeError), atomic_path(path) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_is_being_written_is_known_by_its_name(tmp_path):
+    with atomic_path(tmp_path / "a.txt") as temporary:
+        temporary.write_text("half")
+        assert list(tmp_path.glob(TEMPORARY)) == [temporary]
+
+
+@pytest.mark.parametrize(
+    ("number", "advice"),
+    [
+        (errno.ENOSPC, "Make room"),
+        (errno.EROFS, "--root"),
+        (errno.EFBIG, "ulimit"),
+        (errno.EBADF, "Mend that"),
+    ],
+)
+def test_a_disk_that_does_not_take_a_file_is_a_sentence_and_leaves_nothing(tmp_path, number, advice):
+    sentence = f"a.txt cannot be written: .*{advice}"
+    with pytest.raises(UserError, match=sentence), atomic_path(tmp_path / "a.txt") as temporary:
+        temporary.write_text("half")
+        raise OSError(number, os.strerror(number))
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,52 @@
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from cxrlt.errors import UserError
+from cxrlt.locks import HOLDER, exclusive
+
+HOLD = "import sys, time, pathlib; from cxrlt.locks import exclusive\n"
+HOLD += "with exclusive(pathlib.Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
+
+
+@pytest.fixture
+def holder(tmp_path):
+    process = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "held\n"
+    yield process
+    process.kill()
+    process.communicate()
+
+
+def test_the_second_is_told_who_holds_the_folder(tmp_path, holder):
+    with (
+        pytest.raises(UserError, match=rf"by process {holder.pid} on .+ since .+ \(cxrlt"),
+        exclusive(tmp_path),
+    ):
+        pytest.fail("went in")
+
+
+def test_a_dead_process_holds_nothing(tmp_path, holder):
+    holder.kill()
+    holder.wait()
+    with exclusive(tmp_path):
+        assert (tmp_path / HOLDER).is_file()
+    assert not (tmp_path / HOLDER).exists()
+
+
+def test_one_that_waits_goes_on_when_the_holder_ends(tmp_path, holder, capsys):
+    threading.Timer(0.3, holder.kill).start()
+    with exclusive(tmp_path, wait=True):
+        assert holder.wait(timeout=60) != 0
+    assert "Waiting for it to end" in capsys.readouterr().err
+
+
+def test_what_a_killed_process_was_writing_is_removed(tmp_path):
+    (tmp_path / ".weights.safetensors.123.tmp").write_text("half")
+    (tmp_path / "weights.safetensors").write_text("whole")
+    with exclusive(tmp_path):
+        pass
+    assert not (tmp_path / ".weights.safetensors.123.tmp").exists()
+    assert (tmp_path / "weights.safetensors").read_text() == "whole"

@@ -1,0 +1,40 @@
+import signal
+
+import pytest
+
+from cxrlt.stopping import Stopped, asked_to_stop, put_off, stop_if_asked, stop_on_signals
+
+
+def test_a_signal_stops_at_once():
+    with pytest.raises(Stopped) as caught, stop_on_signals():
+        signal.raise_signal(signal.SIGTERM)
+        pytest.fail("went on")
+    assert caught.value.exit_code == 143
+
+
+def test_while_put_off_a_signal_is_heeded_between_two_steps():
+    steps = []
+    with pytest.raises(Stopped), stop_on_signals(), put_off():
+        for step in range(3):
+            stop_if_asked()
+            if step == 1:
+                signal.raise_signal(signal.SIGINT)
+            steps.append(step)
+    assert steps == [0, 1]
+    assert not asked_to_stop()
+
+
+def test_a_second_signal_stops_at_once():
+    with pytest.raises(Stopped) as caught, stop_on_signals(), put_off():
+        signal.raise_signal(signal.SIGINT)
+        assert asked_to_stop()
+        signal.raise_signal(signal.SIGTERM)
+        pytest.fail("went on")
+    assert caught.value.exit_code == 143
+
+
+def test_a_signal_that_nobody_heeded_stops_at_the_end():
+    with pytest.raises(Stopped), stop_on_signals():
+        with put_off():
+            signal.raise_signal(signal.SIGINT)
+        pytest.fail("went on")
