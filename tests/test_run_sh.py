@@ -13,6 +13,7 @@ import pytest
 from cxrlt.challenges import challenge_names
 
 REPOSITORY = Path(__file__).parents[1]
+LOCKS = ("requirements.txt", "tests/requirements.txt", "tests/audit-requirements.txt")
 BASH = shutil.which("bash") or "/bin/bash"
 
 PYTHON = """#!{bash}
@@ -39,7 +40,7 @@ class Clone:
         self.bin.mkdir()
         self.calls.touch()
         (self.root / "tests").mkdir(parents=True)
-        for name in ("run.sh", "pyproject.toml", "requirements.txt", "tests/requirements.txt"):
+        for name in ("run.sh", "pyproject.toml", *LOCKS):
             shutil.copy(REPOSITORY / name, self.root / name)
         for tool in ("cat", "cp", "dirname", "mkdir"):
             (self.bin / tool).symlink_to(shutil.which(tool))
@@ -203,7 +204,7 @@ def test_an_existing_python_that_is_not_there_is_an_error(clone):
     assert "CXRLT_PYTHON=/no/such/python does not exist" in result.stderr
 
 
-@pytest.mark.parametrize("name", ["requirements.txt", "tests/requirements.txt"])
+@pytest.mark.parametrize("name", LOCKS)
 def test_a_lock_pins_and_hashes_everything_and_names_no_address_or_folder(name):
     lines = (REPOSITORY / name).read_text().splitlines()
     pins = [line for line in lines if line and not line.startswith((" ", "#"))]
@@ -220,6 +221,7 @@ def test_the_lock_holds_every_dependency_of_the_project():
     for name, wanted in (
         ("requirements.txt", project["project"]["dependencies"]),
         ("tests/requirements.txt", project["dependency-groups"]["test"]),
+        ("tests/audit-requirements.txt", project["dependency-groups"]["audit"]),
     ):
         pinned = set(re.findall(r"^([a-z0-9-]+)==", (REPOSITORY / name).read_text(), re.M))
         assert {re.match(r"[\w-]+", requirement).group() for requirement in wanted} <= pinned
