@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from cxrlt.artifacts import atomic_path, sha256_of, write_json
+from cxrlt.errors import UserError
 
 STATE = "checkpoint.json"
 
@@ -66,6 +67,18 @@ def remove_checkpoints(run_dir: Path) -> None:
     _remove_but(run_dir, None)
     for path in run_dir.glob(snapshot_path(run_dir, "*").name):
         path.unlink(missing_ok=True)
+
+
+def read_tensors(path: Path, made_by: str = "cxrlt train with --force, for that fold") -> dict[str, Tensor]:
+    """The tensors of a safetensors file. Raises UserError, naming the command `made_by`, if it holds none."""
+    try:
+        return load_file(path)
+    except FileNotFoundError as error:
+        raise UserError(f"{path} does not exist. Make it with: {made_by}") from error
+    except (OSError, SafetensorError) as error:
+        raise UserError(
+            f"{path} is damaged or no safetensors file ({error}). Make it again: {made_by}"
+        ) from error
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:

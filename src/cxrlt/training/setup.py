@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from accelerate import Accelerator
-from safetensors.torch import load_file
 from timm.scheduler.scheduler import Scheduler
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
@@ -23,7 +22,7 @@ from cxrlt.losses import Loss, create_loss, loss_names, population_minimiser
 from cxrlt.models.backbone import XRayModel, create_model
 from cxrlt.models.transfer import load_weights
 from cxrlt.recipe import Recipe
-from cxrlt.training.checkpoint import load_checkpoint
+from cxrlt.training.checkpoint import load_checkpoint, read_tensors
 from cxrlt.training.data import Stored, training_set
 from cxrlt.training.features import feature_cache
 from cxrlt.training.job import FoldJob, Start
@@ -182,7 +181,9 @@ def initial_model(job: FoldJob, loss: Loss, say: Callable[[str], object] = lambd
 
 def _start_from(model: XRayModel, job: FoldJob, start: Start, say: Callable[[str], object]) -> list[str]:
     """Load the weights. Returns the parts that stay as they were created."""
-    new = load_weights(model, load_file(start.weights), same_classes=start.same_classes, source=start.label)
+    new = load_weights(
+        model, read_tensors(start.weights), same_classes=start.same_classes, source=start.label
+    )
     parts = ["backbone", *(["fusion"] if job.recipe.fuses else []), "head"]
     loaded = " and ".join(part for part in parts if part not in new)
     say(f"fold {job.fold}: {loaded} from {start.label}" + (f"; new: {' and '.join(new)}" if new else ""))

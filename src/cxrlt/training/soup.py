@@ -11,12 +11,11 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
-from safetensors.torch import load_file
 from torch import Tensor
 
 from cxrlt.artifacts import write_json
 from cxrlt.metrics import macro_metric
-from cxrlt.training.checkpoint import save_tensors, snapshot_path
+from cxrlt.training.checkpoint import read_tensors, save_tensors, snapshot_path
 from cxrlt.training.setup import Trainer
 from cxrlt.training.validate import scores_on
 
@@ -98,11 +97,11 @@ def mean_of(paths: Sequence[Path]) -> dict[str, Tensor]:
 
     The running statistics of BatchNorm are averaged like weights: nothing is passed through the network anew.
     """
-    total = load_file(paths[-1])
+    total = read_tensors(paths[-1])
     kinds = {key: value.dtype for key, value in total.items() if value.is_floating_point()}
     total |= {key: total[key].double() for key in kinds}
     for path in paths[:-1]:
-        for key, value in load_file(path).items():
+        for key, value in read_tensors(path).items():
             if key in kinds:
                 total[key] += value
     return total | {key: (total[key] / len(paths)).to(dtype) for key, dtype in kinds.items()}

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pandas as pd
 
-from cxrlt.artifacts import Workspace, read_json, sha256_of
+from cxrlt.artifacts import Workspace, read_json
 from cxrlt.challenges import get_challenge
 from cxrlt.errors import UserError, listing
 from cxrlt.folds.make import Folds, read_folds
 from cxrlt.inputs.images import ImageSource
 from cxrlt.inputs.shared_patients import other_tables
 from cxrlt.training.job import FoldJob, Start
-from cxrlt.training.places import INNER, REFIT, WEIGHTS, train_command
+from cxrlt.training.places import INNER, REFIT, WEIGHTS, train_command, weights_sha256
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def find_start(source: ImageSource, start_from: str, name: str, fold: str) -> St
     origin = {
         "run": f"{challenge}:{run}",
         "fold": unit,
-        "sha256": sha256_of(directory / WEIGHTS),
+        "sha256": weights_sha256(directory),
         "folds_sha256": identity["folds_sha256"],
     }
     if "started_from" in identity:
@@ -156,7 +156,7 @@ def _trained_on(origin: Mapping[str, object], collection: Collection, run_dir: P
     rows = frame["patient"] if fold == REFIT else frame.loc[frame["fold"] != int(fold), "patient"]
     directory = run_dir / (REFIT if fold == REFIT else f"fold{fold}")
     inner, weights = directory / INNER, directory / WEIGHTS
-    if inner.is_file() and weights.is_file() and sha256_of(weights) == origin["sha256"]:
+    if inner.is_file() and weights.is_file() and weights_sha256(directory) == origin["sha256"]:
         rows = rows.drop(pd.read_csv(inner, dtype=str, keep_default_na=False)["image_id"])
     return rows
 
