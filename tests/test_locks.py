@@ -5,7 +5,7 @@ import threading
 import pytest
 
 from cxrlt.errors import UserError
-from cxrlt.locks import HOLDER, exclusive
+from cxrlt.locks import HOLDER, LOCK, exclusive, replacing, sweep
 
 HOLD = "import sys, time, pathlib; from cxrlt.locks import exclusive\n"
 HOLD += "with exclusive(pathlib.Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
@@ -50,3 +50,25 @@ def test_what_a_killed_process_was_writing_is_removed(tmp_path):
         pass
     assert not (tmp_path / ".weights.safetensors.123.tmp").exists()
     assert (tmp_path / "weights.safetensors").read_text() == "whole"
+
+
+def test_a_finished_folder_is_rid_of_what_a_killed_process_left(tmp_path):
+    (tmp_path / ".weights.safetensors.123.tmp").write_text("half")
+    (tmp_path / HOLDER).write_text("{}")
+    sweep(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} <= {LOCK}
+
+
+def test_a_folder_that_another_process_works_in_is_not_swept(tmp_path, holder):
+    (tmp_path / ".weights.safetensors.123.tmp").write_text("half")
+    sweep(tmp_path)
+    assert (tmp_path / ".weights.safetensors.123.tmp").exists()
+
+
+def test_a_folder_to_be_replaced_is_held_from_beside_it(tmp_path):
+    folder = tmp_path / "demo"
+    (tmp_path / "..demo.holder.json.123.tmp").write_text("half")
+    (tmp_path / ".other.123.tmp").write_text("not ours")
+    with replacing(folder):
+        assert not folder.exists()
+    assert {path.name for path in tmp_path.iterdir()} == {".demo.lock", ".other.123.tmp"}

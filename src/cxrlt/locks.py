@@ -7,7 +7,7 @@ import shlex
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -25,23 +25,49 @@ def exclusive(directory: Path, *, wait: bool = False) -> Iterator[None]:
     Everything that writes in a folder that others may write in holds it. Where another process does, waits
     for it or raises UserError saying which one that is. Not to be nested for one folder.
     """
-    directory.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(directory / LOCK)
+    with _held(directory, directory / LOCK, directory / HOLDER, wait):
+        for left in directory.glob(TEMPORARY):
+            left.unlink(missing_ok=True)
+        yield
+
+
+@contextmanager
+def replacing(directory: Path) -> Iterator[None]:
+    """As `exclusive`, waiting, for a folder that is put in place by a rename: the lock lies beside it."""
+    lock, holder = (directory.with_name(f".{directory.name}{name}") for name in (LOCK, HOLDER))
+    with _held(directory, lock, holder, wait=True):
+        yield
+
+
+def sweep(directory: Path) -> None:
+    """Remove what a killed process left in `directory`, for a stage that finds its work there finished.
+
+    Not where another process is at work, nor where nothing can be written.
+    """
+    if (directory / HOLDER).exists() or any(directory.glob(TEMPORARY)):
+        with suppress(UserError, OSError), exclusive(directory):
+            pass
+
+
+@contextmanager
+def _held(directory: Path, path: Path, holder: Path, wait: bool) -> Iterator[None]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path)
     try:
         lock.acquire(timeout=0)
     except Timeout as error:
-        sentence = f"{directory} is in use by {_holder(directory)}."
+        sentence = f"{directory} is in use by {_said_of(holder)}."
         if not wait:
             raise UserError(f"{sentence} Wait for it to end, or end it, and run this again.") from error
         print(f"{sentence} Waiting for it to end.", file=sys.stderr, flush=True)
         lock.acquire()
     try:
-        for left in directory.glob(TEMPORARY):
+        for left in holder.parent.glob(f".{holder.name}{TEMPORARY[1:]}"):
             left.unlink(missing_ok=True)
-        write_json(directory / HOLDER, _me())
+        write_json(holder, _me())
         yield
     finally:
-        (directory / HOLDER).unlink(missing_ok=True)
+        holder.unlink(missing_ok=True)
         lock.release()
 
 
@@ -54,9 +80,9 @@ def _me() -> dict[str, object]:
     }
 
 
-def _holder(directory: Path) -> str:
+def _said_of(holder: Path) -> str:
     try:
-        found = json.loads((directory / HOLDER).read_text(encoding="utf-8"))
+        found = json.loads(holder.read_text(encoding="utf-8"))
         return f"process {found['pid']} on {found['host']} since {found['since']} ({found['command']})"
     except (OSError, ValueError, KeyError):  # it has just begun, or is just ending
         return "another process"
