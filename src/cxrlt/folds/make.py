@@ -12,6 +12,7 @@ from cxrlt.errors import UserError, listing
 from cxrlt.folds.balance import balance, describe
 from cxrlt.folds.split import split_patients
 from cxrlt.inputs.table import load_labels, load_table
+from cxrlt.locks import exclusive, sweep
 
 
 @dataclass(frozen=True)
@@ -68,10 +69,25 @@ def make_folds(
         )
     else:
         table = load_labels(challenge, "train", workspace, drop_shared_patients=drop_shared_patients)
-    if path.is_file() and _report_path(path).is_file() and not force:
-        _require_same(read_folds(challenge, workspace), table, n_folds, seed, challenge, workspace)
-        figures = read_json(_report_path(path), made_by=_command(challenge, n_folds, seed))
-        return FoldReport(path, figures, True, f"folds: already done ({path})")
+    if not _are_there(path) or force:
+        with exclusive(path.parent, wait=True):
+            if not _are_there(path) or force:  # nor has another process made them meanwhile
+                return _made(challenge, workspace, table, n_folds, seed)
+    sweep(path.parent)
+    _require_same(read_folds(challenge, workspace), table, n_folds, seed, challenge, workspace)
+    figures = read_json(_report_path(path), made_by=_command(challenge, n_folds, seed))
+    return FoldReport(path, figures, True, f"folds: already done ({path})")
+
+
+def _are_there(path: Path) -> bool:
+    return path.is_file() and _report_path(path).is_file()
+
+
+def _made(
+    challenge: Challenge, workspace: Workspace, table: pd.DataFrame, n_folds: int, seed: int
+) -> FoldReport:
+    """folds.json comes last: without it, or beside another folds.csv, there is no split to read."""
+    path = workspace.folds_path(challenge.name)
     fold = split_patients(table, challenge.classes, n_folds, seed)
     figures = {"challenge": challenge.name, "n_folds": n_folds, "seed": seed, "sha256": ""}
     figures |= balance(table, challenge.classes, fold)
