@@ -3,9 +3,11 @@
 import csv
 import filecmp
 import io
-import tempfile
+import os
+import shutil
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -17,9 +19,10 @@ import pyarrow.compute
 import pyarrow.csv
 from numpy.typing import NDArray
 
-from cxrlt.artifacts import Workspace
+from cxrlt.artifacts import Workspace, cannot_write
 from cxrlt.challenges.base import Challenge
 from cxrlt.errors import UserError, listing
+from cxrlt.locks import exclusive
 from cxrlt.submissions.read import BLOCK_BYTES, open_csv
 from cxrlt.submissions.validate import validate_submission
 
@@ -34,6 +37,7 @@ COMPRESSION = 1
 MEMBER = "submission.csv"
 ZIP_TIME = (1980, 1, 1, 0, 0, 0)
 ZIP_MODE = 0o644
+BUILDING = ".building"
 
 
 class IncompleteError(UserError):
@@ -72,21 +76,46 @@ def write_submission(
     ids = challenge.template(split, workspace.inputs_dir(challenge.name))
     rows = submission_rows(challenge, ids, probabilities)
     folder = workspace.submission_dir(challenge.name, name)
-    folder.mkdir(parents=True, exist_ok=True)
     stem = "submission" if split == "test" else f"submission_{split}"
     places = folder / f"{stem}.csv", folder / f"{stem}.zip"
-    with tempfile.TemporaryDirectory(prefix=".", dir=folder) as building:
-        made = table, packed = tuple(Path(building) / path.name for path in places)
-        with table.open("wb") as file:
+    with exclusive(folder, wait=True), _building(folder) as building:
+        made = table, packed = tuple(building / path.name for path in places)
+        with _written(table) as file:
             write_csv(file, challenge, rows)
-        _pack(packed, {MEMBER: table} | dict(sorted((code or {}).items())))
+        with _written(packed) as file:
+            _pack(file, {MEMBER: table} | dict(sorted((code or {}).items())))
         unchanged = all(map(_same_bytes, made, places))
         if not unchanged:
             _require_valid(table, places[0], challenge, ids)
             _require_packed(packed, places[1], table)
+            places[1].unlink(missing_ok=True)  # no zip, rather than one that is not of the CSV beside it
             for temporary, path in zip(made, places, strict=True):
                 temporary.replace(path)
     return Written(*places, len(ids), unchanged)
+
+
+@contextmanager
+def _building(folder: Path) -> Iterator[Path]:
+    """A place for files that are not validated yet, without what a killed process left in it."""
+    building = folder / BUILDING
+    shutil.rmtree(building, ignore_errors=True)
+    building.mkdir()
+    try:
+        yield building
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+
+
+@contextmanager
+def _written(path: Path) -> Iterator[BinaryIO]:
+    """A new file, on disk when the block ends. Raises UserError where the disk does not take it."""
+    try:
+        with path.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise UserError(cannot_write(path, error)) from error
 
 
 def submission_rows(challenge: Challenge, ids: Sequence[str], probabilities: pd.DataFrame) -> pd.DataFrame:
@@ -131,9 +160,9 @@ def significant(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return rounded
 
 
-def _pack(path: Path, contents: Mapping[str, Path]) -> None:
+def _pack(packed: BinaryIO, contents: Mapping[str, Path]) -> None:
     """Write a zip of files, by their name in it, whose bytes depend on theirs alone."""
-    with zipfile.ZipFile(path, "w") as archive:
+    with zipfile.ZipFile(packed, "w") as archive:
         for name, file in contents.items():
             info = zipfile.ZipInfo(name, ZIP_TIME)
             info.create_system = 3  # Unix, wherever it is written
