@@ -2,8 +2,7 @@ import numpy as np
 import pytest
 
 from cxrlt.challenges import get_challenge
-from cxrlt.challenges.csv_file import MissingFileError
-from cxrlt.errors import UserError
+from cxrlt.errors import MissingFileError, UserError
 
 DEMO = get_challenge("demo")
 TASK1, TASK2 = get_challenge("cxrlt2024-task1"), get_challenge("cxrlt2024-task2")

@@ -5,9 +5,8 @@ import pytest
 
 from cxrlt.artifacts import Workspace
 from cxrlt.challenges import get_challenge
-from cxrlt.challenges.csv_file import MissingFileError
 from cxrlt.challenges.cxr_lt_2026 import CLASSES, DEV_FILE, NAME, PADCHEST_FILE, TRAIN_FILES
-from cxrlt.errors import UserError
+from cxrlt.errors import MissingFileError, UserError
 from cxrlt.inputs.check import check
 
 KEYS = ("ImageID", "StudyDate_DICOM", "PatientID")

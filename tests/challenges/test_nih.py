@@ -1,8 +1,7 @@
 import pytest
 
 from cxrlt.challenges import get_challenge
-from cxrlt.challenges.csv_file import MissingFileError
-from cxrlt.errors import UserError
+from cxrlt.errors import MissingFileError, UserError
 
 NIH14, NIHLT, NIHLT_SINGLE = (get_challenge(name) for name in ("nih14", "nihlt", "nihlt-single"))
 HEADER_2020 = (

@@ -11,23 +11,30 @@ import pyarrow.compute
 from cxrlt.challenges.base import Challenge, Task
 from cxrlt.challenges.csv_file import CsvFile, read_csv, rows
 from cxrlt.challenges.spelling import nearest
-from cxrlt.errors import UserError, listing
+from cxrlt.errors import UserError, listing, quoted
 
 LABELS = {"0": 0.0, "1": 1.0, "0.0": 0.0, "1.0": 1.0, "": np.nan}
+# misspelt names that are looked for: thousands of them among thousands would take minutes
+MOST_HINTS = 100
 # what spreadsheets and data frames make of digits; an exponent without a sign may be a hexadecimal id
 NUMBER_ID = r"-?\d+\.0+|-?\d+(?:\.\d+)?[eE][+-]\d+"
+# no list, table or terminal shows them as they are
+CONTROL = "[\x01-\x1f\x7f-\x9f\u2028\u2029]"
+# longer ones are no names to any file system
+LONG_NAME = r".*[^\\/]{256}.*"
 UNSAFE_PATH = r"[\\/].*|[A-Za-z]:.*|(?:.*[\\/])?\.\.(?:[\\/].*)?"
 
 
 def ids(file: CsvFile, column: str, *, where: Sequence[int] | None = None, otherwise: str = "") -> pd.Series:
     """An id column as text, of the row numbers `where` or whole.
 
-    Raises UserError for a blank and for an id turned into a number; `otherwise` is a sentence with one more
-    way to mend the latter.
+    Raises UserError for a blank, for a line break or other control character, and for an id turned into a
+    number; `otherwise` is a sentence with one more way to mend that.
     """
     values = file.text(column) if where is None else file.text(column).loc[where]
     if (blank := values == "").any():
         raise UserError(f"{file.path}, column {column!r}: no id in {rows(values, blank)}. Fill it in.")
+    _refuse_control_characters(file, column, values)
     if (number := values.str.fullmatch(NUMBER_ID)).any():
         raise UserError(
             f"{file.path}, column {column!r}: a spreadsheet has turned ids into numbers in "
@@ -37,13 +44,28 @@ def ids(file: CsvFile, column: str, *, where: Sequence[int] | None = None, other
     return values
 
 
-def paths(file: CsvFile, column: str) -> pd.Series:
-    """Image paths relative to the images folder. Raises UserError for one that could leave it."""
+def _refuse_control_characters(file: CsvFile, column: str, values: pd.Series) -> None:
+    if (strange := values.str.contains(CONTROL)).any():
+        raise UserError(
+            f"{file.path}, column {column!r}: a line break or another control character in "
+            f"{rows(values, strange)}. Take it out."
+        )
+
+
+def paths(file: CsvFile, column: str, suffix: str = "") -> pd.Series:
+    """Image paths relative to the images folder, ending in `suffix`.
+
+    Raises UserError for one that could leave that folder, or that no file can have.
+    """
     values = file.text(column)
     if (blank := values == "").any():
         raise UserError(
             f"{file.path}, column {column!r}: no image path in {rows(values, blank)}. Fill it in."
         )
+    values = values + suffix
+    _refuse_control_characters(file, column, values)
+    if (long := values.str.fullmatch(LONG_NAME)).any():
+        raise UserError(f"{file.path}, column {column!r}: no file can be called so: {rows(values, long)}.")
     if (unsafe := values.str.fullmatch(UNSAFE_PATH)).any():
         raise UserError(
             f"{file.path}, column {column!r}: image paths must lie below the images folder, without '..', "
@@ -56,17 +78,23 @@ def labels(file: CsvFile, classes: Sequence[str], required: bool, task: Task = "
     """A float32 column of 1, 0 and NaN (blank) per class, found by name, numbered by the file's rows.
 
     A file without any class column is all NaN unless `required`. Raises UserError for a missing or renamed
-    class, for any other value, and in a single-label task for a labelled row that is not one-hot.
+    class, for any other value, for nothing but blanks where labels are `required`, and in a single-label task
+    for a labelled row that is not one-hot.
     """
     missing = [name for name in classes if name not in file.columns]
     if missing:
         others = [name for name in file.columns if name not in classes]
-        renamed = {name: near for name in missing if (near := nearest(name, others))}
+        renamed = {name: near for name in missing[:MOST_HINTS] if (near := nearest(name, others))}
         if required or renamed or len(missing) < len(classes):
             raise UserError(_missing_classes(file, missing, renamed))
         return pd.DataFrame(np.float32(np.nan), file.row_numbers, list(classes), dtype=np.float32)
     matrix = np.stack([_label_column(file, name) for name in classes], axis=1)
     table = pd.DataFrame(matrix, file.row_numbers, list(classes))
+    if required and np.isnan(matrix).all():
+        raise UserError(
+            f"{file.path}: every label is blank, so there is nothing to learn from or to score by. "
+            "Is it the table without labels?"
+        )
     if task == "single_label":
         _refuse_other_than_one_class(file, table)
     return table
@@ -95,7 +123,7 @@ def _missing_classes(file: CsvFile, missing: list[str], renamed: dict[str, str])
         f"{file.path} has no column for the class{'es' if len(missing) > 1 else ''} {listing(missing)}."
     )
     if renamed:
-        pairs = listing(f"{near!r} to {name!r}" for name, near in renamed.items())
+        pairs = listing(f"{quoted(near)} to {quoted(name)}" for name, near in renamed.items())
         sentence += f" Names are matched exactly; perhaps rename {pairs}."
     return sentence
 
@@ -149,7 +177,8 @@ def _refuse_two_patients(file: CsvFile, name: str, values: pd.Series, patient: p
     if not (several := pairs[pairs.duplicated()]).empty:
         where = values.isin(several)
         shown = listing(
-            f"row {row} ({value!r}, patient {patient[row]!r})" for row, value in values[where].items()
+            f"row {row} ({quoted(value)}, patient {quoted(patient[row])})"
+            for row, value in values[where].items()
         )
         raise UserError(
             f"{file.path} has one {name} under two patients: {shown}. Correct the patient or the id."

@@ -1,9 +1,12 @@
 """A CSV file as text columns, found by name. Nothing in it is ever guessed to be a number."""
 
+import csv
+import io
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO, TextIO
 
 import numpy as np
 import pandas as pd
@@ -12,14 +15,19 @@ import pyarrow.compute
 import pyarrow.csv
 
 from cxrlt.challenges.spelling import nearest
-from cxrlt.errors import UserError, listing
+from cxrlt.errors import UserError, listing, quoted, shortened
+from cxrlt.user_file import read_text, require_file, require_text
 
 SOURCE = "inputs/README.md says where to get it and where it goes."
 BLOCK_BYTES = 1 << 24
-
-
-class MissingFileError(UserError):
-    """A file that is simply not there, as a test table before the test phase."""
+LARGEST_TABLE = 1 << 29
+MOST_COLUMNS = 10_000
+MOST_ROWS = 5_000_000
+HEADER_BYTES = 1 << 20
+"""What is looked at to count the columns."""
+OPTIONS = pyarrow.csv.ConvertOptions(
+    column_types={f"f{place}": pa.string() for place in range(MOST_COLUMNS)}, strings_can_be_null=False
+)
 
 
 @dataclass(frozen=True)
@@ -58,7 +66,7 @@ class CsvFile:
 
     def _instead(self, names: Sequence[str]) -> str:
         if near := self.near(names):
-            return f"; the nearest name there is {near!r}: rename that column if it is meant"
+            return f"; the nearest name there is {quoted(near)}: rename that column if it is meant"
         if len(self.columns) == 1 and (found := {";", "\t"} & set(next(iter(self.columns)))):
             return f"; its columns seem to be separated by {found.pop()!r}: save it with commas"
         return f"; it has {listing(self.columns)}"
@@ -68,10 +76,9 @@ def read_csv(path: Path, source: str = SOURCE, *, unnamed: Sequence[str] = ()) -
     """Every cell of the file as stripped text; `source` tells what to do if there is no such file.
 
     Header cells without a name get those of `unnamed` if there are exactly as many. Raises MissingFileError,
-    or UserError for a broken row, an encoding other than UTF-8, a name used twice.
+    or UserError for what is no whole UTF-8 CSV file, a name used twice, and a table of absurd size.
     """
-    if not path.is_file():
-        raise MissingFileError(f"{path} does not exist. {source}")
+    require_file(path, source, LARGEST_TABLE)
     cells = _read_cells(path)
     header = [str(column[0]).strip() for column in cells.columns]
     if header.count("") == len(unnamed):
@@ -79,50 +86,87 @@ def read_csv(path: Path, source: str = SOURCE, *, unnamed: Sequence[str] = ()) -
         header = [name or next(names) for name in header]
     twice = [name for name, count in Counter(filter(None, header)).items() if count > 1]
     if twice:
-        raise UserError(
-            f"{path} has more than one column named {listing(map(repr, twice))}. Keep one of each."
-        )
+        raise UserError(f"{path} has several columns named {listing(map(quoted, twice))}. Keep one of each.")
     body = cells.slice(1)
     columns = {
         name: pyarrow.compute.utf8_trim_whitespace(column)
         for name, column in zip(header, body.columns, strict=True)
         if name
     }
+    if not columns:
+        raise UserError(f"{path} has no column with a name in its first row. Name the columns there.")
     if body.num_rows == 0:
         raise UserError(f"{path} has a header and no rows.")
+    if body.num_rows > MOST_ROWS:
+        raise UserError(
+            f"{path} has {body.num_rows:,} rows; {MOST_ROWS:,} are the most. Is it the right one?"
+        )
     return CsvFile(path, columns)
 
 
 def _read_cells(path: Path) -> pa.Table:
     with path.open("rb") as file:
-        widest = file.readline().count(b",") + 1
-    options = pyarrow.csv.ConvertOptions(
-        column_types={f"f{i}": pa.string() for i in range(widest)}, strings_can_be_null=False
-    )
+        require_text(file, path)
+    n_rows = _count_rows(path)
     try:
-        return pyarrow.csv.read_csv(
-            path,
-            # one thread: only then does an error say in which row it is
-            read_options=pyarrow.csv.ReadOptions(
-                use_threads=False, autogenerate_column_names=True, block_size=BLOCK_BYTES
-            ),
-            parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True),
-            convert_options=options,
-        )
+        with path.open("rb") as file:  # given a path, pyarrow would unpack a .gz
+            cells = pyarrow.csv.read_csv(
+                file,
+                # one thread: only then does an error say in which row it is
+                read_options=pyarrow.csv.ReadOptions(
+                    use_threads=False, autogenerate_column_names=True, block_size=BLOCK_BYTES
+                ),
+                parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True),
+                convert_options=OPTIONS,
+            )
     except pa.ArrowInvalid as error:
         raise UserError(
-            f"{path} is not a whole UTF-8 CSV file ({error}). If it was cut short, download it again."
+            f"{path} is not a whole CSV file ({shortened(error, 200)}). If it was cut short, fetch it again."
         ) from error
+    if n_rows not in (None, cells.num_rows):
+        raise UserError(f"{path} can be read in two ways. Save it again with every quoted cell closed.")
+    return cells
+
+
+def _count_rows(path: Path) -> int | None:
+    """The rows by the strict rules of quoting, None if nothing is quoted.
+
+    pyarrow takes what follows a quotation mark that is never closed, or closed by the next stray one, for one
+    cell: rows would be lost without a word. Raises UserError with the line, and for too many columns.
+    """
+    with path.open("rb") as file:
+        is_quoted = any(b'"' in block for block in iter(lambda: file.read(BLOCK_BYTES), b""))
+        file.seek(0)
+        lines = io.TextIOWrapper(file, "utf-8-sig", newline="") if is_quoted else _first_lines(file)
+        reader = csv.reader(lines, strict=True)
+        try:
+            header = next(filter(None, reader), None)
+            if header is None:
+                raise UserError(f"{path} is empty. If it was cut short, fetch it again.")
+            if len(header) > MOST_COLUMNS:
+                raise UserError(
+                    f"{path} has {len(header):,} columns; {MOST_COLUMNS:,} are the most. Are they its rows?"
+                )
+            return 1 + sum(map(bool, reader)) if is_quoted else None
+        except csv.Error as error:
+            raise UserError(
+                f"{path}: the cell that ends in line {reader.line_num} is quoted wrongly, or too long "
+                f"({error}). Close every quotation mark, and double those within a cell."
+            ) from error
+
+
+def _first_lines(file: BinaryIO) -> TextIO:
+    return io.StringIO(file.read(HEADER_BYTES).decode("utf-8-sig", errors="replace"), newline="")
 
 
 def read_lines(path: Path) -> list[str]:
     """The stripped lines of a list of ids, blank ones left out.
 
-    Raises MissingFileError, or UserError for a repeated line.
+    Raises MissingFileError, or UserError for a repeated line and for what is no list of UTF-8 text.
     """
-    if not path.is_file():
-        raise MissingFileError(f"{path} does not exist. {SOURCE}")
-    lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    lines = [line.strip() for line in read_text(path, SOURCE).splitlines() if line.strip()]
+    if not lines:
+        raise UserError(f"{path} is empty. If it was cut short, fetch it again.")
     twice = [line for line, count in Counter(lines).items() if count > 1]
     if twice:
         raise UserError(f"{path} lists {listing(twice)} more than once. Keep one line of each.")
@@ -144,4 +188,4 @@ def read_classes(path: Path, known: Sequence[str]) -> tuple[str, ...]:
 
 def rows(values: pd.Series, where: pd.Series | np.ndarray) -> str:
     """'row 3 ('12.0'), row 9 ('7.0')': the rows of a column where `where` holds, first ten and count."""
-    return listing(f"row {row} ({value!r})" for row, value in values[where].items())
+    return listing(f"row {row} ({quoted(value)})" for row, value in values[where].items())

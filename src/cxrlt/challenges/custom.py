@@ -1,5 +1,7 @@
 """The challenge `csv`: any CSV files whose columns the user names in challenge.yaml."""
 
+import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -9,10 +11,12 @@ from pydantic import Field, field_validator, model_validator
 
 from cxrlt.challenges import columns
 from cxrlt.challenges.base import RANKING_METRICS, RESERVED, USUAL_METRIC, USUAL_RECIPES, Challenge, Task
-from cxrlt.challenges.csv_file import CsvFile, MissingFileError, read_csv, rows
+from cxrlt.challenges.csv_file import CsvFile, read_csv, rows
 from cxrlt.challenges.spec import SPEC_FILE, Spec, read_spec
 from cxrlt.challenges.views import views
-from cxrlt.errors import UserError, listing
+from cxrlt.errors import MissingFileError, UserError, listing
+
+NOWHERE = Path("/nonexistent")
 
 
 class CsvSpec(Spec):
@@ -36,11 +40,22 @@ class CsvSpec(Spec):
     dev_template: str | None = None
     test_template: str | None = None
 
+    @field_validator("train", "dev", "test", "dev_template", "test_template")
+    @classmethod
+    def _beside_the_description(cls, name: str | None) -> str | None:
+        if name is not None and re.fullmatch(columns.UNSAFE_PATH, name, re.DOTALL):
+            raise ValueError("lies outside the folder of this file; move or link it there")
+        return name
+
     @field_validator("images")
     @classmethod
     def _below_the_images_folder(cls, images: str) -> str:
-        if Path(images).is_absolute() or ".." in Path(images).parts:
+        if re.fullmatch(columns.UNSAFE_PATH, images, re.DOTALL):
             raise ValueError("lies outside the images folder; name that folder with --images")
+        try:
+            next(NOWHERE.glob(images), None)  # checks the pattern alone
+        except (ValueError, NotImplementedError) as error:
+            raise ValueError(f"is no folder or glob pattern: {error}") from error
         return images
 
     @field_validator("classes")
@@ -82,18 +97,15 @@ class CsvChallenge(Challenge):
 def csv_challenge(inputs_dir: Path) -> CsvChallenge:
     """The challenge of `inputs_dir`/challenge.yaml. Raises UserError if a file it names is missing."""
     path = inputs_dir / SPEC_FILE
-    if not path.is_file():
-        raise MissingFileError(f"{path} does not exist. inputs/README.md has an example to start from.")
     spec = read_spec(path, CsvSpec)
     splits = tuple(split for split in ("train", "dev", "test") if getattr(spec, split))
     named = [getattr(spec, key) for key in (*splits, "dev_template", "test_template") if getattr(spec, key)]
-    missing = [name for name in named if not (inputs_dir / name).is_file()]
+    missing = [name for name in named if not os.path.lexists(inputs_dir / name)]
     if missing:
         raise MissingFileError(f"{path} names files that do not exist: {listing(missing)}.")
     file = read_csv(inputs_dir / spec.train)
     classes = spec.classes or remaining_columns(spec, file)
-    if reserved := [name for name in classes if name in RESERVED]:
-        raise UserError(f"{file.path} has a class named {listing(reserved)}, a column of ours. Rename it.")
+    require_class_names(spec, file, classes)
     train = read_table(spec, "train", file, classes)
     return CsvChallenge(
         name="csv",
@@ -109,6 +121,20 @@ def csv_challenge(inputs_dir: Path) -> CsvChallenge:
         strict_patients=True,
         spec=spec,
     )
+
+
+def require_class_names(spec: CsvSpec, file: CsvFile, classes: tuple[str, ...]) -> None:
+    """Raises UserError for classes that could be taken for another column, or break a line."""
+    if reserved := [name for name in classes if name in RESERVED]:
+        raise UserError(f"{file.path} has a class named {listing(reserved)}, a column of ours. Rename it.")
+    if both := [
+        name for name in classes if name in (spec.id, spec.patient, spec.study, spec.view, spec.path)
+    ]:
+        raise UserError(
+            f"{SPEC_FILE} names {listing(both)} as a class and as something else. Decide for one."
+        )
+    if strange := [name for name in classes if not name.isprintable()]:
+        raise UserError(f"{file.path}: a line break or another control character in {listing(strange)}.")
 
 
 def remaining_columns(spec: CsvSpec, file: CsvFile) -> tuple[str, ...]:
@@ -144,6 +170,6 @@ def read_table(spec: CsvSpec, split: str, file: CsvFile, classes: tuple[str, ...
         patient=None if patient is None else columns.ids(file, patient),
         study=None if study is None else columns.ids(file, study),
         view=None if view is None else views(file.text(view)),
-        path=columns.paths(file, file.column(spec.path or spec.id)) + spec.suffix,
+        path=columns.paths(file, file.column(spec.path or spec.id), spec.suffix),
         class_labels=columns.labels(file, classes, required=split == "train", task=spec.task),
     )

@@ -1,5 +1,6 @@
 """CXR-LT 2023 and 2024 on MIMIC-CXR-JPG, and the demos in the same layout."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -112,10 +113,10 @@ class CxrLt(Challenge):
         self.require(split)
         table_path = self._find(inputs_dir, self.tables[split])
         labeled_path = self._find(inputs_dir, self.labeled.get(split, self.tables[split]))
-        if labeled_path == table_path or not labeled_path.is_file():
+        if labeled_path == table_path or not os.path.lexists(labeled_path):
             return self._read_table(table_path, labels_required=split == "train")
         truth = self._read_table(labeled_path, labels_required=True)
-        if not table_path.is_file():
+        if not os.path.lexists(table_path):
             return truth
         table = self._read_table(table_path, labels_required=False)
         if len(stray := truth.index.difference(table.index)):
@@ -143,13 +144,13 @@ class CxrLt(Challenge):
         """
         self.require(split)
         self._check_kits(inputs_dir)
-        if split in self.samples and (path := self._find(inputs_dir, self.samples[split])).is_file():
+        if split in self.samples and os.path.lexists(path := self._find(inputs_dir, self.samples[split])):
             return columns.template_ids(self, path)
         return self.read(split, inputs_dir).index.tolist()
 
     def _find(self, inputs_dir: Path, name: str) -> Path:
         """Where the file is, in a starting kit or beside them; where it should be if it is nowhere."""
-        found = (folder / name for folder in self._kit_folders(inputs_dir) if (folder / name).is_file())
+        found = (folder / name for folder in self._kit_folders(inputs_dir) if os.path.lexists(folder / name))
         return next(found, inputs_dir / name)
 
     def _kit_folders(self, inputs_dir: Path) -> list[Path]:
@@ -158,7 +159,7 @@ class CxrLt(Challenge):
     def _check_kits(self, inputs_dir: Path) -> None:
         for folder in self._kit_folders(inputs_dir):
             path = folder / CLASS_FILE
-            if path.is_file() and (found := read_classes(path, self.classes)) != self.classes:
+            if os.path.lexists(path) and (found := read_classes(path, self.classes)) != self.classes:
                 place = next(k for k, name in enumerate(self.classes) if found[k] != name)
                 raise UserError(
                     f"{path} has the classes of {self.name} in another order: line {place + 1} is "

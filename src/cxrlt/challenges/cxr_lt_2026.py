@@ -1,5 +1,6 @@
 """CXR-LT 2026, task 1, on PadChest. Its counts are not published: they are those of its training table."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,9 +9,9 @@ import pandas as pd
 
 from cxrlt.challenges import columns
 from cxrlt.challenges.base import Challenge
-from cxrlt.challenges.csv_file import SOURCE, CsvFile, MissingFileError, read_classes, read_csv
+from cxrlt.challenges.csv_file import SOURCE, CsvFile, read_classes, read_csv
 from cxrlt.challenges.views import views
-from cxrlt.errors import UserError, listing
+from cxrlt.errors import MissingFileError, UserError, listing
 
 NAME = "cxrlt2026-task1"
 # in the order of Train_CLASS.txt, spelt as there
@@ -106,14 +107,14 @@ def cxr_lt_2026(inputs_dir: Path) -> CxrLt2026:
     Raises UserError if there is no training table, or a whole one without Removal.csv.
     """
     tables = find_tables(inputs_dir)
-    has_removal = (inputs_dir / REMOVAL_FILE).is_file()
+    has_removal = os.path.lexists(inputs_dir / REMOVAL_FILE)
     if not has_removal and tables["train"] == TRAIN_FILES[0]:
         raise MissingFileError(
             f"{inputs_dir / REMOVAL_FILE} does not exist: without it {tables['train']} holds images that are "
             f"evaluated on. {SOURCE}"
         )
     listed = inputs_dir / CLASS_FILE
-    classes = read_classes(listed, CLASSES) if listed.is_file() else CLASSES
+    classes = read_classes(listed, CLASSES) if os.path.lexists(listed) else CLASSES
     file = read_csv(inputs_dir / tables["train"], unnamed=classes)
     labels = columns.labels(file, classes, required=True)
     return CxrLt2026(
@@ -130,7 +131,7 @@ def cxr_lt_2026(inputs_dir: Path) -> CxrLt2026:
 
 def find_tables(inputs_dir: Path) -> dict[str, str]:
     """File names by split. Raises UserError without a training table and for more than one of test."""
-    train = [name for name in TRAIN_FILES if (inputs_dir / name).is_file()]
+    train = [name for name in TRAIN_FILES if os.path.lexists(inputs_dir / name)]
     if not train:
         raise MissingFileError(f"{inputs_dir} holds neither {' nor '.join(TRAIN_FILES)}. {SOURCE}")
     others = sorted(path.name for path in inputs_dir.glob(EVALUATION_FILES))
@@ -148,7 +149,9 @@ def read_table(path: Path, classes: tuple[str, ...], *, labels_required: bool) -
     file = read_csv(path, unnamed=classes)
     image_id = image_ids(file)
     padchest = path.parent / PADCHEST_FILE
-    origin = padchest_rows(padchest, image_id, path) if padchest.is_file() else own_rows(file, image_id)
+    origin = (
+        padchest_rows(padchest, image_id, path) if os.path.lexists(padchest) else own_rows(file, image_id)
+    )
     return columns.contract_table(
         file,
         image_id=image_id,

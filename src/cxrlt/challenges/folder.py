@@ -11,10 +11,9 @@ import pandas as pd
 from pydantic import field_validator
 
 from cxrlt.challenges.base import RESERVED, SPLITS, USUAL_METRIC, USUAL_RECIPES, Challenge
-from cxrlt.challenges.csv_file import MissingFileError
 from cxrlt.challenges.spec import SPEC_FILE, Spec, read_spec
 from cxrlt.challenges.spelling import nearest
-from cxrlt.errors import UserError, listing
+from cxrlt.errors import MissingFileError, UserError, listing
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
 # what other tools call the splits
@@ -33,7 +32,7 @@ class FolderSpec(Spec):
         if patient is not None:
             try:
                 groups = re.compile(patient).groups
-            except re.error as error:
+            except (re.error, OverflowError, RecursionError) as error:
                 raise ValueError(f"is no regular expression: {error}") from error
             if not groups:
                 raise ValueError("needs a group in parentheses that matches the patient, as '^([0-9]+)_'")
@@ -65,7 +64,7 @@ def folder_challenge(inputs_dir: Path) -> FolderChallenge:
     if not inputs_dir.is_dir():
         raise MissingFileError(f"{inputs_dir} does not exist. inputs/README.md says what goes there.")
     path = inputs_dir / SPEC_FILE
-    spec = read_spec(path, FolderSpec) if path.is_file() else FolderSpec()
+    spec = read_spec(path, FolderSpec) if os.path.lexists(path) else FolderSpec()
     train, loose = list_images(split_dir(inputs_dir, "train"))
     require_classes(split_dir(inputs_dir, "train"), train, loose)
     counts = {name: len(train[name]) for name in sorted(train)}
@@ -111,9 +110,21 @@ def split_dir(inputs_dir: Path, split: str) -> Path:
 
 
 def entries(folder: Path) -> list[tuple[str, bool]]:
-    """Names in a folder, hidden ones left out, and whether each is a folder. Links are followed."""
-    with os.scandir(folder) as found:
-        return sorted((entry.name, entry.is_dir()) for entry in found if not entry.name.startswith("."))
+    """Names in a folder, hidden ones left out, and whether each is a folder. Links are followed.
+
+    Raises UserError for a name that is no line of text, and for what cannot be looked into.
+    """
+    try:
+        with os.scandir(folder) as found:
+            named = sorted((entry.name, entry.is_dir()) for entry in found if not entry.name.startswith("."))
+    except OSError as error:
+        raise UserError(f"{error.filename or folder} cannot be read: {error.strerror}. Mend that.") from error
+    if strange := [name for name, _ in named if not name.isprintable()]:
+        raise UserError(
+            f"{folder} has names with control characters, or in another encoding than UTF-8: "
+            f"{listing(strange)}. Rename them."
+        )
+    return named
 
 
 def list_images(place: Path) -> tuple[dict[str, list[str]], list[str]]:

@@ -1,5 +1,6 @@
 """NIH ChestX-ray14 with its official lists, and NIH-CXR-LT, its long-tailed relabelling."""
 
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -8,10 +9,10 @@ import pandas as pd
 
 from cxrlt.challenges import columns
 from cxrlt.challenges.base import USUAL_METRIC, USUAL_RECIPES, Challenge
-from cxrlt.challenges.csv_file import SOURCE, CsvFile, MissingFileError, read_csv, read_lines, rows
+from cxrlt.challenges.csv_file import SOURCE, CsvFile, read_csv, read_lines, rows
 from cxrlt.challenges.spelling import nearest
 from cxrlt.challenges.views import views
-from cxrlt.errors import UserError, listing
+from cxrlt.errors import MissingFileError, UserError, listing, quoted
 
 ENTRY_FILES = ("Data_Entry_2017_v2020.csv", "Data_Entry_2017.csv")
 NO_FINDING = "No Finding"
@@ -129,9 +130,9 @@ def findings(file: CsvFile, classes: tuple[str, ...]) -> pd.DataFrame:
     for text, found in names.items():
         for name in found:
             if name not in (*classes, NO_FINDING):
-                hint = f" (nearest: {nearest(name, classes)!r})" if nearest(name, classes) else ""
+                hint = f" (nearest: {near!r})" if (near := nearest(name, classes)) else ""
                 raise UserError(
-                    f"{file.path}, column 'Finding Labels': unknown finding {name!r}{hint} in "
+                    f"{file.path}, column 'Finding Labels': unknown finding {quoted(name)}{hint} in "
                     f"{rows(texts, texts == text)}. The findings are {listing((*classes, NO_FINDING), 20)}."
                 )
         if NO_FINDING in found and len(found) > 1:
@@ -146,7 +147,7 @@ def findings(file: CsvFile, classes: tuple[str, ...]) -> pd.DataFrame:
 def entry_file(inputs_dir: Path) -> CsvFile:
     """The official table, in the revision of 2020 if that is there."""
     for name in ENTRY_FILES:
-        if (inputs_dir / name).is_file():
+        if os.path.lexists(inputs_dir / name):
             return read_csv(inputs_dir / name)
     raise MissingFileError(f"{inputs_dir} holds neither {' nor '.join(ENTRY_FILES)}. {SOURCE}")
 
@@ -182,8 +183,11 @@ class NihLt(NihImages):
             file = entry_file(inputs_dir)
         except MissingFileError:
             return None
+        images = file.text(file.column("Image Index"))
+        if (twice := images.duplicated(keep=False)).any():
+            raise UserError(f"{file.path} has more than one row for an image: {rows(images, twice)}.")
         of_image = views(file.text(file.column("View Position")))
-        of_image.index = file.text(file.column("Image Index"))
+        of_image.index = images
         return image_id.map(of_image).fillna("unknown")
 
 

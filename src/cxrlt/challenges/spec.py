@@ -3,14 +3,18 @@
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from cxrlt.challenges.base import Metric
 from cxrlt.challenges.spelling import nearest
-from cxrlt.errors import UserError, listing
+from cxrlt.errors import UserError, listing, quoted, shortened
+from cxrlt.user_file import read_yaml
 
 SPEC_FILE = "challenge.yaml"
+EXAMPLE = "inputs/README.md has an example to start from."
+
+
+MOST_FAULTS = 10
 
 
 class Spec(BaseModel):
@@ -28,22 +32,17 @@ SpecKind = TypeVar("SpecKind", bound=Spec)
 
 
 def read_spec(path: Path, kind: type[SpecKind]) -> SpecKind:
-    """The file's content. Raises UserError with a sentence per fault."""
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not valid YAML: {error}") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path} should hold lines like 'title: My images'. inputs/README.md has an example.")
+    """The file's content. Raises MissingFileError, or UserError with a sentence per fault."""
+    content = read_yaml(path, EXAMPLE, f"lines like 'title: My images'. {EXAMPLE}")
     try:
         return kind.model_validate(content)
     except ValidationError as error:
-        faults = " ".join(_sentence(fault, kind) for fault in error.errors())
+        faults = " ".join(_sentence(fault, kind) for fault in error.errors()[:MOST_FAULTS])
         raise UserError(f"{path}: {faults}") from None
 
 
 def _sentence(fault: Any, kind: type[Spec]) -> str:
-    key = ".".join(map(str, fault["loc"]))
+    key = shortened(".".join(map(str, fault["loc"])))
     if fault["type"] == "extra_forbidden":
         near = nearest(key, kind.model_fields)
         return f"Unknown key {key!r}" + (
@@ -52,6 +51,6 @@ def _sentence(fault: Any, kind: type[Spec]) -> str:
     if fault["type"] == "missing":
         return f"The key {key!r} is missing."
     if fault["type"] == "string_type":
-        return f"{key}: {fault['input']!r} is not text to YAML; put it in quotes."
+        return f"{key}: {quoted(fault['input'])} is not text to YAML; put it in quotes."
     message = fault["msg"].removeprefix("Value error, ")
-    return f"{key}: {message} (found {fault['input']!r})." if key else f"{message}."
+    return f"{key}: {message} (found {quoted(fault['input'])})." if key else f"{message}."

@@ -7,8 +7,7 @@ import pandas as pd
 
 from cxrlt.artifacts import Workspace
 from cxrlt.challenges.base import Challenge
-from cxrlt.challenges.csv_file import MissingFileError
-from cxrlt.errors import listing
+from cxrlt.errors import MissingFileError, listing
 
 
 @dataclass(frozen=True)
