@@ -1,10 +1,14 @@
 """From an image file to a small square, grey or in colour."""
 
-import zlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
 import numpy as np
+
+from cxrlt.inputs.headers import JPEG_START, PNG_SIGNATURE, check_png, jpeg_shape, read_file
 
 DECODERS = {
     1: "grey uint8; reduced JPEG; 16 bits by percentile 0.5-99.5; area shrink, linear growth; 1",
@@ -13,6 +17,8 @@ DECODERS = {
 """What `decode` does to pixels, by the channels it gives; part of every cache's key: change both together."""
 
 WINDOW = (0.5, 99.5)
+BLOCK = 1 << 20
+"""Pixels counted at a time."""
 REDUCED = {
     1: {
         8: cv2.IMREAD_REDUCED_GRAYSCALE_8,
@@ -27,10 +33,8 @@ REDUCED = {
         1: cv2.IMREAD_COLOR,
     },
 }
-PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-JPEG_END = b"\xff\xd9"
-FRAME_HEADERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-START_OF_SCAN = 0xDA
+DAMAGE = ("Corrupt JPEG data", "Premature end of JPEG", "Inconsistent progression")
+"""How libjpeg begins to tell of data that it could not use; what it says otherwise does no harm."""
 
 
 class UnreadableImageError(Exception):
@@ -52,16 +56,19 @@ def decode(path: Path, size: int, channels: int = 1) -> np.ndarray:
     green, blue for 3 (grey is repeated). Reads JPEG and PNG: grey, palette or colour, with or without alpha
     (which is dropped), 8 or 16 bits. 16-bit pixels are windowed from their 0.5th to their 99.5th percentile,
     of all colours together. A side longer than `size` shrinks by area averages, a shorter one grows linearly
-    (area interpolation would repeat pixels). Raises UnreadableImageError, also for files that end early and
-    PNG chunks whose checksum is wrong.
+    (area interpolation would repeat pixels). An image is turned as its EXIF says, and as viewers show it.
+    Raises UnreadableImageError, also for files that end early, PNG chunks whose checksum is wrong, JPEG data
+    that libjpeg could not use, and what exceeds the bounds in headers.py. A single bit changed in a JPEG,
+    which has no checksum, mostly passes.
     """
     try:
-        data = path.read_bytes()
-        image = _decode(data, size, channels)
+        image = _decode(read_file(path), size, channels)
     except OSError as error:
         raise UnreadableImageError(path, error.strerror or str(error)) from error
-    except (ValueError, cv2.error) as error:
+    except ValueError as error:
         raise UnreadableImageError(path, str(error)) from error
+    except cv2.error as error:
+        raise UnreadableImageError(path, f"OpenCV cannot decode it: {error.err}") from error
     return squash(image, size)
 
 
@@ -81,61 +88,28 @@ def _decode(data: bytes, size: int, channels: int) -> np.ndarray:
         raise ValueError("the file is empty")
     if data.startswith(PNG_SIGNATURE):
         return _decode_png(data, size, channels)
-    if data.startswith(b"\xff\xd8"):
+    if data.startswith(JPEG_START):
         return _decode_jpeg(data, size, channels)
     raise ValueError("neither a JPEG nor a PNG file")
 
 
 def _decode_jpeg(data: bytes, size: int, channels: int) -> np.ndarray:
-    shorter_side, flags = min(_jpeg_shape(data)), REDUCED[channels]
+    shorter_side, flags = min(jpeg_shape(data)), REDUCED[channels]
     # libjpeg rounds reduced sides up
     factor = next(factor for factor in flags if factor == 1 or -(-shorter_side // factor) >= size)
     image = _imdecode(data, flags[factor])
     return image if channels == 1 else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
-def _jpeg_shape(data: bytes) -> tuple[int, int]:
-    """(height, width) from the frame header. Raises ValueError for a JPEG that does not reach its end."""
-    shape, at = None, 2
-    while at + 9 <= len(data) and data[at] == 0xFF:
-        marker = data[at + 1]
-        if marker == 0xFF:  # fill byte
-            at += 1
-            continue
-        if marker in FRAME_HEADERS:
-            shape = (int.from_bytes(data[at + 5 : at + 7]), int.from_bytes(data[at + 7 : at + 9]))
-        if marker == START_OF_SCAN:
-            break
-        at += 2 + int.from_bytes(data[at + 2 : at + 4])
-    # a decoder fills what is missing with grey and says nothing; sought from the end, where it should be
-    if shape is None or data.rfind(JPEG_END, at) < 0:
-        raise ValueError("the JPEG ends early")
-    return shape
-
-
 def _decode_png(data: bytes, size: int, channels: int) -> np.ndarray:
-    _check_png(data)
-    image = _imdecode(data, cv2.IMREAD_UNCHANGED)
+    check_png(data)
+    image = _imdecode(data, cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH)
     if image.ndim == 3:
         to = cv2.COLOR_BGR2GRAY if channels == 1 else cv2.COLOR_BGR2RGB
-        image = cv2.cvtColor(np.ascontiguousarray(image[..., :3]), to)
+        image = cv2.cvtColor(image, to)
     elif channels == 3:
         image = cv2.cvtColor(image, cv2.COLOR_GRAY2RGB)
     return _window(image, size) if image.dtype == np.uint16 else image
-
-
-def _check_png(data: bytes) -> None:
-    at, kind = len(PNG_SIGNATURE), b""
-    view = memoryview(data)
-    while kind != b"IEND":
-        length = int.from_bytes(view[at : at + 4])
-        end = at + 12 + length
-        if end > len(data):
-            raise ValueError("the PNG ends early")
-        kind = data[at + 4 : at + 8]
-        if zlib.crc32(view[at + 4 : end - 4]) != int.from_bytes(view[end - 4 : end]):
-            raise ValueError("a PNG chunk has a wrong checksum")
-        at = end
 
 
 def _window(image: np.ndarray, size: int) -> np.ndarray:
@@ -146,7 +120,8 @@ def _window(image: np.ndarray, size: int) -> np.ndarray:
 
 
 def _percentiles(image: np.ndarray) -> tuple[int, int]:
-    counts = np.bincount(image.ravel(), minlength=1 << 16).cumsum()
+    blocks = np.array_split(image.ravel(), -(-image.size // BLOCK))  # bincount takes 8 bytes a value
+    counts = sum(np.bincount(block, minlength=1 << 16) for block in blocks).cumsum()
     low, high = np.searchsorted(counts, np.array(WINDOW) / 100 * image.size)
     if low == high:  # nearly every pixel is alike: show what differs
         low, high = image.min(), image.max()
@@ -154,7 +129,36 @@ def _percentiles(image: np.ndarray) -> tuple[int, int]:
 
 
 def _imdecode(data: bytes, flags: int) -> np.ndarray:
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    with _messages() as messages:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     if image is None:
         raise ValueError("the pixels cannot be decoded")
+    if damage := [line for line in messages if line.startswith(DAMAGE)]:
+        raise ValueError(f"damaged: libjpeg says {damage[0]!r}")
     return image
+
+
+@contextmanager
+def _messages() -> Iterator[list[str]]:
+    """The lines that decoders print, filled in at the end: libjpeg tells of damage nowhere but on stderr.
+
+    What is printed is nobody's business otherwise. Not for threads: stderr is the whole process's.
+    """
+    messages: list[str] = []
+    if os.name != "posix":  # a pipe that is full would stop the decoder there
+        yield messages
+        return
+    stderr = os.dup(2)
+    reader, writer = os.pipe()
+    try:
+        os.set_blocking(writer, False)
+        os.dup2(writer, 2)
+        os.close(writer)
+        try:
+            yield messages
+        finally:
+            os.dup2(stderr, 2)
+        messages += os.read(reader, 1 << 16).decode(errors="replace").splitlines()
+    finally:
+        os.close(reader)
+        os.close(stderr)

@@ -1,0 +1,372 @@
+"""Broken, odd and hostile image files: each gives a whole picture, or one reason why it cannot."""
+
+import io
+import os
+import random
+import re
+import resource
+import struct
+import subprocess
+import sys
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from cxrlt.inputs.decode import UnreadableImageError, decode
+from cxrlt.inputs.headers import MAX_BYTES, MAX_PIXELS, MAX_SCANS
+
+SIZE = 32
+REAL = sorted(Path(os.environ.get("CXRLT_TEST_DATA", "/nonexistent")).glob("nih/images/*.png"))[:4]
+MEMORY_BOUND = 1300
+"""MB that one process may take, Python and its libraries included."""
+
+
+def radiograph(height: int = 120, width: int = 100) -> np.ndarray:
+    """Soft shapes over all greys, and noise enough that files of it are some KB long."""
+    rng = np.random.default_rng(0)
+    noise = rng.integers(0, 256, (height, width), dtype=np.uint8)
+    soft = cv2.normalize(cv2.GaussianBlur(noise, (0, 0), 8), None, 20, 235, cv2.NORM_MINMAX)
+    return np.clip(soft + rng.normal(0, 4, soft.shape), 0, 255).astype(np.uint8)
+
+
+def pillow(image: np.ndarray, kind: str, mode: str | None = None, **options: object) -> bytes:
+    file = io.BytesIO()
+    picture = Image.fromarray(image)
+    (picture.convert(mode) if mode else picture).save(file, kind, **options)
+    return file.getvalue()
+
+
+def opencv(image: np.ndarray, suffix: str, *options: int) -> bytes:
+    return cv2.imencode(suffix, image, options)[1].tobytes()
+
+
+def chunk(kind: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
+def png(
+    width: int,
+    height: int,
+    pixels: bytes,
+    extra: bytes = b"",
+    depth: int = 8,
+    colour: int = 0,
+    adam7: int = 0,
+) -> bytes:
+    """A PNG that claims what it is told; `pixels` is what its one IDAT chunk holds."""
+    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, adam7)
+    body = chunk(b"IHDR", header) + extra + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + body
+
+
+def interlaced(image: np.ndarray) -> bytes:
+    """Adam7, which neither library writes."""
+    starts = (
+        (0, 0, 8, 8),
+        (0, 4, 8, 8),
+        (4, 0, 8, 4),
+        (0, 2, 4, 4),
+        (2, 0, 4, 2),
+        (0, 1, 2, 2),
+        (1, 0, 2, 1),
+    )
+    passes = [image[top::down, left::right] for top, left, down, right in starts]
+    rows = b"".join(b"\0" + row.tobytes() for part in passes for row in part if row.size)
+    return png(image.shape[1], image.shape[0], zlib.compress(rows), adam7=1)
+
+
+def with_frame(jpeg: bytes, height: int, width: int, marker: int | None = None, bits: int = 8) -> bytes:
+    """The same file with another frame header."""
+    at = next(i for kind in (0xC0, 0xC2) if (i := jpeg.find(bytes([0xFF, kind]))) > 0)
+    changed = bytearray(jpeg)
+    changed[at + 1] = marker or jpeg[at + 1]
+    changed[at + 4 : at + 9] = struct.pack(">BHH", bits, height, width)
+    return bytes(changed)
+
+
+PICTURE = radiograph()
+DEEP = PICTURE.astype(np.uint16) * 200
+COLOUR = np.dstack([PICTURE, PICTURE // 2, 255 - PICTURE])
+JPEG, PROGRESSIVE = pillow(PICTURE, "JPEG"), pillow(PICTURE, "JPEG", progressive=True)
+GREY_PNG = opencv(PICTURE, ".png")
+WHOLE: dict[str, bytes] = {
+    "baseline.jpg": JPEG,
+    "progressive.jpg": PROGRESSIVE,
+    "colour.jpg": pillow(COLOUR, "JPEG"),
+    "progressive_colour.jpg": pillow(COLOUR, "JPEG", progressive=True),
+    "restarts.jpg": opencv(PICTURE, ".jpg", cv2.IMWRITE_JPEG_RST_INTERVAL, 4),
+    "cmyk.jpg": pillow(PICTURE, "JPEG", "CMYK"),
+    "grey.png": GREY_PNG,
+    "interlaced.png": interlaced(PICTURE),
+    "sixteen.png": opencv(DEEP, ".png"),
+    "sixteen_colour.png": opencv(np.dstack([DEEP] * 3), ".png"),
+    "palette.png": pillow(PICTURE, "PNG", "P"),
+    "transparent_palette.png": pillow(PICTURE, "PNG", "P", transparency=bytes(range(256))),
+    "transparent_grey.png": pillow(PICTURE, "PNG", transparency=3),
+    "bits.png": pillow(PICTURE, "PNG", "1"),
+    "alpha.png": pillow(COLOUR, "PNG", "RGBA"),
+    "grey_alpha.png": pillow(PICTURE, "PNG", "LA"),
+} | {path.name: path.read_bytes() for path in REAL}
+ANIMATION = {"save_all": True, "append_images": [Image.fromarray(255 - PICTURE)]}
+INFLATED = zlib.compress(bytes(1 << 26), 9)
+OK_ROWS = zlib.compress(b"".join(b"\0" + bytes(10) for _ in range(10)))
+REFUSED: dict[str, tuple[bytes, str]] = {
+    "empty": (b"", "the file is empty"),
+    "gif": (pillow(PICTURE, "GIF", **ANIMATION), "neither a JPEG nor a PNG"),
+    "webp": (pillow(PICTURE, "WEBP"), "neither a JPEG nor a PNG"),
+    "moving webp": (pillow(PICTURE, "WEBP", **ANIMATION), "neither a JPEG nor a PNG"),
+    "tiff": (pillow(PICTURE, "TIFF"), "neither a JPEG nor a PNG"),
+    "bmp": (pillow(PICTURE, "BMP"), "neither a JPEG nor a PNG"),
+    "jpeg 2000": (pillow(PICTURE, "JPEG2000"), "neither a JPEG nor a PNG"),
+    "dicom": (bytes(128) + b"DICM" + bytes(500), "neither a JPEG nor a PNG"),
+    "web page": (b"<!DOCTYPE html><html>Sign in</html>", "neither a JPEG nor a PNG"),
+    "link of git-lfs": (b"version https://git-lfs.github.com/spec/v1\n", "neither a JPEG nor a PNG"),
+    "moving png": (pillow(PICTURE, "PNG", **ANIMATION), "an animated PNG"),
+    "png of 30000 x 30000": (png(30000, 30000, OK_ROWS), "claims 30000 x 30000 pixels"),
+    "png of 2^31 - 1": (png(2**31 - 1, 2**31 - 1, OK_ROWS), "claims 2147483647 x 2147483647"),
+    "png without width": (png(0, 10, OK_ROWS), "claims 0 x 10 pixels"),
+    "wide png": (png(2_000_000, 1, OK_ROWS), "OpenCV|cannot be decoded"),
+    "jpeg of 30000 x 30000": (with_frame(JPEG, 30000, 30000), "claims 30000 x 30000 pixels"),
+    "progressive 30000": (with_frame(PROGRESSIVE, 30000, 30000), "claims 30000 x 30000 pixels"),
+    "jpeg of 65535 x 65535": (with_frame(JPEG, 65535, 65535), "claims 65535 x 65535 pixels"),
+    "jpeg of 0 x 0": (with_frame(JPEG, 0, 0), "claims 0 x 0 pixels"),
+    "jpeg without height": (with_frame(JPEG, 0, 100), "claims 100 x 0 pixels"),
+    "12 bits": (with_frame(JPEG, 120, 100, 0xC1, bits=12), "a JPEG of 12 bits, not 8"),
+    "16 bits": (with_frame(JPEG, 120, 100, 0xC3, bits=16), "a JPEG of 16 bits, not 8"),
+    "called lossless": (with_frame(JPEG, 120, 100, 0xC3), "cannot be decoded|damaged"),
+    "called arithmetic": (with_frame(JPEG, 120, 100, 0xC9), "cannot be decoded|damaged"),
+    "called hierarchical": (with_frame(JPEG, 120, 100, 0xC5), "cannot be decoded|damaged"),
+    "larger than its data": (with_frame(JPEG, 1200, 1000), "damaged: libjpeg says 'Corrupt JPEG data"),
+    "smaller than its data": (with_frame(JPEG, 16, 16), "damaged: libjpeg says 'Corrupt JPEG data"),
+    "endless scans": (PROGRESSIVE[:-2] + PROGRESSIVE[PROGRESSIVE.rfind(b"\xff\xda") :] * 200, "100 scans"),
+    "bomb of pixels": (png(10, 10, INFLATED), "more data than its header says"),
+    "too few pixels": (png(10, 99, OK_ROWS), "cannot be decoded"),
+    "bad filter": (png(10, 10, zlib.compress(b"\x09" * 110)), "cannot be decoded"),
+    "wrong sum of pixels": (png(10, 10, OK_ROWS[:-4] + b"abcd"), "cannot be decoded"),
+    "no stream of pixels": (png(10, 10, b"no zlib stream"), "cannot be decoded"),
+    "palette missing": (png(10, 10, OK_ROWS, colour=3), "cannot be decoded"),
+    "colour type 5": (png(10, 10, OK_ROWS, colour=5), "cannot be decoded"),
+    "unknown critical chunk": (png(10, 10, OK_ROWS, extra=chunk(b"ABCD", b"")), "cannot be decoded"),
+    "header second": (GREY_PNG[:8] + chunk(b"tEXt", b"a\0b") + GREY_PNG[8:], "begin with its header"),
+}
+
+
+def outcome(folder: Path, data: bytes, channels: int = 1) -> np.ndarray | str:
+    """The picture, or the reason there is none."""
+    path = folder / "image.jpg"
+    path.write_bytes(data)
+    try:
+        image = decode(path, SIZE, channels)
+    except UnreadableImageError as error:
+        assert error.path == path
+        assert 0 < len(error.reason) < 200 and "\n" not in error.reason
+        return error.reason
+    assert image.dtype == np.uint8
+    assert image.shape == ((SIZE, SIZE) if channels == 1 else (SIZE, SIZE, 3))
+    return image
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("name", WHOLE)
+def test_a_whole_file_is_read_whatever_its_name_and_says_nothing(
+    tmp_path: Path, capfd: pytest.CaptureFixture, name: str, channels: int
+):
+    assert isinstance(outcome(tmp_path, WHOLE[name], channels), np.ndarray)
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("name", [name for name in WHOLE if "sixteen" not in name])
+def test_a_whole_file_shows_what_another_library_reads_from_it(tmp_path: Path, name: str):
+    with Image.open(io.BytesIO(WHOLE[name])) as picture:
+        theirs = np.asarray(picture.convert("RGBA").convert("RGB"))
+    theirs = cv2.resize(theirs, (SIZE, SIZE), interpolation=cv2.INTER_AREA)
+    difference = np.abs(outcome(tmp_path, WHOLE[name], channels=3).astype(int) - theirs)
+    assert difference.mean() < 2 and difference.max() < 12
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_a_file_cut_at_any_kilobyte_is_refused_or_was_whole_before(
+    tmp_path: Path, capfd: pytest.CaptureFixture, name: str
+):
+    data, whole = WHOLE[name], outcome(tmp_path, WHOLE[name])
+    step = min(1024, len(data) // 20)
+    for length in [*range(0, len(data), step), *range(len(data) - 20, len(data))]:
+        image = outcome(tmp_path, data[:length])
+        assert image in ("the file is empty", "the PNG ends early", "the JPEG ends early") or (
+            np.array_equal(image, whole)
+        ), length
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("name", [name for name in WHOLE if name.endswith(".jpg")])
+@pytest.mark.parametrize("tail", [bytes(700), b"\xff\xd9", b"garbage \xff\xd9", JPEG])
+def test_a_jpeg_cut_and_filled_up_is_damaged_and_a_whole_one_with_a_tail_is_not(
+    tmp_path: Path, capfd: pytest.CaptureFixture, name: str, tail: bytes
+):
+    data = WHOLE[name]
+    cut = outcome(tmp_path, data[: int(len(data) * 0.8)] + tail)
+    # a progressive file that ends after a scan is whole to its decoder, but coarse
+    assert isinstance(cut, str) or "progressive" in name
+    np.testing.assert_array_equal(outcome(tmp_path, data + tail), outcome(tmp_path, data))
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("name", ["baseline.jpg", "colour.jpg", "restarts.jpg", "cmyk.jpg"])
+@pytest.mark.parametrize("damage", [bytes, random.Random(0).randbytes, lambda n: b""])
+def test_a_jpeg_with_a_sector_overwritten_or_lost_is_damaged(
+    tmp_path: Path, capfd: pytest.CaptureFixture, name: str, damage: Callable[[int], bytes]
+):
+    data = WHOLE[name]
+    scan = data.rfind(b"\xff\xda") + 14
+    for start in range(scan + 200, len(data) - 600, 512):
+        assert "damaged" in outcome(tmp_path, data[:start] + damage(512) + data[start + 512 :]), start
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_no_whole_jpeg_or_png_of_a_radiograph_s_size_is_refused_with_the_reason(
+    tmp_path: Path, capfd: pytest.CaptureFixture, name: str
+):
+    data, reason = REFUSED[name]
+    assert re.search(reason, outcome(tmp_path, data))
+    assert re.search(reason, outcome(tmp_path, data, channels=3))
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 500), (500, 1), (1, 20000), (2, 3)])
+@pytest.mark.parametrize("kind", [".png", ".jpg"])
+def test_an_image_of_a_single_row_or_column_is_read(tmp_path: Path, shape: tuple[int, int], kind: str):
+    assert (outcome(tmp_path, opencv(np.full(shape, 100, np.uint8), kind)) == 100).all()
+
+
+@pytest.mark.parametrize("keyword", [b"zTXt", b"iCCP", b"iTXt"])
+def test_text_that_would_inflate_to_gigabytes_is_left_alone(
+    tmp_path: Path, capfd: pytest.CaptureFixture, keyword: bytes
+):
+    start = {b"zTXt": b"k\0\0", b"iCCP": b"k\0\0", b"iTXt": b"k\0\1\0\0\0"}[keyword]
+    at = 8 + 25
+    data = GREY_PNG[:at] + chunk(keyword, start + INFLATED) + GREY_PNG[at:]
+    np.testing.assert_array_equal(outcome(tmp_path, data), outcome(tmp_path, GREY_PNG))
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_an_image_is_turned_as_its_exif_says_in_a_jpeg_as_in_a_png(tmp_path: Path, orientation: int):
+    exif = Image.Exif()
+    exif[0x112] = orientation
+    turned = [
+        outcome(tmp_path, pillow(radiograph(64, 64), kind, exif=exif.tobytes(), **options))
+        for kind, options in (("PNG", {}), ("JPEG", {"quality": 100}))
+    ]
+    upright = Image.Exif()
+    upright[0x112] = 1
+    straight = outcome(tmp_path, pillow(radiograph(64, 64), "PNG", exif=upright.tobytes()))
+    np.testing.assert_allclose(turned[0].astype(int), turned[1], atol=4)
+    assert np.array_equal(turned[0], straight) == (orientation == 1)
+
+
+def test_the_header_of_a_thumbnail_is_not_the_image_s(tmp_path: Path):
+    huge = with_frame(JPEG, 60000, 60000)[:-2] + b"\xff\xd9"
+    exif = b"Exif\0\0" + huge[: 60_000 - 8]
+    segment = b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif
+    np.testing.assert_array_equal(outcome(tmp_path, JPEG[:2] + segment + JPEG[2:]), outcome(tmp_path, JPEG))
+
+
+def test_a_marker_without_a_length_hides_no_header(tmp_path: Path):
+    small = JPEG[2:]
+    hidden = b"\xff\xd8\xff\xd0" + with_frame(JPEG, 40000, 40000)[2:]
+    decoy = b"\xff\xd8\xff\x01" + struct.pack(">H", 300) + bytes(298) + small
+    assert "claims 40000 x 40000 pixels" in outcome(tmp_path, hidden)
+    assert isinstance(outcome(tmp_path, decoy), str)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_folder_a_pipe_and_a_device_are_no_images(tmp_path: Path, channels: int):
+    (tmp_path / "zeros.png").symlink_to("/dev/zero")
+    os.mkfifo(tmp_path / "pipe.png")
+    for path in (tmp_path, tmp_path / "zeros.png", tmp_path / "pipe.png"):
+        with pytest.raises(UnreadableImageError, match="a folder or a device, not a file"):
+            decode(path, SIZE, channels)
+
+
+def test_a_file_beyond_the_bound_is_not_read(tmp_path: Path):
+    with (tmp_path / "large.png").open("wb") as file:
+        file.truncate(MAX_BYTES + 1)
+    with pytest.raises(UnreadableImageError, match="larger than 256 MB"):
+        decode(tmp_path / "large.png", SIZE)
+
+
+def test_the_largest_radiographs_are_within_the_bounds():
+    film = 35 / 0.005 * 43 / 0.005
+    assert film < MAX_PIXELS and film * 2 < MAX_BYTES
+    assert max(data.count(b"\xff\xda") for data in WHOLE.values()) * 5 < MAX_SCANS
+
+
+def largest(folder: Path, kind: str) -> Path:
+    """As many pixels as a header may claim, in the form that takes the most memory."""
+    path, side = folder / kind, 10_000
+    if kind == "deep.png":
+        stream, row = zlib.compressobj(1), b"\0" + bytes(side * 8)
+        rows = [stream.compress(row) for _ in range(side)]
+        path.write_bytes(png(side, side, b"".join([*rows, stream.flush()]), depth=16, colour=6))
+    else:
+        path.write_bytes(pillow(np.zeros((side, side), np.uint8), "JPEG", "RGB", progressive=True))
+    return path
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="asks Linux for the memory taken")
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("kind", ["deep.png", "progressive.jpg"])
+def test_an_image_at_the_bound_takes_no_more_memory_than_is_stated(tmp_path: Path, kind: str, channels: int):
+    code = (
+        "import sys, pathlib\n"
+        "from cxrlt.inputs.decode import decode\n"
+        f"decode(pathlib.Path(sys.argv[1]), {SIZE}, {channels})\n"
+        "status = pathlib.Path('/proc/self/status').read_text()\n"
+        "print(int(status.split('VmHWM:')[1].split()[0]) >> 10)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, largest(tmp_path, kind)], capture_output=True, text=True, check=True
+    )
+    assert int(done.stdout) < MEMORY_BOUND
+    assert done.stderr == ""
+
+
+def test_refusing_takes_no_memory(tmp_path: Path):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for data, _ in REFUSED.values():
+        outcome(tmp_path, data)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 64 << 10
+
+
+@given(data=st.data())
+@settings(max_examples=300, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+def test_any_change_of_a_file_gives_a_picture_or_a_reason(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+):
+    changed = bytearray(data.draw(st.sampled_from(list(WHOLE.values()))))
+    for _ in range(data.draw(st.integers(1, 5))):
+        at = data.draw(st.integers(0, min(len(changed), data.draw(st.sampled_from([700, 1 << 20])))))
+        removed = data.draw(st.sampled_from([0, 1, 2, 64]))
+        changed[at : at + removed] = data.draw(st.binary(max_size=8))
+    if data.draw(st.booleans()):
+        changed = with_sums(bytes(changed))
+    folder = tmp_path_factory.getbasetemp()
+    outcome(folder, bytes(changed), data.draw(st.sampled_from([1, 3])))
+
+
+def with_sums(data: bytes) -> bytes:
+    """The same with the checksums of its chunks put right, where it is a PNG."""
+    at, parts = 8, [data[:8]]
+    while at + 12 <= len(data) and data.startswith(b"\x89PNG"):
+        length = int.from_bytes(data[at : at + 4])
+        parts.append(chunk(data[at + 4 : at + 8], data[at + 8 : at + 8 + length]))
+        at += 12 + length
+    return b"".join([*parts, data[at:]])
