@@ -48,7 +48,7 @@ def test_another_loss_does_not_inherit_options(tmp_path):
         ("optm: {lr: 1}", "no field optm"),
         ("data: {augment: {crop_scale: [0.9, 0.5]}}", "0 < low <= high <= 1"),
         ("base: ral_convnext_smal", "did you mean ral_convnext_small"),
-        ("- 1", "must hold fields"),
+        ("- 1", "should hold fields"),
         ("a: [", "not valid YAML"),
     ],
 )
@@ -61,7 +61,7 @@ def test_a_fault_in_a_recipe_is_a_sentence_that_names_file_and_field(tmp_path, t
 def test_an_unknown_recipe_lists_the_known_ones():
     with pytest.raises(UserError, match=r"did you mean demo_resnet.*ral_maxvit_tiny"):
         load_recipe("demo_resnt")
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(UserError, match=r"absent\.yaml does not exist"):
         load_recipe("absent.yaml")
 
 

@@ -52,6 +52,8 @@ class CsvSpec(Spec):
     def _below_the_images_folder(cls, images: str) -> str:
         if re.fullmatch(columns.UNSAFE_PATH, images, re.DOTALL):
             raise ValueError("lies outside the images folder; name that folder with --images")
+        if not images.isprintable():
+            raise ValueError("holds a control character")
         try:
             next(NOWHERE.glob(images), None)  # checks the pattern alone
         except (ValueError, NotImplementedError) as error:

@@ -3,22 +3,38 @@
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+
+LARGEST = 1_000_000
+"""Of counts: what is more is a slip, or would fill the memory."""
+LARGEST_SIDE = 10_000
+"""Of images, in pixels."""
 
 
 class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """YAML reads yes and on as true, which pydantic takes for 1."""
+        items = value if isinstance(value, list | tuple) else [value]
+        if any(isinstance(item, bool) for item in items):
+            name = info.field_name or ""
+            if "bool" not in str(cls.model_fields[name].annotation):
+                raise ValueError(f"{name} is neither true nor false (got {value})")
+        return value
 
 
 class FusionConfig(_Frozen):
     """A second stage that looks at the images of a study together."""
 
-    max_images: int = Field(1, ge=1)
+    max_images: int = Field(1, ge=1, le=LARGEST)
     """Most images of a study that are seen together; 1: every image alone, no fusion."""
-    depth: int = Field(2, ge=1)
+    depth: int = Field(2, ge=1, le=1000)
     """Transformer layers over the tokens of a study."""
     n_heads: int = Field(8, ge=1)
-    dim: int = Field(256, ge=8)
+    dim: int = Field(256, ge=8, le=LARGEST)
     """Width of the transformer; a multiple of n_heads."""
     drop_rate: float = Field(0.1, ge=0, lt=1)
 
@@ -51,13 +67,13 @@ class ModelConfig(_Frozen):
     head: Literal["linear", "cosine", "ml_decoder", "csra"] = "linear"
     """cosine: logits are cosines of features and class weights, in [-1, 1] and without a bias, for LDAM.
     ml_decoder: a query per class attends to the feature map. csra: class-specific residual attention."""
-    decoder_dim: int = Field(256, ge=8)
+    decoder_dim: int = Field(256, ge=8, le=LARGEST)
     """Width of ml_decoder."""
     decoder_heads: int = Field(8, ge=1)
     """Attention heads of ml_decoder."""
     csra_lambda: float = Field(0.1, ge=0)
     """Weight of csra's spatial attention beside the average."""
-    grid: int | None = Field(None, ge=1)
+    grid: int | None = Field(None, ge=1, le=LARGEST_SIDE)
     """Side that feature maps are averaged down to before pool, head or fusion; None: as they are."""
     fusion: FusionConfig = FusionConfig()
     normalise: bool = True
@@ -126,7 +142,8 @@ class AugmentConfig(_Frozen):
     @model_validator(mode="before")
     @classmethod
     def _fill_from_policy(cls, values: Any) -> Any:
-        return POLICIES.get(values.get("policy"), {}) | values if isinstance(values, dict) else values
+        named = isinstance(values, dict) and isinstance(values.get("policy"), str)
+        return POLICIES.get(values["policy"], {}) | values if named else values
 
 
 class MixConfig(_Frozen):
@@ -156,11 +173,11 @@ class SamplingConfig(_Frozen):
 class DataConfig(_Frozen):
     """From the cache to batches."""
 
-    size: int = Field(512, ge=32)
+    size: int = Field(512, ge=32, le=LARGEST_SIDE)
     """Side of the square image the network sees, in pixels."""
     crop_pct: float = Field(1.0, ge=0.5, le=1)
     """timm's word: images are cached at size / crop_pct, and the network sees the centre of them."""
-    n_workers: int | None = Field(None, ge=0)
+    n_workers: int | None = Field(None, ge=0, le=1000)
     """Loader processes; default: up to 8 with a GPU, none without."""
     augment: AugmentConfig = AugmentConfig()
     mix: MixConfig = MixConfig()
@@ -193,9 +210,9 @@ class OptimConfig(_Frozen):
     """Learning rate of the backbone as a share of that of head and fusion."""
     layer_decay: float | None = Field(None, gt=0, le=1)
     """Learning rate factor from each block to the one before it."""
-    batch_size: int = Field(32, ge=1)
+    batch_size: int = Field(32, ge=1, le=LARGEST)
     """Images per update, over all devices and accumulation steps."""
-    max_batch_per_device: int = Field(32, ge=1)
+    max_batch_per_device: int = Field(32, ge=1, le=LARGEST)
     """Images per device and forward pass; larger batches are accumulated."""
     clip_grad: float | None = Field(1.0, gt=0)
     """Largest gradient norm."""
@@ -206,8 +223,8 @@ class OptimConfig(_Frozen):
 class StageConfig(_Frozen):
     """A training of its own before the recipe's, whose weights the next one starts from."""
 
-    epochs: int = Field(ge=1)
-    size: int | None = Field(None, ge=32)
+    epochs: int = Field(ge=1, le=LARGEST)
+    size: int | None = Field(None, ge=32, le=LARGEST_SIDE)
     """Side of the image in pixels (default: the recipe's)."""
     lr: float | None = Field(None, gt=0)
     """Learning rate (default: the recipe's)."""
@@ -218,7 +235,7 @@ class StageConfig(_Frozen):
 class ScheduleConfig(_Frozen):
     """Learning rate per update: linear warm-up, then down."""
 
-    epochs: int = Field(20, ge=1)
+    epochs: int = Field(20, ge=1, le=LARGEST)
     kind: Literal["cosine", "step"] = "cosine"
     warmup_share: float = Field(0.05, ge=0, lt=1)
     """Share of all updates spent warming up."""
@@ -238,7 +255,7 @@ class SoupConfig(_Frozen):
 
     kind: Literal["none", "average", "greedy"] = "none"
     """average: all snapshots or the last. greedy: from the best, every one that does not lower the score."""
-    snapshots: int = Field(5, ge=2)
+    snapshots: int = Field(5, ge=2, le=LARGEST)
     """How many of the last epochs are kept."""
     inner_share: float = Field(0.1, gt=0, le=0.5)
     """Share of a fold's training patients left out to judge by; the out-of-fold rows never are."""

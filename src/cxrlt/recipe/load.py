@@ -8,9 +8,11 @@ import yaml
 from pydantic import ValidationError
 
 from cxrlt.artifacts import write_text
-from cxrlt.errors import UserError
+from cxrlt.errors import UserError, quoted, shortened
 from cxrlt.recipe.fields import POLICIES, Recipe
+from cxrlt.user_file import read_yaml
 
+MOST_FAULTS = 10
 RECIPES_DIR = Path(__file__).parent.parent / "recipes"
 
 
@@ -26,7 +28,7 @@ def load_recipe(recipe: str | None, config: Path | None = None) -> Recipe:
     values = _values(recipe) if recipe else {}
     if config is not None:
         over = _read_yaml(config)
-        base = over.pop("base", None)
+        base = _base(over, config)
         values = _merge(values if recipe or not base else _values(base), over)
     return _validated(values, str(config or recipe))
 
@@ -55,15 +57,27 @@ def differing_fields(old: Recipe, new: Recipe) -> list[str]:
     return [f"{k}: {before.get(k)} -> {after.get(k)}" for k in keys if before.get(k) != after.get(k)]
 
 
-def _values(recipe: str) -> dict[str, Any]:
-    """Fields of a recipe and of its bases, unresolved."""
+def _values(recipe: str, above: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Fields of a recipe and of its bases, unresolved; `above` are the recipes that it is a base of."""
+    if recipe in above:
+        raise UserError(f"Recipes that are each other's base: {' -> '.join((*above, recipe))}.")
     if not _is_file(recipe) and recipe not in recipe_names():
-        close = difflib.get_close_matches(recipe, recipe_names(), n=1)
+        close = difflib.get_close_matches(shortened(recipe), recipe_names(), n=1)
         hint = f" (did you mean {close[0]}?)" if close else ""
-        raise UserError(f"Recipe {recipe!r} is not known{hint}. Known recipes: {', '.join(recipe_names())}.")
-    values = _read_yaml(Path(recipe) if _is_file(recipe) else RECIPES_DIR / f"{recipe}.yaml")
+        known = ", ".join(recipe_names())
+        raise UserError(f"Recipe {quoted(recipe)} is not known{hint}. Known recipes: {known}.")
+    path = Path(recipe) if _is_file(recipe) else RECIPES_DIR / f"{recipe}.yaml"
+    values = _read_yaml(path)
+    base = _base(values, path)
+    return _merge(_values(base, (*above, recipe)), values) if base else values
+
+
+def _base(values: dict[str, Any], path: Path) -> str | None:
+    """Takes `base` out of the values of a file."""
     base = values.pop("base", None)
-    return _merge(_values(base), values) if base else values
+    if not isinstance(base, str | None):
+        raise UserError(f"{path}: base: {quoted(base)} is not the name of a recipe or of a YAML file.")
+    return base
 
 
 def _is_file(recipe: str) -> bool:
@@ -71,19 +85,7 @@ def _is_file(recipe: str) -> bool:
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(
-            f"{path} cannot be read ({error.strerror}). Give --config the path of a YAML file."
-        ) from error
-    except yaml.YAMLError as error:
-        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(values, dict):
-        raise UserError(
-            f"{path} must hold fields such as `optim: {{lr: 0.0001}}`, not {type(values).__name__}."
-        )
-    return values
+    return read_yaml(path, "Give --config the path of a YAML file.", "fields such as `optim: {lr: 0.0001}`")
 
 
 def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
@@ -91,7 +93,7 @@ def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
 
     A loss with another name brings its own options, an augmentation policy its own values for all but flip.
     """
-    anew = over.get("policy") in POLICIES
+    anew = over.get("policy") in [*POLICIES]
     merged = {key: value for key, value in base.items() if not anew or key == "flip"}
     for key, value in over.items():
         both = isinstance(value, dict) and isinstance(merged.get(key), dict)
@@ -105,7 +107,8 @@ def _validated(values: dict[str, Any], source: str) -> Recipe:
     try:
         return Recipe.model_validate(_numbers(values))
     except ValidationError as error:
-        raise UserError(f"{source}: " + "; ".join(_sentence(e) for e in error.errors())) from error
+        faults = "; ".join(_sentence(fault) for fault in error.errors()[:MOST_FAULTS])
+        raise UserError(f"{source}: {faults}") from error
 
 
 def _numbers(value: Any) -> Any:
@@ -121,11 +124,11 @@ def _numbers(value: Any) -> Any:
 
 
 def _sentence(error: Any) -> str:
-    where = ".".join(str(part) for part in error["loc"])
+    where = shortened(".".join(str(part) for part in error["loc"]))
     if error["type"] == "value_error":  # fields that do not go together
         return error["msg"].removeprefix("Value error, ")
     if error["type"] != "extra_forbidden":
-        return f"{where or 'recipe'}: {error['msg']} (got {error['input']!r})"
+        return f"{where or 'recipe'}: {error['msg']} (got {quoted(error['input'])})"
     known = list(_flat(Recipe().model_dump(mode="json")))
     close = difflib.get_close_matches(where, [*known, *Recipe.model_fields], n=1)
     return f"there is no field {where}" + (f" (did you mean {close[0]}?)" if close else "")
