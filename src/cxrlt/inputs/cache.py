@@ -19,9 +19,17 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute
 
-from cxrlt.artifacts import atomic_path, read_json
+from cxrlt.artifacts import atomic_path
 from cxrlt.errors import UserError, listing
 from cxrlt.inputs.decode import DECODERS
+from cxrlt.inputs.filling import array_fault
+
+META = "meta.json"
+CHANNELS = {decoder: channels for channels, decoder in DECODERS.items()}
+
+
+class DamagedError(Exception):
+    """Files of a cache do not fit together."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,9 +79,18 @@ class ImageCache:
 
 
 def open_cache(directory: Path) -> ImageCache:
-    """The finished cache in `directory`. Raises UserError where there is none or some rows are not done."""
-    meta = read_json(directory / "meta.json", made_by="cxrlt cache CHALLENGE --size N")
-    ids = pd.Index(read_csv(directory / "ids.csv")["image_id"])
+    """The finished cache in `directory`.
+
+    Raises UserError where there is none, where its files are damaged, and where some rows are not done.
+    """
+    if not (directory / META).is_file():
+        raise UserError(f"{directory} holds no image cache. Make it with: cxrlt cache CHALLENGE --size N")
+    try:
+        meta, ids = read_parts(directory)
+    except DamagedError as error:
+        raise UserError(
+            f"The image cache {directory} is damaged ({error}): cxrlt cache builds it anew."
+        ) from error
     unread = np.load(directory / "sources.npy") == 0
     absent = unread & ids.isin(read_quarantine(directory).index)
     n_left = np.count_nonzero(unread & ~absent)
@@ -84,6 +101,26 @@ def open_cache(directory: Path) -> ImageCache:
         )
     rows = pd.Series(np.flatnonzero(~absent), index=ids[~absent])
     return ImageCache(directory, meta["size"], rows, tuple(ids[absent]))
+
+
+def read_parts(directory: Path) -> tuple[dict, pd.Index]:
+    """meta.json and the ids of all rows. Raises DamagedError unless all files have the shape that it says.
+
+    Pixels are not hashed: other ones of the same number go unnoticed.
+    """
+    try:
+        meta = json.loads((directory / META).read_text(encoding="utf-8"))
+        n, size, channels = meta["n_images"], meta["size"], CHANNELS[meta["decoder"]]
+        ids = pd.Index(read_csv(directory / "ids.csv")["image_id"])
+        read_quarantine(directory)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DamagedError(f"{type(error).__name__}: {error}") from error
+    shape = (n, size, size) if channels == 1 else (n, size, size, channels)
+    images, sources = directory / "images.npy", directory / "sources.npy"
+    fault = array_fault(images, np.uint8, shape) or array_fault(sources, np.int64, (n,))
+    if fault or len(ids) != n:
+        raise DamagedError(fault or f"ids.csv has {len(ids):,} rows, not {n:,}")
+    return meta, ids
 
 
 def cache_path(
@@ -102,6 +139,10 @@ def rows_of_ids(rows: pd.Series, ids: Iterable[str], absent: Callable[[str], str
     if found.null_count:
         raise UserError(absent(listing(wanted.filter(found.is_null()).to_pylist())))
     return rows.to_numpy(np.int64)[found.to_numpy()]
+
+
+def same_ids(ids: pd.Index, others: pd.Index) -> bool:
+    return pa.array(ids, pa.large_string()).equals(pa.array(others, pa.large_string()))
 
 
 def read_quarantine(directory: Path) -> pd.DataFrame:

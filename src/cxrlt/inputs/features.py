@@ -23,10 +23,10 @@ import torch
 
 from cxrlt.artifacts import write_json
 from cxrlt.errors import UserError
-from cxrlt.inputs.cache import read_csv, rows_of_ids, write_csv
+from cxrlt.inputs.cache import META, read_csv, rows_of_ids, write_csv
 from cxrlt.inputs.dataset import Inputs, Item, LabelledRows, rows_of_single
-from cxrlt.inputs.filling import create_array, require_room, writing_rows
-from cxrlt.locks import exclusive
+from cxrlt.inputs.filling import array_fault, create_array, require_room, writing_rows
+from cxrlt.locks import exclusive, sweep
 
 Key = Mapping[str, object]
 """What features are a function of, as JSON knows it: strings, numbers, lists."""
@@ -67,12 +67,27 @@ def features_path(cache_dir: Path, name: str, ids: Iterable[str], key: Key) -> P
 
 
 def open_features(directory: Path) -> FeatureCache | None:
-    """The features in `directory`; None where there are none or some rows are not done."""
-    if not (directory / "meta.json").is_file() or not np.load(directory / "done.npy").all():
+    """The features in `directory`; None where there are none, or damaged ones, or some rows are not done."""
+    if _fault_of(directory) or not np.load(directory / "done.npy").all():
         return None
-    meta = json.loads((directory / "meta.json").read_text(encoding="utf-8"))
+    sweep(directory)
+    meta = json.loads((directory / META).read_text(encoding="utf-8"))
     ids = pd.Index(read_csv(directory / "ids.csv")["image_id"])
     return FeatureCache(directory, meta["key"], pd.Series(np.arange(len(ids)), index=ids))
+
+
+def _fault_of(directory: Path) -> str | None:
+    """What is wrong with the shape of the files; nothing hashes the numbers in them."""
+    try:
+        meta = json.loads((directory / META).read_text(encoding="utf-8"))
+        n, shape = meta["n_images"], tuple(meta["shape"])
+        n_ids = len(read_csv(directory / "ids.csv")["image_id"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return f"{type(error).__name__}: {error}"
+    if n_ids != n:
+        return f"ids.csv has {n_ids:,} rows, not {n:,}"
+    features, done = directory / "features.npy", directory / "done.npy"
+    return array_fault(features, np.float32, (n, *shape)) or array_fault(done, np.bool_, (n,))
 
 
 class FeatureWriter:
@@ -107,9 +122,9 @@ class FeatureWriter:
         with writing_rows(self.directory / "features.npy") as write:
             for row, values in zip(rows.tolist(), features.astype(np.float32, copy=False), strict=True):
                 write(row, values)
-        done = np.load(self.directory / "done.npy", mmap_mode="r+")
-        done[rows] = True
-        done.flush()
+        with writing_rows(self.directory / "done.npy") as mark:
+            for row in rows.tolist():
+                mark(row, np.bool_(True))
 
     def __enter__(self) -> Self:
         try:
@@ -156,20 +171,25 @@ class FeatureWriter:
 
     def _is_begun(self) -> bool:
         """Whether what lies here is the beginning of these features. meta.json comes last and goes first."""
-        meta = self.directory / "meta.json"
-        if not meta.is_file() or json.loads(meta.read_text(encoding="utf-8")) != _as_json(self._meta()):
+        meta = self.directory / META
+        if not meta.is_file():
+            return False
+        if fault := _fault_of(self.directory):
+            print(f"{self.directory} is damaged ({fault}): it is built anew", file=sys.stderr, flush=True)
+            return False
+        if json.loads(meta.read_text(encoding="utf-8")) != _as_json(self._meta()):
             return False
         return read_csv(self.directory / "ids.csv")["image_id"].tolist() == self.ids.tolist()
 
     def _clear(self) -> None:
-        for name in ("meta.json", "done.npy", "features.npy"):
+        for name in (META, "done.npy", "features.npy"):
             (self.directory / name).unlink(missing_ok=True)
 
     def _create(self) -> None:
         create_array(self.directory / "features.npy", np.float32, (len(self.ids), *self.shape))
         create_array(self.directory / "done.npy", np.bool_, (len(self.ids),))
         write_csv(self.directory / "ids.csv", pd.DataFrame({"image_id": self.ids}))
-        write_json(self.directory / "meta.json", self._meta())
+        write_json(self.directory / META, self._meta())
 
 
 class FeatureReader:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cxrlt.artifacts import atomic_path
+from cxrlt.artifacts import atomic_path, cannot_write
 from cxrlt.errors import UserError
 
 
@@ -29,17 +29,38 @@ def create_array(path: Path, dtype: type, shape: tuple[int, ...]) -> None:
 
 @contextmanager
 def writing_rows(path: Path) -> Iterator[Callable[[int, np.ndarray], None]]:
-    """`write(row, values)` for the array in the .npy file `path`; on disk when the block ends."""
+    """`write(row, values)` for the array in the .npy file `path`.
+
+    A row outlives a kill from then on, and a power cut once the block has ended. Raises UserError where the
+    disk does not take it.
+    """
     array = np.load(path, mmap_mode="r")
     # written as a file: a full disk is then an OSError, where a memory map would kill the process
-    with path.open("r+b") as file:
+    try:
+        with path.open("r+b") as file:
 
-        def write(row: int, values: np.ndarray) -> None:
-            if not 0 <= row < len(array) or (values.shape, values.dtype) != (array.shape[1:], array.dtype):
-                raise ValueError(f"{values.dtype} of {values.shape} is no row {row} of {path}")
-            file.seek(array.offset + row * values.nbytes)
-            file.write(values.tobytes())
+            def write(row: int, values: np.ndarray) -> None:
+                if not 0 <= row < len(array) or (values.shape, values.dtype) != (
+                    array.shape[1:],
+                    array.dtype,
+                ):
+                    raise ValueError(f"{values.dtype} of {values.shape} is no row {row} of {path}")
+                file.seek(array.offset + row * values.nbytes)
+                file.write(values.tobytes())
+                file.flush()
 
-        yield write
-        file.flush()
-        os.fsync(file.fileno())
+            yield write
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise UserError(cannot_write(path, error)) from error
+
+
+def array_fault(path: Path, dtype: type, shape: tuple[int, ...]) -> str | None:
+    """What is wrong with a .npy file that should hold such an array; its values are not looked at."""
+    try:
+        array = np.load(path, mmap_mode="r")
+    except (OSError, ValueError, EOFError) as error:  # empty, cut off, pickled objects
+        return f"{path.name}: {error}"
+    if (array.dtype, array.shape) != (np.dtype(dtype), shape):
+        return f"{path.name} holds {array.dtype} of {array.shape}, not {np.dtype(dtype)} of {shape}"
+    return None
