@@ -138,12 +138,12 @@ def test_files_that_are_not_the_demos_are_never_replaced(tmp_path: Path) -> None
 
 
 def test_what_a_killed_run_left_is_made_anew(tmp_path: Path, demo_dir: Path) -> None:
-    left = tmp_path / ".demo.partial" / "files"
+    left = tmp_path / ".demo.0a1b2c3d.partial" / "files"
     left.mkdir(parents=True)
     (left / "half.jpg").write_bytes(b"")
     make_demo(tmp_path / "demo", N_PATIENTS, workers=1)
     assert hashes(tmp_path / "demo") == hashes(demo_dir)
-    assert [path.name for path in tmp_path.iterdir()] == ["demo"]
+    assert {path.name for path in tmp_path.iterdir()} == {"demo", ".demo.lock"}
 
 
 def test_too_few_patients_for_three_splits_are_refused(tmp_path: Path) -> None:

@@ -12,22 +12,32 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from joblib import Parallel, cpu_count, delayed
+from joblib import cpu_count, delayed
 from tqdm import tqdm
 
 from cxrlt.artifacts import write_json
 from cxrlt.errors import UserError, listing
-from cxrlt.inputs.cache import ImageCache, cache_path, open_cache, read_quarantine, write_csv
+from cxrlt.inputs.cache import (
+    META,
+    DamagedError,
+    ImageCache,
+    cache_path,
+    open_cache,
+    read_parts,
+    read_quarantine,
+    same_ids,
+    write_csv,
+)
 from cxrlt.inputs.cache_rows import decode_rows
 from cxrlt.inputs.decode import DECODERS
-from cxrlt.inputs.filling import create_array, require_room
-from cxrlt.locks import exclusive
+from cxrlt.inputs.filling import create_array, require_room, writing_rows
+from cxrlt.inputs.processes import in_processes
+from cxrlt.locks import exclusive, sweep
 
 CHUNK = 64
 """Rows that one process decodes before they are marked as done."""
 N_TIMED = 8
 """Images decoded by one process before the others, to say how long the rest will take."""
-IDLE_SECONDS = 10
 N_STAT_THREADS = 16
 """On a network disk asking for the length of a file is all waiting."""
 STAT_BLOCK = 64
@@ -58,7 +68,9 @@ def build_cache(
     table = table.sort_index()
     directory = cache_path(table.index, size, cache_dir, challenge, split, channels)
     build = _Build(directory, challenge, split, size, channels, table, workers or cpu_count(), progress)
-    if not build.is_finished():
+    if build.is_finished():
+        sweep(directory)
+    else:
         try:
             with exclusive(directory, wait=True):
                 build.run(quarantine)
@@ -96,7 +108,19 @@ class _Build:
             return np.concatenate(list(pool.map(_lengths, blocks)))
 
     def is_finished(self) -> bool:
-        return (self.directory / "meta.json").is_file() and not len(self.pending())
+        return self.is_begun and self.fault() is None and not len(self.pending())
+
+    @property
+    def is_begun(self) -> bool:
+        return (self.directory / META).is_file()
+
+    def fault(self) -> str | None:
+        """What is wrong with what lies here."""
+        try:
+            _, ids = read_parts(self.directory)
+        except DamagedError as error:
+            return str(error)
+        return None if same_ids(ids, self.table.index) else "ids.csv holds other ids"
 
     def pending(self) -> np.ndarray:
         """Rows neither decoded from the file as it is now, nor found unreadable as it is now."""
@@ -107,6 +131,8 @@ class _Build:
     def run(self, quarantine: bool) -> None:
         if self.is_finished():  # by the process that held the lock before
             return
+        if self.is_begun and (fault := self.fault()):
+            self.clear(fault)
         self.check_room()
         self.create()
         failures = self.fill(self.pending())
@@ -122,8 +148,7 @@ class _Build:
 
     def check_room(self) -> None:
         """Every image needs a byte per pixel and channel, less what an earlier attempt has already taken."""
-        started = (self.directory / "meta.json").is_file()
-        taken = np.count_nonzero(np.load(self.directory / "sources.npy")) if started else 0
+        taken = np.count_nonzero(np.load(self.directory / "sources.npy")) if self.is_begun else 0
         require_room(
             self.directory / "images.npy",
             (len(self.table) - taken) * self.image_bytes,
@@ -132,15 +157,14 @@ class _Build:
 
     def create(self) -> None:
         """Empty arrays of the right shape; meta.json comes last and says that the others are whole."""
-        meta = self.directory / "meta.json"
-        if meta.is_file():
+        if self.is_begun:
             return
         n = len(self.table)
         create_array(self.directory / "images.npy", np.uint8, (n, *self.image_shape))
         create_array(self.directory / "sources.npy", np.int64, (n,))
         write_csv(self.directory / "ids.csv", pd.DataFrame({"image_id": self.table.index}))
         write_json(
-            meta,
+            self.directory / META,
             {
                 "challenge": self.challenge,
                 "split": self.split,
@@ -150,11 +174,18 @@ class _Build:
             },
         )
 
+    def clear(self, fault: str) -> None:
+        """Remove what is damaged; meta.json, which says that the others are whole, first."""
+        print(f"{self.directory} is damaged ({fault}): it is built anew", file=sys.stderr, flush=True)
+        for name in (META, "sources.npy", "images.npy", "ids.csv", "quarantine.csv"):
+            (self.directory / name).unlink(missing_ok=True)
+
     def fill(self, pending: np.ndarray) -> dict[int, str]:
         """Decode the pending rows. Returns the reason for each row that cannot be read."""
-        done = np.load(self.directory / "sources.npy", mmap_mode="r+")
-        done[pending] = 0
-        done.flush()
+        done = np.load(self.directory / "sources.npy")
+        with writing_rows(self.directory / "sources.npy") as mark:
+            for row in pending[done[pending] != 0]:  # of files that have been replaced
+                mark(row, np.int64(0))
         first = np.linspace(0, len(pending) - 1, min(N_TIMED, len(pending))).astype(int)
         start = time.perf_counter()
         timed = decode_rows(*self.sources(pending[first]))
@@ -162,20 +193,23 @@ class _Build:
             self.announce(len(pending), (time.perf_counter() - start) / len(first))
         failures: dict[int, str] = {}
         quiet = None if self.progress else True
-        with tqdm(total=len(pending), desc="cache", unit="image", disable=quiet) as bar:
+        with (
+            tqdm(total=len(pending), desc="cache", unit="image", disable=quiet) as bar,
+            writing_rows(self.directory / "sources.npy") as mark,
+        ):
             for readable, failed in chain([timed], self.decode(np.delete(pending, first))):
                 failures |= failed
-                done[readable] = self.source_bytes[readable]
+                for row in readable:
+                    mark(row, self.source_bytes[row])
                 bar.update(len(readable) + len(failed))
-        done.flush()  # not before: what is in a memory map outlives a killed process
         return failures
 
     def decode(self, rows: np.ndarray) -> Iterator[tuple[list[int], dict[int, str]]]:
         chunks = np.array_split(rows, -(-len(rows) // CHUNK)) if len(rows) else []
-        # idle processes leave soon, also when this one is killed
         workers = max(min(self.workers, len(chunks)), 1)
-        parallel = Parallel(workers, return_as="generator_unordered", idle_worker_timeout=IDLE_SECONDS)
-        return parallel(delayed(decode_rows)(*self.sources(chunk)) for chunk in chunks)
+        return in_processes(
+            (delayed(decode_rows)(*self.sources(chunk)) for chunk in chunks), workers, "decode"
+        )
 
     def sources(self, rows: np.ndarray) -> tuple[Path, np.ndarray, list[str]]:
         return self.directory / "images.npy", rows, self.table["file"].iloc[rows].tolist()

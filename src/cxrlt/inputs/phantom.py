@@ -4,8 +4,6 @@ A measuring instrument, not medicine: it shows what a loss or a trick does to lo
 several pictures per study, on findings whose conspicuity is known.
 """
 
-import os
-import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,12 +15,15 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from cxrlt.artifacts import read_json, write_json
+from cxrlt.artifacts import cannot_write, read_json, write_json
 from cxrlt.errors import UserError, listing
+from cxrlt.inputs.appearing import appearing, sweep_beside
 from cxrlt.inputs.phantom_anatomy import draw_body, draw_normal, draw_turn, expose, pose
 from cxrlt.inputs.phantom_cases import SPLIT_SHARES, Patient, Picture, Study, draw_patients
 from cxrlt.inputs.phantom_findings import CLASSES, FINDINGS
 from cxrlt.inputs.phantom_single import draw_single_patients
+from cxrlt.inputs.processes import in_processes
+from cxrlt.locks import replacing
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ def make_demo(
     *,
     challenge: str = "demo",
     force: bool = False,
-    workers: int = os.cpu_count() or 1,
+    workers: int | None = None,
 ) -> DemoSummary:
     """Generate a demo's radiographs, tables and truth in `inputs_dir` (by default about 3,400 images).
 
@@ -103,24 +104,34 @@ def make_demo(
     """
     inputs_dir = inputs_dir.resolve()
     if (inputs_dir / MARKER).is_file() and not force:
+        sweep_beside(inputs_dir)
         return reuse(challenge, inputs_dir, n_patients, seed)
-    refuse_foreign_files(inputs_dir)
-    n_patients = N_PATIENTS if n_patients is None else n_patients
-    if n_patients < 3:
-        raise UserError(f"{n_patients} patients cannot fill train, development and test: ask for 3 or more.")
-    partial = inputs_dir.with_name(f".{inputs_dir.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    patients = PHANTOMS[challenge].draw_patients(n_patients, seed)
-    drawings = draw_pictures(patients, seed, partial, workers)
-    counts = write_tables(patients, partial, seed)
-    write_truth(patients, drawings, partial)
-    mark = {"version": PHANTOMS[challenge].version, "seed": seed, "n_patients": n_patients, "counts": counts}
-    write_json(partial / MARKER, mark)
-    if inputs_dir.exists():
-        shutil.rmtree(inputs_dir)
-    partial.rename(inputs_dir)
+    with replacing(inputs_dir):
+        if (inputs_dir / MARKER).is_file() and not force:  # made by another process meanwhile
+            return reuse(challenge, inputs_dir, n_patients, seed)
+        refuse_foreign_files(inputs_dir)
+        n_patients = N_PATIENTS if n_patients is None else n_patients
+        if n_patients < 3:
+            raise UserError(
+                f"{n_patients} patients cannot fill train, development and test: ask for 3 or more."
+            )
+        with appearing(inputs_dir) as folder:
+            counts = draw_demo(folder, challenge, n_patients, seed, workers or joblib.cpu_count())
     return DemoSummary(challenge, inputs_dir, n_patients, counts, skipped=False)
+
+
+def draw_demo(folder: Path, challenge: str, n_patients: int, seed: int, workers: int) -> dict[str, int]:
+    """Everything a demo consists of; images per split."""
+    patients = PHANTOMS[challenge].draw_patients(n_patients, seed)
+    try:
+        drawings = draw_pictures(patients, seed, folder, workers)
+        counts = write_tables(patients, folder, seed)
+        write_truth(patients, drawings, folder)
+    except OSError as error:
+        raise UserError(cannot_write(error.filename or folder, error)) from error
+    mark = {"version": PHANTOMS[challenge].version, "seed": seed, "n_patients": n_patients, "counts": counts}
+    write_json(folder / MARKER, mark)
+    return counts
 
 
 def refuse_foreign_files(inputs_dir: Path) -> None:
@@ -154,8 +165,11 @@ def image_path(patient: Patient, study: Study, picture: Picture) -> str:
 
 def draw_pictures(patients: list[Patient], seed: int, folder: Path, workers: int) -> list[Drawing]:
     """Draw and write every picture; what is drawn where, in the order of the patients."""
+    for patient in patients:
+        for study in patient.studies:
+            (folder / image_path(patient, study, study.pictures[0])).parent.mkdir(parents=True)
     jobs = (joblib.delayed(draw_patient_pictures)(patient, seed, folder) for patient in patients)
-    done = joblib.Parallel(n_jobs=workers, return_as="generator")(jobs)
+    done = in_processes(jobs, workers, "draw", in_order=True)
     bar = tqdm(done, total=len(patients), desc="demo", unit="patient", disable=not sys.stderr.isatty())
     return [drawing for drawings in bar for drawing in drawings]
 
@@ -167,9 +181,9 @@ def draw_patient_pictures(patient: Patient, seed: int, folder: Path) -> list[Dra
         for position, picture in enumerate(study.pictures):
             rng = np.random.default_rng([seed, EXPOSURE, patient.number, number, position])
             image, shown = draw_picture(patient, study, picture, seed, rng)
-            path = folder / image_path(patient, study, picture)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            cv2.imwrite(str(path), image, [cv2.IMWRITE_JPEG_QUALITY, 90])
+            _, encoded = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 90])
+            # its folder is there, or has been removed with all that a killed process was drawing
+            (folder / image_path(patient, study, picture)).write_bytes(encoded)
             drawings += shown
     return drawings
 

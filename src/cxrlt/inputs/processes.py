@@ -1,0 +1,30 @@
+"""Work shared among processes, whose end is a sentence where one of them was killed."""
+
+from collections.abc import Iterable, Iterator
+
+from joblib import Parallel
+from joblib.externals.loky.process_executor import BrokenProcessPool
+
+from cxrlt.errors import UserError
+
+IDLE_SECONDS = 10
+
+
+def in_processes(
+    jobs: Iterable[tuple], workers: int, work: str, *, in_order: bool = False
+) -> Iterator[object]:
+    """The results of joblib's delayed `jobs`, as they come unless `in_order`. `work` is what they do: a verb.
+
+    Raises UserError if a process is killed, as one is where memory is short.
+    """
+    kind = "generator" if in_order else "generator_unordered"
+    # idle processes leave soon, also when this one is killed
+    parallel = Parallel(workers, return_as=kind, idle_worker_timeout=IDLE_SECONDS)
+    try:
+        yield from parallel(jobs)
+    except BrokenProcessPool as error:
+        raise UserError(
+            f"One of the {workers} processes that {work} was killed, perhaps for want of memory. What was "
+            "finished before is kept. Run the same command again, with fewer of them if need be: "
+            "LOKY_MAX_CPU_COUNT=1 in front of it."
+        ) from error
