@@ -21,6 +21,9 @@ MENDS = {
     errno.EACCES: "Give yourself the right to write there, or name another folder with --root,",
     errno.EPERM: "Give yourself the right to write there, or name another folder with --root,",
     errno.EIO: "Check that disk",
+    errno.ENOTDIR: "Move the file away that stands where a folder should be",
+    errno.EEXIST: "Move the file away that stands where a folder should be",
+    errno.EISDIR: "Move the folder away that stands where a file should be",
 }
 """What mends an error of a disk, by its number."""
 
