@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from cxrlt.models.backbone import create_model
-from cxrlt.training.checkpoint import load_checkpoint, save_checkpoint
+from cxrlt.training.checkpoint import Progress, load_checkpoint, save_checkpoint
 from cxrlt.training.optimise import create_optimizer
 from tiny import tiny_recipe
 
@@ -24,10 +24,10 @@ def test_an_optimiser_goes_on_from_a_checkpoint_as_if_there_had_been_none(tmp_pa
     model = create_model(recipe.model, 3, 32)
     optimizer = create_optimizer(model, recipe.optim)
     step(model, optimizer)
-    save_checkpoint(tmp_path, model, model, optimizer, {"update": 1})
+    save_checkpoint(tmp_path, model, model, optimizer, Progress(update=1))
     resumed, ema = create_model(recipe.model, 3, 32), copy.deepcopy(model)
     other = create_optimizer(resumed, recipe.optim)
-    assert load_checkpoint(tmp_path, resumed, ema, other) == {"update": 1}
+    assert load_checkpoint(tmp_path, resumed, ema, other) == Progress(update=1)
     weights = [weight for group in other.param_groups for weight in group["params"]]
     assert any(not weight.is_contiguous() for weight in weights)
     for weight in weights:

@@ -1,4 +1,3 @@
-import json
 import subprocess
 import sys
 import time
@@ -8,6 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from cxrlt.recipe import save_recipe
+from cxrlt.training.checkpoint import checkpoints, update_of
 from tiny import make_tiny, tiny_recipe
 
 
@@ -25,9 +25,8 @@ def finish(process):
 
 def kill_past(process, run_dir, update):
     """SIGKILL as soon as a checkpoint at or past `update` is there."""
-    state = run_dir / "checkpoint.json"
     while process.poll() is None:
-        if state.is_file() and json.loads(state.read_text())["update"] >= update:
+        if any(update_of(path) >= update for path in checkpoints(run_dir)):
             process.kill()
             process.communicate()
             return

@@ -58,16 +58,3 @@ def test_a_run_that_dies_while_it_validates_loses_no_line_of_its_log(source, mon
     columns = ["epoch", "loss", "clipped_share", "oof_mAP"]
     logs = [pd.read_csv(job.run_dir / "log.csv")[columns] for job in (resumed, whole)]
     pd.testing.assert_frame_equal(*logs, rtol=1e-5)
-
-
-def test_a_damaged_checkpoint_is_not_trusted(source, monkeypatch):
-    recipe = tiny_recipe(checkpoint_minutes=1e-9)
-    plan = TrainPlan("damaged", recipe, folds=(0,))
-    with monkeypatch.context() as patch, pytest.raises(StopError):
-        stop_at(patch, 5)
-        train(source, plan)
-    (path,) = source.workspace.run_dir("csv", "damaged").glob("fold0/checkpoint-*.safetensors")
-    path.write_bytes(path.read_bytes()[:-8] + b"\0" * 8)
-    (job,) = train(source, plan)
-    (whole,) = train(source, TrainPlan("undamaged", recipe, folds=(0,)))
-    assert same(weights_of(job), weights_of(whole))

@@ -16,6 +16,7 @@ from cxrlt.inputs.dataset import XRayDataset, make_loader, on_device
 from cxrlt.inputs.features import FeatureCache, FeatureWriter, features_path, open_features
 from cxrlt.models.backbone import XRayModel
 from cxrlt.recipe import Recipe
+from cxrlt.training.checkpoint import sha256_of_tensors
 
 
 def feature_cache(
@@ -59,11 +60,7 @@ def _hash_of(model: XRayModel) -> str:
     """Of the backbone's tensors, buffers included, and of what images are normalised with."""
     tensors = {f"backbone.{name}": tensor for name, tensor in model.backbone.state_dict().items()}
     tensors |= {"mean": model.mean, "std": model.std}
-    digest = hashlib.sha256()
-    for name, tensor in sorted(tensors.items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
+    return sha256_of_tensors(tensors)
 
 
 def _unlabelled(images: ImageCache, ids: pd.Index, size: int) -> XRayDataset:

@@ -1,6 +1,6 @@
 """Where the files of a run lie and what makes them, for stages that read them without waiting for torch."""
 
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 from cxrlt.artifacts import name_of_run, sha256_of
@@ -38,6 +38,6 @@ def weights_sha256(directory: Path) -> str:
     return _sha256(path, found.st_size, found.st_mtime_ns)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _sha256(path: Path, size: int, mtime_ns: int) -> str:
     return sha256_of(path)

@@ -22,21 +22,11 @@ from cxrlt.losses import Loss, create_loss, loss_names, population_minimiser
 from cxrlt.models.backbone import XRayModel, create_model
 from cxrlt.models.transfer import load_weights
 from cxrlt.recipe import Recipe
-from cxrlt.training.checkpoint import load_checkpoint, read_tensors
+from cxrlt.training.checkpoint import Progress, load_checkpoint, read_tensors
 from cxrlt.training.data import Stored, training_set
 from cxrlt.training.features import feature_cache
 from cxrlt.training.job import FoldJob, Start
 from cxrlt.training.optimise import create_ema, create_optimizer, create_scheduler
-
-
-@dataclass
-class Progress:
-    """How far a run has come; travels with every checkpoint. The sums are of the epoch under way."""
-
-    update: int = 0
-    loss_sum: float = 0.0
-    n_clipped: float = 0.0
-    log: list[dict[str, float]] = field(default_factory=list)
 
 
 @dataclass
@@ -102,7 +92,7 @@ def create_trainer(job: FoldJob, accelerator: Accelerator) -> Trainer:
     ema = create_ema(bare, cfg.optim.ema_share, n_updates)
     optimizer = create_optimizer(bare, cfg.optim)
     scheduler = create_scheduler(optimizer, cfg.schedule, n_updates)
-    state = load_checkpoint(job.run_dir, bare, ema.module, optimizer)
+    progress = load_checkpoint(job.run_dir, bare, ema.module, optimizer, accelerator.print)
     compiled = cfg.compile and compile_in_place(bare, accelerator)
     return Trainer(
         job=job,
@@ -115,7 +105,7 @@ def create_trainer(job: FoldJob, accelerator: Accelerator) -> Trainer:
         ema=ema,
         optimizer=optimizer,
         scheduler=scheduler,
-        progress=Progress(**state) if state else Progress(),
+        progress=progress or Progress(),
         clock=SaveClock(),
         row_weights=row_weights(dataset.targets.numpy(), cfg.data.sampling),
         compiled=compiled,

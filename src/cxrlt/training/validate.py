@@ -86,6 +86,11 @@ def save_if_due(trainer: Trainer, seconds: float) -> None:
     """Write a checkpoint, on the main process, if the last one is older than that."""
     if not trainer.accelerator.is_main_process or time.monotonic() - trainer.clock.saved_at < seconds:
         return
-    state = vars(trainer.progress)
-    save_checkpoint(trainer.job.run_dir, trainer.bare, trainer.ema.module, trainer.optimizer, state)
+    save(trainer)
+
+
+def save(trainer: Trainer) -> None:
+    """Write a checkpoint."""
+    parts = (trainer.bare, trainer.ema.module, trainer.optimizer)
+    save_checkpoint(trainer.job.run_dir, *parts, trainer.progress)
     trainer.clock.saved_at = time.monotonic()
