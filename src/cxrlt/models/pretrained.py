@@ -1,5 +1,6 @@
 """Weights that a backbone starts from: by name through timm, or from a file."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import timm
@@ -28,9 +29,12 @@ def local_weights(cfg: ModelConfig) -> dict[str, Tensor]:
     try:
         state = load_state_dict(str(path), device="cpu", weights_only=True)
     except Exception as error:  # torch, pickle and safetensors each raise their own kinds
-        raise UserError(
-            f"model.pretrained: {path} holds no weights that can be read safely ({error})."
-        ) from error
+        # torch goes on to tell how to run what is in the file
+        raise UserError(_unsafe(path, " ".join(str(error).split()).split(". ")[0])) from error
+    if not isinstance(state, Mapping) or not all(
+        isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()
+    ):
+        raise UserError(_unsafe(path, "what is in it are not named tensors"))
     own = {key.removeprefix("backbone."): v for key, v in state.items() if key.startswith("backbone.")}
     state = own or state  # a run's weights hold more than its backbone
     bare = timm.create_model(cfg.backbone, pretrained=False, in_chans=1, num_classes=0)
@@ -47,6 +51,13 @@ def no_weights(cfg: ModelConfig, error: Exception) -> UserError:
     """What to say when timm's weights cannot be had or do not fit."""
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     return UserError(f"The weights of {cfg.backbone} could not be loaded ({reason}). {_where_to_get(cfg)}")
+
+
+def _unsafe(path: Path, reason: str) -> str:
+    return (
+        f"model.pretrained: {path} holds no weights that can be read safely ({reason}). "
+        "Take a file that holds tensors alone, such as model.safetensors."
+    )
 
 
 def _where_to_get(cfg: ModelConfig) -> str:

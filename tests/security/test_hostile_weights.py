@@ -1,0 +1,181 @@
+"""A file of weights that would run code is refused by whatever reads weights, and runs nothing."""
+
+import io
+import pickle
+import shutil
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hostile import FORMS, Bomb
+from safetensors.torch import load_file
+
+from cxrlt import cli
+from cxrlt.errors import UserError
+from cxrlt.models.backbone import create_model
+from cxrlt.recipe import Recipe, save_recipe
+from cxrlt.training.checkpoint import checkpoints, read_tensors, snapshot_path
+from cxrlt.training.train import TrainPlan, train
+from tiny import make_tiny, tiny_recipe
+
+SUFFIXES = (".pth", ".safetensors", ".bin")
+
+
+@pytest.fixture
+def marker(tmp_path: Path) -> Iterator[Path]:
+    """What a hostile file makes when it is unpickled; it must not be there in the end."""
+    path = tmp_path / "was-here"
+    yield path
+    assert not path.exists()
+
+
+@pytest.fixture(params=FORMS)
+def hostile(request: pytest.FixtureRequest, marker: Path) -> bytes:
+    return FORMS[request.param](Bomb(marker))
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny challenge with the run `base`, trained on fold 0."""
+    source = make_tiny(tmp_path_factory.mktemp("hostile"))
+    train(source, TrainPlan("base", recipe(), folds=(0,)))
+    return source.workspace.root
+
+
+def recipe(**over: object) -> Recipe:
+    return tiny_recipe(**{"schedule.epochs": 1, **over})
+
+
+def refused(capsys: pytest.CaptureFixture, *arguments: str) -> str:
+    """The one sentence with which the command ends."""
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(list(arguments))
+    assert stopped.value.code == 2
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert said.startswith("cxrlt: ")
+    return said
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_hostile_file_would_run_code_if_it_were_trusted(tmp_path: Path, form: str):
+    marker = tmp_path / "was-here"
+    content = FORMS[form](Bomb(marker))
+    if form == "tar":
+        with tarfile.open(fileobj=io.BytesIO(content)) as tar:
+            pickle.load(tar.extractfile("pickle"))
+    elif form in ("pickle", "nested"):
+        pickle.loads(content)
+    else:
+        torch.load(io.BytesIO(content), weights_only=False)
+    assert marker.exists()
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_backbone_does_not_start_from_it(tmp_path: Path, hostile: bytes, suffix: str):
+    path = tmp_path / f"weights{suffix}"
+    path.write_bytes(hostile)
+    with pytest.raises(UserError, match="no weights that can be read safely") as refused:
+        create_model(recipe(**{"model.pretrained": path}).model, n_classes=3, size=32)
+    assert "\n" not in str(refused.value) and "trusted" not in str(refused.value)
+    assert "model.safetensors" in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "content", [[1, 2], {"weight": "text"}, {1: torch.zeros(2)}, torch.zeros(3), None, {}]
+)
+def test_a_backbone_does_not_start_from_what_are_not_named_tensors(tmp_path: Path, content: object):
+    torch.save(content, tmp_path / "weights.pth")
+    with pytest.raises(UserError, match=r"named tensors|can be read safely|lacks \d+ tensors"):
+        create_model(recipe(**{"model.pretrained": tmp_path / "weights.pth"}).model, n_classes=3, size=32)
+
+
+def test_a_training_does_not_start_from_it(root: Path, tmp_path: Path, hostile: bytes, capsys):
+    path = tmp_path / "weights.pth"
+    path.write_bytes(hostile)
+    save_recipe(recipe(**{"model.pretrained": path}), tmp_path / "mine.yaml")
+    said = refused(
+        capsys, "train", str(tmp_path / "mine.yaml"), "--challenge", "csv", "--fold", "0", "--root", str(root)
+    )
+    assert str(path) in said
+
+
+@pytest.fixture
+def with_hostile_weights(root: Path, tmp_path: Path, hostile: bytes) -> Path:
+    """A copy of `root` in which the weights of the trained fold were exchanged."""
+    copy = tmp_path / "root"
+    shutil.copytree(root, copy)
+    (copy / "folds" / "csv" / "base" / "fold0" / "weights.safetensors").write_bytes(hostile)
+    return copy
+
+
+@pytest.mark.parametrize("split", ["oof", "dev", "test"])
+def test_nothing_is_predicted_with_it(with_hostile_weights: Path, capsys, split: str):
+    place = ("--challenge", "csv", "--root", str(with_hostile_weights), "--force")
+    assert "weights.safetensors" in refused(capsys, "predict", "base", "--split", split, *place)
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_no_other_run_starts_from_it(with_hostile_weights: Path, tmp_path: Path, capsys, frozen: bool):
+    over = {"model.start_from": "base"} | ({"model.frozen": True} if frozen else {})
+    save_recipe(recipe(**over), tmp_path / "next.yaml")
+    place = ("--challenge", "csv", "--fold", "0", "--root", str(with_hostile_weights))
+    assert "weights.safetensors" in refused(capsys, "train", str(tmp_path / "next.yaml"), *place)
+
+
+def test_a_checkpoint_is_passed_over(root: Path, tmp_path: Path, hostile: bytes, capsys):
+    shutil.copytree(root, copy := tmp_path / "root")
+    fold = copy / "folds" / "csv" / "again" / "fold0"
+    fold.mkdir(parents=True)
+    (fold / "checkpoint-3.safetensors").write_bytes(hostile)
+    save_recipe(recipe(), tmp_path / "again.yaml")
+    cli.main(
+        ["train", str(tmp_path / "again.yaml"), "--challenge", "csv", "--fold", "0", "--root", str(copy)]
+    )
+    assert "checkpoint-3.safetensors cannot be used" in capsys.readouterr().out
+    clean = load_file(root / "folds/csv/base/fold0/weights.safetensors")
+    again = load_file(fold / "weights.safetensors")
+    assert all(torch.equal(clean[key], again[key]) for key in clean)
+    assert checkpoints(fold) == []
+
+
+def test_a_snapshot_of_an_epoch_is_refused(tmp_path: Path, hostile: bytes):
+    path = snapshot_path(tmp_path, 3)
+    path.write_bytes(hostile)
+    with pytest.raises(UserError, match=r"snapshot-3\.safetensors is damaged or no safetensors file"):
+        read_tensors(path)
+
+
+@pytest.mark.parametrize("name", ["images.npy", "sources.npy"])
+def test_an_array_of_objects_in_a_cache_is_never_loaded(root: Path, tmp_path: Path, marker: Path, name: str):
+    shutil.copytree(root, copy := tmp_path / "root")
+    for folder in (copy / "inputs" / "cache").iterdir():
+        with (folder / name).open("wb") as file:
+            np.save(file, np.array([Bomb(marker)] * 3, dtype=object), allow_pickle=True)
+    cli.main(["predict", "base", "--split", "oof", "--challenge", "csv", "--root", str(copy), "--force"])
+    assert all(np.load(path) is not None for path in (copy / "inputs" / "cache").glob("*-train-*/*.npy"))
+
+
+def test_a_backbone_is_not_fetched_from_a_place_that_its_name_spells(tmp_path: Path):
+    for name in (
+        "hf-hub:someone/model",
+        "hf_hub:someone/model",
+        f"local-dir:{tmp_path}",
+        "../../model",
+        "https://x/y",
+    ):
+        with pytest.raises(UserError, match="is not a timm model"):
+            create_model(recipe(**{"model.backbone": name}).model, n_classes=3, size=32)
+
+
+def test_every_form_of_real_weights_is_still_read(tmp_path: Path):
+    model = recipe().model
+    bare = create_model(model, n_classes=3, size=32)
+    state = {f"backbone.{key}": value for key, value in bare.backbone.state_dict().items()}
+    for new in (True, False):
+        torch.save({"state_dict": state}, tmp_path / "mine.pth", _use_new_zipfile_serialization=new)
+        read = create_model(model.model_copy(update={"pretrained": tmp_path / "mine.pth"}), 3, 32)
+        first = next(iter(state))
+        assert torch.equal(read.state_dict()[first], state[first])
