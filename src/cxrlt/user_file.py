@@ -1,6 +1,8 @@
 """Files that a user names, read only if they are files, of a size that they may have, and text."""
 
 import codecs
+import csv
+import io
 import os
 import stat
 from collections.abc import Mapping
@@ -15,6 +17,8 @@ LARGEST_LIST = 1 << 26
 LARGEST_YAML = 1 << 18
 DEEPEST_YAML = 20
 BLOCK_BYTES = 1 << 20
+HEADER_BYTES = 1 << 20
+MOST_COLUMNS = 10_000
 KINDS = {
     stat.S_IFDIR: "a folder",
     stat.S_IFIFO: "a pipe",
@@ -83,6 +87,22 @@ def require_text(file: BinaryIO, path: Path) -> None:
         if not block:
             return
         n_lines += block.count(b"\n")
+
+
+def require_header(file: BinaryIO, path: Path) -> None:
+    """Raises UserError unless a CSV file has a first row, of no more than MOST_COLUMNS cells."""
+    file.seek(0)
+    start = file.read(HEADER_BYTES).decode("utf-8-sig", errors="replace")
+    try:
+        header = next(filter(None, csv.reader(io.StringIO(start, newline=""))), None)
+    except csv.Error as error:
+        raise UserError(f"{path} does not begin with the names of columns ({error}).") from error
+    if header is None:
+        raise UserError(f"{path} is empty. If it was cut short, fetch it again.")
+    if len(header) > MOST_COLUMNS:
+        raise UserError(
+            f"{path} has {len(header):,} columns; {MOST_COLUMNS:,} are the most. Are they its rows?"
+        )
 
 
 def read_text(path: Path, missing: str, largest: int = LARGEST_LIST) -> str:

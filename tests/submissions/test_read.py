@@ -28,7 +28,6 @@ CONTENTS = {
     "a short row": PLAIN.replace("3e-1,x", "3e-1"),
     "an empty cell": PLAIN.replace("3e-1", ""),
     "words for nothing": PLAIN.replace("3e-1", "NA").replace("x", "null"),
-    "a null character": PLAIN.replace("x", "x\0y"),
     "other alphabets": PLAIN.replace("x", "ä\u00a0\u2028日本"),
     "a name used twice": PLAIN.replace("Nodule", "Mass"),
     "one column": "id\na\nb\n",
@@ -60,13 +59,14 @@ def test_cells_are_what_pandas_reads_as_text(content, block_bytes, tmp_path, mon
     ("content", "sentence"),
     [
         ("a,b\n1,2\n1,2,3\n", r"rows of one length \(.*Expected 2 fields in line 3, saw 3"),
-        (b"a,b\n1,\xff\n", r"not a UTF-8 CSV file .*codec can't decode byte 0xff"),
+        (b"a,b\n1,\xff\n", r"mine.csv is not in UTF-8: see byte 0xff in line 2"),
+        ("a,b\n1,x\0y\n", "holds a NUL character in line 2"),
         ("", "mine.csv is empty"),
         ("\n\n", "mine.csv is empty"),
         ('a,b\n1,"2\n', "EOF inside string"),
     ],
 )
-def test_what_cannot_be_read_is_told_in_the_same_words(content, sentence, tmp_path):
+def test_what_cannot_be_read_is_told_with_its_line(content, sentence, tmp_path):
     path = tmp_path / "mine.csv"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(UserError, match=sentence):

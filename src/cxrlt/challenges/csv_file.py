@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, TextIO
+from typing import BinaryIO
 
 import numpy as np
 import pandas as pd
@@ -16,15 +16,12 @@ import pyarrow.csv
 
 from cxrlt.challenges.spelling import nearest
 from cxrlt.errors import UserError, listing, quoted, shortened
-from cxrlt.user_file import read_text, require_file, require_text
+from cxrlt.user_file import MOST_COLUMNS, read_text, require_file, require_header, require_text
 
 SOURCE = "inputs/README.md says where to get it and where it goes."
 BLOCK_BYTES = 1 << 24
 LARGEST_TABLE = 1 << 29
-MOST_COLUMNS = 10_000
 MOST_ROWS = 5_000_000
-HEADER_BYTES = 1 << 20
-"""What is looked at to count the columns."""
 OPTIONS = pyarrow.csv.ConvertOptions(
     column_types={f"f{place}": pa.string() for place in range(MOST_COLUMNS)}, strings_can_be_null=False
 )
@@ -107,9 +104,10 @@ def read_csv(path: Path, source: str = SOURCE, *, unnamed: Sequence[str] = ()) -
 def _read_cells(path: Path) -> pa.Table:
     with path.open("rb") as file:
         require_text(file, path)
-    n_rows = _count_rows(path)
-    try:
-        with path.open("rb") as file:  # given a path, pyarrow would unpack a .gz
+        require_header(file, path)
+        n_rows = _count_rows(file, path)
+        file.seek(0)
+        try:
             cells = pyarrow.csv.read_csv(
                 file,
                 # one thread: only then does an error say in which row it is
@@ -119,44 +117,37 @@ def _read_cells(path: Path) -> pa.Table:
                 parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True),
                 convert_options=OPTIONS,
             )
-    except pa.ArrowInvalid as error:
-        raise UserError(
-            f"{path} is not a whole CSV file ({shortened(error, 200)}). If it was cut short, fetch it again."
-        ) from error
+        except pa.ArrowInvalid as error:
+            problem = shortened(error, 200)
+            raise UserError(
+                f"{path} is not a whole CSV file ({problem}). If it was cut short, fetch it again."
+            ) from error
     if n_rows not in (None, cells.num_rows):
         raise UserError(f"{path} can be read in two ways. Save it again with every quoted cell closed.")
     return cells
 
 
-def _count_rows(path: Path) -> int | None:
+def _count_rows(file: BinaryIO, path: Path) -> int | None:
     """The rows by the strict rules of quoting, None if nothing is quoted.
 
     pyarrow takes what follows a quotation mark that is never closed, or closed by the next stray one, for one
-    cell: rows would be lost without a word. Raises UserError with the line, and for too many columns.
+    cell: rows would be lost without a word. Raises UserError with the line.
     """
-    with path.open("rb") as file:
-        is_quoted = any(b'"' in block for block in iter(lambda: file.read(BLOCK_BYTES), b""))
-        file.seek(0)
-        lines = io.TextIOWrapper(file, "utf-8-sig", newline="") if is_quoted else _first_lines(file)
-        reader = csv.reader(lines, strict=True)
-        try:
-            header = next(filter(None, reader), None)
-            if header is None:
-                raise UserError(f"{path} is empty. If it was cut short, fetch it again.")
-            if len(header) > MOST_COLUMNS:
-                raise UserError(
-                    f"{path} has {len(header):,} columns; {MOST_COLUMNS:,} are the most. Are they its rows?"
-                )
-            return 1 + sum(map(bool, reader)) if is_quoted else None
-        except csv.Error as error:
-            raise UserError(
-                f"{path}: the cell that ends in line {reader.line_num} is quoted wrongly, or too long "
-                f"({error}). Close every quotation mark, and double those within a cell."
-            ) from error
-
-
-def _first_lines(file: BinaryIO) -> TextIO:
-    return io.StringIO(file.read(HEADER_BYTES).decode("utf-8-sig", errors="replace"), newline="")
+    file.seek(0)
+    if not any(b'"' in block for block in iter(lambda: file.read(BLOCK_BYTES), b"")):
+        return None
+    file.seek(0)
+    lines = io.TextIOWrapper(file, "utf-8-sig", newline="")
+    reader = csv.reader(lines, strict=True)
+    try:
+        return sum(map(bool, reader))
+    except csv.Error as error:
+        raise UserError(
+            f"{path}: the cell that ends in line {reader.line_num} is quoted wrongly, or too long "
+            f"({error}). Close every quotation mark, and double those within a cell."
+        ) from error
+    finally:
+        lines.detach()  # or it would close the file
 
 
 def read_lines(path: Path) -> list[str]:

@@ -1,5 +1,9 @@
 """A submission file as the text in its cells: nothing is stripped, guessed or put right."""
 
+import io
+import re
+import stat
+import struct
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
@@ -14,10 +18,20 @@ import pyarrow as pa
 import pyarrow.compute
 import pyarrow.csv
 
-from cxrlt.errors import UserError, listing
+from cxrlt.challenges.columns import UNSAFE_PATH
+from cxrlt.challenges.csv_file import LARGEST_TABLE
+from cxrlt.errors import UserError, listing, quoted, shortened
+from cxrlt.user_file import require_file, require_header, require_text
 
 CODE_FOLDER = "code/"
 BLOCK_BYTES = 1 << 20
+LARGEST_ZIP = 1 << 36
+"""Of a zip with code and perhaps weights: of its members only the CSV is read."""
+MISSING = "Name a file that cxrlt submit wrote, or one of its form."
+# what Python and pandas take for a number; possessive, so that a long cell is gone through once
+NUMBER = re.compile(
+    r"\s*[+-]?(?:(?:\d++\.?\d*+|\.\d++)(?:e[+-]?\d++)?|inf(?:inity)?|nan)\s*", re.ASCII | re.IGNORECASE
+)
 
 
 @dataclass(frozen=True)
@@ -43,101 +57,153 @@ class Submission:
             try:
                 row[:] = pyarrow.compute.cast(self._column(name), pa.float64())
             except pa.ArrowInvalid:  # a cell is no number, or has blanks around it
-                row[:] = pd.to_numeric(self.column(name), errors="coerce").to_numpy(
-                    np.float64, na_value=np.nan
-                )
+                cells = self._column(name).to_pylist()
+                row[:] = [float(cell) if NUMBER.fullmatch(cell) else np.nan for cell in cells]
         return values.T
 
     def _column(self, name: str) -> pa.ChunkedArray:
         return self.columns[self.header.index(name)]
 
 
-def read_submission(path: Path) -> Submission:
+def read_submission(path: Path, largest: int = LARGEST_TABLE) -> Submission:
     """The CSV at `path`, or the one at the top level of the zip at `path`.
 
-    Raises UserError if there is no such file, or if it is no CSV or no zip as servers take it.
+    Raises UserError if there is no such file, if it is no CSV or no zip as servers take it, or if the CSV has
+    more than `largest` bytes, of which a zip is not unpacked any further.
     """
-    table = _cells(path)
+    table = _cells(path, largest)
     header = tuple(column[0].as_py() for column in table.columns)
     return Submission(header, tuple(column.slice(1) for column in table.columns))
 
 
+def is_zip(path: Path) -> bool:
+    try:
+        return zipfile.is_zipfile(path)
+    except zipfile.BadZipFile:  # one of several disks
+        return True
+
+
 @contextmanager
-def open_csv(path: Path) -> Iterator[BinaryIO]:
+def open_csv(path: Path, largest: int = LARGEST_TABLE) -> Iterator[BinaryIO]:
     """The bytes of the CSV at `path`, or of the one at the top level of the zip at `path`.
 
-    Raises UserError if there is no such file, or if it is no zip as servers take it.
+    Raises UserError as `read_submission`.
     """
-    if not path.is_file():
-        raise UserError(f"{path} does not exist.")
-    if not zipfile.is_zipfile(path):
-        if path.suffix.lower() == ".zip":
-            raise UserError(f"{path} is not a zip file. Write it again with: cxrlt submit NAME")
-        with path.open("rb") as file:
-            yield file
+    require_file(path, MISSING, LARGEST_ZIP)
+    packed = is_zip(path)
+    if packed and path.suffix.lower() == ".csv":
+        raise UserError(f"{path} is a zip file. Rename it to .zip.")
+    if packed:
+        yield io.BytesIO(_unpack(path, largest))
         return
+    if path.suffix.lower() == ".zip":
+        raise UserError(f"{path} is not a zip file. Write it again with: cxrlt submit NAME")
+    require_file(path, MISSING, largest)
+    with path.open("rb") as file:
+        yield file
+
+
+def _unpack(path: Path, largest: int) -> bytes:
+    """The CSV in the zip, once its checksum is right."""
     try:
-        with zipfile.ZipFile(path) as archive, archive.open(_csv_in_zip(archive, path)) as file:
-            yield file
-    except (zipfile.BadZipFile, zlib.error, OSError, RuntimeError, NotImplementedError) as error:
-        raise UserError(f"{path} cannot be unpacked ({error}). Write it again.") from error
+        with zipfile.ZipFile(path) as archive:
+            member = _csv_in_zip(archive, path)
+            if member.file_size > largest:
+                raise UserError(
+                    f"{path}: {member.filename} unpacks to {member.file_size:,} bytes; {largest:,} are the "
+                    "most here. Is it the right one?"
+                )
+            with archive.open(member) as file:
+                return file.read(member.file_size + 1)
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        struct.error,
+        OSError,
+        EOFError,
+        RuntimeError,
+        NotImplementedError,
+        ValueError,
+    ) as error:
+        raise UserError(f"{path} cannot be unpacked ({shortened(error, 200)}). Write it again.") from error
 
 
-def _csv_in_zip(archive: zipfile.ZipFile, path: Path) -> str:
-    names = [name for name in archive.namelist() if not name.startswith(CODE_FOLDER)]
-    csvs = [name for name in names if name.lower().endswith(".csv")]
+def _csv_in_zip(archive: zipfile.ZipFile, path: Path) -> zipfile.ZipInfo:
+    for member in archive.infolist():
+        _refuse_what_could_leave(member, path)
+    members = [member for member in archive.infolist() if not member.filename.startswith(CODE_FOLDER)]
+    names = [member.filename for member in members]
+    csvs = [member for member in members if member.filename.lower().endswith(".csv")]
     if not csvs:
         raise UserError(f"{path} holds no CSV: {listing(names) or 'nothing'}.")
     if len(csvs) > 1:
-        raise UserError(f"{path} holds more than one CSV: {listing(csvs)}. Keep one.")
-    if "/" in csvs[0]:
-        raise UserError(f"{path} holds its CSV in a folder ({csvs[0]}). Put it at the top level.")
+        raise UserError(f"{path} holds more than one CSV: {listing(c.filename for c in csvs)}. Keep one.")
+    [member] = csvs
+    if "/" in member.filename:
+        place = shortened(member.filename)
+        raise UserError(f"{path} holds its CSV in a folder ({place}). Put it at the top level.")
     if len(names) > 1:
-        others = [name for name in names if name not in csvs]
+        others = [name for name in names if name != member.filename]
         raise UserError(
             f"{path} holds {listing(others)}; only {CODE_FOLDER} may stand beside the CSV. Take it out."
         )
-    return csvs[0]
+    if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise UserError(f"{path} is packed as few can unpack. Pack it again with deflate, as zip does.")
+    return member
 
 
-def _cells(path: Path) -> pa.Table:
+def _refuse_what_could_leave(member: zipfile.ZipInfo, path: Path) -> None:
+    """Unpacked, every member must come to lie below the server's folder, under the name it seems to have."""
+    name = member.orig_filename
+    if "\\" in name or re.fullmatch(UNSAFE_PATH, name, re.DOTALL) or not name.isprintable():
+        raise UserError(
+            f"{path} holds {quoted(name)}: names in a zip are relative, with /, and without '..' or control "
+            "characters. Pack it again."
+        )
+    if stat.S_ISLNK(member.external_attr >> 16):
+        raise UserError(f"{path} holds a link, {quoted(name)}. Pack the file itself.")
+
+
+def _cells(path: Path, largest: int) -> pa.Table:
     """Every cell as text; the header is the first row.
 
     A plain file is read by pyarrow. What that refuses, and what it may take in another way than spreadsheets
     and servers do, is read by pandas, several times slower.
     """
-    with open_csv(path) as file:
-        plain = _is_plain(file)
-    if plain:
-        try:
-            with open_csv(path) as file:
+    with open_csv(path, largest) as file:
+        require_text(file, path)
+        require_header(file, path)
+        if _is_plain(file):
+            try:
                 return _plain_cells(file)
-        except pa.ArrowInvalid:  # to be told in the words of pandas
-            pass
-    try:
-        with open_csv(path) as file:
+            except pa.ArrowInvalid:  # to be told in the words of pandas
+                pass
+        file.seek(0)
+        try:
             text = pd.read_csv(file, header=None, dtype=str, keep_default_na=False)
-    except pd.errors.EmptyDataError:
-        raise UserError(f"{path} is empty.") from None
-    except (pd.errors.ParserError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not a UTF-8 CSV file with rows of one length ({error}).") from error
+        except pd.errors.ParserError as error:
+            raise UserError(
+                f"{path} is not a CSV file with rows of one length ({shortened(error, 200)})."
+            ) from error
     return pa.Table.from_pandas(text.fillna(""), preserve_index=False)  # "": what a short row lacks
 
 
 def _is_plain(file: BinaryIO) -> bool:
     """Whether it has columns, and none of the characters that readers of CSV files differ about."""
+    file.seek(0)
     if b"," not in file.readline():
         return False
     file.seek(0)
     while block := file.read(BLOCK_BYTES):
         if block.endswith(b"\r"):
             block += file.read(1)
-        if b'"' in block or b"\0" in block or block.count(b"\r") != block.count(b"\r\n"):
+        if b'"' in block or block.count(b"\r") != block.count(b"\r\n"):
             return False
     return True
 
 
 def _plain_cells(file: BinaryIO) -> pa.Table:
+    file.seek(0)
     n_columns = file.readline().count(b",") + 1
     file.seek(0)
     return pyarrow.csv.read_csv(

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from cxrlt.artifacts import Workspace
@@ -42,6 +43,8 @@ def _read_scores(path: Path, challenge: Challenge) -> pd.DataFrame:
         missing = [name for name in challenge.classes if name not in found]
         raise UserError(f"{path} lacks classes of {challenge.name}: {listing(missing)}.")
     values = pd.DataFrame(submission.numbers(found), submission.row_numbers, found)
+    if (infinite := np.isinf(values).any(axis=1)).any():
+        raise UserError(f"{path} holds infinite values: rows {listing(values.index[infinite])}.")
     return _by_id(values, submission.column(challenge.id_column), path)
 
 

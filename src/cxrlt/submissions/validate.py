@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from zipfile import is_zipfile
 
 import numpy as np
 import pandas as pd
@@ -11,11 +10,16 @@ import pandas as pd
 from cxrlt.artifacts import Workspace
 from cxrlt.challenges.base import Challenge
 from cxrlt.challenges.spelling import nearest
-from cxrlt.errors import UserError, listing
+from cxrlt.errors import UserError, listing, quoted
 from cxrlt.metrics import CONFUSION_METRICS
-from cxrlt.submissions.read import Submission, read_submission
+from cxrlt.submissions.read import Submission, is_zip, read_submission
 
 BLANK = ("", "nan", "na", "n/a", "<na>", "null", "none")
+SPARE_BYTES = 1 << 16
+CELL_BYTES = 64
+"""A probability has some 20 digits at most."""
+MOST_NAMED = 10
+"""Missing columns with a sentence each."""
 LOGIT_SHARE = 0.1
 """With more cells below 0 than this, a file holds logits rather than a few probabilities gone wrong."""
 
@@ -26,7 +30,7 @@ def validate(path: Path, challenge: Challenge, split: str, workspace: Workspace)
     problems = validate_submission(path, challenge, ids)
     if problems:
         raise UserError(f"{path} is not a valid submission:" + "".join(f"\n  - {item}" for item in problems))
-    container = "zip" if is_zipfile(path) else "csv"
+    container = "zip" if is_zip(path) else "csv"
     note = "" if container == challenge.container else f"; the server takes a {challenge.container} file"
     shape = f"{len(ids):,} rows, {len(challenge.classes)} classes"
     return f"{path}: valid for {challenge.name} {split} ({shape}){note}"
@@ -39,7 +43,7 @@ def validate_submission(path: Path, challenge: Challenge, ids: Sequence[str]) ->
     goes by position would score another order without a word.
     """
     try:
-        submission = read_submission(path)
+        submission = read_submission(path, largest_submission(challenge, ids))
     except UserError as error:
         return [str(error)]
     problems = _column_problems(submission.header, challenge.submission_columns)
@@ -53,6 +57,13 @@ def validate_submission(path: Path, challenge: Challenge, ids: Sequence[str]) ->
     return problems
 
 
+def largest_submission(challenge: Challenge, ids: Sequence[str]) -> int:
+    """The bytes that a CSV for these ids may have: several times what any program writes."""
+    header = sum(len(name.encode()) for name in challenge.submission_columns)
+    cells = (len(ids) + 1) * len(challenge.submission_columns)
+    return SPARE_BYTES + CELL_BYTES * cells + 2 * (header + sum(len(image.encode()) for image in ids))
+
+
 def _column_problems(header: Sequence[str], expected: Sequence[str]) -> list[str]:
     separator = next((mark for mark in ";\t" if len(header) == 1 and mark in header[0]), None)
     if separator:
@@ -60,16 +71,18 @@ def _column_problems(header: Sequence[str], expected: Sequence[str]) -> list[str
     missing = [name for name in expected if name not in header]
     extra = [name for name in header if name not in expected]
     twice = [name for name, count in Counter(header).items() if count > 1]
-    problems = [_missing_column(name, header, expected, extra) for name in missing]
+    problems = [_missing_column(name, header, expected, extra) for name in missing[:MOST_NAMED]]
+    if further := missing[MOST_NAMED:]:
+        problems.append(f"Nor is there a column {listing(map(quoted, further))}.")
     if extra:
-        problems.append(f"Columns that the template does not have: {listing(map(repr, extra))}.")
+        problems.append(f"Columns that the template does not have: {listing(map(quoted, extra))}.")
     if twice:
-        problems.append(f"Columns that stand there more than once: {listing(map(repr, twice))}.")
+        problems.append(f"Columns that stand there more than once: {listing(map(quoted, twice))}.")
     if not problems and tuple(header) != tuple(expected):
         place = next(i for i, name in enumerate(expected) if header[i] != name)
         problems.append(
             "The columns are in another order than the template's: "
-            f"column {place + 1} is {header[place]!r}, but should be {expected[place]!r}."
+            f"column {place + 1} is {quoted(header[place])}, but should be {expected[place]!r}."
         )
     return problems
 
@@ -79,7 +92,7 @@ def _missing_column(name: str, header: Sequence[str], expected: Sequence[str], e
     place = expected.index(name)
     there = header[place] if len(header) == len(expected) and header[place] in extra else None
     meant = nearest(name, extra) or there
-    return f"There is no column {name!r}" + (f"; perhaps {meant!r} is meant." if meant else ".")
+    return f"There is no column {name!r}" + (f"; perhaps {quoted(meant)} is meant." if meant else ".")
 
 
 def _row_problems(found: pd.Series, ids: Sequence[str]) -> list[str]:
@@ -103,7 +116,7 @@ def _row_problems(found: pd.Series, ids: Sequence[str]) -> list[str]:
         place = int(np.argmax(here != template))
         problems.append(
             "The rows are in another order than the template's: "
-            f"row {found.index[place]} is {here[place]!r}, but should be {template[place]!r}."
+            f"row {found.index[place]} is {quoted(here[place])}, but should be {quoted(template[place])}."
         )
     return problems
 
@@ -165,6 +178,7 @@ def _cells(mask: np.ndarray, submission: Submission, classes: Sequence[str], lim
     """'row 2, Mass ('x'), …': the first cells where `mask` holds, and the count when some are left out."""
     rows = np.flatnonzero(mask.any(axis=1))[:limit]
     first = [(rows[place], classes[column]) for place, column in np.argwhere(mask[rows])[:limit]]
-    shown = ", ".join(f"row {row + 2}, {name} ({submission.column(name)[row + 2]!r})" for row, name in first)
+    cells = ((row + 2, name, quoted(submission.column(name)[row + 2])) for row, name in first)
+    shown = ", ".join(f"row {row}, {name} ({cell})" for row, name, cell in cells)
     count = np.count_nonzero(mask)
     return shown if count <= limit else f"{shown} … ({count:,} in all)"
