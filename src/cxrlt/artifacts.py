@@ -9,8 +9,10 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from cxrlt.errors import UserError
+from cxrlt.errors import UserError, quoted
 
+LONGEST_NAME = 200
+"""Bytes of a folder's name: file systems take 255, and some names get longer."""
 TEMPORARY = ".*.tmp"
 """What the files are called that a killed process was writing."""
 MENDS = {
@@ -59,13 +61,20 @@ class Workspace:
 
         A name with slashes is a path: study-losses/asl. Raises UserError for one that leads elsewhere.
         """
-        folder = self.folds_dir(challenge)
-        if not Path(os.path.normpath(folder / name)).is_relative_to(folder) or Path(name) == Path():
-            raise UserError(f"A run cannot be called {name!r}: its folder would not be inside {folder}.")
-        return folder / name
+        return _below(_below(self.root / "folds", challenge), name)
 
     def submission_dir(self, challenge: str, name: str) -> Path:
-        return self.root / "submissions" / challenge / name
+        """Of a run or an ensemble. Raises UserError for a name that leads elsewhere."""
+        return _below(_below(self.root / "submissions", challenge), name)
+
+
+def _below(folder: Path, name: str) -> Path:
+    """`folder / name`. Raises UserError if that is not below it, or no name to a file system."""
+    parts = Path(name).parts
+    leaves = not parts or ".." in parts or Path(name).anchor or "\\" in name
+    if leaves or not name.isprintable() or any(len(os.fsencode(part)) > LONGEST_NAME for part in parts):
+        raise UserError(f"A run cannot be called {quoted(name)}: its folder would not be inside {folder}.")
+    return folder / name
 
 
 def name_of_run(run_dir: Path, challenge: str) -> str:
