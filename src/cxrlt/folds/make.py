@@ -1,7 +1,6 @@
 """The split of a challenge: made once, hashed, and read by every later stage."""
 
-from collections.abc import Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
@@ -10,28 +9,10 @@ from cxrlt.artifacts import Workspace, atomic_path, read_json, sha256_of, write_
 from cxrlt.challenges.base import Challenge
 from cxrlt.errors import UserError, listing
 from cxrlt.folds.balance import balance, describe
+from cxrlt.folds.read import Folds, folds_command, read_folds, report_path
 from cxrlt.folds.split import split_patients
 from cxrlt.inputs.table import load_labels, load_table
 from cxrlt.locks import exclusive, sweep
-
-
-@dataclass(frozen=True)
-class Folds:
-    """folds.csv as it is used: `frame` has index image_id and columns patient (str or NA) and fold (int)."""
-
-    frame: pd.DataFrame
-    sha256: str
-    n_folds: int
-    seed: int
-
-    @property
-    def held(self) -> list[int]:
-        """The folds whose rows `frame` holds: all of them, unless some were picked."""
-        return sorted(int(fold) for fold in self.frame["fold"].unique())
-
-    def only(self, folds: Collection[int]) -> "Folds":
-        """The same split with the rows of these folds alone."""
-        return replace(self, frame=self.frame[self.frame["fold"].isin(folds)])
 
 
 @dataclass(frozen=True)
@@ -75,12 +56,12 @@ def make_folds(
                 return _made(challenge, workspace, table, n_folds, seed)
     sweep(path.parent)
     _require_same(read_folds(challenge, workspace), table, n_folds, seed, challenge, workspace)
-    figures = read_json(_report_path(path), made_by=_command(challenge, n_folds, seed))
+    figures = read_json(report_path(path), made_by=folds_command(challenge, n_folds, seed))
     return FoldReport(path, figures, True, f"folds: already done ({path})")
 
 
 def _are_there(path: Path) -> bool:
-    return path.is_file() and _report_path(path).is_file()
+    return path.is_file() and report_path(path).is_file()
 
 
 def _made(
@@ -93,37 +74,11 @@ def _made(
     figures |= balance(table, challenge.classes, fold)
     _write_csv(pd.DataFrame({"patient": table["patient"], "fold": fold}), path)
     figures["sha256"] = sha256_of(path)
-    write_json(_report_path(path), figures)
+    write_json(report_path(path), figures)
     text = f"{describe(figures, challenge.name)}\n  {path}"
     if runs := _runs(challenge, workspace):
         text += f"\n  Made anew: runs trained on another split are refused from now on ({listing(runs)})."
     return FoldReport(path, figures, False, text)
-
-
-def read_folds(challenge: Challenge, workspace: Workspace) -> Folds:
-    """folds.csv of the challenge. Raises UserError if it is missing or is not the file that was made."""
-    path = workspace.folds_path(challenge.name)
-    report = read_json(_report_path(path), made_by=f"cxrlt folds {challenge.name}")
-    again = _command(challenge, report["n_folds"], report["seed"])
-    if not path.is_file():
-        raise UserError(f"{path} does not exist. Make it with: {again} --force")
-    if sha256_of(path) != report["sha256"]:
-        raise UserError(
-            f"{path} was changed after it was made: its hash is not the one in {_report_path(path).name}. "
-            f"Make it again with: {again} --force"
-        )
-    frame = pd.read_csv(path, dtype={"image_id": str, "patient": str}, keep_default_na=False)
-    frame = frame.set_index("image_id")
-    frame["patient"] = frame["patient"].replace("", pd.NA)
-    return Folds(frame, report["sha256"], report["n_folds"], report["seed"])
-
-
-def _report_path(folds_path: Path) -> Path:
-    return folds_path.with_suffix(".json")
-
-
-def _command(challenge: Challenge, n_folds: int, seed: int) -> str:
-    return f"cxrlt folds {challenge.name} --n-folds {n_folds} --seed {seed}"
 
 
 def _write_csv(frame: pd.DataFrame, path: Path) -> None:
@@ -155,6 +110,6 @@ def _require_same(
         lost = f": {listing(runs)} would then have to be trained again" if runs else ""
         raise UserError(
             f"{workspace.folds_path(challenge.name)} is another split: {'; '.join(differing)}. "
-            f"Ask for the one there ({_command(challenge, there.n_folds, there.seed)}, with --allow-missing "
+            f"Ask for the one there ({folds_command(challenge, there.n_folds, there.seed)}, with --allow-missing "
             f"if it was made so), or replace it with --force{lost}."
         )
