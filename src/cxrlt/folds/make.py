@@ -108,8 +108,9 @@ def _require_same(
     if differing:
         runs = _runs(challenge, workspace)
         lost = f": {listing(runs)} would then have to be trained again" if runs else ""
+        command = folds_command(challenge, there.n_folds, there.seed)
         raise UserError(
             f"{workspace.folds_path(challenge.name)} is another split: {'; '.join(differing)}. "
-            f"Ask for the one there ({folds_command(challenge, there.n_folds, there.seed)}, with --allow-missing "
-            f"if it was made so), or replace it with --force{lost}."
+            f"Ask for the one there ({command}, with --allow-missing if it was made so), or replace it "
+            f"with --force{lost}."
         )

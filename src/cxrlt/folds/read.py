@@ -1,4 +1,4 @@
-"""The split of a challenge as every later stage reads it: the file that was made, and one that can be right."""
+"""The split of a challenge as every later stage reads it: the file that was made, and a sound one."""
 
 from collections.abc import Collection
 from dataclasses import dataclass, replace
@@ -81,10 +81,8 @@ def _read_report(path: Path, challenge: Challenge) -> _Made:
     try:
         return _Made.model_validate_json(read_text(path, f"Make it with: {again}"))
     except ValidationError as error:
-        faults = [": ".join([*map(str, fault["loc"]), fault["msg"]]) for fault in error.errors()]
-        raise UserError(
-            f"{path} is damaged ({listing(faults, 3)}). Make it again with: {again} --force"
-        ) from error
+        faults = listing((": ".join([*map(str, fault["loc"]), fault["msg"]]) for fault in error.errors()), 3)
+        raise UserError(f"{path} is damaged ({faults}). Make it again with: {again} --force") from error
 
 
 def _read_split(path: Path, n_folds: int) -> pd.DataFrame:
@@ -94,7 +92,7 @@ def _read_split(path: Path, n_folds: int) -> pd.DataFrame:
     image_id, patient, fold = (file.text(name) for name in COLUMNS)
     if (twice := image_id.duplicated()).any():
         raise UserError(f"{path} has an image more than once: {listing(image_id[twice])}.")
-    if not set(fold) == set(map(str, range(n_folds))):
+    if n_folds > len(fold) or set(fold) != set(map(str, range(n_folds))):
         found = listing(sorted(set(fold)))
         raise UserError(f"{path} should have the folds 0 to {n_folds - 1}, not {found}.")
     known = patient != ""
