@@ -19,6 +19,7 @@ from cxrlt.errors import UserError
 from cxrlt.inputs.augment import Transform
 from cxrlt.inputs.cache import ImageCache, rows_of_ids
 from cxrlt.inputs.mixing import Mix, Mixing
+from cxrlt.inputs.readers import begin_reading
 
 Item = tuple[int, int]
 """(epoch, draw); a draw is row + n_rows * copy, copy 0 being the first time a row comes in an epoch."""
@@ -215,13 +216,13 @@ def item_loader(
     What a worker raises is raised here: no batch is ever skipped or repeated. The global random state is
     left alone.
     """
-    _without_opencv_threads()  # a worker forked beside OpenCV's threads may wait for them for ever
+    cv2.setNumThreads(0)  # a worker forked beside OpenCV's threads may wait for them for ever
     return DataLoader(
         dataset,
         batch_sampler=batches,
         num_workers=n_workers,
         pin_memory=pin_memory,
-        worker_init_fn=_without_opencv_threads,
+        worker_init_fn=begin_reading,
         generator=torch.Generator(),
     )
 
@@ -244,10 +245,6 @@ def as_planes(image: np.ndarray) -> torch.Tensor:
     """(h, w) or (h, w, channels) to (channels, h, w)."""
     planes = image[None] if image.ndim == 2 else image.transpose(2, 0, 1)
     return torch.from_numpy(np.ascontiguousarray(planes))
-
-
-def _without_opencv_threads(worker: int = 0) -> None:
-    cv2.setNumThreads(0)
 
 
 def hash64(data: bytes) -> int:

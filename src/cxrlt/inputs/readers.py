@@ -1,0 +1,50 @@
+"""The processes that read images for a loader: whom they obey, and what their end means."""
+
+import os
+import re
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import cv2
+
+from cxrlt.errors import UserError
+from cxrlt.stopping import stop_if_asked
+
+DEAD = re.compile(r"DataLoader worker|Pin memory thread")
+"""How torch begins to say that one has ended; it says it wherever the main thread happens to be."""
+
+
+def begin_reading(worker: int = 0) -> None:
+    """A reader's first act. Only the process that reads through it may end it.
+
+    Ctrl-C and SIGTERM are often sent to all processes at once, and that one has a step to finish.
+    """
+    cv2.setNumThreads(0)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    threading.Thread(target=_end_when_the_parent_says, args=(os.getppid(),), daemon=True).start()
+
+
+@contextmanager
+def readers_watched() -> Iterator[None]:
+    """Raises UserError where a reader dies within the block; Stopped where a signal is the reason."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not DEAD.match(str(error)):
+            raise
+        stop_if_asked()
+        reason = str(error).partition("\n")[0].rstrip(". ")
+        raise UserError(
+            f"A process that reads images has ended ({reason}), perhaps for want of memory. What was finished "
+            "before is kept: run the same command again, after making memory free, or train with fewer "
+            "--data.n-workers."
+        ) from error
+
+
+def _end_when_the_parent_says(parent: int) -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+        pass
+    os._exit(0)
