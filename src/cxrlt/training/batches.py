@@ -5,10 +5,11 @@ from collections.abc import Iterator
 import numpy as np
 from torch import Tensor
 
+from cxrlt.errors import UserError
 from cxrlt.inputs.contact_sheet import write_contact_sheet
 from cxrlt.inputs.dataset import Inputs, Item, item_loader, rank_share
 from cxrlt.inputs.sampling import epoch_batches
-from cxrlt.training.data import rows_per_pass
+from cxrlt.training.memory import half_of
 from cxrlt.training.setup import Trainer, updates_per_epoch, worker_count
 
 DRAWN = 16  # images of the first batch
@@ -25,24 +26,49 @@ def batches_of(trainer: Trainer, epoch: int, done: int = 0) -> list[np.ndarray]:
 
 def share_of(trainer: Trainer, batch: np.ndarray) -> list[np.ndarray]:
     """The micro-batches of `batch` that this process computes."""
-    accelerator, largest = trainer.accelerator, rows_per_pass(trainer.job.recipe, trainer.stored)
-    return rank_share(batch, accelerator.process_index, accelerator.num_processes, largest)
+    accelerator = trainer.accelerator
+    return rank_share(batch, accelerator.process_index, accelerator.num_processes, trainer.rows_per_pass)
+
+
+def take_half(trainer: Trainer, batch: np.ndarray) -> None:
+    """Be as before an update of `batch` that the device's memory did not hold, and take half at a time.
+
+    Raises UserError for a single row, and where other processes wait for the gradients of this one.
+    """
+    job, progress, n_rows = trainer.job, trainer.progress, max(map(len, share_of(trainer, batch)))
+    too_many = f"fold {job.fold}: the device's memory does not hold {n_rows} rows at once"
+    if n_rows > 1 and trainer.accelerator.num_processes > 1:
+        raise UserError(
+            f"{too_many}. Run the same command again with --optim.max-batch-per-device {n_rows // 2}: it "
+            "goes on from the last checkpoint, with batches of the same size."
+        )
+    trainer.optimizer.zero_grad(set_to_none=True)
+    trainer.statistics.restore()
+    progress.rows_per_pass = half_of(n_rows, f"fold {job.fold}")
+    at_a_time = f"{progress.rows_per_pass} at a time, in batches of the same size"
+    print(f"{too_many}: from update {progress.update + 1} on {at_a_time}", flush=True)
 
 
 def load(trainer: Trainer) -> Iterator[tuple[Inputs, Tensor]]:
     """Inputs and labels (b, c) of every micro-batch from the next update on; the run's first is drawn.
 
-    One loader for all epochs: its processes start once, and read ahead while an epoch is validated.
+    One loader for all epochs: its processes start once, and read ahead while an epoch is validated. Only when
+    fewer rows are to be computed at once another one begins again with the update under way.
     """
     n_workers = worker_count(trainer.job.recipe.data.n_workers, trainer.accelerator)
     pinned = trainer.accelerator.device.type == "cuda"
-    draw = trainer.progress.update == 0 and trainer.accelerator.is_main_process
-    items = _items(trainer, trainer.progress.update)
-    for inputs, labels, _ in item_loader(trainer.dataset, items, n_workers, pinned):
-        if draw:
-            _draw(trainer, inputs, labels[:DRAWN])
-            draw = False
-        yield inputs, labels
+    at_once = None
+    while at_once != trainer.rows_per_pass:
+        at_once = trainer.rows_per_pass
+        draw = trainer.progress.update == 0 and trainer.accelerator.is_main_process
+        items = _items(trainer, trainer.progress.update)
+        for inputs, labels, _ in item_loader(trainer.dataset, items, n_workers, pinned):
+            if draw:
+                _draw(trainer, inputs, labels[:DRAWN])
+                draw = False
+            yield inputs, labels
+            if at_once != trainer.rows_per_pass:
+                break
 
 
 def _items(trainer: Trainer, update: int) -> Iterator[list[Item]]:

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from cxrlt.artifacts import atomic_path
+from cxrlt.artifacts import TEMPORARY, atomic_path
 from cxrlt.errors import UserError, listing
 
 KEPT = 2
@@ -103,14 +103,15 @@ def snapshot_path(run_dir: Path, epoch: int | str) -> Path:
 
 
 def remove_checkpoints(run_dir: Path) -> None:
-    """A finished run needs none, nor snapshots of its epochs."""
+    """And all else that a finished run does not need."""
     for path in leftovers(run_dir):
         path.unlink(missing_ok=True)
 
 
 def leftovers(run_dir: Path) -> list[Path]:
-    """What a finished run does not need: checkpoints, and snapshots of its epochs."""
-    return [*checkpoints(run_dir), *run_dir.glob(snapshot_path(run_dir, "*").name)]
+    """What a finished run does not need: checkpoints, snapshots of its epochs, files half written."""
+    snapshots = run_dir.glob(snapshot_path(run_dir, "*").name)
+    return [*checkpoints(run_dir), *snapshots, *run_dir.glob(TEMPORARY)]
 
 
 def read_tensors(path: Path, made_by: str = "cxrlt train with --force, for that fold") -> dict[str, Tensor]:

@@ -12,11 +12,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from cxrlt.inputs.cache import ImageCache
-from cxrlt.inputs.dataset import XRayDataset, make_loader, on_device
+from cxrlt.inputs.dataset import Inputs, XRayDataset, make_loader
 from cxrlt.inputs.features import FeatureCache, FeatureWriter, features_path, open_features
+from cxrlt.inputs.readers import readers_watched
 from cxrlt.models.backbone import XRayModel
 from cxrlt.recipe import Recipe
 from cxrlt.training.checkpoint import sha256_of_tensors
+from cxrlt.training.memory import in_parts, memory_watched
 
 
 def feature_cache(
@@ -79,9 +81,14 @@ def _compute(
     batches = [pending[at : at + batch_size] for at in range(0, len(pending), batch_size)]
     loader = make_loader(dataset, 0, batches, n_workers)
     quiet = not sys.stderr.isatty()
-    for inputs, _, rows in tqdm(loader, desc="features", unit="batch", leave=False, disable=quiet):
-        features = _features(model, on_device(inputs, accelerator.device)["images"], accelerator)
-        writer.write(rows.numpy(), features.cpu().numpy())
+    shown = tqdm(loader, desc="features", unit="batch", leave=False, disable=quiet)
+
+    def compute(inputs: Inputs) -> Tensor:
+        return _features(model, inputs["images"], accelerator)
+
+    with readers_watched(), memory_watched():
+        for features, rows in in_parts(shown, compute, accelerator.device, "features"):
+            writer.write(rows.numpy(), features.cpu().numpy())
 
 
 def _features(model: XRayModel, images: Tensor, accelerator: Accelerator) -> Tensor:

@@ -55,7 +55,8 @@ def _train_one(source: ImageSource, recipe: str, fold: int, seed: int, gpus: "qu
     try:
         environment = {**os.environ, "CUDA_VISIBLE_DEVICES": gpu}
         command = train_command(source, recipe, fold, seed)
-        return subprocess.run(command, env=environment, check=False).returncode
+        done = subprocess.run(command, env=environment, check=False)  # nosec B603  # ourselves
+        return done.returncode
     finally:
         gpus.put(gpu)
 

@@ -1,6 +1,7 @@
 """Logits of a model for rows of a table: the one way that out-of-fold, dev and test rows are predicted."""
 
 import sys
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -11,9 +12,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from cxrlt.challenges.base import Task
-from cxrlt.inputs.dataset import Inputs, LabelledRows, make_loader, on_device
+from cxrlt.inputs.dataset import Inputs, LabelledRows, make_loader
+from cxrlt.inputs.readers import readers_watched
 from cxrlt.models.backbone import XRayModel
 from cxrlt.recipe import TTAConfig
+from cxrlt.training.memory import in_parts, memory_watched
 from cxrlt.training.tta import NO_TTA, merge_logits, only_as_they_are, variants
 
 
@@ -44,11 +47,11 @@ def infer(
     # stays on the device till the end: fetching each batch's would wait for it before the next is launched
     computed = torch.empty(len(share), len(classes), device=device)
     model.eval()
-    with torch.inference_mode(), accelerator.autocast():
+    with torch.inference_mode(), accelerator.autocast(), readers_watched(), memory_watched():
         loader = make_loader(dataset, 0, batches, n_workers, pin_memory=device.type == "cuda")
+        shown = tqdm(loader, desc=label, unit="batch", leave=False, disable=quiet)
         done = 0
-        for inputs, _, _ in tqdm(loader, desc=label, unit="batch", leave=False, disable=quiet):
-            logits = predict_variants(model, on_device(inputs, device), tta, task)
+        for logits, _ in in_parts(shown, partial(predict_variants, model, tta=tta, task=task), device, label):
             computed[done : done + len(logits)] = logits
             done += len(logits)
     part = (share, computed.cpu().numpy())

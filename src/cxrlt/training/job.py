@@ -20,8 +20,9 @@ from cxrlt.models.pretrained import weights_licence
 from cxrlt.recipe import Recipe, differing_fields, load_recipe, save_recipe
 from cxrlt.training.places import INNER, WEIGHTS
 
-NOT_IDENTITY = ("data.n_workers", "checkpoint_minutes")
+NOT_IDENTITY = ("data.n_workers", "checkpoint_minutes", "optim.max_batch_per_device")
 CHANNELS = {1: "one grey channel", 3: "three colour channels"}
+RUN = "run.json"
 PACKAGES = ("accelerate", "albumentations", "numpy", "opencv-python-headless", "pandas", "timm", "torch")
 
 
@@ -107,7 +108,7 @@ def describe_run(job: FoldJob, device: torch.device) -> None:
     save_recipe(job.recipe, job.run_dir / "config.yaml")
     write_json(job.run_dir / "environment.json", environment(device))
     write_json(job.run_dir / "card.json", _card(job))
-    write_json(job.run_dir / "run.json", identity(job))  # last: its presence says the others are whole
+    write_json(job.run_dir / RUN, identity(job))  # last: its presence says the others are whole
 
 
 def identity(job: FoldJob) -> dict[str, object]:
@@ -126,9 +127,9 @@ def require_same_run(job: FoldJob) -> None:
 
     Nor may what it started from have been trained anew since.
     """
-    if not (job.run_dir / "run.json").is_file():
+    if not (job.run_dir / RUN).is_file():
         return
-    before = read_json(job.run_dir / "run.json", made_by=f"cxrlt train --challenge {job.challenge} --force")
+    before = read_json(job.run_dir / RUN, made_by=f"cxrlt train --challenge {job.challenge} --force")
     differing = [
         f"{key}: {before.get(key)} -> {value}"
         for key, value in identity(job).items()
@@ -188,7 +189,7 @@ def _git(*arguments: str) -> str | None:
     """Output of a git command in the package's folder; None outside a checkout or without git."""
     try:
         folder = Path(cxrlt.__file__).parent
-        return subprocess.run(
+        return subprocess.run(  # nosec B603, B607  # the user's git, with words of ours
             ["git", *arguments], cwd=folder, capture_output=True, text=True, check=True
         ).stdout.strip()
     except (OSError, subprocess.CalledProcessError):

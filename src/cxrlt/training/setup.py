@@ -23,9 +23,10 @@ from cxrlt.models.backbone import XRayModel, create_model
 from cxrlt.models.transfer import load_weights
 from cxrlt.recipe import Recipe
 from cxrlt.training.checkpoint import Progress, load_checkpoint, read_tensors
-from cxrlt.training.data import Stored, training_set
+from cxrlt.training.data import Stored, rows_per_pass, training_set
 from cxrlt.training.features import feature_cache
 from cxrlt.training.job import FoldJob, Start
+from cxrlt.training.memory import RunningStatistics
 from cxrlt.training.optimise import create_ema, create_optimizer, create_scheduler
 
 
@@ -55,11 +56,18 @@ class Trainer:
     ema: ModelEmaV3
     optimizer: Optimizer
     scheduler: Scheduler
+    statistics: RunningStatistics
     progress: Progress
     clock: SaveClock
     row_weights: np.ndarray | None = None
     compiled: bool = False
     fixed: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def rows_per_pass(self) -> int:
+        """Rows that the device computes at once: as the recipe says, or fewer where its memory is smaller."""
+        wanted = rows_per_pass(self.job.recipe, self.stored)
+        return min(wanted, self.progress.rows_per_pass or wanted)
 
     def weights(self) -> dict[str, Tensor]:
         """The whole model with its averaged weights, as weights.safetensors holds it."""
@@ -105,6 +113,7 @@ def create_trainer(job: FoldJob, accelerator: Accelerator) -> Trainer:
         ema=ema,
         optimizer=optimizer,
         scheduler=scheduler,
+        statistics=RunningStatistics(bare),
         progress=progress or Progress(),
         clock=SaveClock(),
         row_weights=row_weights(dataset.targets.numpy(), cfg.data.sampling),

@@ -2,11 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 from accelerate import Accelerator
 
 from cxrlt.inputs.cache import ImageCache
 from cxrlt.recipe import Recipe, StageConfig
+from cxrlt.training.checkpoint import leftovers
 from cxrlt.training.job import FoldJob, Start, licence_of
 from cxrlt.training.loop import fit
 from cxrlt.training.places import WEIGHTS
@@ -63,8 +65,15 @@ def fit_in_stages(job: FoldJob, accelerator: Accelerator) -> None:
             fit(stage, accelerator)
     fit(job, accelerator)
     if accelerator.is_main_process:
-        for stage in job.stages:
-            (stage.run_dir / WEIGHTS).unlink(missing_ok=True)
+        for path in left_in(job.run_dir):
+            path.unlink(missing_ok=True)
+
+
+def left_in(run_dir: Path) -> list[Path]:
+    """What the folder of a finished fold does not need, its stages' weights included."""
+    stages = list(run_dir.glob("stage*"))
+    weights = [stage / WEIGHTS for stage in stages if (stage / WEIGHTS).is_file()]
+    return weights + [path for folder in (run_dir, *stages) for path in leftovers(folder)]
 
 
 def _after(stage: FoldJob) -> Start:

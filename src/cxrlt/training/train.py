@@ -2,7 +2,7 @@
 
 import functools
 import shutil
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,13 +14,15 @@ from cxrlt.errors import UserError, listing
 from cxrlt.folds.make import read_folds
 from cxrlt.inputs.cache import ImageCache, rows_of_ids
 from cxrlt.inputs.images import ImageSource
+from cxrlt.inputs.readers import readers_watched
 from cxrlt.locks import HOLDER, LOCK, exclusive
 from cxrlt.recipe import Recipe
 from cxrlt.training.inner import inner_rows
-from cxrlt.training.job import FoldJob, Start, describe_run, licence_of, require_same_run
-from cxrlt.training.places import REFIT
+from cxrlt.training.job import RUN, FoldJob, Start, describe_run, licence_of, require_same_run
+from cxrlt.training.memory import memory_watched
+from cxrlt.training.places import REFIT, WEIGHTS
 from cxrlt.training.setup import create_accelerator, loss_of
-from cxrlt.training.stages import fit_in_stages, with_stages
+from cxrlt.training.stages import fit_in_stages, left_in, with_stages
 from cxrlt.training.start import find_start, require_unseen
 
 
@@ -53,12 +55,14 @@ def train(source: ImageSource, plan: TrainPlan) -> list[FoldJob]:
         accelerator.print(f"train {plan.name}: weights' licence: {licence}")
     if warning := head_warning(plan.recipe):
         accelerator.print(f"train {plan.name}: {warning}")
+    main = accelerator.is_main_process
     for job in jobs:
         if job.finished and not plan.force:
             accelerator.print(f"train {plan.name} fold {job.fold}: already done ({job.run_dir})")
+            if main:
+                _sweep(job.run_dir)
             continue
-        main = accelerator.is_main_process
-        with exclusive(job.run_dir) if main else nullcontext():
+        with exclusive(job.run_dir) if main else nullcontext(), readers_watched(), memory_watched():
             if main:
                 _prepare(job, plan.force, accelerator.device)
             accelerator.wait_for_everyone()
@@ -160,9 +164,23 @@ def _require_one_kind(run_dir: Path, plan: TrainPlan) -> None:
             raise UserError(f"{run_dir} already holds {kind}: give this run a --name of its own.")
 
 
+def _sweep(run_dir: Path) -> None:
+    """Remove what a killed process left in the folder of a finished fold, unless another works there."""
+    left = left_in(run_dir)
+    if left or (run_dir / HOLDER).is_file():
+        with suppress(UserError, OSError), exclusive(run_dir):
+            for path in left:
+                path.unlink(missing_ok=True)
+
+
 def _prepare(job: FoldJob, force: bool, device: torch.device) -> None:
     if force:
-        for path in job.run_dir.iterdir():
+        for path in sorted(job.run_dir.iterdir(), key=_place_in_removal):
             if path.name not in (LOCK, HOLDER):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
     describe_run(job, device)
+
+
+def _place_in_removal(path: Path) -> int:
+    """What is half removed must not pass for finished, nor its checkpoints for those of another run."""
+    return {WEIGHTS: 0, RUN: 2}.get(path.name, 1)

@@ -1,8 +1,11 @@
-"""What is done after every epoch: the score on the left-out rows, the log, the checkpoint."""
+"""What is done after every epoch and at the end: the score on the left-out rows, the log, what is saved."""
 
 import math
+import signal
 import sys
 import time
+from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import pandas as pd
@@ -11,11 +14,13 @@ from scipy.special import softmax
 from cxrlt.artifacts import atomic_path
 from cxrlt.challenges.base import RANKING_METRICS, Metric, Task
 from cxrlt.metrics import macro_metrics
-from cxrlt.training.checkpoint import save_checkpoint, save_tensors
-from cxrlt.training.data import evaluation_set, rows_per_pass
+from cxrlt.stopping import Stopped, stop_if_asked
+from cxrlt.training.checkpoint import remove_checkpoints, save_checkpoint, save_tensors
+from cxrlt.training.data import evaluation_set
 from cxrlt.training.infer import infer
 from cxrlt.training.job import tags
-from cxrlt.training.setup import Trainer, worker_count
+from cxrlt.training.places import WEIGHTS
+from cxrlt.training.setup import Trainer, updates_per_epoch, worker_count
 
 BEST = "best.safetensors"
 EPOCH_SECONDS = 15.0
@@ -50,7 +55,7 @@ def scores_on(trainer: Trainer, table: pd.DataFrame) -> np.ndarray:
         job.classes,
         trainer.accelerator,
         task=job.task,
-        batch_size=rows_per_pass(cfg, trainer.stored),
+        batch_size=trainer.rows_per_pass,
         n_workers=worker_count(cfg.data.n_workers, trainer.accelerator),
         label="validate",
     ).to_numpy()
@@ -79,18 +84,44 @@ def end_epoch(trainer: Trainer, row: dict[str, float]) -> None:
         save_tensors(job.run_dir / BEST, trainer.weights(), tags(job))
     with atomic_path(job.run_dir / "log.csv") as temporary:
         log.to_csv(temporary, index=False)
-    save_if_due(trainer, min(60 * job.recipe.checkpoint_minutes, EPOCH_SECONDS))
+    save_if_due(trainer, epoch_is_over=True)
 
 
-def save_if_due(trainer: Trainer, seconds: float) -> None:
-    """Write a checkpoint, on the main process, if the last one is older than that."""
-    if not trainer.accelerator.is_main_process or time.monotonic() - trainer.clock.saved_at < seconds:
-        return
-    save(trainer)
+def save_if_due(trainer: Trainer, *, epoch_is_over: bool) -> None:
+    """Write a checkpoint, on the main process, if there has been none for some time."""
+    seconds = 60 * trainer.job.recipe.checkpoint_minutes
+    if epoch_is_over:
+        seconds = min(seconds, EPOCH_SECONDS)
+    if trainer.accelerator.is_main_process and time.monotonic() - trainer.clock.saved_at >= seconds:
+        _save(trainer)
 
 
-def save(trainer: Trainer) -> None:
-    """Write a checkpoint."""
+def save_and_stop(trainer: Trainer) -> NoReturn:
+    """Write a checkpoint and raise `Stopped`: a signal has asked one of the processes to stop."""
+    job, update = trainer.job, trainer.progress.update
+    per_epoch = updates_per_epoch(len(trainer.dataset), job.recipe.optim.batch_size)
+    if trainer.accelerator.is_main_process:
+        path = _save(trainer)
+        n_updates = per_epoch * job.recipe.schedule.epochs
+        print(f"fold {job.fold}: update {update} of {n_updates} is saved ({path})", flush=True)
+    trainer.accelerator.wait_for_everyone()  # the end of one would end the others
+    stop_if_asked()
+    raise Stopped(signal.SIGTERM)  # another process was asked
+
+
+def keep_weights(trainer: Trainer) -> None:
+    """Write the weights of the finished fold, the last or the best, and remove what led there."""
+    job = trainer.job
+    scores = [row[f"oof_{job.metric}"] for row in trainer.progress.log]
+    if job.recipe.predict.weights == "best" and not all(map(math.isnan, scores)):
+        (job.run_dir / BEST).replace(job.run_dir / WEIGHTS)
+    else:
+        save_tensors(job.run_dir / WEIGHTS, trainer.weights(), tags(job))
+    remove_checkpoints(job.run_dir)
+
+
+def _save(trainer: Trainer) -> Path:
     parts = (trainer.bare, trainer.ema.module, trainer.optimizer)
-    save_checkpoint(trainer.job.run_dir, *parts, trainer.progress)
+    path = save_checkpoint(trainer.job.run_dir, *parts, trainer.progress)
     trainer.clock.saved_at = time.monotonic()
+    return path
