@@ -7,16 +7,21 @@ venv="$root/.venv"
 python=""
 # Written out so that a misspelt word fails before the installation (a test keeps it equal to the package's list).
 challenges="demo demo-single cxrlt2023 cxrlt2024-task1 cxrlt2024-task2 cxrlt2026-task1 nih14 nihlt nihlt-single folder csv"
+locks=(requirements.txt tests/requirements.txt tests/audit-requirements.txt)
+known_hole="pyyaml==5.3"
 
 usage() {
     cat <<END
 Usage: bash run.sh                        set up, then the whole pipeline on generated radiographs (demo)
        bash run.sh CHALLENGE [OPTIONS]    set up, then: cxrlt run CHALLENGE [OPTIONS]
        bash run.sh CHALLENGE --help       the options of cxrlt run
-       bash run.sh test [OPTIONS]         set up with the test tools, then ruff and pytest [OPTIONS]
+       bash run.sh test [OPTIONS]         set up with the test tools, then ruff, bandit and pytest [OPTIONS]
+       bash run.sh audit [OPTIONS]        set up the audit tools alone, then bandit over the code and
+                                          pip-audit [OPTIONS] over every package that is ever installed
        bash run.sh --help                 this text
 
 CHALLENGE is one of: $challenges.
+audit asks pypi.org for advisories, with -s osv it asks osv.dev; what cannot be looked up is a failure.
 Setting up makes .venv beside run.sh and installs requirements.txt into it, again only when that file changed.
 
 Environment variables:
@@ -99,7 +104,7 @@ install() {
     cp "$lock" "$installed"
 }
 
-# Prints what pyproject.toml asks for (and the test tools, if $2 is "test") and the Python $1 does not have.
+# Prints what pyproject.toml asks for ($2: to run, to test or to audit) and the Python $1 does not have.
 missing_packages() {
     "$1" - "$root/pyproject.toml" "$2" <<'END'
 import importlib.metadata, importlib.util, re, sys, tomllib
@@ -108,13 +113,13 @@ modules = {"iterative-stratification": "iterstrat", "opencv-python-headless": "c
            "pillow": "PIL", "scikit-learn": "sklearn"}
 with open(sys.argv[1], "rb") as file:
     pyproject = tomllib.load(file)
-wanted = pyproject["project"]["dependencies"]
-wanted += pyproject["dependency-groups"]["test"] if sys.argv[2] == "test" else []
+wanted = pyproject["project"]["dependencies"] if sys.argv[2] != "audit" else []
+wanted += pyproject["dependency-groups"].get(sys.argv[2], [])
 
 
 def is_there(requirement):
     name, versions = re.fullmatch(r"([\w.-]+)(.*)", requirement).groups()
-    if importlib.util.find_spec(modules.get(name, name)) is None:
+    if importlib.util.find_spec(modules.get(name, name.replace("-", "_"))) is None:
         return False
     try:
         from packaging.specifiers import SpecifierSet
@@ -147,7 +152,10 @@ set_up() {
         use_python "$1"
     else
         make_venv
-        install requirements.txt --no-deps --no-build-isolation --editable "$root"
+        case "$1" in
+        audit) install tests/audit-requirements.txt ;;
+        *) install requirements.txt --no-deps --no-build-isolation --editable "$root" ;;
+        esac
         if [ "$1" = test ]; then
             install tests/requirements.txt
         fi
@@ -160,7 +168,50 @@ run_tests() {
     cd -- "$root"
     "$python" -m ruff check .
     "$python" -m ruff format --check .
+    "$python" -m bandit --quiet --recursive --configfile pyproject.toml src
     "$python" -m pytest "$@"
+}
+
+# Prints name==version of what the lock $1 holds, for whatever machine, for pip-audit leaves out those of others. A
+# package that is there in several versions is printed in the $2th alone, for pip-audit takes only one at a time.
+locked_packages() {
+    local line name before="" nth=0
+    while read -r line; do
+        case "$line" in
+        [a-z0-9]*==*)
+            name="${line%%==*}"
+            [ "$name" = "$before" ] && nth=$((nth + 1)) || nth=1
+            before="$name"
+            [ "$nth" -ne "$2" ] || printf '%s\n' "${line%% *}"
+            ;;
+        esac
+    done <"$root/$1"
+}
+
+run_audit() {
+    set_up audit
+    cd -- "$root"
+    "$python" -m bandit --quiet --recursive --configfile pyproject.toml src
+    local said lock nth packages audit
+    audit=("$python" -m pip_audit --strict --disable-pip --no-deps --progress-spinner off "$@")
+    # A register without advisories would pass everything: first see that it knows of an old hole.
+    said="$("${audit[@]}" --format json --requirement <(echo "$known_hole") 2>&1)" || true
+    case "$said" in
+    *'"id"'*) ;;
+    *)
+        die "no advisories can be looked up, so nothing is known about the locked packages:" \
+            "${said##*$'\n'}. Try again where there is a network, or another register: bash run.sh audit -s osv"
+        ;;
+    esac
+    for lock in "${locks[@]}"; do
+        nth=1
+        while packages="$(locked_packages "$lock" "$nth")" && [ -n "$packages" ]; do
+            "${audit[@]}" --requirement <(echo "$packages") ||
+                die "a package of $lock has a hole that is known, or could not be looked up (its name is above)." \
+                    "Raise its version as README.md says."
+            nth=$((nth + 1))
+        done
+    done
 }
 
 run_challenge() {
@@ -173,12 +224,13 @@ word="${1-demo}"
 case "$word" in
 -h | --help) usage ;;
 test) run_tests "${@:2}" ;;
+audit) run_audit "${@:2}" ;;
 *)
     for challenge in $challenges; do
         if [ "$word" = "$challenge" ]; then
             run_challenge "$word" "${@:2}"
         fi
     done
-    die "'$word' is not a challenge. Use one of: $challenges; or test; or --help."
+    die "'$word' is not a challenge. Use one of: $challenges; or test; or audit; or --help."
     ;;
 esac

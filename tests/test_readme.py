@@ -30,7 +30,7 @@ def cxrlt_commands(text: str) -> list[list[str]]:
     """Arguments of every cxrlt command, `bash run.sh CHALLENGE …` included."""
     quoted = re.findall(r"`(cxrlt [a-z]+ [^`]*)`", text)  # a stage's bare name is no command to run
     lines = [re.sub(LAUNCHER, "", line) for line in [*commands(text), *quoted]]
-    lines = [re.sub(r"^bash run\.sh (?!test)(?=[a-z])", "cxrlt run ", line) for line in lines]
+    lines = [re.sub(r"^bash run\.sh (?!test|audit)(?=[a-z])", "cxrlt run ", line) for line in lines]
     found = [shlex.split(line)[1:] for line in lines if line.startswith("cxrlt ")]
     placeholders = {"RECIPE", "CHALLENGE", "NAME", "…"}
     return [words for words in found if not placeholders & set(words)]

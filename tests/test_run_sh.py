@@ -24,6 +24,11 @@ case "$*" in
     --version) echo "Python 3.9.2" ;;
     "-m venv"*) mkdir -p "${{@: -1}}/bin"; cp "$0" "${{@: -1}}/bin/python" ;;
     "-m pip --version") ;;
+    *pip_audit*json*)
+        printf '%s\\n' "$*" "$(<"${{@: -1}}")" >> "$CALLS"
+        echo "${{KNOWN_HOLE-\\"id\\"}}"
+        exit 1 ;;
+    *pip_audit*) printf '%s\\n' "$*" "$(<"${{@: -1}}")" >> "$CALLS"; exit "${{HOLES:-0}}" ;;
     "-m pip"*) printf '%s\\n' "$*" >> "$CALLS"; exit "${{NO_NETWORK:-0}}" ;;
     *) printf '%s|' "$CXRLT_ROOT" "$PYTHONPATH" "$PWD" "$@"; echo ;;
 esac
@@ -75,7 +80,10 @@ def test_help_names_every_challenge_and_every_way_to_call_it(clone):
     assert result.returncode == 0
     named = re.search(r"one of: (.*)\.", result.stdout).group(1).split()
     assert sorted(named) == sorted(challenge_names())
-    assert all(word in result.stdout for word in ("run.sh test", "CXRLT_PYTHON", "PIP_FIND_LINKS", "OPTIONS"))
+    assert all(
+        word in result.stdout
+        for word in ("run.sh test", "run.sh audit", "CXRLT_PYTHON", "PIP_FIND_LINKS", "OPTIONS")
+    )
 
 
 @pytest.mark.parametrize("word", ["nih", "--quick", "demo2", "cxrlt", "", "demo cxrlt2023"])
@@ -140,10 +148,47 @@ def test_the_test_word_adds_the_test_tools_and_runs_linter_formatter_and_tests_i
     result = clone.run("test", "-k", "two words")
     assert result.returncode == 0, result.stderr
     assert any(f"-r {clone.root}/tests/requirements.txt" in call for call in clone.installations())
-    ruff, form, tests = (line.split("|", 2)[2] for line in result.stdout.splitlines()[-3:])
+    ruff, form, bandit, tests = (line.split("|", 2)[2] for line in result.stdout.splitlines()[-4:])
     assert ruff == f"{clone.root}|-m|ruff|check|.|"
     assert form == f"{clone.root}|-m|ruff|format|--check|.|"
+    assert bandit == f"{clone.root}|-m|bandit|--quiet|--recursive|--configfile|pyproject.toml|src|"
     assert tests == f"{clone.root}|-m|pytest|-k|two words|"
+
+
+def test_the_audit_looks_at_the_code_and_at_all_locked_packages_of_any_machine(clone):
+    clone.add_python()
+    result = clone.run("audit", "-s", "osv")
+    assert result.returncode == 0, result.stderr
+    assert "|-m|bandit|--quiet|--recursive|--configfile|pyproject.toml|src|" in result.stdout
+    installed, *asked = clone.installations()
+    assert f"-r {clone.root}/tests/audit-requirements.txt" in installed
+    calls = [line for line in asked if line.startswith("-m pip_audit ")]
+    assert all(call.startswith("-m pip_audit --strict ") and " -s osv " in call for call in calls)
+    assert asked[:2] == [calls[0], "pyyaml==5.3"]
+    locked = "".join((REPOSITORY / name).read_text() for name in LOCKS)
+    pins = re.findall(r"^[a-z0-9-]+==[\w.]+", locked, re.M)
+    assert sorted(set(asked[2:]) - set(calls)) == sorted(set(pins))
+    assert len([pin for pin in asked if pin.startswith("numpy==")]) == locked.count("\nnumpy==") > 1
+    assert "colorama==" in str(asked)  # of another operating system
+
+
+@pytest.mark.parametrize(
+    "said", ['[{"vulns": []}]', "ERROR: not found on PyPI: pyyaml (5.3)", "Traceback\nNo route", ""]
+)
+def test_an_audit_whose_register_has_no_advisories_is_a_failure(clone, said):
+    clone.add_python()
+    result = clone.run("audit", KNOWN_HOLE=said)
+    assert result.returncode == 2
+    assert "no advisories can be looked up" in result.stderr
+    assert said.rpartition("\n")[2] in result.stderr and "Traceback" not in result.stderr
+    assert not [call for call in clone.installations() if "pip_audit" in call and "json" not in call]
+
+
+def test_an_audit_that_finds_a_hole_or_cannot_look_a_package_up_is_a_failure(clone):
+    clone.add_python()
+    result = clone.run("audit", HOLES="1")
+    assert result.returncode == 2
+    assert "has a hole that is known, or could not be looked up" in result.stderr
 
 
 def test_without_python_the_error_says_which_one_is_needed(clone):

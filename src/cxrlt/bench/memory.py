@@ -83,7 +83,7 @@ def peak_of_command(arguments: Sequence[str]) -> int:
     command = [sys.executable, "-m", "cxrlt", *arguments]
     peak = 0
     with tempfile.TemporaryFile("w+") as printed:  # a pipe that nobody empties would stop it
-        process = subprocess.Popen(command, stdout=printed, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(command, stdout=printed, stderr=subprocess.STDOUT)  # nosec B603  # ourselves
         while process.poll() is None:
             peak = max(peak, sum(map(anonymous_bytes, _with_children(process.pid))))
             time.sleep(INTERVAL)

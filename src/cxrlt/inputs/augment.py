@@ -79,7 +79,7 @@ class Transform:
             return image
         # One stream for all steps, and not that of `draw`. Compose.set_random_seed gives every step a stream
         # that starts alike, so that one draw decides several of them.
-        self.finish.set_random_state(np.random.default_rng([seed, 1]), random.Random(seed))
+        self.finish.set_random_state(np.random.default_rng([seed, 1]), random.Random(seed))  # nosec B311  # pictures
         return self.finish(image=image)["image"]
 
     def draw(self, shape: tuple[int, ...], seed: int) -> Draw:

@@ -189,8 +189,8 @@ def _git(*arguments: str) -> str | None:
     """Output of a git command in the package's folder; None outside a checkout or without git."""
     try:
         folder = Path(cxrlt.__file__).parent
-        return subprocess.run(  # nosec B603, B607  # the user's git, with words of ours
-            ["git", *arguments], cwd=folder, capture_output=True, text=True, check=True
-        ).stdout.strip()
+        command = ["git", *arguments]
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)  # nosec B603
+        return done.stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None
