@@ -11,6 +11,7 @@ from cxrlt.artifacts import Workspace, read_json, write_json
 from cxrlt.challenges import get_challenge
 from cxrlt.challenges.base import Challenge, Task
 from cxrlt.folds.make import make_folds, read_folds
+from cxrlt.predictions.identity import identity_of
 from cxrlt.predictions.standardise import write_constants
 from cxrlt.predictions.store import read_predictions, write_predictions
 from cxrlt.recipe import Recipe, save_recipe
@@ -77,9 +78,10 @@ class SimulatedRuns:
                 if split == "oof":
                     table = table[folds.frame.loc[table.index, "fold"] == fold]
                 logits = draw_logits(rng, table, skill) * (1 + drift * fold) + drift * fold
-                meta = {"folds_sha256": folds.sha256, "fold": str(fold), "epoch": recipe.predict.weights}
+                made_of = identity_of(directory, self.challenge, folds)
+                meta = {"fold": str(fold), "epoch": recipe.predict.weights} | made_of
                 if split == "oof":
-                    write_constants(directory, logits, self.challenge.task)
+                    write_constants(directory, logits, self.challenge.task, made_of)
                 write_predictions(directory / f"{split}.parquet", logits, meta)
         return self.workspace.run_dir("csv", name)
 

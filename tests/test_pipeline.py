@@ -13,6 +13,7 @@ from cxrlt.errors import UserError
 from cxrlt.folds.make import read_folds
 from cxrlt.inputs.images import ImageSource
 from cxrlt.inputs.phantom import make_demo
+from cxrlt.locks import LOCK
 from cxrlt.pipeline import Plan, run
 from cxrlt.recipe import save_recipe
 from cxrlt.submissions.validate import validate
@@ -37,7 +38,7 @@ def files_of(source):
         path: path.stat().st_mtime_ns
         for folder in ("folds", "submissions")
         for path in (root / folder).rglob("*")
-        if path.is_file() and path.suffix != ".lock"
+        if path.is_file() and path.name != LOCK
     }
 
 

@@ -46,7 +46,7 @@ def test_out_of_fold_rows_are_predicted_by_the_fold_that_left_them_out(source):
         frame, meta = read_predictions(path, CLASSES)
         assert set(frame.index) == set(folds.frame.index[folds.frame["fold"] == fold])
         assert (meta["fold"], meta["split"], meta["folds_sha256"]) == (str(fold), "oof", folds.sha256)
-        constants = read_constants(path.parent, CLASSES, made_by="")
+        constants, _ = read_constants(path.parent, CLASSES, made_by="")
         pd.testing.assert_series_equal(constants.median, constants_of(frame).median, check_names=False)
 
 
@@ -173,7 +173,7 @@ def test_with_one_class_per_row_a_trained_run_is_predicted_and_scored_on_no_scal
     source = make_tiny(tmp_path, n_patients=12, n_folds=2, task="single_label")
     train(source, TrainPlan("model", tiny_recipe(**{"schedule.epochs": 1, "loss.name": "ce"})))
     for path in predict(source, "model", "oof"):
-        constants = read_constants(path.parent, CLASSES, made_by="")
+        constants, _ = read_constants(path.parent, CLASSES, made_by="")
         assert (constants.median == 0).all() and (constants.iqr == 1).all()
     predict(source, "model", "dev")
     for split in ("oof", "dev"):

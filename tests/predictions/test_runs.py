@@ -5,6 +5,7 @@ import pytest
 from cxrlt.errors import UserError
 from cxrlt.folds.make import make_folds, read_folds
 from cxrlt.predictions.ensemble import make_ensemble
+from cxrlt.predictions.identity import identity_of
 from cxrlt.predictions.runs import read_final, read_oof, read_split, study_mean_of
 from cxrlt.predictions.standardise import constants_of, standardise_by_fold
 from cxrlt.predictions.store import read_predictions, write_predictions
@@ -149,8 +150,8 @@ def test_a_refit_predicts_dev_and_test_on_its_own_scale_and_has_no_oof(runs: Sim
         index=table.index,
         columns=list(runs.challenge.classes),
     )
-    sha256 = read_folds(runs.challenge, runs.workspace).sha256
-    write_predictions(directory / "test.parquet", logits, {"folds_sha256": sha256})
+    made_of = identity_of(directory, runs.challenge, read_folds(runs.challenge, runs.workspace))
+    write_predictions(directory / "test.parquet", logits, made_of)
     final = read_final(*of(runs, "all"), "test")
     np.testing.assert_allclose(final.logits.to_numpy(), logits.to_numpy(), atol=1e-6)
     assert final.study_mean.final is None

@@ -61,7 +61,7 @@ def rescale_rows(runs: SimulatedRuns, name: str) -> None:
 def test_no_scale_per_class_is_applied_which_would_change_the_class_of_a_row(single: SimulatedRuns) -> None:
     run_dir = single.add_run("model", skill=2, recipe=OFF)
     for fold in range(3):
-        constants = read_constants(run_dir / f"fold{fold}", CLASSES, made_by="")
+        constants, _ = read_constants(run_dir / f"fold{fold}", CLASSES, made_by="")
         assert (constants.median == 0).all() and (constants.iqr == 1).all()
     logits = pd.concat(on_disk(single, "model", "oof"))
     scores = read_oof(*of(single, "model"))

@@ -4,9 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from cxrlt.artifacts import write_json
 from cxrlt.errors import UserError
 from cxrlt.predictions.standardise import (
-    Constants,
     constants_of,
     mean_constants,
     read_constants,
@@ -62,8 +62,9 @@ def test_mean_constants_weigh_their_parts() -> None:
 
 def test_constants_are_read_back_by_class_name(tmp_path: Path) -> None:
     logits = frame(np.random.default_rng(0).normal(size=(9, 2)))
-    write_constants(tmp_path, logits, "multi_label")
-    back = read_constants(tmp_path, ("B", "A"), "cxrlt predict")
+    write_constants(tmp_path, logits, "multi_label", {"folds_sha256": "f"})
+    back, made_of = read_constants(tmp_path, ("B", "A"), "cxrlt predict")
+    assert made_of == {"folds_sha256": "f"}
     pd.testing.assert_series_equal(back.median, constants_of(logits).median[["B", "A"]], check_names=False)
 
 
@@ -76,6 +77,9 @@ def test_constants_are_read_back_by_class_name(tmp_path: Path) -> None:
         {"median": {"A": 0, "B": float("nan")}, "iqr": {"A": 1, "B": 1}},
     ],
 )
-def test_constants_that_lack_a_class_or_a_usable_number_are_refused(values: dict) -> None:
-    with pytest.raises(UserError, match=r"constants\.json does not hold"):
-        Constants.from_json(values, "AB", Path("constants.json"))
+def test_constants_that_lack_a_class_or_a_usable_number_are_refused_with_the_command(
+    tmp_path: Path, values: dict
+) -> None:
+    write_json(tmp_path / "constants.json", values | {"made_of": {}})
+    with pytest.raises(UserError, match=r"constants\.json .*Make it again with: cxrlt predict model --force"):
+        read_constants(tmp_path, "AB", "cxrlt predict model")

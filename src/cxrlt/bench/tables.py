@@ -33,6 +33,7 @@ from cxrlt.bench.synthetic import logits_for, long_tailed, patients
 from cxrlt.folds.balance import balance
 from cxrlt.folds.make import make_folds, read_folds
 from cxrlt.folds.split import split_patients
+from cxrlt.predictions.identity import identity_of
 from cxrlt.predictions.standardise import write_constants
 from cxrlt.predictions.store import write_predictions
 from cxrlt.recipe import Recipe, changed, save_recipe
@@ -202,9 +203,9 @@ def _predict_test(workspace: Workspace, n: int) -> pd.DataFrame:
         directory = workspace.run_dir(CHALLENGE, RUN) / f"fold{fold}"
         logits = pd.DataFrame(_logits(n, fold), ids, list(known.classes))
         save_recipe(recipe, directory / "config.yaml")
-        write_constants(directory, logits, known.task)
-        meta = {"folds_sha256": read_folds(known, workspace).sha256, "fold": str(fold), "split": "test"}
-        write_predictions(directory / "test.parquet", logits, meta)
+        made_of = identity_of(directory, known, read_folds(known, workspace))
+        write_constants(directory, logits, known.task, made_of)
+        write_predictions(directory / "test.parquet", logits, {"fold": str(fold), "split": "test"} | made_of)
     return logits
 
 

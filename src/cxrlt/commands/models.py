@@ -42,7 +42,7 @@ class Train(Images):
         source = self.source(self.challenge)
         train(source, TrainPlan(name, self.fields, self.fold, self.refit, self.seed, self.force))
         if not self.refit:
-            predict(source, name, "oof", force=self.force)
+            predict(source, name, "oof", only=self.fold)
 
 
 @dataclass(frozen=True, kw_only=True)

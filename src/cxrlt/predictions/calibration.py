@@ -13,8 +13,10 @@ from scipy.special import expit, logit
 from cxrlt.artifacts import Workspace, sha256_of, write_json
 from cxrlt.challenges.base import Challenge
 from cxrlt.errors import UserError, listing
+from cxrlt.locks import exclusive
 from cxrlt.predictions.choices import METHODS, Method, Variant
 from cxrlt.predictions.fingerprint import evidence_fingerprint
+from cxrlt.predictions.identity import OutdatedError
 from cxrlt.predictions.logit_maps import LogitMap, fit_maps
 from cxrlt.predictions.runs import TrainRows
 from cxrlt.predictions.thresholds import f1_threshold
@@ -69,9 +71,10 @@ def write_calibration(
         "folds_sha256": rows.folds.sha256,
         "fingerprint": fingerprint(challenge, workspace, name, rows),
     }
-    write_json(
-        path, {"challenge": challenge.name, "method": calibration.method} | made_of | {"classes": classes}
-    )
+    with exclusive(path.parent, wait=True):
+        write_json(
+            path, {"challenge": challenge.name, "method": calibration.method} | made_of | {"classes": classes}
+        )
     return path
 
 
@@ -89,13 +92,15 @@ def read_calibration(challenge: Challenge, workspace: Workspace, name: str, rows
         values = json.loads(path.read_text(encoding="utf-8"))
         calibration = _parsed(values)
         made_of = values["folds_sha256"], values["fingerprint"]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise UserError(f"{path} is not a calibration ({error!r}). {again}") from error
     if set(calibration.maps) != set(challenge.classes):
         odd = sorted(set(calibration.maps) ^ set(challenge.classes))
         raise UserError(f"{path} does not hold the classes of {challenge.name}: {listing(odd)}. {again}")
     if made_of != (rows.folds.sha256, fingerprint(challenge, workspace, name, rows)):
-        raise UserError(f"{path} was fitted on other folds, labels or predictions than there are. {again}")
+        raise OutdatedError(
+            f"{path} was fitted on other folds, labels or predictions than there are. {again}"
+        )
     return calibration
 
 

@@ -2,15 +2,15 @@
 
 import hashlib
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-
-import pyarrow.parquet as pq
 
 import cxrlt
 from cxrlt.artifacts import Workspace, sha256_of
 from cxrlt.challenges.base import Challenge
 from cxrlt.errors import UserError, listing
+from cxrlt.locks import exclusive
 from cxrlt.predictions.candidates import (
     BY_SIMPLICITY,
     N_DRAWS,
@@ -21,8 +21,9 @@ from cxrlt.predictions.candidates import (
     cross_fit,
 )
 from cxrlt.predictions.fingerprint import evidence_fingerprint, predictions_fingerprint
+from cxrlt.predictions.identity import OutdatedError
 from cxrlt.predictions.runs import TrainRows, read_final, read_oof, read_train_rows
-from cxrlt.predictions.store import META_PREFIX, write_predictions
+from cxrlt.predictions.store import read_meta, write_predictions
 from cxrlt.predictions.view_weights import StudyMeanOption, choose_study_mean
 from cxrlt.predictions.weights import (
     WEIGHTS_FILE,
@@ -83,30 +84,45 @@ def make_ensemble(
     _require_possible(challenge, asked)
     rows = read_train_rows(challenge, workspace)
     made_of = _made_from(challenge, workspace, members, rows)
-    if is_ensemble(run_dir) and not force:
-        weights = read_weights(run_dir, challenge)
-        _require_same(run_dir, weights, members, asked)
-        if weights.fingerprint == made_of:
-            paths = _predict_available(challenge, workspace, name)
-            return EnsembleReport(weights, paths, True, f"ensemble {name}: already done ({run_dir})")
-    weights = _combine(challenge, workspace, members, asked, rows, made_of)
-    weights.write(run_dir, challenge.name)
-    paths = _predict_available(challenge, workspace, name)
+    with exclusive(run_dir):
+        if is_ensemble(run_dir) and not force:
+            weights = read_weights(run_dir, challenge)
+            _require_same(run_dir, weights, members, asked)
+            if weights.fingerprint == made_of:
+                paths = _predict_available(challenge, workspace, name)
+                return EnsembleReport(weights, paths, True, f"ensemble {name}: already done ({run_dir})")
+        weights = _combine(challenge, workspace, members, asked, rows, made_of)
+        weights.write(run_dir, challenge.name)
+        paths = _predict_available(challenge, workspace, name)
     return EnsembleReport(weights, paths, False, _describe(challenge, name, weights, paths))
 
 
-def predict_ensemble(challenge: Challenge, workspace: Workspace, name: str, split: str) -> Path:
+def predict_ensemble(
+    challenge: Challenge, workspace: Workspace, name: str, split: str, *, force: bool = False
+) -> Path:
     """Write `split`.parquet of an ensemble ("oof", "dev" or "test"): the logits that weights.json stands for.
 
-    A file made of the same weights and the same predictions of the members is left alone.
+    A file made of the same weights and the same predictions of the members is left alone, unless `force`.
     """
+    with exclusive(workspace.run_dir(challenge.name, name)):
+        return _write_split(challenge, workspace, name, split, force)
+
+
+def is_predicted(challenge: Challenge, workspace: Workspace, name: str, split: str) -> bool:
+    """Whether an ensemble's `split`.parquet is what weights.json and the members' predictions make now."""
+    path = workspace.run_dir(challenge.name, name) / f"{split}.parquet"
+    try:
+        return read_meta(path).get(FINGERPRINT) == _made_of(challenge, workspace, name, split)
+    except UserError:  # missing or damaged
+        return False
+
+
+def _write_split(
+    challenge: Challenge, workspace: Workspace, name: str, split: str, force: bool = False
+) -> Path:
     run_dir = workspace.run_dir(challenge.name, name)
     weights, path = read_weights(run_dir, challenge), run_dir / f"{split}.parquet"
-    members = weights.members if split == "oof" else weights.used
-    folders = [workspace.run_dir(challenge.name, member) for member in members]
-    made_of = sha256_of(run_dir / WEIGHTS_FILE) + predictions_fingerprint(folders, split)
-    made_of = hashlib.sha256(made_of.encode()).hexdigest()
-    if path.is_file() and _made_of(path) == made_of:
+    if not force and is_predicted(challenge, workspace, name, split):
         return path
     logits = read_final(challenge, workspace, name, split).logits
     meta = {
@@ -118,8 +134,18 @@ def predict_ensemble(challenge: Challenge, workspace: Workspace, name: str, spli
         "tta": "members'",
     }
     meta |= {"study_mean": weights.study_mean.text, "folds_sha256": weights.folds_sha256}
+    made_of = _made_of(challenge, workspace, name, split)
     write_predictions(path, logits, meta | {"version": cxrlt.__version__, FINGERPRINT: made_of})
     return path
+
+
+def _made_of(challenge: Challenge, workspace: Workspace, name: str, split: str) -> str:
+    run_dir = workspace.run_dir(challenge.name, name)
+    weights = read_weights(run_dir, challenge)
+    members = weights.members if split == "oof" else weights.used
+    folders = [workspace.run_dir(challenge.name, member) for member in members]
+    made_of = sha256_of(run_dir / WEIGHTS_FILE) + predictions_fingerprint(folders, split)
+    return hashlib.sha256(made_of.encode()).hexdigest()
 
 
 def _combine(
@@ -151,6 +177,7 @@ def _combine(
         vars(asked),
         rows.folds.sha256,
         made_of,
+        predictions_fingerprint([workspace.run_dir(challenge.name, member) for member in names], "oof"),
     )
 
 
@@ -201,19 +228,21 @@ def _made_from(challenge: Challenge, workspace: Workspace, members: Sequence[str
     return evidence_fingerprint(folders, rows.table, challenge.classes)
 
 
-def _made_of(path: Path) -> str | None:
-    value = (pq.read_schema(path).metadata or {}).get((META_PREFIX + FINGERPRINT).encode())
-    return value.decode() if value else None
-
-
 def _predict_available(challenge: Challenge, workspace: Workspace, name: str) -> tuple[Path, ...]:
-    """The out-of-fold predictions, and those of each split that every fold of every member has predicted."""
+    """The out-of-fold predictions, and those of each split that every fold of every member has predicted.
+
+    A split that some fold is to predict anew waits until it has: `cxrlt predict` then writes both.
+    """
     members = read_weights(workspace.run_dir(challenge.name, name), challenge).used
     folders = [
         f for m in members for f in workspace.run_dir(challenge.name, m).glob("fold[0-9]*") if f.is_dir()
     ]
-    splits = [s for s in ("dev", "test") if all((folder / f"{s}.parquet").is_file() for folder in folders)]
-    return tuple(predict_ensemble(challenge, workspace, name, split) for split in ("oof", *splits))
+    paths = [_write_split(challenge, workspace, name, "oof")]
+    for split in ("dev", "test"):
+        if all((folder / f"{split}.parquet").is_file() for folder in folders):
+            with suppress(OutdatedError):
+                paths.append(_write_split(challenge, workspace, name, split))
+    return tuple(paths)
 
 
 def _describe(challenge: Challenge, name: str, weights: EnsembleWeights, paths: Sequence[Path]) -> str:

@@ -1,22 +1,25 @@
 """The stage `cxrlt evaluate`: score a model or an ensemble, or everything trained side by side."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from cxrlt.artifacts import Workspace, write_json
+from cxrlt.artifacts import Workspace, read_json, write_json
 from cxrlt.challenges.base import Challenge
 from cxrlt.errors import UserError, listing
+from cxrlt.locks import exclusive
 from cxrlt.metrics import Interval, paired_difference
+from cxrlt.predictions.fold_files import predict_command
 from cxrlt.predictions.measures import macro_values
 from cxrlt.predictions.oof import oof_scores, predicted_rows
 from cxrlt.predictions.probabilities import probabilities
 from cxrlt.predictions.runs import Final, TrainRows, holds_run, read_final, read_train_rows
 from cxrlt.predictions.scoring import N_DRAWS, Evaluation, score_rows
 
+SCORE = "score.json"
 OPTIMISTIC = "optimistic: its epochs were chosen on the rows it is scored on"
 
 
@@ -35,10 +38,18 @@ def evaluate(
     """
     truth = _read_truth(challenge, workspace, split)
     evaluation = _score(challenge, truth, _read(challenge, workspace, name, truth), n_draws, seed)
-    path = workspace.submission_dir(challenge.name, name) / "score.json"
-    before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    write_json(path, before | {split: evaluation.to_json()})
+    folder = workspace.submission_dir(challenge.name, name)
+    with exclusive(folder, wait=True):
+        write_json(folder / SCORE, _scores_in(folder / SCORE) | {split: evaluation.to_json()})
     return evaluation
+
+
+def _scores_in(path: Path) -> dict[str, object]:
+    """The scores of all splits; none where the file is missing or damaged."""
+    try:
+        return dict(read_json(path, "cxrlt evaluate"))
+    except (UserError, ValueError, TypeError):
+        return {}
 
 
 @dataclass(frozen=True)
@@ -113,8 +124,7 @@ def _read(challenge: Challenge, workspace: Workspace, name: str, truth: _Truth) 
     if len(unknown):
         raise UserError(
             f"the {truth.split} predictions of {name} hold ids that the table lacks: {listing(unknown)}. "
-            f"Predict again with: cxrlt predict {name} --challenge {challenge.name} --split {truth.split} "
-            "--force"
+            f"Predict again with: {predict_command(name, challenge.name, truth.split)} --force"
         )
     return final
 

@@ -8,13 +8,16 @@ import numpy as np
 import pandas as pd
 
 from cxrlt.artifacts import sha256_of
+from cxrlt.predictions.standardise import CONSTANTS
+from cxrlt.training.places import REFIT
 
 
 def predictions_fingerprint(run_dirs: Sequence[Path], split: str) -> str:
     """A hash of runs' predictions of a split and of their constants, in any order of the runs."""
     digest = hashlib.sha256()
     for run_dir in sorted(run_dirs):
-        for path in sorted([*run_dir.glob(f"fold*/{split}.parquet"), *run_dir.glob("fold*/constants.json")]):
+        found = [path for unit in ("fold*", REFIT) for path in run_dir.glob(f"{unit}/{split}.parquet")]
+        for path in sorted([*found, *run_dir.glob(f"fold*/{CONSTANTS}")]):
             digest.update(f"{run_dir.name} {path.parent.name} {path.name} {sha256_of(path)}\n".encode())
     return digest.hexdigest()
 

@@ -1,48 +1,40 @@
 """The stage `cxrlt predict`: out-of-fold, dev and test logits of every trained fold, by one function."""
 
 import gc
+from collections.abc import Collection, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from accelerate import Accelerator
-from safetensors.torch import load_file
 
 import cxrlt
-from cxrlt.artifacts import name_of_run, read_json
 from cxrlt.challenges.base import Challenge
-from cxrlt.errors import UserError
+from cxrlt.errors import UserError, listing
 from cxrlt.folds.make import Folds, read_folds
 from cxrlt.inputs.cache import ImageCache
 from cxrlt.inputs.images import ImageSource
 from cxrlt.inputs.memory import give_back_memory
+from cxrlt.locks import exclusive
 from cxrlt.models.backbone import XRayModel, create_model
 from cxrlt.predictions.ensemble import predict_ensemble
-from cxrlt.predictions.standardise import CONSTANTS, write_constants
-from cxrlt.predictions.store import read_predictions, write_predictions
+from cxrlt.predictions.identity import identity_of, in_words
+from cxrlt.predictions.standardise import read_constants, write_constants
+from cxrlt.predictions.store import MADE_BY, read_predictions, write_predictions
+from cxrlt.predictions.trained import CONFIG, TrainedFold, require_classes, trained_folds
 from cxrlt.predictions.weights import is_ensemble, read_weights
-from cxrlt.recipe import Recipe, TTAConfig, load_recipe
+from cxrlt.recipe import Recipe, TTAConfig
+from cxrlt.training.checkpoint import read_tensors
 from cxrlt.training.data import Stored, evaluation_set, rows_per_pass
 from cxrlt.training.features import feature_cache
 from cxrlt.training.infer import infer
-from cxrlt.training.places import REFIT, WEIGHTS, train_run_command
+from cxrlt.training.places import REFIT, WEIGHTS
 from cxrlt.training.setup import create_accelerator, worker_count
 from cxrlt.training.tta import describe_tta, only_as_they_are
 
 SIDED = ("left", "right")
-
-
-@dataclass(frozen=True)
-class TrainedFold:
-    """A finished fold, or a refit on all rows, as its folder describes it."""
-
-    directory: Path
-    recipe: Recipe
-    identity: dict[str, object]
-
-    @property
-    def fold(self) -> str:
-        return str(self.identity["fold"])
 
 
 def predict_run(source: ImageSource, name: str, split: str, *, force: bool = False) -> list[Path]:
@@ -52,21 +44,30 @@ def predict_run(source: ImageSource, name: str, split: str, *, force: bool = Fal
         return predict(source, name, split, force=force)
     for member in read_weights(run_dir, challenge).members:
         predict_run(source, member, split, force=force)
-    path = predict_ensemble(challenge, source.workspace, name, split)
+    path = predict_ensemble(challenge, source.workspace, name, split, force=force)
     print(f"predict {name} {split}: {path}")
     return [path]
 
 
-def predict(source: ImageSource, name: str, split: str, *, force: bool = False) -> list[Path]:
+def predict(
+    source: ImageSource,
+    name: str,
+    split: str,
+    *,
+    only: Collection[int] | None = None,
+    force: bool = False,
+) -> list[Path]:
     """Write `split`.parquet into every trained fold of a run; "oof" means the rows a fold left out.
 
-    Finished files are left alone unless `force`. Raises UserError if nothing is trained under that name.
+    With `only`, into those folds. What is there is left alone if it was made of what there is now, unless
+    `force`. Raises UserError if nothing is trained under that name, or another process is at work in a fold.
     """
     challenge = source.challenge
     gc.collect()  # the training that came before
     give_back_memory()
     folds = read_folds(challenge, source.workspace)
-    trained = trained_folds(source.workspace.run_dir(challenge.name, name), folds, challenge.name)
+    run_dir = source.workspace.run_dir(challenge.name, name)
+    trained = trained_folds(run_dir, folds, challenge.name, only)
     if split == "oof":
         trained = [unit for unit in trained if unit.fold != REFIT]
         if not trained:
@@ -76,58 +77,86 @@ def predict(source: ImageSource, name: str, split: str, *, force: bool = False) 
         challenge.require(split)
         table, cache = source.split(split, trained[0].recipe.data.cache_size)
     accelerator = create_accelerator(trained[0].recipe)
-    paths = []
     for unit in trained:
-        path = unit.directory / f"{split}.parquet"
-        label = f"predict {name} fold {unit.fold} {split}"
-        expected = folds.frame.index[folds.frame["fold"] == int(unit.fold)] if split == "oof" else table.index
-        if not force and _is_finished(path, split, challenge.classes, expected):
-            accelerator.print(f"{label}: already done ({path})")
-        else:
-            rows = table[table.index.isin(expected)]
-            tta = tta_of(unit.recipe, challenge.classes)
-            give_back_memory()
-            logits = infer_fold(unit, cache, rows, challenge, accelerator, tta, label)
-            if accelerator.is_main_process:
-                if split == "oof":
-                    write_constants(unit.directory, logits, challenge.task)
-                # an unreadable image stays NaN
-                write_predictions(path, logits.reindex(expected), _meta(unit, split, folds, tta))
-                print(f"{label}: {len(logits):,} images")
-            accelerator.wait_for_everyone()
-        paths.append(path)
-    return paths
+        rows = folds.frame.index[folds.frame["fold"] == int(unit.fold)] if split == "oof" else table.index
+        asked = Asked(name, split, rows, force)
+        with exclusive(unit.directory) if accelerator.is_main_process else nullcontext():
+            _predict_fold(unit, asked, table, cache, challenge, folds, accelerator)
+    return [unit.directory / f"{split}.parquet" for unit in trained]
 
 
-def trained_folds(run_dir: Path, folds: Folds, challenge: str) -> list[TrainedFold]:
-    """The finished folds of a run, in order.
+@dataclass(frozen=True)
+class Asked:
+    """Which predictions are to be written: of the images `ids`, even if they are there where `force`."""
 
-    Raises UserError if there are none, or if they were trained on another split.
+    name: str
+    split: str
+    ids: pd.Index
+    force: bool
+
+
+def _predict_fold(
+    unit: TrainedFold,
+    asked: Asked,
+    table: pd.DataFrame,
+    cache: ImageCache,
+    challenge: Challenge,
+    folds: Folds,
+    accelerator: Accelerator,
+) -> None:
+    path = unit.directory / f"{asked.split}.parquet"
+    label = f"predict {asked.name} fold {unit.fold} {asked.split}"
+    made_of = identity_of(unit.directory, challenge, folds)
+    reason = why_anew(path, challenge, made_of, asked.ids)
+    if reason is None and not asked.force:
+        accelerator.print(f"{label}: already done ({path})")
+        return
+    if reason and path.is_file():
+        accelerator.print(f"{label}: anew, for {reason}")
+    tta = tta_of(unit.recipe, challenge.classes)
+    give_back_memory()
+    logits = infer_fold(unit, cache, table[table.index.isin(asked.ids)], challenge, accelerator, tta, label)
+    if accelerator.is_main_process:
+        if asked.split == "oof":
+            path.unlink(
+                missing_ok=True
+            )  # a kill between the two files must not leave it beside new constants
+            write_constants(unit.directory, logits, challenge.task, made_of)
+        # an unreadable image stays NaN
+        write_predictions(path, logits.reindex(asked.ids), _meta(unit, asked.split, tta) | made_of)
+        print(f"{label}: {len(logits):,} images")
+    accelerator.wait_for_everyone()
+
+
+def why_anew(path: Path, challenge: Challenge, made_of: Mapping[str, str], ids: pd.Index) -> str | None:
+    """Why a predictions file is to be written again; None if it would come out the same.
+
+    It holds just the rows `ids` then (images may have come since), and the constants of an out-of-fold one
+    lie beside it.
     """
-    found = []
-    for directory in sorted([*run_dir.glob("fold[0-9]*"), *run_dir.glob(REFIT)]):
-        if not (directory / WEIGHTS).is_file():
-            continue
-        identity = read_json(directory / "run.json", made_by=f"cxrlt train --challenge {challenge} --force")
-        if identity["folds_sha256"] != folds.sha256:
-            raise UserError(
-                f"{directory} was trained on another split than the folds.csv there is now. "
-                f"Train it anew: {train_run_command(run_dir, challenge)} --force"
-            )
-        found.append(TrainedFold(directory, load_recipe(None, directory / "config.yaml"), identity))
-    if not found:
-        raise UserError(
-            f"Nothing is trained under the name {name_of_run(run_dir, challenge)!r} for {challenge}. "
-            f"Train it with: {train_run_command(run_dir, challenge)}"
-        )
-    return sorted(found, key=lambda unit: (unit.fold == REFIT, len(unit.fold), unit.fold))
+    try:
+        logits, meta = read_predictions(path, challenge.classes)
+        found = [meta]
+        if path.name == "oof.parquet":
+            found.append(read_constants(path.parent, challenge.classes, MADE_BY)[1])
+    except UserError:
+        return f"{path} is damaged or not whole"
+    if parts := [part for part in made_of if any(each.get(part) != made_of[part] for each in found)]:
+        return f"{path} was made with {in_words(parts)}"
+    return None if set(logits.index) == set(ids) else f"{path} holds other images than there are now"
 
 
 def load_model(unit: TrainedFold, n_classes: int, channels: int = 1) -> XRayModel:
-    """The trained model of one fold."""
+    """The trained model of one fold. Raises UserError if its weights are damaged or of another model."""
     cfg = unit.recipe.model.model_copy(update={"pretrained": False})
     model = create_model(cfg, n_classes, unit.recipe.data.size, channels)
-    model.load_state_dict(load_file(unit.directory / WEIGHTS))
+    path, again = unit.directory / WEIGHTS, f"{unit.train_command} --force"
+    try:
+        model.load_state_dict(read_tensors(path, again))
+    except RuntimeError as error:  # its way to say that keys or shapes differ
+        raise UserError(
+            f"{path} is not of the model in {CONFIG} beside it. Train it anew: {again}"
+        ) from error
     return model
 
 
@@ -163,13 +192,15 @@ def infer_fold(
     """Logits of one trained fold for `rows` of a table (index as theirs, one column per class).
 
     A frozen backbone's features are computed once for all folds that have it, unless `tta` varies the images.
+    Raises UserError if the fold was trained for other classes, or predicts something else than numbers.
     """
+    require_classes(unit, challenge)
     recipe, n_workers = unit.recipe, worker_count(unit.recipe.data.n_workers, accelerator)
     model = load_model(unit, len(challenge.classes), challenge.channels).to(accelerator.device)
     stored: Stored = cache
     if recipe.model.frozen and only_as_they_are(tta):
         stored = feature_cache(model, recipe, cache, accelerator, n_workers)
-    return infer(
+    logits = infer(
         model,
         evaluation_set(recipe, rows, challenge.classes, stored),
         list(rows.index),
@@ -181,16 +212,16 @@ def infer_fold(
         tta=tta,
         label=label,
     )
+    broken = logits.index[~np.isfinite(logits).all(axis=1)]
+    if len(broken):
+        raise UserError(
+            f"{unit.directory} predicts logits that are no numbers for {len(broken):,} of {len(logits):,} "
+            f"images: {listing(broken)}. Train it anew: {unit.train_command} --force"
+        )
+    return logits
 
 
-def _is_finished(path: Path, split: str, classes: tuple[str, ...], expected: pd.Index) -> bool:
-    """Whether the file holds just these rows (images may have come since) and its constants are there."""
-    if not path.is_file() or (split == "oof" and not (path.parent / CONSTANTS).is_file()):
-        return False
-    return set(read_predictions(path, classes)[0].index) == set(expected)
-
-
-def _meta(unit: TrainedFold, split: str, folds: Folds, tta: TTAConfig) -> dict[str, str]:
+def _meta(unit: TrainedFold, split: str, tta: TTAConfig) -> dict[str, str]:
     return {
         "challenge": str(unit.identity["challenge"]),
         "name": str(unit.identity["name"]),
@@ -199,6 +230,5 @@ def _meta(unit: TrainedFold, split: str, folds: Folds, tta: TTAConfig) -> dict[s
         "split": split,
         "tta": describe_tta(tta),
         "epoch": unit.recipe.predict.weights,
-        "folds_sha256": folds.sha256,
         "version": cxrlt.__version__,
     }

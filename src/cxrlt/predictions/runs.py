@@ -6,15 +6,19 @@ from pathlib import Path
 
 import pandas as pd
 
-from cxrlt.artifacts import Workspace, name_of_run, read_json, write_json
+from cxrlt.artifacts import Workspace, name_of_run, write_json
 from cxrlt.challenges.base import Challenge
 from cxrlt.errors import UserError, listing
 from cxrlt.folds.make import Folds, read_folds
+from cxrlt.locks import exclusive
 from cxrlt.predictions.combine import combined, combined_constants, evidence_of
-from cxrlt.predictions.fingerprint import evidence_fingerprint
-from cxrlt.predictions.fold_files import constants_of_fold, read_fold, require_ids
+from cxrlt.predictions.fingerprint import evidence_fingerprint, predictions_fingerprint
+from cxrlt.predictions.fold_files import constants_of_fold, predict_command, read_fold, require_ids
+from cxrlt.predictions.identity import OutdatedError
+from cxrlt.predictions.parse import read_parsed
 from cxrlt.predictions.postprocess import postprocess
 from cxrlt.predictions.standardise import Constants, constants_of, mean_constants
+from cxrlt.predictions.trained import recipe_of
 from cxrlt.predictions.view_weights import (
     CANDIDATES,
     StudyMean,
@@ -23,7 +27,7 @@ from cxrlt.predictions.view_weights import (
     fixed_study_mean,
 )
 from cxrlt.predictions.weights import EnsembleWeights, is_ensemble, read_weights
-from cxrlt.recipe import PredictConfig, load_recipe
+from cxrlt.recipe import PredictConfig
 from cxrlt.training.places import REFIT
 
 STUDY_MEAN_FILE = "study_mean.json"
@@ -92,7 +96,7 @@ def read_oof(challenge: Challenge, workspace: Workspace, name: str, rows: TrainR
     for fold in folds.held:
         logits, meta = read_fold(run_dir, fold, "oof", challenge, folds)
         require_ids(run_dir / f"fold{fold}" / "oof.parquet", logits.index, folds, fold, challenge.name)
-        constants.append(constants_of_fold(run_dir, fold, challenge))
+        constants.append(constants_of_fold(run_dir, fold, challenge, folds))
         parts.append(constants[-1].apply(logits))
         raws.append(logits)
         epochs.add(meta.get("epoch"))
@@ -113,12 +117,12 @@ def read_split(challenge: Challenge, workspace: Workspace, name: str, split: str
         constants = constants_of(logits, challenge.task)
         return Scores(constants.apply(logits), constants)
     units = range(folds.n_folds)
-    constants = [constants_of_fold(run_dir, fold, challenge) for fold in units]
+    constants = [constants_of_fold(run_dir, fold, challenge, folds) for fold in units]
     frames = (  # one at a time: at 377,110 rows of 40 classes each is 120 MB
         part.apply(read_fold(run_dir, fold, split, challenge, folds)[0])
         for fold, part in zip(units, constants, strict=True)
     )
-    fix = f"cxrlt predict {name} --challenge {challenge.name} --split {split} --force"
+    fix = f"{predict_command(name, challenge.name, split)} --force"
     mean = weighted_mean(
         frames, [1 / folds.n_folds] * folds.n_folds, f"the {split} predictions of {name}'s folds", fix
     )
@@ -135,20 +139,34 @@ def study_mean_of(
     """
     run_dir = workspace.run_dir(challenge.name, name)
     refit = (run_dir / REFIT).is_dir()
-    option = _predict_options(run_dir).study_mean
+    option = _predict_options(run_dir, challenge).study_mean
     if refit or option not in CANDIDATES:
         n_folds = read_folds(challenge, workspace).n_folds
         return fixed_study_mean(option, n_folds, "a refit" if refit else "as asked for")
     rows = rows or read_train_rows(challenge, workspace)
     path = run_dir / STUDY_MEAN_FILE
     made_of = evidence_fingerprint([run_dir], rows.table, challenge.classes)
-    if path.is_file():
-        values = read_json(path, made_by=f"cxrlt evaluate {name} --challenge {challenge.name}")
-        if (values.get("option"), values.get("made_of")) == (option, made_of):
-            return StudyMean.from_json(values)
+    kept = _kept_study_mean(path, option, made_of, rows.folds.n_folds)
+    if kept is not None:
+        return kept
     chosen = choose_study_mean(challenge, read_oof(challenge, workspace, name).frame, rows.table, option)
-    write_json(path, chosen.to_json() | {"made_of": made_of})
+    with exclusive(run_dir, wait=True):
+        write_json(path, chosen.to_json() | {"made_of": made_of})
     return chosen
+
+
+def _kept_study_mean(path: Path, option: str, made_of: str, n_folds: int) -> StudyMean | None:
+    """What study_mean.json says, unless it is of something else or damaged: it is soon found out again."""
+
+    def parse(values: dict) -> StudyMean | None:
+        kept = StudyMean.from_json(values)
+        current = (kept.option, values["made_of"], len(kept.by_fold)) == (option, made_of, n_folds)
+        return kept if current else None
+
+    try:
+        return read_parsed(path, parse, "cxrlt evaluate")
+    except UserError:
+        return None
 
 
 @dataclass(frozen=True)
@@ -207,7 +225,7 @@ def read_final(
 
     raw = None if scores.raw is None else over_studies(scores.raw)
     logits = scores.constants.invert(over_studies(scores.frame))
-    options = _predict_options(workspace.run_dir(challenge.name, name))
+    options = _predict_options(workspace.run_dir(challenge.name, name), challenge)
     if options.gate or options.smooth:
         labels = rows or read_train_rows(challenge, workspace)
         logits = _postprocessed(challenge, logits, options, labels, table, units)
@@ -250,9 +268,9 @@ def _postprocessed(
     return _by_unit(units, logits.index, table, part_of)
 
 
-def _predict_options(run_dir: Path) -> PredictConfig:
+def _predict_options(run_dir: Path, challenge: Challenge) -> PredictConfig:
     unit = REFIT if (run_dir / REFIT).is_dir() else "fold0"
-    return load_recipe(None, run_dir / unit / "config.yaml").predict
+    return recipe_of(run_dir / unit, challenge.name).predict
 
 
 def _by_unit(
@@ -282,9 +300,10 @@ def _ensemble(
         members = {member: read_oof(challenge, workspace, member) for member in weights.members}
     else:
         members = {member: read_split(challenge, workspace, member, split) for member in weights.used}
+    require_same_evidence(workspace, name, weights, challenge)
     frames = {member: scores.frame for member, scores in members.items()}
     constants = {member: scores.constants for member, scores in members.items()}
-    again = f"cxrlt predict {name} --challenge {challenge.name} --split {split} --force"
+    again = f"{predict_command(name, challenge.name, split)} --force"
     _require_same_ids(name, frames, again)
 
     def logits_of(ids: pd.Index, unit: int | None) -> pd.DataFrame:
@@ -309,13 +328,25 @@ def _require_same_ids(name: str, frames: Mapping[str, pd.DataFrame], again: str)
             )
 
 
+def require_same_evidence(
+    workspace: Workspace, name: str, weights: EnsembleWeights, challenge: Challenge
+) -> None:
+    """Raises OutdatedError if members were trained or predicted anew since the ensemble was fitted."""
+    folders = [workspace.run_dir(challenge.name, member) for member in weights.members]
+    if predictions_fingerprint(folders, "oof") != weights.members_sha256:
+        raise OutdatedError(
+            f"The ensemble {name} is outdated: it was fitted on other out-of-fold predictions of its members "
+            f"than there are now. Renew it with: {weights.command(name, challenge.name)} --force"
+        )
+
+
 def _weights(run_dir: Path, challenge: Challenge, folds: Folds) -> EnsembleWeights:
     weights = read_weights(run_dir, challenge)
     fitted = {len(weights.by_fold), len(weights.study_mean.by_fold)}
     if weights.folds_sha256 != folds.sha256 or fitted != {folds.n_folds}:
-        members, name = " ".join(weights.members), name_of_run(run_dir, challenge.name)
-        raise UserError(
-            f"{name} was made on another split than the folds.csv there is now. Make it again with: "
-            f"cxrlt ensemble {name} --members {members} --challenge {challenge.name} --force"
+        name = name_of_run(run_dir, challenge.name)
+        raise OutdatedError(
+            f"The ensemble {name} is outdated: it was made on another split than the folds.csv there is now. "
+            f"Make it again with: {weights.command(name, challenge.name)} --force"
         )
     return weights

@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from cxrlt.artifacts import read_json, write_json
+from cxrlt.artifacts import write_json
 from cxrlt.challenges.base import Task
-from cxrlt.errors import UserError
+from cxrlt.predictions.parse import read_parsed
 
 CONSTANTS = "constants.json"
 
@@ -41,17 +41,12 @@ class Constants:
         return {"median": self.median.to_dict(), "iqr": self.iqr.to_dict()}
 
     @classmethod
-    def from_json(
-        cls, values: Mapping[str, Mapping[str, float]], classes: Sequence[str], source: Path
-    ) -> "Constants":
-        """Raises UserError if a class is missing, unknown, or has no usable numbers."""
-        found = [pd.Series(values.get(key, {}), dtype=np.float64) for key in ("median", "iqr")]
+    def from_json(cls, values: Mapping[str, Mapping[str, float]], classes: Sequence[str]) -> "Constants":
+        """Raises ValueError, KeyError or TypeError unless every class has usable numbers."""
+        found = [pd.Series(dict(values[key]), dtype=np.float64) for key in ("median", "iqr")]
         whole = all(set(part.index) == set(classes) and np.isfinite(part).all() for part in found)
         if not whole or not (found[1] > 0).all():
-            raise UserError(
-                f"{source} does not hold a finite median and a positive iqr for every class. "
-                "Make it again with --force."
-            )
+            raise ValueError("it does not hold a finite median and a positive iqr for every class")
         return cls(*(part[list(classes)] for part in found))
 
 
@@ -81,12 +76,22 @@ def standardise_by_fold(scores: pd.DataFrame, fold: pd.Series) -> pd.DataFrame:
     return pd.concat(parts).loc[scores.index]
 
 
-def write_constants(directory: Path, oof_logits: pd.DataFrame, task: Task) -> None:
-    """Write the constants of a fold's out-of-fold logits beside them."""
-    write_json(directory / CONSTANTS, constants_of(oof_logits, task).to_json())
+def write_constants(
+    directory: Path, oof_logits: pd.DataFrame, task: Task, made_of: Mapping[str, str]
+) -> None:
+    """Write the constants of a fold's out-of-fold logits beside them, with what these were made of."""
+    write_json(directory / CONSTANTS, constants_of(oof_logits, task).to_json() | {"made_of": dict(made_of)})
 
 
-def read_constants(directory: Path, classes: Sequence[str], made_by: str) -> Constants:
-    """The constants of a fold; a missing file is an error that names the command `made_by`."""
-    path = directory / CONSTANTS
-    return Constants.from_json(read_json(path, made_by), classes, path)
+def read_constants(
+    directory: Path, classes: Sequence[str], made_by: str
+) -> tuple[Constants, dict[str, object]]:
+    """The constants of a fold, and what they were made of.
+
+    Raises UserError naming the command `made_by` if the file is missing or damaged.
+    """
+    return read_parsed(
+        directory / CONSTANTS,
+        lambda values: (Constants.from_json(values, classes), dict(values["made_of"])),
+        made_by,
+    )

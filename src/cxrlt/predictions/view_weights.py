@@ -49,8 +49,8 @@ class StudyMean:
 
     @classmethod
     def from_json(cls, values: Mapping[str, object]) -> "StudyMean":
-        """Raises ValueError if the values are not those of a choice."""
-        chosen = cls(values["option"], values["final"], tuple(values["by_fold"]), values["why"])
+        """Raises ValueError, KeyError or TypeError if the values are not those of a choice."""
+        chosen = cls(values["option"], values["final"], tuple(values["by_fold"]), str(values["why"]))
         shares = [share for share in (chosen.final, *chosen.by_fold) if share is not None]
         if chosen.option not in get_args(StudyMeanOption) or not all(0 <= share <= 1 for share in shares):
             raise ValueError("not a weight of views")

@@ -8,10 +8,10 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from cxrlt.artifacts import name_of_run, read_json, write_json
+from cxrlt.artifacts import name_of_run, write_json
 from cxrlt.challenges.base import Challenge
-from cxrlt.errors import UserError
 from cxrlt.predictions.context import CONTEXT
+from cxrlt.predictions.parse import read_parsed
 from cxrlt.predictions.view_weights import StudyMean
 
 WEIGHTS_FILE = "weights.json"
@@ -97,7 +97,7 @@ class EnsembleWeights:
     `final` and `study_mean.final` were fitted on all out-of-fold rows and serve dev and test; `by_fold[k]`
     and `study_mean.by_fold[k]` were fitted without fold k and serve its out-of-fold rows. `kind` is a key of
     `nested`, `why` says why it was chosen, `asked` holds the flags, `fingerprint` identifies the members'
-    predictions and the labels.
+    predictions and the labels, `members_sha256` these predictions alone.
     """
 
     kind: str
@@ -111,6 +111,7 @@ class EnsembleWeights:
     asked: Mapping[str, object]
     folds_sha256: str
     fingerprint: str
+    members_sha256: str
 
     def of(self, without: int | None) -> Combination:
         """What was fitted without that fold; None: on all rows."""
@@ -120,6 +121,13 @@ class EnsembleWeights:
     def used(self) -> tuple[str, ...]:
         """The members that dev and test predictions need."""
         return self.final.used
+
+    def command(self, name: str, challenge: str) -> str:
+        """The command that made it."""
+        asked = self.asked
+        flags = f" --kind {asked['kind']}" * bool(asked["kind"]) + " --context" * bool(asked["context"])
+        flags += f" --study-mean {asked['study_mean']}" * (asked["study_mean"] != "auto")
+        return f"cxrlt ensemble {name} --members {' '.join(self.members)}{flags} --challenge {challenge}"
 
     def write(self, run_dir: Path, challenge: str) -> None:
         values = vars(self) | {
@@ -137,28 +145,40 @@ def is_ensemble(run_dir: Path) -> bool:
 
 def read_weights(run_dir: Path, challenge: Challenge) -> EnsembleWeights:
     """What an ensemble is. Raises UserError if its numbers are not usable."""
-    path = run_dir / WEIGHTS_FILE
-    again = (
-        f"cxrlt ensemble {name_of_run(run_dir, challenge.name)} --members A B --challenge {challenge.name}"
+    name = name_of_run(run_dir, challenge.name)
+    return read_parsed(
+        run_dir / WEIGHTS_FILE,
+        lambda values: _parsed(values, challenge),
+        f"cxrlt ensemble {name} --members A B --challenge {challenge.name}",
     )
-    values = read_json(path, again)
-    missing = {*EnsembleWeights.__dataclass_fields__, "challenge"} - set(values)
-    if missing or values["challenge"] != challenge.name:
-        wrong = f"lacks {', '.join(sorted(missing))}" if missing else f"is of {values['challenge']}"
-        raise UserError(f"{path} {wrong}. Make it again with: {again} --force")
-    try:
-        read = [
-            Combination.from_json(part, challenge.classes, values["members"])
-            for part in (values["final"], *values["by_fold"])
-        ]
-        values |= {
-            "members": tuple(values["members"]),
-            "final": read[0],
-            "by_fold": tuple(read[1:]),
-            "study_mean": StudyMean.from_json(values["study_mean"]),
-            "nested": {kind: Candidate(**figures) for kind, figures in values["nested"].items()},
-        }
-    except (ValueError, KeyError, TypeError) as error:
-        wrong = f"lacks {error}" if isinstance(error, KeyError) else f"cannot be used: {error}"
-        raise UserError(f"{path} {wrong}. Make it again with: {again} --force") from error
-    return EnsembleWeights(**{key: values[key] for key in EnsembleWeights.__dataclass_fields__})
+
+
+def _parsed(values: dict, challenge: Challenge) -> EnsembleWeights:
+    """Raises ValueError, KeyError or TypeError for what `EnsembleWeights.write` would not have written."""
+    if values["challenge"] != challenge.name:
+        raise ValueError(f"it is of {values['challenge']}")
+    members, asked = values["members"], values["asked"]
+    if not isinstance(members, list) or not all(isinstance(member, str) for member in members):
+        raise ValueError("its members are no list of names")
+    final, *by_fold = (
+        Combination.from_json(part, challenge.classes, members)
+        for part in (values["final"], *values["by_fold"])
+    )
+    nested = {
+        kind: Candidate(**{key: float(figures[key]) for key in Candidate.__dataclass_fields__})
+        for kind, figures in values["nested"].items()
+    }
+    return EnsembleWeights(
+        kind=str(values["kind"]),
+        why=str(values["why"]),
+        members=tuple(members),
+        final=final,
+        by_fold=tuple(by_fold),
+        study_mean=StudyMean.from_json(values["study_mean"]),
+        nested=nested,
+        n_draws=int(values["n_draws"]),
+        asked={key: asked[key] for key in ("kind", "context", "study_mean")},
+        folds_sha256=str(values["folds_sha256"]),
+        fingerprint=str(values["fingerprint"]),
+        members_sha256=str(values["members_sha256"]),
+    )

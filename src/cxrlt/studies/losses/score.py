@@ -8,10 +8,10 @@ import pandas as pd
 from cxrlt.challenges.base import Challenge
 from cxrlt.errors import UserError
 from cxrlt.metrics import macro_metric
+from cxrlt.predictions.fold_files import read_current
 from cxrlt.predictions.measures import has_both_values
 from cxrlt.predictions.oof import oof_scores
 from cxrlt.predictions.scoring import N_DRAWS
-from cxrlt.predictions.store import read_predictions
 from cxrlt.studies.losses.plan import LossStudy
 from cxrlt.studies.losses.seen import SEEN, seen_fold
 from cxrlt.studies.plan import Run
@@ -27,11 +27,10 @@ def read_logits(study: LossStudy, run: Run, *, seen: bool = False) -> pd.DataFra
     for fold in study.folds:
         rows = seen_fold(fold, study.split.n_folds) if seen else fold
         path = study.fold_dir(run, fold) / (SEEN if seen else "oof.parquet")
-        logits, meta = read_predictions(path, study.challenge.classes)
-        if meta.get("folds_sha256") != study.split.sha256 or set(logits.index) != set(
-            study.split.frame.index[study.split.frame["fold"] == rows]
-        ):
-            raise UserError(f"{path} belongs to another folds.csv than the one there is now: --force.")
+        made_by = f"cxrlt study {study.kind} {study.challenge.name}"
+        logits, _ = read_current(path, study.challenge, study.split, made_by)
+        if set(logits.index) != set(study.split.frame.index[study.split.frame["fold"] == rows]):
+            raise UserError(f"{path} holds rows of another fold. Make it again with: {made_by} --force")
         parts.append(logits.assign(fold=fold))
     return pd.concat(parts)
 

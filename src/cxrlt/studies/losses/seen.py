@@ -5,6 +5,8 @@ from functools import partial
 
 from cxrlt.folds.make import Folds, read_folds
 from cxrlt.inputs.images import ImageSource
+from cxrlt.locks import exclusive
+from cxrlt.predictions.identity import identity_of
 from cxrlt.predictions.predict import TrainedFold, infer_fold, predict, trained_folds, tta_of
 from cxrlt.predictions.store import write_predictions
 from cxrlt.studies.losses.plan import LossStudy
@@ -62,5 +64,6 @@ def _predict_seen(source: ImageSource, units: Sequence[TrainedFold], folds: Fold
         rows = folds.frame.index[folds.frame["fold"] == seen_fold(int(unit.fold), folds.n_folds)]
         there = table[table.index.isin(rows)]
         logits = infer_fold(unit, cache, there, challenge, accelerator, tta, "seen rows")
-        meta = {key: str(value) for key, value in unit.identity.items()} | {"split": "seen"}
-        write_predictions(unit.directory / SEEN, logits.reindex(rows), meta)
+        meta = {"fold": unit.fold, "split": "seen"} | identity_of(unit.directory, challenge, folds)
+        with exclusive(unit.directory, wait=True):
+            write_predictions(unit.directory / SEEN, logits.reindex(rows), meta)

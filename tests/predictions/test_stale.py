@@ -1,0 +1,187 @@
+"""Predictions of something else than there is now are refused by all who read them, with what renews them."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from cxrlt.artifacts import write_json
+from cxrlt.cli import main
+from cxrlt.errors import UserError
+from cxrlt.folds.make import make_folds, read_folds
+from cxrlt.predictions.calibrate import calibrate
+from cxrlt.predictions.ensemble import make_ensemble
+from cxrlt.predictions.evaluate import evaluate, leaderboard
+from cxrlt.predictions.identity import NOT_IN_LOGITS, OutdatedError, identity_of
+from cxrlt.predictions.runs import read_final, read_oof, study_mean_of
+from cxrlt.predictions.standardise import write_constants
+from cxrlt.predictions.store import read_predictions, write_predictions
+from cxrlt.recipe import TTAConfig, load_recipe, save_recipe
+from cxrlt.submissions.submit import submit
+from cxrlt.training.job import NOT_IDENTITY
+from simulated_runs import SimulatedRuns
+
+PREDICT = r"Renew it with: cxrlt predict model --challenge csv --split {split} --force$"
+
+
+def of(runs: SimulatedRuns, *rest: object) -> tuple:
+    return runs.challenge, runs.workspace, *rest
+
+
+def other_weights(run_dir: Path, unit: str = "fold1") -> None:
+    (run_dir / unit / "weights.safetensors").write_bytes(b"trained anew")
+
+
+def other_recipe(run_dir: Path, **predict: object) -> None:
+    path = run_dir / "fold1" / "config.yaml"
+    recipe = load_recipe(None, path)
+    save_recipe(recipe.model_copy(update={"predict": recipe.predict.model_copy(update=predict)}), path)
+
+
+def renew(runs: SimulatedRuns, name: str, split: str) -> None:
+    """What prediction would do: the same logits, made of what there is now."""
+    folds = read_folds(runs.challenge, runs.workspace)
+    for directory in runs.workspace.run_dir("csv", name).glob("fold*"):
+        logits, meta = read_predictions(directory / f"{split}.parquet", runs.challenge.classes)
+        made_of = identity_of(directory, runs.challenge, folds)
+        if split == "oof":
+            write_constants(directory, logits, "multi_label", made_of)
+        write_predictions(directory / f"{split}.parquet", logits, meta | made_of)
+
+
+@pytest.fixture
+def model(runs: SimulatedRuns) -> SimulatedRuns:
+    runs.add_run("model", skill=2)
+    return runs
+
+
+READERS: dict[str, Callable[[SimulatedRuns], object]] = {
+    "evaluate": lambda runs: evaluate(*of(runs, "model"), n_draws=5),
+    "evaluate dev": lambda runs: evaluate(*of(runs, "model", "dev"), n_draws=5),
+    "leaderboard": lambda runs: leaderboard(*of(runs), n_draws=5),
+    "ensemble": lambda runs: make_ensemble(*of(runs, "alone", ["model"])),
+    "calibrate": lambda runs: calibrate(*of(runs, "model"), n_draws=5),
+    "study mean": lambda runs: study_mean_of(*of(runs, "model")),
+    "submit": lambda runs: submit(*of(runs, "model")),
+}
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_every_reader_refuses_predictions_of_other_weights_with_the_command(
+    model: SimulatedRuns, reader: str
+) -> None:
+    other_weights(model.workspace.run_dir("csv", "model"))
+    with pytest.raises(UserError, match=f"made with other weights.*{PREDICT.format(split='oof')}"):
+        READERS[reader](model)
+
+
+@pytest.mark.parametrize(("reader", "split"), [("evaluate dev", "dev"), ("submit", "test")])
+def test_the_split_that_is_behind_is_named(model: SimulatedRuns, reader: str, split: str) -> None:
+    other_weights(model.workspace.run_dir("csv", "model"))
+    renew(model, "model", "oof")
+    with pytest.raises(OutdatedError, match=f"{split}.parquet is outdated.*{PREDICT.format(split=split)}"):
+        READERS[reader](model)
+
+
+def test_predictions_of_another_recipe_are_refused_and_so_are_constants_of_one(model: SimulatedRuns) -> None:
+    study_mean_of(*of(model, "model"))
+    other_recipe(model.workspace.run_dir("csv", "model"), tta=TTAConfig(scales=(0.9,)))
+    with pytest.raises(OutdatedError, match=r"oof\.parquet is outdated: it was made with another recipe"):
+        read_final(*of(model, "model", "oof"))
+    with pytest.raises(OutdatedError, match=r"constants\.json is outdated.*--split oof --force"):
+        read_final(*of(model, "model", "test"))
+
+
+@pytest.mark.parametrize("after", [{"study_mean": "off"}, {"gate": 0.5}, {"smooth": 0.1}])
+def test_what_is_done_with_logits_afterwards_outdates_none(model: SimulatedRuns, after: dict) -> None:
+    other_recipe(model.workspace.run_dir("csv", "model"), **after)
+    read_final(*of(model, "model", "test"))
+
+
+def test_fields_that_change_no_number_outdate_nothing(model: SimulatedRuns) -> None:
+    path = model.workspace.run_dir("csv", "model") / "fold1" / "config.yaml"
+    text = path.read_text()
+    for before, after in (
+        ("n_workers: null", "n_workers: 3"),
+        ("checkpoint_minutes: 10.0", "checkpoint_minutes: 1.0"),
+        ("max_batch_per_device: 32", "max_batch_per_device: 8"),
+    ):
+        assert before in text
+        path.write_text(text.replace(before, after))
+        read_final(*of(model, "model", "oof"))
+
+
+def test_what_is_no_part_of_a_runs_identity_is_no_part_of_its_predictions() -> None:
+    assert set(NOT_IDENTITY) <= set(NOT_IN_LOGITS)
+
+
+def test_predictions_for_other_classes_or_another_order_are_refused_with_the_training(
+    model: SimulatedRuns,
+) -> None:
+    counts = model.challenge.train_counts
+    for classes in (("Mass", "Effusion", "Hernia"), ("Effusion", "Mass", "Hernia", "Nodule")):
+        other = replace(model.challenge, train_counts={name: counts.get(name, 1) for name in classes})
+        with pytest.raises(OutdatedError, match=r"other classes.*cxrlt train .* --fold 0 --force"):
+            read_oof(other, model.workspace, "model")
+
+
+def test_predictions_of_another_split_are_refused_with_the_training(model: SimulatedRuns) -> None:
+    make_folds(*of(model), n_folds=3, seed=5, force=True)
+    with pytest.raises(OutdatedError, match=r"made with another folds\.csv.*cxrlt train .*--fold 0 --force"):
+        read_final(*of(model, "model", "dev"))
+
+
+def test_where_weights_were_deleted_predictions_are_taken_as_they_are(model: SimulatedRuns) -> None:
+    for path in model.workspace.run_dir("csv", "model").glob("fold*/weights.safetensors"):
+        path.unlink()
+    assert read_final(*of(model, "model", "test")).logits.notna().all(axis=None)
+    assert evaluate(*of(model, "model"), n_draws=5).overall.of("mAP").value > 0
+
+
+def test_predictions_that_do_not_say_what_they_were_made_of_are_refused(model: SimulatedRuns) -> None:
+    path = model.workspace.run_dir("csv", "model") / "fold0" / "constants.json"
+    write_json(path, json.loads(path.read_text()) | {"made_of": {}})
+    with pytest.raises(OutdatedError, match=r"another folds\.csv, other classes, another recipe and other"):
+        read_final(*of(model, "model", "test"))
+
+
+def test_the_leaderboard_says_which_runs_are_outdated_and_ranks_the_others(model: SimulatedRuns) -> None:
+    model.add_run("other", skill=1, seed=4)
+    make_ensemble(*of(model, "both", ["model", "other"]))
+    other_weights(model.workspace.run_dir("csv", "model"))
+    board = leaderboard(*of(model), n_draws=5)
+    assert [evaluation.name for evaluation in board.evaluations] == ["other"]
+    assert set(board.left_out) == {"both", "model"}
+    assert all("is outdated" in reason for reason in board.left_out.values())
+
+
+def test_an_ensemble_whose_member_was_predicted_anew_is_refused_until_it_is_fitted_again(
+    model: SimulatedRuns,
+) -> None:
+    model.add_run("other", skill=1, seed=4)
+    members = ["model", "other"]
+    make_ensemble(*of(model, "both", members), kind="stack", context=True, study_mean="on")
+    model.add_run("model", skill=2.5, seed=9)
+    command = (
+        "cxrlt ensemble both --members model other --kind stack --context --study-mean on "
+        "--challenge csv --force"
+    )
+    for read in (
+        lambda: evaluate(*of(model, "both"), n_draws=5),
+        lambda: submit(*of(model, "both")),
+        lambda: calibrate(*of(model, "both"), n_draws=5),
+    ):
+        with pytest.raises(OutdatedError, match=f"ensemble both is outdated.*{command}"):
+            read()
+    main([*command.split()[1:], "--root", str(model.workspace.root)])
+    assert submit(*of(model, "both")).n_rows == len(model.table("test"))
+
+
+def test_an_ensemble_is_fitted_although_dev_is_still_to_be_predicted_anew(model: SimulatedRuns) -> None:
+    other_weights(model.workspace.run_dir("csv", "model"))
+    for split in ("oof", "test"):
+        renew(model, "model", split)
+    report = make_ensemble(*of(model, "alone", ["model"]))
+    assert [path.name for path in report.paths] == ["oof.parquet", "test.parquet"]
