@@ -48,7 +48,7 @@ def require_file(path: Path, missing: str, largest: int) -> None:
     except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: no file can have that name
         if os.path.lexists(path):
             raise UserError(f"{shown} is a link to a file that does not exist. Mend or remove it.") from None
-        raise MissingFileError(f"{shown} does not exist. {missing}") from None
+        raise MissingFileError(f"{shown} does not exist. {missing}".rstrip()) from None
     except OSError as error:
         raise UserError(f"{shown} cannot be read: {error.strerror}. Mend that, or name another.") from error
     if not stat.S_ISREG(status.st_mode):

@@ -20,6 +20,7 @@ MOST_HINTS = 100
 NUMBER_ID = r"-?\d+\.0+|-?\d+(?:\.\d+)?[eE][+-]\d+"
 # no list, table or terminal shows them as they are
 CONTROL = "[\x01-\x1f\x7f-\x9f\u2028\u2029]"
+LONGEST_ID = 1000
 # longer ones are no names to any file system
 LONG_NAME = r".*[^\\/]{256}.*"
 UNSAFE_PATH = r"[\\/].*|[A-Za-z]:.*|(?:.*[\\/])?\.\.(?:[\\/].*)?"
@@ -34,6 +35,11 @@ def ids(file: CsvFile, column: str, *, where: Sequence[int] | None = None, other
     values = file.text(column) if where is None else file.text(column).loc[where]
     if (blank := values == "").any():
         raise UserError(f"{file.path}, column {column!r}: no id in {rows(values, blank)}. Fill it in.")
+    if (long := values.str.len() > LONGEST_ID).any():
+        raise UserError(
+            f"{file.path}, column {column!r}: no id has more than {LONGEST_ID:,} characters, but see "
+            f"{rows(values, long)}. Is a quotation mark or a line break missing?"
+        )
     _refuse_control_characters(file, column, values)
     if (number := values.str.fullmatch(NUMBER_ID)).any():
         raise UserError(
@@ -119,9 +125,8 @@ def _row_labels(row: object, values: pd.Series) -> str:
 
 
 def _missing_classes(file: CsvFile, missing: list[str], renamed: dict[str, str]) -> str:
-    sentence = (
-        f"{file.path} has no column for the class{'es' if len(missing) > 1 else ''} {listing(missing)}."
-    )
+    classes = f"class{'es' if len(missing) > 1 else ''} {listing(missing)}"
+    sentence = f"{file.path} has no column for the {classes}{file.separated}."
     if renamed:
         pairs = listing(f"{quoted(near)} to {quoted(name)}" for name, near in renamed.items())
         sentence += f" Names are matched exactly; perhaps rename {pairs}."

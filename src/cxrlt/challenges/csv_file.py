@@ -64,9 +64,14 @@ class CsvFile:
     def _instead(self, names: Sequence[str]) -> str:
         if near := self.near(names):
             return f"; the nearest name there is {quoted(near)}: rename that column if it is meant"
+        return self.separated or f"; it has {listing(self.columns)}"
+
+    @property
+    def separated(self) -> str:
+        """What to say of a file whose columns are separated by something else than commas."""
         if len(self.columns) == 1 and (found := {";", "\t"} & set(next(iter(self.columns)))):
             return f"; its columns seem to be separated by {found.pop()!r}: save it with commas"
-        return f"; it has {listing(self.columns)}"
+        return ""
 
 
 def read_csv(path: Path, source: str = SOURCE, *, unnamed: Sequence[str] = ()) -> CsvFile:

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from cxrlt.artifacts import Workspace, sha256_of
 from cxrlt.challenges.base import Challenge
 from cxrlt.challenges.csv_file import LARGEST_TABLE, read_csv
-from cxrlt.errors import UserError, listing
+from cxrlt.errors import MissingFileError, UserError, listing
 from cxrlt.user_file import read_text, require_file
 
 COLUMNS = ("image_id", "patient", "fold")
@@ -63,13 +63,12 @@ def read_folds(challenge: Challenge, workspace: Workspace) -> Folds:
     path = workspace.folds_path(challenge.name)
     made = _read_report(report_path(path), challenge)
     again = folds_command(challenge, made.n_folds, made.seed)
-    require_file(path, f"Make it with: {again} --force", LARGEST_TABLE)
-    if sha256_of(path) != made.sha256:
-        raise UserError(
-            f"{path} was changed after it was made: its hash is not the one in {report_path(path).name}. "
-            f"Make it again with: {again} --force"
-        )
     try:
+        require_file(path, "", LARGEST_TABLE)
+        if sha256_of(path) != made.sha256:
+            raise UserError(
+                f"{path} was changed after it was made: its hash is not the one in {report_path(path).name}."
+            )
         frame = _read_split(path, made.n_folds)
     except UserError as error:
         raise UserError(f"{error} Make it again with: {again} --force") from error
@@ -80,6 +79,10 @@ def _read_report(path: Path, challenge: Challenge) -> _Made:
     again = f"cxrlt folds {challenge.name}"
     try:
         return _Made.model_validate_json(read_text(path, f"Make it with: {again}"))
+    except MissingFileError:
+        raise
+    except UserError as error:
+        raise UserError(f"{error} Make it again with: {again} --force") from error
     except ValidationError as error:
         faults = listing((": ".join([*map(str, fault["loc"]), fault["msg"]]) for fault in error.errors()), 3)
         raise UserError(f"{path} is damaged ({faults}). Make it again with: {again} --force") from error

@@ -1,0 +1,54 @@
+from pathlib import Path
+
+import pytest
+from broken_tables import OK, cases
+
+from cxrlt.challenges import get_challenge
+from cxrlt.challenges.base import Challenge
+from cxrlt.errors import UserError
+from fuzz.oracle import same, table_of
+from table_layouts import LAYOUTS, TableLayout
+
+LONGEST_SENTENCE = 3000
+
+
+def read_train(layout: TableLayout, inputs: Path) -> tuple[Challenge, object]:
+    challenge = get_challenge(layout.challenge, inputs)
+    return challenge, challenge.read("train", inputs)
+
+
+def outcome(layout: TableLayout, inputs: Path) -> str | None:
+    """The sentence that refuses the table, None if it is read as Python's csv module reads it."""
+    try:
+        _, table = read_train(layout, inputs)
+    except UserError as error:
+        assert len(str(error)) < LONGEST_SENTENCE
+        assert str(error).isprintable()
+        return str(error)
+    expected = table_of(inputs / layout.file, layout)
+    assert set(table.index) == set(expected)
+    for image, (patient, path, labels) in expected.items():
+        row = table.loc[image]
+        assert (row["patient"], row["path"]) == (patient, path)
+        assert all(same(row[name], value) for name, value in labels.items())
+    return OK
+
+
+def relist(layout: TableLayout, inputs: Path) -> None:
+    """The official list of a challenge that has one, with the images of the table as it is now."""
+    if (listed := inputs / "train_val_list.txt").is_file():
+        listed.write_text("".join(f"{image}\n" for image in table_of(inputs / layout.file, layout)))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
+def test_every_table_is_read_as_it_is_or_refused_in_a_sentence(layout, tmp_path):
+    path = layout.write(tmp_path)
+    wrong = []
+    for case in cases(layout):
+        path.write_bytes(case.content)
+        if case.sentence is OK:
+            relist(layout, tmp_path)
+        said = outcome(layout, tmp_path)
+        if (said is OK) != (case.sentence is OK) or (case.sentence or "") not in (said or ""):
+            wrong.append(f"{case.name}: {said}, not {case.sentence}")
+    assert not wrong, "\n".join(wrong)

@@ -1,0 +1,58 @@
+"""Tables and submissions read once more, with nothing but Python's csv module, to find what is misread."""
+
+import csv
+import io
+import math
+from pathlib import Path
+
+from table_layouts import TableLayout
+
+VALUES = {"0": 0.0, "0.0": 0.0, "1": 1.0, "1.0": 1.0, "": math.nan}
+Labels = dict[str, tuple[str, str, dict[str, float]]]
+
+
+def cells_of(content: bytes) -> list[list[str]]:
+    """Every row that is not blank."""
+    return [row for row in csv.reader(io.StringIO(content.decode("utf-8-sig"), newline="")) if row]
+
+
+def table_of(path: Path, layout: TableLayout) -> Labels:
+    """By image: patient, path and labels."""
+    header, *rows = cells_of(path.read_bytes())
+    names = [name.strip() for name in header]
+    if layout.challenge == "cxrlt2026-task1" and names.count("") == len(layout.classes):
+        blanks = iter(layout.classes)
+        names = [name or next(blanks) for name in names]
+    table = {}
+    for row in rows:
+        assert len(row) == len(names), "a row of another length was taken"
+        cells = {name: cell.strip() for name, cell in zip(names, row, strict=True)}
+        labels = _findings(cells, layout) if layout.findings else _labels(cells, layout)
+        assert cells[layout.image] not in table, "an image was taken twice"
+        table[cells[layout.image]] = cells[layout.patient], cells[layout.path], labels
+    return table
+
+
+def _labels(cells: dict[str, str], layout: TableLayout) -> dict[str, float]:
+    return {name: VALUES[cells[name]] for name in layout.classes}
+
+
+def _findings(cells: dict[str, str], layout: TableLayout) -> dict[str, float]:
+    found = [name.strip() for name in cells[layout.findings or ""].split("|")]
+    assert set(found) <= {*layout.classes, "No Finding"}, "an unknown finding was taken"
+    return {name: float(name in found) for name in layout.classes}
+
+
+def submission_of(content: bytes) -> tuple[list[str], dict[str, list[float]]]:
+    """The header, and by id the numbers behind it."""
+    header, *rows = cells_of(content)
+    numbers = {}
+    for row in rows:
+        assert len(row) == len(header), "a row of another length was taken"
+        assert row[0] not in numbers, "an id was taken twice"
+        numbers[row[0]] = [float(cell) for cell in row[1:]]
+    return header, numbers
+
+
+def same(first: float, second: float) -> bool:
+    return first == second or (math.isnan(first) and math.isnan(second))
