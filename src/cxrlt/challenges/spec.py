@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from cxrlt.challenges.base import Metric
 from cxrlt.challenges.spelling import nearest
@@ -26,6 +26,12 @@ class Spec(BaseModel):
     channels: Literal[1, 3] = 1
     metric: Metric | None = None
     """Default: mAP, for a single-label task macro-F1."""
+
+    @field_validator("channels", mode="before")
+    @classmethod
+    def _no_truth_for_a_number(cls, value: Any) -> Any:
+        """To Python true is 1."""
+        return str(value) if isinstance(value, bool) else value
 
 
 SpecKind = TypeVar("SpecKind", bound=Spec)
