@@ -1,0 +1,234 @@
+"""Where a device's memory is full, less is computed at a time and the same comes out."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from cxrlt.errors import UserError
+from cxrlt.models.backbone import XRayModel
+from cxrlt.recipe import save_recipe
+from cxrlt.stopping import Stopped
+from cxrlt.training import features, loop
+from cxrlt.training.checkpoint import checkpoints
+from cxrlt.training.data import evaluation_set
+from cxrlt.training.infer import infer
+from cxrlt.training.memory import RunningStatistics
+from cxrlt.training.setup import create_accelerator
+from cxrlt.training.train import TrainPlan, train
+from tiny import CLASSES, make_tiny, same, tiny_recipe, weights_of
+
+DROPS = {"model.drop_path": 0.2, "model.drop_rate": 0.2}
+TRAIN_SMALL = """
+import os, sys
+import torch
+from cxrlt import cli
+from cxrlt.models.backbone import XRayModel
+real = XRayModel.forward
+
+def forward(self, inputs):
+    if self.training and os.environ["RANK"] == "1" and len(inputs["images"]) > 2:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+    return real(self, inputs)
+
+XRayModel.forward = forward
+cli.main(sys.argv[1:])
+"""
+
+
+def hold_at_most(monkeypatch, n_rows: int, after: int = 0, training: bool = True) -> list[int]:
+    """Let the memory hold so many rows from the call number `after` on; the list has what was computed."""
+    real, calls, computed = XRayModel.forward, [], []
+
+    def forward(self, inputs):
+        found = real(self, inputs)  # before it fails, for a real one fails in the midst
+        if self.training == training:
+            calls.append(1)
+            if len(calls) > after and len(inputs["images"]) > n_rows:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+            computed.append(len(inputs["images"]))
+        return found
+
+    monkeypatch.setattr(XRayModel, "forward", forward)
+    return computed
+
+
+@pytest.mark.parametrize("backbone", ["test_convnext", "test_resnet"])
+def test_a_run_that_needs_less_at_a_time_is_the_one_that_took_less_from_the_start(
+    source, monkeypatch, capsys, backbone
+):
+    fields = DROPS | {"model.backbone": backbone, "schedule.epochs": 1, "data.mix": {"kinds": ("mixup",)}}
+    small = tiny_recipe(**fields, **{"optim.max_batch_per_device": 2})
+    (wanted,) = train(source, TrainPlan(f"small-{backbone}", small, folds=(0,)))
+    computed = hold_at_most(monkeypatch, 3)
+    (job,) = train(source, TrainPlan(f"full-{backbone}", tiny_recipe(**fields), folds=(0,)))
+    assert set(computed) == {2}
+    assert same(weights_of(job), weights_of(wanted))
+    out = capsys.readouterr().out
+    assert "fold 0: the device's memory does not hold 8 rows at once: from update 1 on 4 at a time" in out
+    assert "fold 0: the device's memory does not hold 4 rows at once: from update 1 on 2 at a time" in out
+    assert (job.run_dir / "first_batch.png").read_bytes() == (wanted.run_dir / "first_batch.png").read_bytes()
+
+
+@pytest.mark.parametrize("n_workers", [0, 2])
+def test_memory_that_is_full_later_changes_the_sums_alone(source, monkeypatch, n_workers):
+    fields = {"data.n_workers": n_workers}
+    (whole,) = train(source, TrainPlan(f"roomy-{n_workers}", tiny_recipe(**fields), folds=(0,)))
+    computed = hold_at_most(monkeypatch, 4, after=5)
+    (job,) = train(source, TrainPlan(f"fuller-{n_workers}", tiny_recipe(**fields), folds=(0,)))
+    assert computed == [8] * 5 + [4] * 6
+    for key, value in weights_of(whole).items():
+        assert torch.allclose(value, weights_of(job)[key], atol=2e-5), key
+
+
+def test_what_batchnorm_saw_of_a_failed_update_is_forgotten():
+    model = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 1), torch.nn.BatchNorm2d(2)).train()
+    statistics = RunningStatistics(model)
+    model(torch.rand(4, 1, 3, 3))
+    statistics.keep()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    model(torch.rand(4, 1, 3, 3))
+    assert not same(model.state_dict(), before)
+    statistics.restore()
+    assert same(model.state_dict(), before)
+
+
+def test_a_resumed_run_knows_how_much_the_memory_holds(source, monkeypatch, capsys):
+    plan = TrainPlan("remembered", tiny_recipe(checkpoint_minutes=1e-9, **DROPS), folds=(0,))
+    monkeypatch.setattr(loop, "CHECK_EVERY", 1)
+    real = loop.update
+
+    def dying(trainer, *args):
+        if trainer.progress.update == 5:
+            raise Stopped(15)
+        return real(trainer, *args)
+
+    computed = hold_at_most(monkeypatch, 4)
+    with monkeypatch.context() as patch, pytest.raises(Stopped):
+        patch.setattr(loop, "update", dying)
+        train(source, plan)
+    computed.clear()
+    capsys.readouterr()
+    (job,) = train(source, plan)
+    assert computed == [4] * 6
+    assert "does not hold" not in capsys.readouterr().out
+    small = tiny_recipe(**DROPS, **{"optim.max_batch_per_device": 4})
+    (wanted,) = train(source, TrainPlan("small-from-the-start", small, folds=(0,)))
+    assert same(weights_of(job), weights_of(wanted))
+
+
+def test_memory_that_does_not_hold_one_row_is_a_sentence(source, monkeypatch):
+    hold_at_most(monkeypatch, 0)
+    with pytest.raises(UserError, match=r"fold 0: .* does not hold a single row\. Lower --data\.size"):
+        train(source, TrainPlan("tiny-device", tiny_recipe(), folds=(0,)))
+    assert not checkpoints(source.workspace.run_dir("csv", "tiny-device") / "fold0")
+
+
+def test_memory_that_is_full_elsewhere_is_a_sentence(source, monkeypatch):
+    def full(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nMore on that.")
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", full)
+    with pytest.raises(
+        UserError, match=r"memory is full \(CUDA out .* GiB\.\)\. Lower --data\.size"
+    ) as error:
+        train(source, TrainPlan("no-moments", tiny_recipe(), folds=(0,)))
+    assert "\n" not in str(error.value)
+
+
+def test_a_smaller_batch_per_device_does_not_make_another_run(source):
+    train(source, TrainPlan("shrunk", tiny_recipe(**{"schedule.epochs": 1}), folds=(0,)))
+    smaller = tiny_recipe(**{"schedule.epochs": 1, "optim.max_batch_per_device": 2})
+    assert train(source, TrainPlan("shrunk", smaller, folds=(0,)))[0].finished
+
+
+def logits(source, model, batch_size):
+    table, cache = source.split("dev", 32)
+    return infer(
+        model,
+        evaluation_set(tiny_recipe(), table, CLASSES, cache),
+        list(table.index),
+        tuple(CLASSES),
+        create_accelerator(tiny_recipe()),
+        task="multi_label",
+        batch_size=batch_size,
+        n_workers=0,
+    )
+
+
+class Linear(torch.nn.Module):
+    """What a row gives depends in no bit on its batch; the memory holds `n_rows`."""
+
+    def __init__(self, n_rows: int) -> None:
+        super().__init__()
+        self.n_rows, self.seen = n_rows, []
+
+    def predict(self, inputs):
+        images = inputs["images"]
+        self.seen.append(len(images))
+        if len(images) > self.n_rows:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return images.float().flatten(1)[:, :3]
+
+
+def test_a_prediction_needs_no_more_memory_than_there_is(source, capsys):
+    roomy, small = Linear(48), Linear(5)
+    whole = logits(source, roomy, 20)
+    found = logits(source, small, 20)
+    assert found.equals(whole)
+    assert not np.isnan(found.to_numpy()).any()
+    assert small.seen == [20, 10, 5, 5, 5, 5, 5, 5, 5, 5, 5, 3]
+    out = capsys.readouterr().out
+    assert "predict: the device's memory does not hold 20 rows at once: 10 at a time now" in out
+    with pytest.raises(UserError, match=r"predict: .* does not hold a single row"):
+        logits(source, Linear(0), 20)
+
+
+def test_validation_and_features_need_no_more_memory_than_there_is(source, monkeypatch, capsys):
+    over = {"schedule.epochs": 1, "model.frozen": True}
+    real = features._features
+
+    def full(model, images, accelerator):
+        if len(images) > 7:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return real(model, images, accelerator)
+
+    (whole,) = train(source, TrainPlan("frozen-roomy", tiny_recipe(**over), folds=(0,)))
+    for path in source.workspace.cache_dir().glob("features-*"):
+        path.rename(path.with_name(f"other-{path.name}"))
+    monkeypatch.setattr(features, "_features", full)
+    (job,) = train(source, TrainPlan("frozen-full", tiny_recipe(**over), folds=(0,)))
+    for key, value in weights_of(whole).items():
+        assert torch.allclose(value, weights_of(job)[key], atol=1e-5), key
+    assert "features: the device's memory does not hold 32 rows at once: 16" in capsys.readouterr().out
+    hold_at_most(monkeypatch, 3, training=False)
+    (scored,) = train(source, TrainPlan("scored", tiny_recipe(**{"schedule.epochs": 1}), folds=(0,)))
+    assert scored.finished
+    assert "validate: the device's memory does not hold" in capsys.readouterr().out
+
+
+def test_one_process_of_several_names_the_flag_and_all_end(tmp_path):
+    source = make_tiny(tmp_path)
+    recipe, script = tmp_path / "recipe.yaml", tmp_path / "small.py"
+    save_recipe(tiny_recipe(), recipe)
+    script.write_text(TRAIN_SMALL)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command += [str(script), "train", str(recipe), "--challenge", "csv", "--fold", "0", "--name", "two"]
+    path = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [*command, "--root", str(source.workspace.root)],
+        capture_output=True,
+        text=True,
+        timeout=200,
+        env=os.environ | {"PYTHONPATH": path},
+        check=False,
+    )
+    assert done.returncode != 0
+    assert (
+        "cxrlt: fold 0: the device's memory does not hold 4 rows at once. Run the same command" in done.stderr
+    )
+    assert "--optim.max-batch-per-device 2" in done.stderr
