@@ -1,0 +1,90 @@
+"""A process that reads images and dies ends the run with a sentence, and nothing that was done is lost."""
+
+import multiprocessing
+import os
+import signal
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from cxrlt.errors import UserError
+from cxrlt.inputs import readers
+from cxrlt.inputs.dataset import make_loader
+from cxrlt.predictions.predict import predict
+from cxrlt.stopping import Stopped, put_off, stop_on_signals
+from cxrlt.training import infer, loop
+from cxrlt.training.data import evaluation_set
+from cxrlt.training.train import TrainPlan, train
+from tiny import same, tiny_recipe, weights_of
+
+SENTENCE = (
+    r"A process that reads images has ended \(DataLoader worker.*\), perhaps .* fewer --data\.n-workers"
+)
+
+
+def kill_reader() -> None:
+    """With SIGKILL, as a system short of memory does; it is noticed soon."""
+    child = multiprocessing.active_children()[0]
+    os.kill(child.pid, signal.SIGKILL)
+    time.sleep(30)
+    pytest.fail("nobody noticed")
+
+
+def test_a_reader_that_dies_in_training_is_a_sentence_and_the_run_goes_on(source, monkeypatch, capsys):
+    recipe = tiny_recipe(checkpoint_minutes=1e-9, **{"data.n_workers": 2})
+    (whole,) = train(source, TrainPlan("readers-live", recipe, folds=(0,)))
+    plan = TrainPlan("reader-dies", recipe, folds=(0,))
+    real = loop.accumulate
+
+    def dying(trainer, *args):
+        if trainer.progress.update == 6:
+            kill_reader()
+        return real(trainer, *args)
+
+    with monkeypatch.context() as patch, pytest.raises(UserError, match=SENTENCE):
+        patch.setattr(loop, "accumulate", dying)
+        train(source, plan)
+    capsys.readouterr()
+    (job,) = train(source, plan)
+    assert "going on from update 4 of 8" in capsys.readouterr().out
+    assert same(weights_of(job), weights_of(whole))
+
+
+def test_a_reader_that_dies_in_prediction_is_a_sentence_and_a_rerun_predicts(source, monkeypatch):
+    recipe = tiny_recipe(**{"data.n_workers": 1, "schedule.epochs": 1})
+    (job,) = train(source, TrainPlan("predicted", recipe, folds=(0,)))
+    with monkeypatch.context() as patch, pytest.raises(UserError, match=SENTENCE):
+        patch.setattr(infer, "predict_variants", lambda *_, **__: kill_reader())
+        predict(source, "predicted", "oof")
+    assert not (job.run_dir / "oof.parquet").exists()
+    (path,) = predict(source, "predicted", "oof")
+    assert len(pd.read_parquet(path)) == len(job.valid)
+
+
+def test_another_error_of_torch_keeps_its_traceback():
+    with pytest.raises(RuntimeError, match="sizes of tensors"), readers.readers_watched():
+        raise RuntimeError("sizes of tensors must match")
+
+
+def test_a_reader_killed_by_the_signal_that_stops_the_run_is_no_fault():
+    with pytest.raises(Stopped), stop_on_signals(), put_off(), readers.readers_watched():
+        signal.raise_signal(signal.SIGTERM)
+        raise RuntimeError("DataLoader worker (pid 1) is killed by signal: Terminated.")
+
+
+def test_readers_obey_the_process_that_reads_and_nobody_else(source):
+    table, cache = source.split("dev", 32)
+    dataset = evaluation_set(tiny_recipe(), table, source.challenge.classes, cache)
+    stream = iter(make_loader(dataset, 0, np.arange(40)[:, None], n_workers=1))
+    next(stream)
+    (reader,) = multiprocessing.active_children()
+    for number in ("INT", "TERM"):
+        assert os.system(f"kill -{number} {reader.pid}") == 0
+    for _ in range(20):
+        next(stream)
+    assert reader.is_alive()
+    reader.terminate()
+    reader.join(10)
+    assert reader.exitcode == 0
