@@ -27,6 +27,7 @@ CODE_FOLDER = "code/"
 BLOCK_BYTES = 1 << 20
 LARGEST_ZIP = 1 << 36
 """Of a zip with code and perhaps weights: of its members only the CSV is read."""
+ENCRYPTED = 1
 MISSING = "Name a file that cxrlt submit wrote, or one of its form."
 # what Python and pandas take for a number; possessive, so that a long cell is gone through once
 NUMBER = re.compile(
@@ -147,6 +148,8 @@ def _csv_in_zip(archive: zipfile.ZipFile, path: Path) -> zipfile.ZipInfo:
         raise UserError(
             f"{path} holds {listing(others)}; only {CODE_FOLDER} may stand beside the CSV. Take it out."
         )
+    if member.flag_bits & ENCRYPTED:
+        raise UserError(f"{path} is encrypted. Pack it again without a password.")
     if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise UserError(f"{path} is packed as few can unpack. Pack it again with deflate, as zip does.")
     return member
