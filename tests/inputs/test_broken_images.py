@@ -19,6 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from cxrlt.inputs import headers
 from cxrlt.inputs.decode import UnreadableImageError, decode
 from cxrlt.inputs.headers import MAX_BYTES, MAX_PIXELS, MAX_SCANS
 
@@ -102,7 +103,8 @@ WHOLE: dict[str, bytes] = {
     "colour.jpg": pillow(COLOUR, "JPEG"),
     "progressive_colour.jpg": pillow(COLOUR, "JPEG", progressive=True),
     "restarts.jpg": opencv(PICTURE, ".jpg", cv2.IMWRITE_JPEG_RST_INTERVAL, 4),
-    "cmyk.jpg": pillow(PICTURE, "JPEG", "CMYK"),
+    "cmyk.jpg": (CMYK := pillow(PICTURE, "JPEG", "CMYK")),
+    "ycck.jpg": CMYK[: (at := CMYK.index(b"Adobe") + 11)] + b"\2" + CMYK[at + 1 :],
     "grey.png": GREY_PNG,
     "interlaced.png": interlaced(PICTURE),
     "sixteen.png": opencv(DEEP, ".png"),
@@ -244,6 +246,17 @@ def test_what_is_no_whole_jpeg_or_png_of_a_radiograph_s_size_is_refused_with_the
 @pytest.mark.parametrize("kind", [".png", ".jpg"])
 def test_an_image_of_a_single_row_or_column_is_read(tmp_path: Path, shape: tuple[int, int], kind: str):
     assert (outcome(tmp_path, opencv(np.full(shape, 100, np.uint8), kind)) == 100).all()
+
+
+def test_a_large_bomb_of_pixels_is_refused_before_it_is_inflated(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(headers, "INFLATED_IN_A_MINUTE", 1000)
+    bomb, cut, broken = png(1000, 1000, INFLATED), INFLATED[:50_000], b"x" * 2000
+    assert len(INFLATED) < 9 * 1000 * 1000
+    assert outcome(tmp_path, bomb) == "the PNG holds more data than its header says"
+    assert "cannot be decoded" in outcome(tmp_path, png(9000, 9000, cut))
+    assert "cannot be decoded" in outcome(tmp_path, png(1000, 1000, broken))
+    for name in ("grey.png", "interlaced.png", "sixteen_colour.png", "alpha.png"):
+        assert isinstance(outcome(tmp_path, WHOLE[name]), np.ndarray)
 
 
 @pytest.mark.parametrize("keyword", [b"zTXt", b"iCCP", b"iTXt"])

@@ -11,6 +11,8 @@ MAX_PIXELS = 100_000_000
 """Film of 35 x 43 cm scanned at .05 mm has 60 million. One process takes up to 1.2 GB for 100 million."""
 MAX_SCANS = 100
 """Of a JPEG: every one passes over all pixels again. Encoders write a dozen."""
+INFLATED_IN_A_MINUTE = 1 << 24
+"""Bytes of pixels in a PNG that may become a thousand times as many, and no more; few radiographs have more."""
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 IHDR = b"\0\0\0\rIHDR"
@@ -54,7 +56,7 @@ def check_png(data: bytes) -> None:
         raise ValueError("the PNG does not begin with its header")
     width, height = int.from_bytes(data[16:20]), int.from_bytes(data[20:24])
     _check_pixels(height, width)
-    at, kind, compressed = len(PNG_SIGNATURE), b"", 0
+    at, kind, compressed = len(PNG_SIGNATURE), b"", []
     view = memoryview(data)
     while kind != b"IEND":
         length = int.from_bytes(view[at : at + 4])
@@ -66,11 +68,28 @@ def check_png(data: bytes) -> None:
             raise ValueError("a PNG chunk has a wrong checksum")
         if kind == b"acTL":
             raise ValueError("an animated PNG")
-        compressed += length if kind == b"IDAT" else 0
+        if kind == b"IDAT":
+            compressed.append(view[at + 8 : end - 4])
         at = end
-    # libpng inflates all there is, up to a thousand times as much; 8 bytes a pixel is the most PNG knows
-    if compressed > 9 * height * width + 4096:
+    # 8 bytes a pixel is the most that PNG knows, and 1 a row
+    if _inflates_beyond(9 * height * width + 4096, compressed):
         raise ValueError("the PNG holds more data than its header says")
+
+
+def _inflates_beyond(limit: int, parts: list[memoryview]) -> bool:
+    """Whether a stream is longer than `limit` bytes: libpng would inflate it to its very end."""
+    compressed = sum(map(len, parts))
+    if compressed <= INFLATED_IN_A_MINUTE:
+        return compressed > limit
+    stream, inflated = zlib.decompressobj(), 0
+    for part in parts:
+        while part and inflated <= limit:
+            try:
+                inflated += len(stream.decompress(part, 1 << 20))
+            except zlib.error:
+                return False  # libpng will say so too, and no later
+            part = stream.unconsumed_tail
+    return inflated > limit
 
 
 def _check_pixels(height: int, width: int) -> None:
