@@ -232,6 +232,14 @@ def test_a_jpeg_with_a_sector_overwritten_or_lost_is_damaged(
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.parametrize("redirection", ["2>&-", "2>/dev/full", "<&- >&- 2>&-"])
+def test_an_image_is_read_wherever_messages_go(tmp_path: Path, redirection: str):
+    (tmp_path / "a.jpg").write_bytes(JPEG)
+    code = "import pathlib; from cxrlt.inputs.decode import decode; decode(pathlib.Path('a.jpg'), 32)"
+    command = f'"$0" -c "{code}" {redirection}'
+    assert subprocess.run(["sh", "-c", command, sys.executable], cwd=tmp_path, check=False).returncode == 0
+
+
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_is_no_whole_jpeg_or_png_of_a_radiograph_s_size_is_refused_with_the_reason(
     tmp_path: Path, capfd: pytest.CaptureFixture, name: str

@@ -145,10 +145,13 @@ def _messages() -> Iterator[list[str]]:
     What is printed is nobody's business otherwise. Not for threads: stderr is the whole process's.
     """
     messages: list[str] = []
-    if os.name != "posix":  # a pipe that is full would stop the decoder there
+    try:
+        stderr = os.dup(2)
+    except OSError:  # closed by whoever started this
+        stderr = None
+    if stderr is None or os.name != "posix":  # elsewhere a pipe that is full would stop the decoder
         yield messages
         return
-    stderr = os.dup(2)
     reader, writer = os.pipe()
     try:
         os.set_blocking(writer, False)

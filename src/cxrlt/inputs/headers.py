@@ -12,7 +12,7 @@ MAX_PIXELS = 100_000_000
 MAX_SCANS = 100
 """Of a JPEG: every one passes over all pixels again. Encoders write a dozen."""
 INFLATED_IN_A_MINUTE = 1 << 24
-"""Bytes of pixels in a PNG that may become a thousand times as many, and no more; few radiographs have more."""
+"""Bytes of pixels in a PNG that may become a thousand times as many; few radiographs have more."""
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 IHDR = b"\0\0\0\rIHDR"
