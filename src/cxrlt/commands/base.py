@@ -12,6 +12,8 @@ from cxrlt.challenges import challenge_names, get_challenge
 from cxrlt.challenges.base import Challenge
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from cxrlt.inputs.images import ImageSource
 
 ChallengeName = Positional[Annotated[str, arg(help=f"One of {', '.join(challenge_names())}.")]]
@@ -34,6 +36,13 @@ class Folders:
 
     def challenge_of(self, name: str) -> Challenge:
         return get_challenge(name, self.workspace.inputs_dir(name))
+
+    def print_outdated(self, challenge: Challenge, names: "Collection[str] | None" = None) -> None:
+        """After --force: what has become outdated of all that depends on the runs `names`, or on any."""
+        from cxrlt.submissions.dependents import outdated_listing
+
+        if text := outdated_listing(challenge, self.workspace, names):
+            print(text)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -90,3 +90,5 @@ class MakeFolds(Folders):
         challenge = self.challenge_of(self.challenge)
         n_folds = self.n_folds or challenge.n_folds
         print(make_folds(challenge, self.workspace, n_folds, self.seed, **flags))
+        if self.force:
+            self.print_outdated(challenge)

@@ -35,6 +35,8 @@ class Train(Images):
     fields: Annotated[FlagConversionOff[Recipe], arg(name="")] = field(default_factory=Recipe)
 
     def run(self) -> None:
+        from accelerate import PartialState
+
         from cxrlt.predictions.predict import predict
         from cxrlt.training.train import TrainPlan, train
 
@@ -43,6 +45,8 @@ class Train(Images):
         train(source, TrainPlan(name, self.fields, self.fold, self.refit, self.seed, self.force))
         if not self.refit:
             predict(source, name, "oof", only=self.fold)
+        if self.force and PartialState().is_main_process:
+            self.print_outdated(source.challenge, [name])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,9 +62,12 @@ class Predict(Images):
     """Predict again what is finished."""
 
     def run(self) -> None:
-        from cxrlt.predictions.predict import predict_run
+        from cxrlt.predictions.predict import models_of, predict_run
 
-        predict_run(self.source(self.challenge), self.name, self.split, force=self.force)
+        source = self.source(self.challenge)
+        predict_run(source, self.name, self.split, force=self.force)
+        if self.force:
+            self.print_outdated(source.challenge, [self.name, *models_of(source, self.name)])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,6 +115,8 @@ class Ensemble(Folders):
         challenge = self.challenge_of(self.challenge)
         how = {"kind": self.kind, "context": self.context, "study_mean": self.study_mean}
         print(make_ensemble(challenge, self.workspace, self.name, self.members, **how, force=self.force))
+        if self.force:
+            self.print_outdated(challenge, [self.name])
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -44,9 +44,13 @@ class Validate(Folders):
     split: Literal["dev", "test"] = "test"
 
     def run(self) -> None:
+        from cxrlt.submissions.record import outdated_line
         from cxrlt.submissions.validate import validate
 
-        print(validate(self.file, self.challenge_of(self.challenge), self.split, self.workspace))
+        challenge = self.challenge_of(self.challenge)
+        print(validate(self.file, challenge, self.split, self.workspace))
+        if line := outdated_line(self.file, challenge, self.workspace):
+            print(line)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,11 +67,14 @@ class Score(Folders):
 
     def run(self) -> None:
         from cxrlt.reports.score_table import ahead_line, score_table
+        from cxrlt.submissions.record import outdated_line
         from cxrlt.submissions.score import score_file
 
         challenge = self.challenge_of(self.challenge)
         first = score_file(self.file, self.truth, challenge, self.workspace)
         print(score_table(first))
+        if line := outdated_line(self.file, challenge, self.workspace):
+            print(f"\n{line}")
         if self.against is not None:
             second = score_file(self.against, self.truth, challenge, self.workspace)
             print(f"\n{ahead_line(first, second, str(self.against))}")

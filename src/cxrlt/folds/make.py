@@ -69,6 +69,7 @@ def _made(
 ) -> FoldReport:
     """folds.json comes last: without it, or beside another folds.csv, there is no split to read."""
     path = workspace.folds_path(challenge.name)
+    former = sha256_of(path) if path.is_file() else ""
     fold = split_patients(table, challenge.classes, n_folds, seed)
     figures = {"challenge": challenge.name, "n_folds": n_folds, "seed": seed, "sha256": ""}
     figures |= balance(table, challenge.classes, fold)
@@ -76,7 +77,7 @@ def _made(
     figures["sha256"] = sha256_of(path)
     write_json(report_path(path), figures)
     text = f"{describe(figures, challenge.name)}\n  {path}"
-    if runs := _runs(challenge, workspace):
+    if figures["sha256"] != former and (runs := _runs(challenge, workspace)):
         text += f"\n  Made anew: runs trained on another split are refused from now on ({listing(runs)})."
     return FoldReport(path, figures, False, text)
 

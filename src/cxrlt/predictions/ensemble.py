@@ -1,13 +1,12 @@
 """The stage `cxrlt ensemble`: average models as out-of-fold evidence says, and write down how."""
 
-import hashlib
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import cxrlt
-from cxrlt.artifacts import Workspace, sha256_of
+from cxrlt.artifacts import Workspace
 from cxrlt.challenges.base import Challenge
 from cxrlt.errors import UserError, listing
 from cxrlt.locks import exclusive
@@ -20,13 +19,12 @@ from cxrlt.predictions.candidates import (
     compare,
     cross_fit,
 )
-from cxrlt.predictions.fingerprint import evidence_fingerprint, predictions_fingerprint
+from cxrlt.predictions.fingerprint import evidence_fingerprint, final_fingerprint, predictions_fingerprint
 from cxrlt.predictions.identity import OutdatedError
 from cxrlt.predictions.runs import TrainRows, read_final, read_oof, read_train_rows
 from cxrlt.predictions.store import read_meta, write_predictions
 from cxrlt.predictions.view_weights import StudyMeanOption, choose_study_mean
 from cxrlt.predictions.weights import (
-    WEIGHTS_FILE,
     Candidate,
     EnsembleWeights,
     Kind,
@@ -112,7 +110,7 @@ def is_predicted(challenge: Challenge, workspace: Workspace, name: str, split: s
     """Whether an ensemble's `split`.parquet is what weights.json and the members' predictions make now."""
     path = workspace.run_dir(challenge.name, name) / f"{split}.parquet"
     try:
-        return read_meta(path).get(FINGERPRINT) == _made_of(challenge, workspace, name, split)
+        return read_meta(path).get(FINGERPRINT) == final_fingerprint(challenge, workspace, name, split)
     except UserError:  # missing or damaged
         return False
 
@@ -134,18 +132,9 @@ def _write_split(
         "tta": "members'",
     }
     meta |= {"study_mean": weights.study_mean.text, "folds_sha256": weights.folds_sha256}
-    made_of = _made_of(challenge, workspace, name, split)
+    made_of = final_fingerprint(challenge, workspace, name, split)
     write_predictions(path, logits, meta | {"version": cxrlt.__version__, FINGERPRINT: made_of})
     return path
-
-
-def _made_of(challenge: Challenge, workspace: Workspace, name: str, split: str) -> str:
-    run_dir = workspace.run_dir(challenge.name, name)
-    weights = read_weights(run_dir, challenge)
-    members = weights.members if split == "oof" else weights.used
-    folders = [workspace.run_dir(challenge.name, member) for member in members]
-    made_of = sha256_of(run_dir / WEIGHTS_FILE) + predictions_fingerprint(folders, split)
-    return hashlib.sha256(made_of.encode()).hexdigest()
 
 
 def _combine(

@@ -7,7 +7,7 @@ import pandas as pd
 from cxrlt.artifacts import name_of_run
 from cxrlt.challenges.base import Challenge
 from cxrlt.errors import UserError, listing
-from cxrlt.folds.make import Folds
+from cxrlt.folds.read import Folds
 from cxrlt.predictions.identity import require_current
 from cxrlt.predictions.probabilities import comparable_logits
 from cxrlt.predictions.standardise import CONSTANTS, Constants, read_constants

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from cxrlt.challenges.base import Challenge
 from cxrlt.errors import UserError
-from cxrlt.folds.make import Folds
+from cxrlt.folds.read import Folds
 from cxrlt.predictions.trained import CONFIG, fold_of, recipe_of
 from cxrlt.recipe import Recipe, differing_fields
 from cxrlt.training.places import WEIGHTS, train_command, weights_sha256

@@ -13,7 +13,7 @@ from accelerate import Accelerator
 import cxrlt
 from cxrlt.challenges.base import Challenge
 from cxrlt.errors import UserError, listing
-from cxrlt.folds.make import Folds, read_folds
+from cxrlt.folds.read import Folds, read_folds
 from cxrlt.inputs.cache import ImageCache
 from cxrlt.inputs.images import ImageSource
 from cxrlt.inputs.memory import give_back_memory
@@ -39,14 +39,20 @@ SIDED = ("left", "right")
 
 def predict_run(source: ImageSource, name: str, split: str, *, force: bool = False) -> list[Path]:
     """As `predict`, for an ensemble too: its members first, then what its weights.json makes of them."""
-    challenge, run_dir = source.challenge, source.workspace.run_dir(source.challenge.name, name)
-    if not is_ensemble(run_dir):
+    models = models_of(source, name)
+    if models == (name,):
         return predict(source, name, split, force=force)
-    for member in read_weights(run_dir, challenge).members:
-        predict_run(source, member, split, force=force)
-    path = predict_ensemble(challenge, source.workspace, name, split, force=force)
+    for member in models:
+        predict(source, member, split, force=force)
+    path = predict_ensemble(source.challenge, source.workspace, name, split, force=force)
     print(f"predict {name} {split}: {path}")
     return [path]
+
+
+def models_of(source: ImageSource, name: str) -> tuple[str, ...]:
+    """The members of an ensemble; a model is its own."""
+    run_dir = source.workspace.run_dir(source.challenge.name, name)
+    return read_weights(run_dir, source.challenge).members if is_ensemble(run_dir) else (name,)
 
 
 def predict(

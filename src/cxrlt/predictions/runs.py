@@ -9,7 +9,7 @@ import pandas as pd
 from cxrlt.artifacts import Workspace, name_of_run, write_json
 from cxrlt.challenges.base import Challenge
 from cxrlt.errors import UserError, listing
-from cxrlt.folds.make import Folds, read_folds
+from cxrlt.folds.read import Folds, read_folds
 from cxrlt.locks import exclusive
 from cxrlt.predictions.combine import combined, combined_constants, evidence_of
 from cxrlt.predictions.fingerprint import evidence_fingerprint, predictions_fingerprint

@@ -7,7 +7,7 @@ from pathlib import Path
 from cxrlt.artifacts import name_of_run
 from cxrlt.challenges.base import Challenge
 from cxrlt.errors import UserError, listing
-from cxrlt.folds.make import Folds
+from cxrlt.folds.read import Folds
 from cxrlt.predictions.parse import read_parsed
 from cxrlt.recipe import Recipe, load_recipe
 from cxrlt.training.places import REFIT, WEIGHTS, train_command, train_run_command

@@ -11,6 +11,7 @@ from cxrlt.predictions.choices import Variant
 from cxrlt.predictions.probabilities import probabilities
 from cxrlt.predictions.runs import read_final, read_train_rows
 from cxrlt.submissions.code import code_files
+from cxrlt.submissions.record import write_record
 from cxrlt.submissions.write import IncompleteError, Written, write_submission
 
 
@@ -47,12 +48,14 @@ def submit(
     final = _probabilities(challenge, source, logits)
     code = code_files(source, workspace, name, calibrated=variant != "raw") if with_code else None
     try:
-        return write_submission(challenge, workspace, name, split, final, code)
+        written = write_submission(challenge, workspace, name, split, final, code)
     except IncompleteError as error:
         raise IncompleteError(
             f"{name}: {error} Predict them with: "
             f"cxrlt predict {name} --challenge {source.name} --split {split} --force"
         ) from None
+    write_record(challenge, workspace, name, split, source, variant, with_code)
+    return written
 
 
 def _calibration(source: Challenge, workspace: Workspace, name: str) -> Calibration:
