@@ -150,7 +150,7 @@ def _write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | No
 
 
 def _in_order(content: memoryview) -> bytes:
-    """The header of a safetensors file with its metadata sorted: they come in another order in every process."""
+    """The header of a safetensors file with sorted metadata: they come in another order in every process."""
     n_bytes = int.from_bytes(content[:8], "little")
     header = json.loads(bytes(content[8 : 8 + n_bytes]))
     if "__metadata__" in header:
