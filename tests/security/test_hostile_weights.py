@@ -1,13 +1,17 @@
 """A file of weights that would run code is refused by whatever reads weights, and runs nothing."""
 
+import base64
 import io
 import pickle
 import shutil
 import tarfile
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from hostile import FORMS, Bomb
@@ -16,6 +20,7 @@ from safetensors.torch import load_file
 from cxrlt import cli
 from cxrlt.errors import UserError
 from cxrlt.models.backbone import create_model
+from cxrlt.predictions.store import read_predictions
 from cxrlt.recipe import Recipe, save_recipe
 from cxrlt.training.checkpoint import checkpoints, read_tensors, snapshot_path
 from cxrlt.training.train import TrainPlan, train
@@ -156,6 +161,34 @@ def test_an_array_of_objects_in_a_cache_is_never_loaded(root: Path, tmp_path: Pa
             np.save(file, np.array([Bomb(marker)] * 3, dtype=object), allow_pickle=True)
     cli.main(["predict", "base", "--split", "oof", "--challenge", "csv", "--root", str(copy), "--force"])
     assert all(np.load(path) is not None for path in (copy / "inputs" / "cache").glob("*-train-*/*.npy"))
+
+
+@pytest.mark.parametrize("name", ["features.npy", "done.npy"])
+def test_an_array_of_objects_among_features_is_never_loaded(
+    root: Path, tmp_path: Path, marker: Path, name: str
+):
+    shutil.copytree(root, copy := tmp_path / "root")
+    for run in ("first", "second"):
+        save_recipe(recipe(**{"model.start_from": "base", "model.frozen": True}), tmp_path / f"{run}.yaml")
+        place = ["--challenge", "csv", "--fold", "0", "--root", str(copy)]
+        cli.main(["train", str(tmp_path / f"{run}.yaml"), *place])
+        arrays = list((copy / "inputs" / "cache").glob(f"features-*/{name}"))
+        assert arrays and all(np.load(path) is not None for path in arrays)
+        for path in arrays:
+            with path.open("wb") as file:
+                np.save(file, np.array([Bomb(marker)] * 3, dtype=object), allow_pickle=True)
+
+
+def test_a_type_that_pickles_itself_into_a_predictions_file_is_not_unpickled(tmp_path: Path, marker: Path):
+    hidden = {"ARROW:extension:name": "arrow.py_extension_type"}
+    hidden |= {"ARROW:extension:metadata": pickle.dumps(Bomb(marker))}
+    schema = pa.schema([pa.field("image_id", pa.string()), pa.field("Disc", pa.float32(), metadata=hidden)])
+    table = pa.table([pa.array(["a"]), pa.array([0.5], pa.float32())], schema=schema)
+    pq.write_table(table, tmp_path / "test.parquet")
+    kept = base64.b64decode(pq.read_metadata(tmp_path / "test.parquet").metadata[b"ARROW:schema"])
+    assert b"py_extension_type" in kept and b"was-here" in kept
+    with suppress(UserError):
+        read_predictions(tmp_path / "test.parquet", ("Disc",))
 
 
 def test_a_backbone_is_not_fetched_from_a_place_that_its_name_spells(tmp_path: Path):
