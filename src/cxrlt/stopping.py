@@ -1,12 +1,15 @@
 """Ctrl-C and SIGTERM, which a machine that is taken away sends: stop, at once or after what is under way."""
 
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SAME_SECONDS = 2.0
+"""A machine sends SIGTERM to a process and to all its group: within this time it has been sent once."""
 
 
 class Stopped(BaseException):
@@ -31,6 +34,7 @@ class _Request:
 
     put_off: bool = False
     number: int | None = None
+    came_at: float = 0.0
 
 
 _request = _Request()
@@ -73,6 +77,9 @@ def stop_if_asked() -> None:
 
 
 def _on_signal(number: int, frame: FrameType | None) -> None:
+    again = _request.number == number == signal.SIGTERM
+    if again and time.monotonic() - _request.came_at < SAME_SECONDS:
+        return
     if not _request.put_off or _request.number is not None:
         raise Stopped(number)
-    _request.number = number
+    _request.number, _request.came_at = number, time.monotonic()

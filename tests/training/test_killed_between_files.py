@@ -58,7 +58,7 @@ def trained_until(source, plan: TrainPlan, n: int, finished: bool) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("kind", "finished", "step"), [("staged soup", False, 17), ("staged soup", True, 3), ("best", True, 3)]
+    ("kind", "finished", "step"), [("staged soup", False, 17), ("staged soup", True, 3), ("best", True, 2)]
 )
 def test_a_fold_killed_before_any_of_its_files_is_there_or_gone_ends_as_if_left_alone(
     source, kind, finished, step

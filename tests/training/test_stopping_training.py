@@ -137,6 +137,16 @@ def read_log(job) -> list[list[str]]:
     return [line.split(",")[:-2] for line in (job.run_dir / "log.csv").read_text().splitlines()]
 
 
+def test_a_second_sigterm_at_once_is_the_first_one_sent_to_the_group(source, monkeypatch):
+    monkeypatch.setattr(loop, "update", signalling(loop.update, 3))
+    monkeypatch.setattr(loop, "accumulate", signalling(loop.accumulate, 3))
+    plan = TrainPlan("told-twice", tiny_recipe(**OVER), folds=(0,))
+    with pytest.raises(Stopped), stop_on_signals():
+        train(source, plan)
+    (saved,) = checkpoints(source.workspace.run_dir("csv", plan.name) / "fold0")
+    assert update_of(saved) == 3
+
+
 def test_a_second_signal_does_not_wait_for_the_update(source, monkeypatch):
     real = loop.update
 
