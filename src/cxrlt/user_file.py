@@ -89,8 +89,8 @@ def require_text(file: BinaryIO, path: Path) -> None:
         n_lines += block.count(b"\n")
 
 
-def require_header(file: BinaryIO, path: Path) -> None:
-    """Raises UserError unless a CSV file has a first row, of no more than MOST_COLUMNS cells."""
+def count_columns(file: BinaryIO, path: Path) -> int:
+    """The cells of a CSV file's first row that is not blank. Raises UserError if it has none or too many."""
     file.seek(0)
     start = file.read(HEADER_BYTES).decode("utf-8-sig", errors="replace")
     try:
@@ -103,6 +103,7 @@ def require_header(file: BinaryIO, path: Path) -> None:
         raise UserError(
             f"{path} has {len(header):,} columns; {MOST_COLUMNS:,} are the most. Are they its rows?"
         )
+    return len(header)
 
 
 def read_text(path: Path, missing: str, largest: int = LARGEST_LIST) -> str:

@@ -16,15 +16,12 @@ import pyarrow.csv
 
 from cxrlt.challenges.spelling import nearest
 from cxrlt.errors import UserError, listing, quoted, shortened
-from cxrlt.user_file import MOST_COLUMNS, read_text, require_file, require_header, require_text
+from cxrlt.user_file import count_columns, read_text, require_file, require_text
 
 SOURCE = "inputs/README.md says where to get it and where it goes."
 BLOCK_BYTES = 1 << 24
 LARGEST_TABLE = 1 << 29
 MOST_ROWS = 5_000_000
-OPTIONS = pyarrow.csv.ConvertOptions(
-    column_types={f"f{place}": pa.string() for place in range(MOST_COLUMNS)}, strings_can_be_null=False
-)
 
 
 @dataclass(frozen=True)
@@ -109,7 +106,7 @@ def read_csv(path: Path, source: str = SOURCE, *, unnamed: Sequence[str] = ()) -
 def _read_cells(path: Path) -> pa.Table:
     with path.open("rb") as file:
         require_text(file, path)
-        require_header(file, path)
+        n_columns = count_columns(file, path)
         n_rows = _count_rows(file, path)
         file.seek(0)
         try:
@@ -120,14 +117,17 @@ def _read_cells(path: Path) -> pa.Table:
                     use_threads=False, autogenerate_column_names=True, block_size=BLOCK_BYTES
                 ),
                 parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True),
-                convert_options=OPTIONS,
+                convert_options=pyarrow.csv.ConvertOptions(
+                    column_types={f"f{place}": pa.string() for place in range(n_columns)},
+                    strings_can_be_null=False,
+                ),
             )
         except pa.ArrowInvalid as error:
             problem = shortened(error, 200)
             raise UserError(
                 f"{path} is not a whole CSV file ({problem}). If it was cut short, fetch it again."
             ) from error
-    if n_rows not in (None, cells.num_rows):
+    if n_columns != cells.num_columns or n_rows not in (None, cells.num_rows):
         raise UserError(f"{path} can be read in two ways. Save it again with every quoted cell closed.")
     return cells
 

@@ -21,7 +21,7 @@ import pyarrow.csv
 from cxrlt.challenges.columns import UNSAFE_PATH
 from cxrlt.challenges.csv_file import LARGEST_TABLE
 from cxrlt.errors import UserError, listing, quoted, shortened
-from cxrlt.user_file import require_file, require_header, require_text
+from cxrlt.user_file import count_columns, require_file, require_text
 
 CODE_FOLDER = "code/"
 BLOCK_BYTES = 1 << 20
@@ -175,7 +175,7 @@ def _cells(path: Path, largest: int) -> pa.Table:
     """
     with open_csv(path, largest) as file:
         require_text(file, path)
-        require_header(file, path)
+        count_columns(file, path)
         if _is_plain(file):
             try:
                 return _plain_cells(file)

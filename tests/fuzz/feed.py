@@ -1,0 +1,264 @@
+"""Feeds damaged files to a reader until the time is up, and reports what came of them.
+
+    python tests/fuzz/feed.py table --minutes 10
+    python tests/fuzz/feed.py submission --minutes 10
+    python tests/fuzz/feed.py yaml --minutes 10
+
+Every case must end in success or in a UserError, within SECONDS and MEMORY; what is accepted must be what
+Python's csv module reads. Anything else is a failure: its file and its traceback are kept in --keep, and the
+program ends with 1. The same --seed and --cases give the same cases.
+"""
+
+import argparse
+import contextlib
+import random
+import re
+import resource
+import sys
+import tempfile
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+TESTS = Path(__file__).parents[1]
+sys.path[:0] = [str(TESTS), str(TESTS / "submissions")]
+
+from five_images import CLASSES, FIVE_IMAGES, IDS  # noqa: E402
+
+from cxrlt.challenges import get_challenge  # noqa: E402
+from cxrlt.challenges.custom import CsvSpec  # noqa: E402
+from cxrlt.challenges.spec import read_spec  # noqa: E402
+from cxrlt.errors import UserError  # noqa: E402
+from cxrlt.recipe import RECIPES_DIR, load_recipe  # noqa: E402
+from cxrlt.submissions.read import open_csv, read_submission  # noqa: E402
+from cxrlt.submissions.validate import validate_submission  # noqa: E402
+from fuzz.mutations import mutated, with_changed_cells, with_changed_header, zipped  # noqa: E402
+from fuzz.oracle import same, submission_of, table_of  # noqa: E402
+from table_layouts import CSV_SPEC, LAYOUTS, as_csv  # noqa: E402
+
+SECONDS = 10
+MEMORY = 1 << 30
+LONGEST_SENTENCE = 5000
+
+
+@dataclass
+class Report:
+    """What came of the cases so far."""
+
+    cases: int = 0
+    accepted: int = 0
+    refused: Counter = field(default_factory=Counter)
+    failures: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        refusals = "\n".join(f"  {count:9,}  {kind}" for kind, count in self.refused.most_common())
+        return (
+            f"{self.cases:,} cases: {self.accepted:,} accepted, {self.refused.total():,} refused, "
+            f"{len(self.failures):,} failures\n{refusals}\n" + "\n".join(self.failures)
+        )
+
+
+class Tables:
+    """The training tables of all challenges, and now and then what stands beside them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.layouts = list(LAYOUTS.values())
+        self.folders = {layout.challenge: folder / layout.challenge for layout in self.layouts}
+        for layout in self.layouts:
+            layout.write(self.folders[layout.challenge])
+
+    def case(self, random_: random.Random) -> tuple[Path, Callable[[], None]]:
+        layout = random_.choice(self.layouts)
+        inputs = self.folders[layout.challenge]
+        beside = [path for path in sorted(inputs.iterdir()) if path.name != layout.file]
+        layout.write(inputs)
+        target = random_.choice(beside) if beside and not random_.randrange(5) else inputs / layout.file
+        other = as_csv(random_.choice(self.layouts).rows())
+        change = with_changed_cells if target.suffix == ".csv" and random_.randrange(2) else mutated
+        target.write_bytes(change(_dressed(target.read_bytes(), random_), random_, other))
+        return target, lambda: self._read(layout, inputs)
+
+    @staticmethod
+    def _read(layout, inputs: Path) -> None:
+        challenge = get_challenge(layout.challenge, inputs)
+        table = challenge.read("train", inputs)
+        if layout.challenge == "csv":
+            challenge.template("test", inputs)
+        expected = table_of(inputs / layout.file, layout)
+        if layout.challenge == "nih14":
+            lines = (inputs / "train_val_list.txt").read_text(encoding="utf-8-sig").splitlines()
+            listed = {line.strip() for line in lines if line.strip()}
+            expected = {image: row for image, row in expected.items() if image in listed}
+        if layout.challenge == "nihlt-single":
+            expected = {image: row for image, row in expected.items() if sum(row[2].values()) == 1}
+        if layout.challenge == "cxrlt2026-task1":
+            expected = {image: row for image, row in expected.items() if image in table.index}
+        assert set(table.index) == set(expected), "other images"
+        labels = table[list(challenge.classes)].to_numpy()
+        for place, image in enumerate(table.index):
+            patient, path, values = expected[image]
+            assert (table["patient"].iloc[place], table["path"].iloc[place]) == (patient, path), "misread"
+            assert all(map(same, labels[place], (values[name] for name in challenge.classes))), "labels"
+
+
+class Submissions:
+    """A CSV, or a zip with one in it, for a template of five images."""
+
+    sound = as_csv(
+        [
+            ["dicom_id", *CLASSES],
+            *([image, f"0.{k}1234567890123456", f"{k}.5e-1", f".{k}3"] for k, image in enumerate(IDS)),
+        ]
+    )
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def case(self, random_: random.Random) -> tuple[Path, Callable[[], None]]:
+        table, other = _dressed(self.sound, random_), as_csv(random_.choice(list(LAYOUTS.values())).rows())
+        change = random_.choice((with_changed_cells, mutated))
+        kind = random_.randrange(4)
+        path = self.folder / ("mine.zip" if kind else "mine.csv")
+        if kind == 0:
+            content = change(table, random_, other)
+        elif kind == 1:
+            content = zipped(change(table, random_, other), random_)
+        else:
+            damage = mutated if kind == 2 else with_changed_header
+            content = damage(zipped(table, random_), random_, zipped(other, random_))
+        path.write_bytes(content)
+        return path, lambda: self._validate(path)
+
+    @staticmethod
+    def _validate(path: Path) -> None:
+        problems = validate_submission(path, FIVE_IMAGES, IDS)
+        if problems:
+            raise UserError(" ".join(problems))
+        with open_csv(path) as file:
+            header, numbers = submission_of(file.read())
+        values = read_submission(path).numbers(CLASSES)
+        assert (header, list(numbers)) == (["dicom_id", *CLASSES], IDS), "other ids"
+        assert np.array_equal(values, np.array(list(numbers.values()))), "misread"
+        assert ((values >= 0) & (values <= 1)).all(), "no probability"
+
+
+class Descriptions:
+    """Recipes and challenge.yaml."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "mine.yaml"
+        self.recipes = [path.read_bytes() for path in sorted(RECIPES_DIR.glob("*.yaml"))]
+
+    def case(self, random_: random.Random) -> tuple[Path, Callable[[], None]]:
+        is_recipe = random_.randrange(2)
+        content = random_.choice(self.recipes) if is_recipe else CSV_SPEC.encode()
+        content = mutated(content, random_, random_.choice(self.recipes))
+        tokens = (
+            b"&a ",
+            b"*a",
+            b"!!int ",
+            b"{",
+            b"[",
+            b"- ",
+            b": ",
+            b"? ",
+            b"<<: ",
+            b"|\n",
+            b"!",
+            b"%",
+            b"@",
+        )
+        for _ in range(random_.randrange(3)):
+            place = random_.randrange(len(content) + 1)
+            content = content[:place] + random_.choice(tokens) + content[place:]
+        self.path.write_bytes(content)
+        if is_recipe:
+            return self.path, lambda: load_recipe(str(self.path)) and None
+        return self.path, lambda: read_spec(self.path, CsvSpec) and None
+
+
+TARGETS = {"table": Tables, "submission": Submissions, "yaml": Descriptions}
+
+
+def _dressed(content: bytes, random_: random.Random) -> bytes:
+    """The same file as other programs write it."""
+    dress = random_.randrange(6)
+    if dress == 0:
+        return b"\xef\xbb\xbf" + content
+    if dress == 1:
+        return content.replace(b"\n", random_.choice((b"\r\n", b"\r")))
+    if dress == 2:
+        return b'"' + content.rstrip(b"\n").replace(b",", b'","').replace(b"\n", b'"\n"') + b'"\n'
+    return content
+
+
+def kind_of(error: UserError) -> str:
+    """The sentence without what differs from file to file."""
+    sentence = re.sub(r"'(?:[^'\\]|\\.)*'|\"[^\"]*\"|/\S+|\([^)]*\)|\d[\d,.]*", "…", str(error))
+    return " ".join(sentence.split())[:50]
+
+
+def fuzz(target: str, seed: int, minutes: float, cases: int, keep: Path | None) -> Report:
+    """Try `cases` cases, or as many as there is time for."""
+    report, random_ = Report(), random.Random(seed)
+    most = max(MEMORY, _peak() + MEMORY)
+    ends = time.monotonic() + 60 * minutes
+    with tempfile.TemporaryDirectory() as folder:
+        maker = TARGETS[target](Path(folder))
+        while report.cases < cases and time.monotonic() < ends:
+            path, read = maker.case(random_)
+            report.cases += 1
+            started = time.monotonic()
+            problem = _problem_of(read, report)
+            if time.monotonic() - started > SECONDS:
+                problem = f"took {time.monotonic() - started:.1f} s"
+            if _peak() > most:
+                problem, most = f"took {_peak():,} bytes", 2 * _peak()
+            if problem:
+                report.failures.append(f"case {report.cases}, {path.name}: {problem}")
+                if keep is not None:
+                    keep.mkdir(parents=True, exist_ok=True)
+                    name = f"{target}-{seed}-{report.cases}-{path.parent.name}-{path.name}"
+                    (keep / name).write_bytes(path.read_bytes())
+                    (keep / f"{name}.txt").write_text(problem, errors="replace")
+    return report
+
+
+def _problem_of(read: Callable[[], None], report: Report) -> str | None:
+    try:
+        read()
+        report.accepted += 1
+    except UserError as error:
+        report.refused[kind_of(error)] += 1
+        if not str(error).isprintable() or len(str(error)) > LONGEST_SENTENCE:
+            return f"no sentence: {str(error)[:500]!r}"
+    except Exception:
+        return traceback.format_exc()
+    return None
+
+
+def _peak() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("target", choices=TARGETS)
+    parser.add_argument("--minutes", type=float, default=10)
+    parser.add_argument("--cases", type=int, default=sys.maxsize)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--keep", type=Path, default=Path("fuzz-failures"))
+    flags = parser.parse_args()
+    with contextlib.suppress(KeyboardInterrupt):
+        report = fuzz(flags.target, flags.seed, flags.minutes, flags.cases, flags.keep)
+        print(report)
+        sys.exit(bool(report.failures))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,12 @@
+import pytest
+
+from fuzz.feed import fuzz
+
+
+@pytest.mark.parametrize(("target", "cases"), [("table", 400), ("submission", 1000), ("yaml", 200)])
+def test_damaged_files_are_read_right_or_refused_in_a_sentence(target, cases):
+    report = fuzz(target, seed=1, minutes=60, cases=cases, keep=None)
+    assert report.failures == []
+    assert report.cases == cases
+    assert 0 < report.accepted < cases
+    assert len(report.refused) > 5
