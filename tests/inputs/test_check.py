@@ -3,6 +3,7 @@ import pytest
 from cxrlt.artifacts import Workspace
 from cxrlt.challenges import get_challenge
 from cxrlt.errors import UserError
+from cxrlt.folds.make import make_folds
 from cxrlt.inputs.check import check
 
 
@@ -75,6 +76,33 @@ def test_missing_tables_are_all_named(tmp_path):
     assert "3 problems:" in str(error.value)
     for name in ("train.csv", "development.csv", "test.csv"):
         assert f"{name} does not exist" in str(error.value)
+
+
+@pytest.mark.parametrize(("label", "shown"), [("0", "0"), ("", "-")])
+def test_a_class_without_a_positive_or_without_any_label_is_named_and_is_no_problem(
+    csv_workspace, label, shown
+):
+    workspace = csv_workspace(train=["p1", "p2", "p3"])
+    for path in workspace.inputs_dir("csv").glob("*.csv"):
+        header, *rows = path.read_text().splitlines()
+        path.write_text("\n".join([f"{header},Hernia", *(f"{row},{label}" for row in rows)]))
+    report = check(csv(workspace), workspace)
+    assert "No positive in train: Hernia." in report
+    assert line(report, "Hernia")[:4] == ["Hernia", "tail", "0", shown]
+    assert report.endswith("No problem found.")
+    folds = make_folds(csv(workspace), workspace, n_folds=2)
+    assert "fewer positive patients than folds: " in str(folds)
+    assert "Hernia" in folds.figures["scarce"]
+
+
+def test_a_table_of_blank_labels_alone_is_a_problem(csv_workspace):
+    workspace = csv_workspace(train=["p1", "p2"])
+    path = workspace.inputs_dir("csv") / "train.csv"
+    challenge = csv(workspace)
+    header, *rows = path.read_text().splitlines()
+    path.write_text("\n".join([header, *(row.rpartition(",")[0] + "," for row in rows)]))
+    with pytest.raises(UserError, match=r"train\.csv: every label is blank"):
+        check(challenge, workspace)
 
 
 def test_check_changes_nothing(csv_workspace, tmp_path):

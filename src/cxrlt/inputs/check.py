@@ -45,6 +45,7 @@ def check(
             ["", _layout(_split_rows(tables), 1), "", _layout(_class_rows(challenge, tables), 2)]
         )
     if "train" in tables:
+        report.lines.extend(_without_positives(challenge, tables["train"]))
         _check_patients(challenge, tables, drop_shared_patients, report)
     if report.problems:
         count = len(report.problems)
@@ -133,6 +134,13 @@ def _class_rows(challenge: Challenge, tables: dict[str, pd.DataFrame]) -> list[l
         ]
         rows.append([name, group_of[name], f"{challenge.train_counts[name]:,}", *positives])
     return rows
+
+
+def _without_positives(challenge: Challenge, train: pd.DataFrame) -> list[str]:
+    names = [name for name in challenge.classes if not (train[name] == 1).any()]
+    if not names:
+        return []
+    return ["", f"No positive in train: {listing(names)}. Nothing shows a model what these look like."]
 
 
 def _layout(rows: list[list[str]], n_words: int) -> str:
