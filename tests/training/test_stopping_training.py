@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from cxrlt.recipe import save_recipe
 from cxrlt.stopping import Stopped, stop_on_signals
@@ -86,6 +87,24 @@ def test_a_signal_in_the_midst_of_an_epoch_loses_no_update(
     (job,) = train(source, TrainPlan(name, other, folds=(0,)))
     assert "going on from update 12 of 24" in capsys.readouterr().out
     assert same(weights_of(job), undisturbed)
+
+
+def test_processes_of_one_training_stop_together_where_one_of_them_is_asked(place, undisturbed, capsys):
+    source, _ = place
+    script = source.workspace.root / "signalled.py"
+    script.write_text(SIGNAL_AT.replace("== update", "== update and os.environ['RANK'] == '1'"))
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    stopped = run(*torchrun, str(script), "11", "TERM", "alone", *words(place, "together", 0))
+    assert stopped.returncode != 0
+    assert stopped.stderr.count("cxrlt: stopped by SIGTERM; the same command goes on from here") == 2
+    assert "fold 0: update 16 of 24 is saved" in stopped.stdout  # all look at it there
+    (saved,) = checkpoints(source.workspace.run_dir("csv", "together") / "fold0")
+    assert update_of(saved) == 16
+    (job,) = train(source, TrainPlan("together", tiny_recipe(**OVER, **MIXED), folds=(0,)))
+    assert "going on from update 16 of 24" in capsys.readouterr().out
+    weights = weights_of(job)
+    assert all(torch.isfinite(value).all() for value in weights.values())
+    assert weights.keys() == undisturbed.keys()
 
 
 def signalling(real, when, number=signal.SIGTERM):
