@@ -1,0 +1,24 @@
+"""Thirty-three of the kills; tests/faults/kill.py makes any number of them by hand."""
+
+import random
+
+import pytest
+from harness import Harness, random_kill
+from tiny_stages import STAGES
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_killed_three_times_ends_as_one_left_alone(found: Harness, stage: str) -> None:
+    dice = random.Random(stage)
+    kills = [random_kill(found.alone(stage), dice) for _ in range(3)]
+    wrong, ends = found.wrong_after(stage, kills)
+    assert not wrong, [(kill, end.struck) for kill, end in zip(kills, ends, strict=True)]
+
+
+def test_a_harness_that_finds_nothing_wrong_has_looked(found: Harness) -> None:
+    found.put_back("ensemble")
+    left = found.root / "folds" / "csv" / "plain" / "fold0" / ".left.1.tmp"
+    left.write_text("half")
+    (found.root / "folds" / "csv" / "plain" / "fold0" / "run.json").write_text("{}")
+    wrong, _ = found.disturb("ensemble", {"at": 0})
+    assert wrong == ["half-written: folds/csv/plain/fold0/run.json"]
