@@ -136,6 +136,8 @@ def draw_demo(folder: Path, challenge: str, n_patients: int, seed: int, workers:
 
 def refuse_foreign_files(inputs_dir: Path) -> None:
     """UserError if the folder, about to be replaced, holds anything but a finished demo."""
+    if inputs_dir.exists() and not inputs_dir.is_dir():
+        raise UserError(f"{inputs_dir} is a file. Move it elsewhere, or give another folder with --inputs.")
     names = {entry.name for entry in inputs_dir.iterdir()} if inputs_dir.is_dir() else set()
     foreign = names - CONTENTS if MARKER in names else names
     if foreign:
