@@ -44,7 +44,8 @@ class Constants:
     def from_json(cls, values: Mapping[str, Mapping[str, float]], classes: Sequence[str]) -> "Constants":
         """Raises ValueError, KeyError or TypeError unless every class has usable numbers."""
         found = [pd.Series(dict(values[key]), dtype=np.float64) for key in ("median", "iqr")]
-        whole = all(set(part.index) == set(classes) and np.isfinite(part).all() for part in found)
+        most = np.finfo(np.float32).max  # which the logits they are of do not exceed
+        whole = all(set(part.index) == set(classes) and (part.abs() <= most).all() for part in found)
         if not whole or not (found[1] > 0).all():
             raise ValueError("it does not hold a finite median and a positive iqr for every class")
         return cls(*(part[list(classes)] for part in found))

@@ -52,11 +52,12 @@ def read_predictions(
     """
     meta = read_meta(path, made_by)
     try:
-        table = pq.read_table(path)
+        with pq.ParquetFile(path) as file:
+            if wrong := _wrong_columns(file.schema_arrow, classes):
+                raise _unusable(path, wrong, made_by)
+            table = file.read()
     except (OSError, pa.ArrowException) as error:
         raise _unusable(path, f"is not a predictions file ({error})", made_by) from error
-    if wrong := _wrong_columns(table.schema, classes):
-        raise _unusable(path, wrong, made_by)
     frame = table.to_pandas(ignore_metadata=True).set_index("image_id")[list(classes)].astype(np.float32)
     twice = frame.index[frame.index.duplicated() | frame.index.isna()].unique()
     if len(twice):

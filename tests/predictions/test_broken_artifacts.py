@@ -1,0 +1,247 @@
+"""Whatever became of the files between stages: reading them ends in success or a sentence with a command."""
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from cxrlt.errors import UserError
+from cxrlt.folds.read import read_folds
+from cxrlt.predictions.calibrate import calibrate
+from cxrlt.predictions.calibration import CALIBRATION, read_calibration
+from cxrlt.predictions.ensemble import make_ensemble
+from cxrlt.predictions.evaluate import SCORE, evaluate, leaderboard
+from cxrlt.predictions.runs import read_final, read_train_rows
+from cxrlt.predictions.store import read_predictions
+from cxrlt.predictions.trained import trained_folds
+from cxrlt.submissions.dependents import outdated_listing
+from cxrlt.submissions.record import RECORD
+from cxrlt.submissions.submit import submit
+from simulated_runs import CLASSES, SimulatedRuns, set_up_challenge
+
+N_CHANGES = int(os.environ.get("CXRLT_BROKEN_CASES", "5"))
+"""Of each file; more of them by hand."""
+WRONG = (None, [], {}, "text", "", True, -1, 0, 1e300, float("nan"), float("inf"), [[1]], {"a": {"b": 1}})
+"""What may stand in the place of a value."""
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> SimulatedRuns:
+    """Two models, their ensemble, calibrations, scores and submissions; a test puts back what it breaks."""
+    runs = set_up_challenge(tmp_path_factory.mktemp("broken"), n_patients=40, n_folds=2)
+    for seed, name in enumerate(("one", "two")):
+        directory = runs.add_run(name, skill=2, seed=seed)
+        for number in range(2):
+            describe(runs, directory / f"fold{number}", name, number)
+    make_ensemble(runs.challenge, runs.workspace, "both", ["one", "two"], kind="stack", context=True)
+    for name in ("one", "both"):
+        calibrate(runs.challenge, runs.workspace, name, n_draws=5)
+        evaluate(runs.challenge, runs.workspace, name, n_draws=5)
+        submit(runs.challenge, runs.workspace, name, variant="calibrated")
+    return runs
+
+
+def describe(runs: SimulatedRuns, directory: Path, name: str, number: int) -> None:
+    folds = read_folds(runs.challenge, runs.workspace)
+    identity = {"challenge": "csv", "name": name, "fold": str(number), "seed": 0}
+    (directory / "run.json").write_text(json.dumps(identity | {"folds_sha256": folds.sha256}))
+
+
+def folds_of(runs: SimulatedRuns, name: str) -> object:
+    folds = read_folds(runs.challenge, runs.workspace)
+    return trained_folds(runs.workspace.run_dir("csv", name), folds, "csv")
+
+
+def readers(runs: SimulatedRuns) -> Iterator[Callable[[], object]]:
+    """Everything that reads what lies between stages."""
+    of = (runs.challenge, runs.workspace)
+    for name in ("one", "both"):
+        yield lambda name=name: read_final(*of, name, "oof")
+        yield lambda name=name: submit(*of, name)
+        yield lambda name=name: read_calibration(*of, name, read_train_rows(*of))
+    yield lambda: evaluate(*of, "one", n_draws=2)
+    yield lambda: make_ensemble(*of, "both", ["one", "two"], kind="stack", context=True)
+    yield lambda: folds_of(runs, "one")
+    yield lambda: outdated_listing(*of)
+
+
+def ends_well(runs: SimulatedRuns) -> list[str]:
+    """The sentences with which readers refuse; any other exception is a failure."""
+    sentences = []
+    for read in readers(runs):
+        try:
+            read()
+        except UserError as error:
+            sentences.append(str(error))
+    return sentences
+
+
+def restoring(runs: SimulatedRuns) -> Callable[[], None]:
+    folders = [runs.workspace.root / name for name in ("folds", "submissions")]
+    kept = {p: p.read_bytes() for folder in folders for p in folder.rglob("*") if p.is_file()}
+
+    def restore() -> None:
+        for path, content in kept.items():
+            if not path.is_file() or path.read_bytes() != content:
+                path.write_bytes(content)
+
+    return restore
+
+
+def artifact(runs: SimulatedRuns, name: str) -> Path:
+    of_run = runs.workspace.folds_dir("csv")
+    of_submission = runs.workspace.submission_dir("csv", "one")
+    return of_submission / name if name in (SCORE, RECORD) else of_run / name
+
+
+JSON = (
+    "one/fold1/constants.json",
+    "one/fold0/run.json",
+    "one/study_mean.json",
+    f"one/{CALIBRATION}",
+    "both/weights.json",
+    SCORE,
+    RECORD,
+)
+OTHERS = ("one/fold0/config.yaml", "one/fold1/oof.parquet", "one/fold0/test.parquet", "both/test.parquet")
+
+
+@pytest.mark.parametrize("name", [*JSON, *OTHERS])
+def test_a_file_cut_anywhere_is_no_crash(made: SimulatedRuns, name: str) -> None:
+    path, restore = artifact(made, name), restoring(made)
+    content = path.read_bytes()
+    for length in (0, len(content) // 2, len(content) - 9):
+        path.write_bytes(content[:length])
+        sentences = ends_well(made)
+        assert all("cxrlt " in sentence for sentence in sentences), sentences
+        restore()
+
+
+@pytest.mark.parametrize("name", JSON)
+def test_wrong_values_and_missing_keys_are_no_crash(made: SimulatedRuns, name: str) -> None:
+    path, restore = artifact(made, name), restoring(made)
+    values = json.loads(path.read_text())
+    rng = np.random.default_rng(0)
+    places = list(places_in(values))
+    for number in range(N_CHANGES):
+        *above, last = places[rng.integers(len(places))]
+        broken = json.loads(path.read_text())
+        parent = broken
+        for key in above:
+            parent = parent[key]
+        if number % 3 == 0:
+            parent.pop(last)
+        else:
+            parent[last] = WRONG[rng.integers(len(WRONG))]
+        path.write_text(json.dumps(broken))
+        ends_well(made)
+        restore()
+
+
+def places_in(values: object, before: tuple = ()) -> Iterator[tuple]:
+    keys = values if isinstance(values, dict) else range(len(values)) if isinstance(values, list) else ()
+    for key in keys:
+        yield (*before, key)
+        yield from places_in(values[key], (*before, key))
+
+
+@pytest.mark.parametrize("name", JSON)
+@pytest.mark.parametrize("text", ["[]", "null", "\xff\xfe", "[" * 100])
+def test_something_else_in_place_of_an_object_is_no_crash(made: SimulatedRuns, name: str, text: str) -> None:
+    path, restore = artifact(made, name), restoring(made)
+    path.write_text(text, encoding="latin-1")
+    assert all("cxrlt " in sentence for sentence in ends_well(made))
+    restore()
+
+
+def test_a_recipe_that_was_cut_between_two_lines_is_not_taken_for_a_shorter_one(made: SimulatedRuns) -> None:
+    path, restore = artifact(made, "one/fold0/config.yaml"), restoring(made)
+    text = path.read_text()
+    path.write_text(text[: text.index("predict:")])
+    with pytest.raises(UserError, match=r"config\.yaml is damaged: it lacks predict, .*--fold 0 --force"):
+        read_final(made.challenge, made.workspace, "one", "oof")
+    restore()
+
+
+@pytest.mark.parametrize("wrong", WRONG, ids=repr)
+def test_wrong_values_in_a_recipe_are_no_crash(made: SimulatedRuns, wrong: object) -> None:
+    path, restore = artifact(made, "one/fold0/config.yaml"), restoring(made)
+    values = yaml.safe_load(path.read_text())
+    for section in ("data", "predict"):
+        path.write_text(yaml.safe_dump(values | {section: wrong}))
+        assert all("cxrlt " in sentence for sentence in ends_well(made))
+        path.write_text(yaml.safe_dump({key: value for key, value in values.items() if key != section}))
+        assert all("cxrlt " in sentence for sentence in ends_well(made))
+    restore()
+
+
+def columns(n: int = 4) -> dict[str, pa.Array]:
+    logits = pa.array(np.linspace(-1, 1, n, dtype=np.float32))
+    return {"image_id": pa.array([f"i{k}" for k in range(n)])} | dict.fromkeys(CLASSES, logits)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"image_id": pa.array([1, 2, 3, 4])}, "ids as text"),
+        ({"image_id": pa.array([b"1", b"2", b"3", b"4"])}, "ids as text"),
+        ({"image_id": pa.array(["1", "2", None, "4"])}, "blank ones"),
+        ({"image_id": pa.array(["1", "2", "2", "4"])}, "more than once"),
+        ({"image_id": None}, "missing: image_id"),
+        ({"Mass": None}, "missing: Mass"),
+        ({"Mass": pa.array(["1", "2", "3", "4"])}, "one column of logits per class: Mass"),
+        ({"Mass": pa.array([1, 2, 3, 4])}, "one column of logits per class: Mass"),
+        ({"Mass": pa.array([[1.0], [2.0], [3.0], [4.0]])}, "one column of logits per class: Mass"),
+        ({"Mass": pa.array([{"a": 1.0}] * 4)}, "one column of logits per class: Mass"),
+        ({"Nodule": pa.array([1.0, 2.0, 3.0, 4.0])}, "unknown: Nodule"),
+        ({"Mass": pa.array([1.0, float("inf"), 3.0, 4.0])}, "infinite logits.*: i1"),
+        ({"Mass": pa.array([1.0, float("-inf"), 3.0, 4.0])}, "infinite logits.*: i1"),
+        ({"Mass": pa.array([1.0, 2.0, float("nan"), 4.0])}, "some classes only: i2"),
+        ({"Mass": pa.array([1.0, 2.0, None, 4.0])}, "some classes only: i2"),
+    ],
+)
+def test_columns_that_are_no_logits_by_id_are_refused(tmp_path: Path, change: dict, sentence: str) -> None:
+    path = tmp_path / "oof.parquet"
+    table = {name: values for name, values in (columns() | change).items() if values is not None}
+    pq.write_table(pa.table(table), path)
+    with pytest.raises(UserError, match=f"oof.parquet .*{sentence}.* Make it again with: cxrlt predict"):
+        read_predictions(path, CLASSES)
+
+
+def test_two_columns_of_one_name_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "oof.parquet"
+    values = list(columns().values())
+    pq.write_table(pa.Table.from_arrays([*values, values[1]], names=["image_id", *CLASSES, "Mass"]), path)
+    with pytest.raises(UserError, match="one column of logits per class: Mass"):
+        read_predictions(path, CLASSES)
+
+
+def test_an_unreadable_image_is_blank_in_every_class(tmp_path: Path) -> None:
+    path = tmp_path / "oof.parquet"
+    blank = pa.array([None, 1.0, 2.0, 3.0], pa.float32())
+    pq.write_table(pa.table(columns() | dict.fromkeys(CLASSES, blank)), path)
+    frame, _ = read_predictions(path, CLASSES)
+    assert frame.isna().all(axis=1).tolist() == [True, False, False, False]
+
+
+def test_a_table_of_pandas_with_its_own_index_is_read_by_its_columns(tmp_path: Path) -> None:
+    path = tmp_path / "oof.parquet"
+    frame = pd.DataFrame({name: array.to_pandas() for name, array in columns().items()})
+    frame.set_index("image_id").to_parquet(path)
+    assert read_predictions(path, CLASSES)[0].index.tolist() == ["i0", "i1", "i2", "i3"]
+
+
+def test_damaged_runs_are_left_out_of_the_leaderboard_by_name(made: SimulatedRuns) -> None:
+    path, restore = artifact(made, "two/fold0/oof.parquet"), restoring(made)
+    path.write_bytes(path.read_bytes()[:50])
+    board = leaderboard(made.challenge, made.workspace, n_draws=2)
+    assert [evaluation.name for evaluation in board.evaluations] == ["one"]
+    assert "cxrlt predict two --challenge csv --split oof --force" in board.left_out["two"]
+    restore()
