@@ -7,7 +7,8 @@ def test_shared_patients_are_named_by_split_with_their_training_images(csv_works
     shared = shared_patients(get_challenge("csv", workspace.inputs_dir("csv")), workspace)
     assert shared.patients == {"dev": ("p1",), "test": ("p1", "p3")}
     assert shared.images.tolist() == ["train0", "train2", "train3"]
-    assert "1 in dev (p1), 2 in test (p1, p3); they have 3 of the 4 training images" in shared.sentence
+    assert "1 in dev, 2 in test; they have 3 of the 4 training images" in shared.sentence
+    assert "1 in dev (p1), 2 in test (p1, p3); they have 3 of the 4 training images" in shared.named
 
 
 def test_disjoint_patients_are_reported_as_such(csv_workspace):

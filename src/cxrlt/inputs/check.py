@@ -105,7 +105,7 @@ def _check_patients(
 ) -> None:
     others = {split: table for split, table in tables.items() if split != "train"}
     shared = find_shared_patients(tables["train"], others)
-    report.lines.extend(["", shared.sentence])
+    report.lines.extend(["", shared.named])
     try:
         without_shared(challenge, tables["train"], shared, drop)
     except UserError as error:

@@ -1,6 +1,6 @@
 """Patients of the training table that dev or test have too: the leak that flatters a score."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import pandas as pd
@@ -25,15 +25,19 @@ class SharedPatients:
 
     @property
     def sentence(self) -> str:
-        """One line for a report, with the counts."""
+        """One line with the counts, for logs."""
+        return self._sentence(lambda split, names: f"{len(names):,} in {split}")
+
+    @property
+    def named(self) -> str:
+        """The same with patients' ids, for a report and for who has to decide."""
+        return self._sentence(lambda split, names: f"{len(names):,} in {split} ({listing(names)})")
+
+    def _sentence(self, share: Callable[[str, tuple[str, ...]], str]) -> str:
         if self.images.empty:
             found = f"No patient of train is in {' or '.join(self.patients) or 'another split'}."
         else:
-            shares = ", ".join(
-                f"{len(names):,} in {split} ({listing(names)})"
-                for split, names in self.patients.items()
-                if names
-            )
+            shares = ", ".join(share(split, names) for split, names in self.patients.items() if names)
             found = (
                 f"Patients of train that another split has too: {shares}; "
                 f"they have {len(self.images):,} of the {self.train_images:,} training images."

@@ -41,7 +41,7 @@ def without_shared(
         return train.drop(shared.images)
     if challenge.strict_patients:
         raise UserError(
-            f"{challenge.name}: {shared.sentence} Scores would flatter the model: "
+            f"{challenge.name}: {shared.named} Scores would flatter the model: "
             "--drop-shared-patients takes them out of train."
         )
     _say(f"{challenge.name}: warning: {shared.sentence} The official split is kept as it is.")
