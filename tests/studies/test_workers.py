@@ -73,6 +73,54 @@ def test_workers_end_with_their_parent(tmp_path):
     wait_for(lambda: not any(is_running(pid) for pid in pids))
 
 
+STOPPING = """
+import sys, time
+from functools import partial
+from pathlib import Path
+from cxrlt.stopping import Stopped, put_off, stop_if_asked, stop_on_signals
+from cxrlt.studies.workers import Task, Workers
+
+def step(name):
+    with put_off():
+        Path(f"begun-{name}").touch()
+        try:
+            while True:
+                time.sleep(0.01)
+                stop_if_asked()
+        except Stopped:
+            time.sleep(0.5)
+            Path(f"saved-{name}").touch()
+            raise
+
+if __name__ == "__main__":
+    try:
+        with stop_on_signals(), Workers(2) as workers:
+            workers.run([Task(str(i), partial(step, i), Path("log")) for i in range(5)], "x")
+    except Stopped as stopped:
+        sys.exit(stopped.exit_code)
+"""
+
+
+@pytest.mark.parametrize(("number", "group"), [(signal.SIGTERM, False), (signal.SIGINT, True)])
+def test_a_signal_lets_what_is_under_way_save_and_begins_nothing_else(tmp_path, number, group):
+    (tmp_path / "parent.py").write_text(STOPPING)
+    parent = subprocess.Popen(
+        [sys.executable, "parent.py"],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    wait_for(lambda: len(list(tmp_path.glob("begun-*"))) == 2)
+    (os.killpg if group else os.kill)(parent.pid, number)
+    out, _ = parent.communicate(timeout=60)
+    assert parent.returncode == 128 + number, out
+    assert "Traceback" not in out
+    begun, saved = ({path.name[6:] for path in tmp_path.glob(f"{kind}-*")} for kind in ("begun", "saved"))
+    assert begun == saved == {"0", "1"}
+
+
 def is_running(pid: int) -> bool:
     status = Path(f"/proc/{pid}/stat")
     try:

@@ -12,11 +12,13 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from multiprocessing.queues import Queue
+from multiprocessing.synchronize import Event
 from pathlib import Path
 
 import torch
 
 from cxrlt.errors import UserError
+from cxrlt.stopping import SIGNALS, Stopped, stop_on_signals
 from cxrlt.training.grid import visible_gpus
 
 
@@ -39,21 +41,32 @@ class _Outcome:
 class Workers:
     """`n` processes that stay for all tasks of a `with` block; for n = 1 there is none but this one.
 
-    An interruption ends them, and they lose no more than what came since their last checkpoints.
+    What ends the block early, as a signal does, stops their tasks, which save what they have done first.
     """
 
     def __init__(self, n: int) -> None:
         self.n = n
         self._pool: ProcessPoolExecutor | None = None
+        self._context = multiprocessing.get_context("spawn")  # CUDA and torch's threads do not survive a fork
+        self._ending = self._context.Event()
 
     def __enter__(self) -> "Workers":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if self._pool is not None:
-            for process in multiprocessing.active_children() if kind is not None else ():
-                process.terminate()
+        if self._pool is None:
+            return
+        processes = multiprocessing.active_children() if kind is not None else []
+        if processes:
+            self._ending.set()
+        for process in processes:
+            process.terminate()
+        try:
             self._pool.shutdown(cancel_futures=True)
+        except Stopped:  # a second signal
+            for process in processes:
+                process.kill()
+            raise
 
     def run(self, tasks: Sequence[Task], title: str) -> dict[str, str]:
         """Do every task, with a line for each. Returns what failed: label -> reason.
@@ -76,7 +89,7 @@ class Workers:
         if tasks and self._pool is None:
             self._pool = self._start_pool()
         try:
-            for future in as_completed([self._pool.submit(_do, task) for task in tasks]):
+            for future in as_completed([self._pool.submit(_do_unless_ending, task) for task in tasks]):
                 yield future.result()
         except BrokenProcessPool as error:
             raise UserError(
@@ -85,21 +98,27 @@ class Workers:
             ) from error
 
     def _start_pool(self) -> ProcessPoolExecutor:
-        context = multiprocessing.get_context("spawn")  # CUDA and the threads of torch do not survive a fork
-        devices: Queue[str] = context.Queue()
+        devices: Queue[str] = self._context.Queue()
         gpus = visible_gpus()
         for place in range(self.n):
             devices.put(gpus[place % len(gpus)] if gpus else "")
         n_threads = max((os.cpu_count() or 1) // self.n, 1)
-        return ProcessPoolExecutor(self.n, context, _start, (devices, n_threads))
+        return ProcessPoolExecutor(self.n, self._context, _start, (devices, n_threads, self._ending))
 
 
-def _start(devices: "Queue[str]", n_threads: int) -> None:
+_ending: Event | None = None
+"""In a worker: whether its parent is ending."""
+
+
+def _start(devices: "Queue[str]", n_threads: int, ending: Event) -> None:
     """A worker's first act, before it touches a GPU: it takes a device, and ends with its parent."""
+    global _ending
+    _ending = ending
     if gpu := devices.get():
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu
     torch.set_num_threads(n_threads)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent is interrupted too, and ends its workers
+    for number in SIGNALS:  # without a task there is nothing to stop: the parent ends its workers
+        signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
@@ -108,6 +127,15 @@ def _end_with_parent() -> None:
     if parent is not None:
         parent.join()
         os._exit(1)
+
+
+def _do_unless_ending(task: Task) -> _Outcome:
+    """In a worker: do it if the parent is not ending; SIGTERM, by which the parent tells, stops it."""
+    with stop_on_signals():
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent is interrupted too, and tells its workers
+        if _ending is None or _ending.is_set():
+            raise Stopped(signal.SIGTERM)
+        return _do(task)
 
 
 def _do(task: Task) -> _Outcome:

@@ -1,32 +1,45 @@
 """Many (recipe, fold) jobs on many GPUs: one process per visible GPU."""
 
 import os
-import queue
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
 
 import torch
-from joblib import Parallel, delayed
 
 from cxrlt.errors import UserError, listing
 from cxrlt.inputs.images import ImageSource
 from cxrlt.recipe import Recipe
+from cxrlt.stopping import Stopped
+
+LOOK_SECONDS = 0.2
 
 
 def train_grid(source: ImageSource, recipes: Sequence[str], n_folds: int, seed: int) -> None:
     """Train every fold of every recipe, each as a `cxrlt train` process of its own on a GPU of its own.
 
-    A job that fails does not stop the others. Raises UserError naming the failed ones.
+    A job that fails does not stop the others. Raises UserError naming the failed ones. A signal is passed on
+    to those under way, which save what they have done.
     """
-    gpus: queue.Queue[str] = queue.Queue()
-    for gpu in visible_gpus():
-        gpus.put(gpu)
-    jobs = [(recipe, fold) for fold in range(n_folds) for recipe in recipes]
-    codes = Parallel(n_jobs=gpus.qsize(), backend="threading")(
-        delayed(_train_one)(source, recipe, fold, seed, gpus) for recipe, fold in jobs
-    )
-    failed = [f"{recipe} fold {fold}" for (recipe, fold), code in zip(jobs, codes, strict=True) if code]
+    left = [(recipe, fold) for fold in range(n_folds) for recipe in recipes]
+    free, failed = visible_gpus(), []
+    running: dict[str, tuple[str, subprocess.Popen]] = {}
+    try:
+        while left or running:
+            while left and free:
+                recipe, fold = left.pop(0)
+                gpu = free.pop(0)
+                running[gpu] = f"{recipe} fold {fold}", _start(train_command(source, recipe, fold, seed), gpu)
+            time.sleep(LOOK_SECONDS)
+            for gpu in [gpu for gpu, (_, process) in running.items() if process.poll() is not None]:
+                label, process = running.pop(gpu)
+                free.append(gpu)
+                if process.returncode:
+                    failed.append(label)
+    except BaseException:
+        _stop([process for _, process in running.values()])
+        raise
     if failed:
         raise UserError(f"Training failed for {listing(failed)} (reasons above). The same command goes on.")
 
@@ -50,15 +63,22 @@ def waves(challenge: str, recipes: Mapping[str, Recipe]) -> list[list[str]]:
     return ordered
 
 
-def _train_one(source: ImageSource, recipe: str, fold: int, seed: int, gpus: "queue.Queue[str]") -> int:
-    gpu = gpus.get()
+def _start(command: list[str], gpu: str) -> subprocess.Popen:
+    """In a group of its own, which Ctrl-C does not reach: it would be told twice."""
+    return subprocess.Popen(command, env={**os.environ, "CUDA_VISIBLE_DEVICES": gpu}, process_group=0)
+
+
+def _stop(processes: list[subprocess.Popen]) -> None:
+    """Wait until they have saved what they have done; a second signal does not wait."""
     try:
-        environment = {**os.environ, "CUDA_VISIBLE_DEVICES": gpu}
-        command = train_command(source, recipe, fold, seed)
-        done = subprocess.run(command, env=environment, check=False)  # nosec B603  # ourselves
-        return done.returncode
-    finally:
-        gpus.put(gpu)
+        for process in processes:
+            process.terminate()
+        for process in processes:
+            process.wait()
+    except Stopped:
+        for process in processes:
+            process.kill()
+        raise
 
 
 def train_command(source: ImageSource, recipe: str, fold: int, seed: int) -> list[str]:
