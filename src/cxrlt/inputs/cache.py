@@ -141,10 +141,6 @@ def rows_of_ids(rows: pd.Series, ids: Iterable[str], absent: Callable[[str], str
     return rows.to_numpy(np.int64)[found.to_numpy()]
 
 
-def same_ids(ids: pd.Index, others: pd.Index) -> bool:
-    return pa.array(ids, pa.large_string()).equals(pa.array(others, pa.large_string()))
-
-
 def read_quarantine(directory: Path) -> pd.DataFrame:
     """Unreadable images: index image_id; path, bytes (length of the file when it was tried), reason."""
     path = directory / "quarantine.csv"

@@ -25,7 +25,6 @@ from cxrlt.inputs.cache import (
     open_cache,
     read_parts,
     read_quarantine,
-    same_ids,
     write_csv,
 )
 from cxrlt.inputs.cache_rows import decode_rows
@@ -120,7 +119,7 @@ class _Build:
             _, ids = read_parts(self.directory)
         except DamagedError as error:
             return str(error)
-        return None if same_ids(ids, self.table.index) else "ids.csv holds other ids"
+        return None if ids.equals(self.table.index) else "ids.csv holds other ids"
 
     def pending(self) -> np.ndarray:
         """Rows neither decoded from the file as it is now, nor found unreadable as it is now."""
