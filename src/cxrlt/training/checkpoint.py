@@ -142,21 +142,14 @@ def sha256_of_tensors(tensors: Mapping[str, Tensor], beginning: str = "") -> str
 
 def _write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None) -> None:
     # save_file would write a file of its own beside it, which a kill leaves behind under a name nobody knows
-    content = memoryview(save(tensors, metadata))
-    header = _in_order(content)
+    content = save(tensors, metadata)
+    size = int.from_bytes(content[:8], "little")
+    # the same in every process: the library writes metadata in an order of chance
+    header = json.dumps(json.loads(content[8 : 8 + size]), sort_keys=True).encode()
+    header += b" " * (-len(header) % 8)
     with atomic_path(path) as temporary, temporary.open("wb") as file:
-        file.write(header)
-        file.write(content[len(header) :])
-
-
-def _in_order(content: memoryview) -> bytes:
-    """The header of a safetensors file with sorted metadata: they come in another order in every process."""
-    n_bytes = int.from_bytes(content[:8], "little")
-    header = json.loads(bytes(content[8 : 8 + n_bytes]))
-    if "__metadata__" in header:
-        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
-    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    return bytes(content[:8]) + text.ljust(n_bytes)
+        file.write(len(header).to_bytes(8, "little") + header)
+        file.write(memoryview(content)[8 + size :])
 
 
 def _copies(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
