@@ -116,3 +116,12 @@ def test_damaged_features_are_computed_anew(
         damage(tmp_path / "f")
         assert open_features(tmp_path / "f") is None
     assert "is damaged (" in capsys.readouterr().err
+
+
+def test_ids_that_pandas_keeps_in_several_pieces_are_the_same_ids(
+    build: Callable[[], ImageCache], table: pd.DataFrame, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    directory = build().directory
+    pieces = pd.concat([table.iloc[:3], table.iloc[3:]])
+    again = build_cache(pieces, SIZE, tmp_path / "cache", "toy", "train", progress=False)
+    assert again.directory == directory and capsys.readouterr().err == ""
