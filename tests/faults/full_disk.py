@@ -24,11 +24,11 @@ FILE_SIZES = (0, 1, 64, 100, 500, 1000, 2000, 4095, 4096, 8192, 16384, 50_000, 1
 ROOMS = tuple(4096 * pages for pages in (0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256))
 
 
-def refused(found: Harness, stages: Sequence[str]) -> Iterator[tuple[str, list[Fault]]]:
+def refused(found: Harness, stages: Sequence[str], step: int) -> Iterator[tuple[str, list[Fault]]]:
     for stage in stages:
         found.put_back(stage)
         n_events = found.run(stage, fail=errno.ENOSPC).n_events
-        for at in range(n_events):
+        for at in range(0, n_events, step):
             yield stage, [{"at": at, "fail": errno.ENOSPC}]
 
 
@@ -43,6 +43,7 @@ def ladder(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("way", choices=("refused", "file-size", "tmpfs"))
+    parser.add_argument("--step", type=int, default=1, help="refused: only every so manieth")
     parser.add_argument("--stage", nargs="+", default=list(STAGES), choices=STAGES)
     asked = parser.parse_args()
     with (
@@ -51,7 +52,7 @@ def main() -> None:
         on_a_disk_of_its_own(found) if asked.way == "tmpfs" else nullcontext(),
     ):
         cases = {
-            "refused": lambda: refused(found, asked.stage),
+            "refused": lambda: refused(found, asked.stage, asked.step),
             "file-size": lambda: ladder("file_size", FILE_SIZES, found, asked.stage),
             "tmpfs": lambda: ladder(ROOM, ROOMS, found, asked.stage),
         }[asked.way]()

@@ -32,9 +32,9 @@ def random_chains(
             n -= length
 
 
-def every_change(found: Harness, stages: Sequence[str]) -> Iterator[tuple[str, list[Fault]]]:
+def every_change(found: Harness, stages: Sequence[str], step: int) -> Iterator[tuple[str, list[Fault]]]:
     for stage in stages:
-        for at in range(found.alone(stage).n_events):
+        for at in range(0, found.alone(stage).n_events, step):
             yield stage, [{"at": at, "tear": bool(at % 2)}]
 
 
@@ -43,11 +43,12 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--every-change", action="store_true")
+    parser.add_argument("--step", type=int, default=1, help="only before every so manieth change")
     parser.add_argument("--stage", nargs="+", default=list(STAGES), choices=STAGES)
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, started(Path(folder)) as found:
         cases = (
-            every_change(found, asked.stage)
+            every_change(found, asked.stage, asked.step)
             if asked.every_change
             else random_chains(found, asked.stage, asked.kills, asked.seed)
         )
