@@ -65,7 +65,8 @@ def waves(challenge: str, recipes: Mapping[str, Recipe]) -> list[list[str]]:
 
 def _start(command: list[str], gpu: str) -> subprocess.Popen:
     """In a group of its own, which Ctrl-C does not reach: it would be told twice."""
-    return subprocess.Popen(command, env={**os.environ, "CUDA_VISIBLE_DEVICES": gpu}, process_group=0)
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": gpu}
+    return subprocess.Popen(command, env=environment, process_group=0)  # nosec B603  # ourselves
 
 
 def _stop(processes: list[subprocess.Popen]) -> None:
