@@ -1,4 +1,4 @@
-"""Hashes of what a choice was made on, by which it is known to be made anew."""
+"""Hashes of what a choice was made on, by which it is known to be outdated."""
 
 import hashlib
 from collections.abc import Sequence
@@ -7,12 +7,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from cxrlt.artifacts import Workspace, sha256_of
+from cxrlt.artifacts import Workspace, name_of_run, sha256_of
 from cxrlt.challenges.base import Challenge
-from cxrlt.folds.read import read_folds
+from cxrlt.folds.read import Folds, read_folds
+from cxrlt.predictions.identity import OutdatedError
 from cxrlt.predictions.standardise import CONSTANTS
 from cxrlt.predictions.trained import fold_dirs, recipe_of
-from cxrlt.predictions.weights import WEIGHTS_FILE, is_ensemble, read_weights
+from cxrlt.predictions.weights import WEIGHTS_FILE, EnsembleWeights, is_ensemble, read_weights
 from cxrlt.training.places import REFIT
 
 
@@ -54,3 +55,28 @@ def final_fingerprint(challenge: Challenge, workspace: Workspace, name: str, spl
             recipe_of(folder, challenge.name).predict.model_dump_json() for folder in fold_dirs(run_dir)
         ]
     return hashlib.sha256(" ".join([folds.sha256, *parts]).encode()).hexdigest()
+
+
+def current_weights(run_dir: Path, challenge: Challenge, folds: Folds) -> EnsembleWeights:
+    """What an ensemble is. Raises OutdatedError if it was fitted on another split, UserError if damaged."""
+    weights = read_weights(run_dir, challenge)
+    fitted = {len(weights.by_fold), len(weights.study_mean.by_fold)}
+    if weights.folds_sha256 != folds.sha256 or fitted != {folds.n_folds}:
+        name = name_of_run(run_dir, challenge.name)
+        raise OutdatedError(
+            f"The ensemble {name} is outdated: it was made on another split than the folds.csv there is now. "
+            f"Make it again with: {weights.command(name, challenge.name)} --force"
+        )
+    return weights
+
+
+def require_same_evidence(
+    workspace: Workspace, name: str, weights: EnsembleWeights, challenge: Challenge
+) -> None:
+    """Raises OutdatedError if members were trained or predicted anew since the ensemble was fitted."""
+    folders = [workspace.run_dir(challenge.name, member) for member in weights.members]
+    if predictions_fingerprint(folders, "oof") != weights.members_sha256:
+        raise OutdatedError(
+            f"The ensemble {name} is outdated: it was fitted on other out-of-fold predictions of its members "
+            f"than there are now. Renew it with: {weights.command(name, challenge.name)} --force"
+        )

@@ -124,9 +124,8 @@ def _predict_fold(
     logits = infer_fold(unit, cache, table[table.index.isin(asked.ids)], challenge, accelerator, tta, label)
     if accelerator.is_main_process:
         if asked.split == "oof":
-            path.unlink(
-                missing_ok=True
-            )  # a kill between the two files must not leave it beside new constants
+            # a kill between the two files must not leave the old one beside new constants
+            path.unlink(missing_ok=True)
             write_constants(unit.directory, logits, challenge.task, made_of)
         # an unreadable image stays NaN
         write_predictions(path, logits.reindex(asked.ids), _meta(unit, asked.split, tta) | made_of)

@@ -6,16 +6,14 @@ from pathlib import Path
 
 import pandas as pd
 
-from cxrlt.artifacts import Workspace, name_of_run, write_json
+from cxrlt.artifacts import Workspace, write_json
 from cxrlt.challenges.base import Challenge
 from cxrlt.errors import UserError, listing
 from cxrlt.folds.read import Folds, read_folds
 from cxrlt.locks import exclusive
 from cxrlt.predictions.combine import combined, combined_constants, evidence_of
-from cxrlt.predictions.fingerprint import evidence_fingerprint, predictions_fingerprint
+from cxrlt.predictions.fingerprint import current_weights, evidence_fingerprint, require_same_evidence
 from cxrlt.predictions.fold_files import constants_of_fold, predict_command, read_fold, require_ids
-from cxrlt.predictions.identity import OutdatedError
-from cxrlt.predictions.parse import read_parsed
 from cxrlt.predictions.postprocess import postprocess
 from cxrlt.predictions.standardise import Constants, constants_of, mean_constants
 from cxrlt.predictions.trained import recipe_of
@@ -25,8 +23,9 @@ from cxrlt.predictions.view_weights import (
     averaged,
     choose_study_mean,
     fixed_study_mean,
+    kept_study_mean,
 )
-from cxrlt.predictions.weights import EnsembleWeights, is_ensemble, read_weights
+from cxrlt.predictions.weights import is_ensemble
 from cxrlt.recipe import PredictConfig
 from cxrlt.training.places import REFIT
 
@@ -146,27 +145,13 @@ def study_mean_of(
     rows = rows or read_train_rows(challenge, workspace)
     path = run_dir / STUDY_MEAN_FILE
     made_of = evidence_fingerprint([run_dir], rows.table, challenge.classes)
-    kept = _kept_study_mean(path, option, made_of, rows.folds.n_folds)
+    kept = kept_study_mean(path, option, made_of, rows.folds.n_folds)
     if kept is not None:
         return kept
     chosen = choose_study_mean(challenge, read_oof(challenge, workspace, name).frame, rows.table, option)
     with exclusive(run_dir, wait=True):
         write_json(path, chosen.to_json() | {"made_of": made_of})
     return chosen
-
-
-def _kept_study_mean(path: Path, option: str, made_of: str, n_folds: int) -> StudyMean | None:
-    """What study_mean.json says, unless it is of something else or damaged: it is soon found out again."""
-
-    def parse(values: dict) -> StudyMean | None:
-        kept = StudyMean.from_json(values)
-        current = (kept.option, values["made_of"], len(kept.by_fold)) == (option, made_of, n_folds)
-        return kept if current else None
-
-    try:
-        return read_parsed(path, parse, "cxrlt evaluate")
-    except UserError:
-        return None
 
 
 @dataclass(frozen=True)
@@ -295,7 +280,7 @@ def _ensemble(
     units: Sequence[int | None],
 ) -> Final:
     folds = read_folds(challenge, workspace)
-    weights = _weights(workspace.run_dir(challenge.name, name), challenge, folds)
+    weights = current_weights(workspace.run_dir(challenge.name, name), challenge, folds)
     if split == "oof":
         members = {member: read_oof(challenge, workspace, member) for member in weights.members}
     else:
@@ -326,27 +311,3 @@ def _require_same_ids(name: str, frames: Mapping[str, pd.DataFrame], again: str)
                 f"the predictions of {name}'s member {member} do not hold the ids of the others: "
                 f"{listing(odd)}. Predict again with: {again}"
             )
-
-
-def require_same_evidence(
-    workspace: Workspace, name: str, weights: EnsembleWeights, challenge: Challenge
-) -> None:
-    """Raises OutdatedError if members were trained or predicted anew since the ensemble was fitted."""
-    folders = [workspace.run_dir(challenge.name, member) for member in weights.members]
-    if predictions_fingerprint(folders, "oof") != weights.members_sha256:
-        raise OutdatedError(
-            f"The ensemble {name} is outdated: it was fitted on other out-of-fold predictions of its members "
-            f"than there are now. Renew it with: {weights.command(name, challenge.name)} --force"
-        )
-
-
-def _weights(run_dir: Path, challenge: Challenge, folds: Folds) -> EnsembleWeights:
-    weights = read_weights(run_dir, challenge)
-    fitted = {len(weights.by_fold), len(weights.study_mean.by_fold)}
-    if weights.folds_sha256 != folds.sha256 or fitted != {folds.n_folds}:
-        name = name_of_run(run_dir, challenge.name)
-        raise OutdatedError(
-            f"The ensemble {name} is outdated: it was made on another split than the folds.csv there is now. "
-            f"Make it again with: {weights.command(name, challenge.name)} --force"
-        )
-    return weights

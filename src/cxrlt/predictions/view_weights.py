@@ -2,13 +2,16 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
 import pandas as pd
 
 from cxrlt.challenges.base import Challenge
+from cxrlt.errors import UserError
 from cxrlt.predictions.oof import oof_scores, predicted_rows, score_of
+from cxrlt.predictions.parse import read_parsed
 from cxrlt.predictions.study import FRONTAL, disputed_rows, has_studies, study_mean
 
 StudyMeanOption = Literal["auto", "on", "off", "search"]
@@ -55,6 +58,20 @@ class StudyMean:
         if chosen.option not in get_args(StudyMeanOption) or not all(0 <= share <= 1 for share in shares):
             raise ValueError("not a weight of views")
         return chosen
+
+
+def kept_study_mean(path: Path, option: str, made_of: str, n_folds: int) -> StudyMean | None:
+    """The choice in `path`; None if it is of something else, or damaged: it is soon made again."""
+
+    def parse(values: dict) -> StudyMean | None:
+        kept = StudyMean.from_json(values)
+        current = (kept.option, values["made_of"], len(kept.by_fold)) == (option, made_of, n_folds)
+        return kept if current else None
+
+    try:
+        return read_parsed(path, parse, "cxrlt evaluate")
+    except UserError:
+        return None
 
 
 def averaged(scores: pd.DataFrame, table: pd.DataFrame, frontal: float | None) -> pd.DataFrame:

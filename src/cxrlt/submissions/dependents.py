@@ -10,9 +10,10 @@ from cxrlt.errors import UserError
 from cxrlt.folds.read import Folds, read_folds
 from cxrlt.predictions.calibration import CALIBRATION, read_calibration
 from cxrlt.predictions.ensemble import is_predicted
+from cxrlt.predictions.fingerprint import require_same_evidence
 from cxrlt.predictions.fold_files import predict_command
 from cxrlt.predictions.identity import OutdatedError, differing, identity_of, in_words
-from cxrlt.predictions.runs import holds_run, read_train_rows, require_same_evidence
+from cxrlt.predictions.runs import holds_run, read_train_rows
 from cxrlt.predictions.store import read_meta
 from cxrlt.predictions.trained import fold_dirs, fold_of
 from cxrlt.predictions.weights import EnsembleWeights, is_ensemble, read_weights
