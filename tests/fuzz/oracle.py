@@ -44,8 +44,8 @@ def _findings(cells: dict[str, str], layout: TableLayout) -> dict[str, float]:
 
 
 def submission_of(content: bytes) -> tuple[list[str], dict[str, list[float]]]:
-    """The header, and by id the numbers behind it."""
-    header, *rows = cells_of(content)
+    """The header, and by id the numbers behind it. Lines of blanks are none, as to pandas."""
+    header, *rows = (row for row in cells_of(content) if len(row) > 1 or row[0].strip(" \t"))
     numbers = {}
     for row in rows:
         assert len(row) == len(header), "a row of another length was taken"

@@ -47,6 +47,7 @@ TABLES = {
     "every cell quoted": (b'"' + SOUND.strip().replace(b",", b'","').replace(b"\n", b'"\n"') + b'"', ""),
     "no line break at the end": (SOUND.rstrip(), ""),
     "blank lines at the end": (SOUND + b"\n\r\n", ""),
+    "a line of blanks at the end": (SOUND + b" \t", ""),
     "empty": (b"", "is empty"),
     "line breaks alone": (b"\n\r\n", "is empty"),
     "a header alone": (SOUND.split(b"\n")[0], "There are no rows"),
@@ -277,6 +278,18 @@ def test_a_zip_is_unpacked_only_if_it_is_what_servers_take(content, sentence, tm
     assert bool(found) == bool(sentence), found
     assert sentence in found
     assert most < 10 * LARGEST + 5_000_000
+
+
+def test_a_zip_of_very_many_names_is_not_looked_through(tmp_path):
+    members = {"mine.csv": SOUND} | {f"code/{n:0200d}": b"" for n in range(20_000)}
+    (tmp_path / "mine.zip").write_bytes(zip_of(members, zipfile.ZIP_STORED))
+    assert "bytes of names" in problems_of(tmp_path / "mine.zip")
+
+
+def test_rows_without_end_are_not_read_to_the_end(tmp_path):
+    for name, row in (("plain", b"x,1,1,1\n"), ("quoted", b'"x",1,1,1\n')):
+        (tmp_path / f"{name}.csv").write_bytes(SOUND + row * 6000)
+        assert "has more than 1,010 rows" in problems_of(tmp_path / f"{name}.csv")
 
 
 def test_every_zip_cut_short_anywhere_is_refused(tmp_path):

@@ -45,7 +45,7 @@ class CsvFile:
         for name in names:
             if name in self.columns:
                 return name
-        wanted = " or ".join(map(repr, names))
+        wanted = " or ".join(map(quoted, names))
         raise UserError(f"{self.path} has no column {wanted}{self._instead(names)}.")
 
     def optional_column(self, *names: str) -> str | None:

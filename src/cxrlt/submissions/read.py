@@ -19,7 +19,7 @@ import pyarrow.compute
 import pyarrow.csv
 
 from cxrlt.challenges.columns import UNSAFE_PATH
-from cxrlt.challenges.csv_file import LARGEST_TABLE
+from cxrlt.challenges.csv_file import LARGEST_TABLE, MOST_ROWS
 from cxrlt.errors import UserError, listing, quoted, shortened
 from cxrlt.user_file import count_columns, require_file, require_text
 
@@ -27,6 +27,8 @@ CODE_FOLDER = "code/"
 BLOCK_BYTES = 1 << 20
 LARGEST_ZIP = 1 << 36
 """Of a zip with code and perhaps weights: of its members only the CSV is read."""
+LARGEST_DIRECTORY = 1 << 22
+"""Of the names in a zip: zipfile takes some twenty times as much memory."""
 ENCRYPTED = 1
 MISSING = "Name a file that cxrlt submit wrote, or one of its form."
 # what Python and pandas take for a number; possessive, so that a long cell is gone through once
@@ -66,13 +68,15 @@ class Submission:
         return self.columns[self.header.index(name)]
 
 
-def read_submission(path: Path, largest: int = LARGEST_TABLE) -> Submission:
+def read_submission(path: Path, largest: int = LARGEST_TABLE, most_rows: int = MOST_ROWS) -> Submission:
     """The CSV at `path`, or the one at the top level of the zip at `path`.
 
     Raises UserError if there is no such file, if it is no CSV or no zip as servers take it, or if the CSV has
-    more than `largest` bytes, of which a zip is not unpacked any further.
+    more than `largest` bytes, beyond which a zip is not unpacked, or more than `most_rows` below the header.
     """
-    table = _cells(path, largest)
+    table = _cells(path, largest, most_rows + 1)
+    if table.num_rows > most_rows + 1:
+        raise UserError(f"{path} has more than {most_rows:,} rows. Is it the right one?")
     header = tuple(column[0].as_py() for column in table.columns)
     return Submission(header, tuple(column.slice(1) for column in table.columns))
 
@@ -104,18 +108,27 @@ def open_csv(path: Path, largest: int = LARGEST_TABLE) -> Iterator[BinaryIO]:
         yield file
 
 
+class _Pieces(io.FileIO):
+    """A zip on disk, whose directory zipfile would read at once, however large."""
+
+    def read(self, size: int = -1, /) -> bytes:
+        if size > LARGEST_DIRECTORY:
+            raise zipfile.BadZipFile(f"more than {LARGEST_DIRECTORY:,} bytes of names")
+        return super().read(size)
+
+
 def _unpack(path: Path, largest: int) -> bytes:
     """The CSV in the zip, once its checksum is right."""
     try:
-        with zipfile.ZipFile(path) as archive:
+        with _Pieces(path) as file, zipfile.ZipFile(file) as archive:
             member = _csv_in_zip(archive, path)
             if member.file_size > largest:
                 raise UserError(
                     f"{path}: {member.filename} unpacks to {member.file_size:,} bytes; {largest:,} are the "
                     "most here. Is it the right one?"
                 )
-            with archive.open(member) as file:
-                return file.read(member.file_size + 1)
+            with archive.open(member) as packed:
+                return b"".join(iter(lambda: packed.read(BLOCK_BYTES), b""))
     except (
         zipfile.BadZipFile,
         zlib.error,
@@ -167,8 +180,8 @@ def _refuse_what_could_leave(member: zipfile.ZipInfo, path: Path) -> None:
         raise UserError(f"{path} holds a link, {quoted(name)}. Pack the file itself.")
 
 
-def _cells(path: Path, largest: int) -> pa.Table:
-    """Every cell as text; the header is the first row.
+def _cells(path: Path, largest: int, most_rows: int) -> pa.Table:
+    """Every cell as text; the header is the first row. Of what is too long at least one row too many.
 
     A plain file is read by pyarrow. What that refuses, and what it may take in another way than spreadsheets
     and servers do, is read by pandas, several times slower.
@@ -183,7 +196,7 @@ def _cells(path: Path, largest: int) -> pa.Table:
                 pass
         file.seek(0)
         try:
-            text = pd.read_csv(file, header=None, dtype=str, keep_default_na=False)
+            text = pd.read_csv(file, header=None, dtype=str, keep_default_na=False, nrows=most_rows + 1)
         except pd.errors.ParserError as error:
             raise UserError(
                 f"{path} is not a CSV file with rows of one length ({shortened(error, 200)})."

@@ -15,6 +15,7 @@ from cxrlt.metrics import CONFUSION_METRICS
 from cxrlt.submissions.read import Submission, is_zip, read_submission
 
 BLANK = ("", "nan", "na", "n/a", "<na>", "null", "none")
+SPARE_ROWS = 1000
 SPARE_BYTES = 1 << 16
 CELL_BYTES = 64
 """A probability has some 20 digits at most."""
@@ -43,7 +44,7 @@ def validate_submission(path: Path, challenge: Challenge, ids: Sequence[str]) ->
     goes by position would score another order without a word.
     """
     try:
-        submission = read_submission(path, largest_submission(challenge, ids))
+        submission = read_submission(path, largest_submission(challenge, ids), SPARE_ROWS + 2 * len(ids))
     except UserError as error:
         return [str(error)]
     problems = _column_problems(submission.header, challenge.submission_columns)
