@@ -13,6 +13,8 @@ from cxrlt.challenges.base import Challenge
 from cxrlt.errors import UserError, listing
 from cxrlt.folds.make import Folds, read_folds
 from cxrlt.inputs.images import ImageSource
+from cxrlt.predictions.identity import identity_of
+from cxrlt.predictions.predict import why_anew
 from cxrlt.recipe import Recipe, differing_fields, load_recipe
 from cxrlt.studies.flags import StudyPlan
 from cxrlt.training.job import NOT_IDENTITY
@@ -114,6 +116,13 @@ class Study:
                     "Give this study a --name of its own, or --force to do all of the old one anew."
                 )
         return (directory / WEIGHTS).is_file()
+
+    def is_predicted(self, run: Run, fold: int, file: str = "oof.parquet", rows: int | None = None) -> bool:
+        """Whether a fold's `file` is what predicting the images of fold `rows` (default: its own) gives."""
+        directory = self.fold_dir(run, fold)
+        ids = self.split.frame.index[self.split.frame["fold"] == (fold if rows is None else rows)]
+        made_of = identity_of(directory, self.challenge, self.split)
+        return why_anew(directory / file, self.challenge, made_of, ids) is None
 
     def todo(self, runs: Sequence[Run], folds: Sequence[int]) -> list[tuple[Run, int]]:
         """The folds of `runs` that are to be trained."""

@@ -3,11 +3,14 @@
 from collections.abc import Sequence
 from functools import partial
 
+import pandas as pd
+
+from cxrlt.challenges.base import Challenge
 from cxrlt.folds.make import Folds, read_folds
 from cxrlt.inputs.images import ImageSource
 from cxrlt.locks import exclusive
 from cxrlt.predictions.identity import identity_of
-from cxrlt.predictions.predict import TrainedFold, infer_fold, predict, trained_folds, tta_of
+from cxrlt.predictions.predict import TrainedFold, infer_fold, predict, trained_folds, tta_of, why_anew
 from cxrlt.predictions.store import write_predictions
 from cxrlt.studies.losses.plan import LossStudy
 from cxrlt.studies.plan import Run
@@ -41,18 +44,26 @@ def seen_fold(fold: int, n_folds: int) -> int:
 
 
 def _is_predicted(study: LossStudy, run: Run, fold: int) -> bool:
-    directory = study.fold_dir(run, fold)
-    return (directory / "oof.parquet").is_file() and (directory / SEEN).is_file()
+    seen = seen_fold(fold, study.split.n_folds)
+    return study.is_predicted(run, fold) and study.is_predicted(run, fold, SEEN, seen)
 
 
 def _predict(source: ImageSource, name: str, force: bool) -> None:
     predict(source, name, "oof", force=force)
-    folds = read_folds(source.challenge, source.workspace)
-    run_dir = source.workspace.run_dir(source.challenge.name, name)
-    units = trained_folds(run_dir, folds, source.challenge.name)
-    units = [unit for unit in units if force or not (unit.directory / SEEN).is_file()]
+    challenge, folds = source.challenge, read_folds(source.challenge, source.workspace)
+    units = trained_folds(source.workspace.run_dir(challenge.name, name), folds, challenge.name)
+    units = [unit for unit in units if force or _is_behind(unit, challenge, folds)]
     if units:
         _predict_seen(source, units, folds)
+
+
+def _is_behind(unit: TrainedFold, challenge: Challenge, folds: Folds) -> bool:
+    made_of = identity_of(unit.directory, challenge, folds)
+    return why_anew(unit.directory / SEEN, challenge, made_of, _seen_rows(unit, folds)) is not None
+
+
+def _seen_rows(unit: TrainedFold, folds: Folds) -> pd.Index:
+    return folds.frame.index[folds.frame["fold"] == seen_fold(int(unit.fold), folds.n_folds)]
 
 
 def _predict_seen(source: ImageSource, units: Sequence[TrainedFold], folds: Folds) -> None:
@@ -61,7 +72,7 @@ def _predict_seen(source: ImageSource, units: Sequence[TrainedFold], folds: Fold
     accelerator = create_accelerator(recipe)
     tta = tta_of(recipe, challenge.classes)
     for unit in units:
-        rows = folds.frame.index[folds.frame["fold"] == seen_fold(int(unit.fold), folds.n_folds)]
+        rows = _seen_rows(unit, folds)
         there = table[table.index.isin(rows)]
         logits = infer_fold(unit, cache, there, challenge, accelerator, tta, "seen rows")
         meta = {"fold": unit.fold, "split": "seen"} | identity_of(unit.directory, challenge, folds)

@@ -6,13 +6,12 @@ from functools import partial
 from cxrlt.inputs.images import ImageSource
 from cxrlt.predictions.calibrate import calibrate
 from cxrlt.predictions.predict import predict
-from cxrlt.predictions.standardise import CONSTANTS
 from cxrlt.studies.flags import StudyPlan
 from cxrlt.studies.plan import Run
 from cxrlt.studies.score import read_truths
 from cxrlt.studies.train import require_none_failed
 from cxrlt.studies.tricks.cost import train_timed
-from cxrlt.studies.tricks.derive import OOF, derive, is_derived
+from cxrlt.studies.tricks.derive import derive, is_derived
 from cxrlt.studies.tricks.ensembles import ensemble
 from cxrlt.studies.tricks.plan import TrickStudy
 from cxrlt.studies.tricks.probabilities import is_mapped
@@ -117,8 +116,7 @@ def _run(study: TrickStudy, workers: Workers, tasks: dict[Run, Callable[[], obje
 
 
 def _is_predicted(study: TrickStudy, run: Run) -> bool:
-    folders = [study.fold_dir(run, fold) for fold in study.folds]
-    return all((folder / name).is_file() for folder in folders for name in (OOF, CONSTANTS))
+    return all(study.is_predicted(run, fold) for fold in study.folds)
 
 
 def _fine(runs: Sequence[Run], failures: Failures) -> list[Run]:
