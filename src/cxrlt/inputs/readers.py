@@ -38,9 +38,9 @@ def readers_watched() -> Iterator[None]:
         stop_if_asked()
         reason = str(error).partition("\n")[0].rstrip(". ")
         raise UserError(
-            f"A process that reads images has ended ({reason}), perhaps for want of memory. What was finished "
-            "before is kept: run the same command again, after making memory free, or train with fewer "
-            "--data.n-workers."
+            f"A process that reads images has ended ({reason}), perhaps for want of memory. What was "
+            "finished before is kept: run the same command again, after making memory free, or train with "
+            "fewer --data.n-workers."
         ) from error
 
 
