@@ -30,7 +30,7 @@ BEGINNINGS = {
     b"\x1f\x8b": "is packed with gzip. Unpack it first",
     b"PK\x03\x04": "is a zip file or a spreadsheet. Unpack it, or export it as CSV",
     b"\xd0\xcf\x11\xe0": "is a spreadsheet. Export it as CSV",
-    b"PAR1": "is a parquet file. Export it as CSV",
+    b"PAR1\x15": "is a parquet file. Export it as CSV",
     b"\xff\xfe": "is in UTF-16. Save it as UTF-8",
     b"\xfe\xff": "is in UTF-16. Save it as UTF-8",
 }

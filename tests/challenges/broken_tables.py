@@ -70,7 +70,7 @@ FILES: list[tuple[str, Callable[[bytes], bytes], str | None]] = [
     ("packed with gzip", gzip.compress, "is packed with gzip"),
     ("packed as zip", zipped, "is a zip file or a spreadsheet"),
     ("an old spreadsheet", lambda t: b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(500), "is a spreadsheet"),
-    ("parquet", lambda t: b"PAR1" + t, "is a parquet file"),
+    ("parquet", lambda t: b"PAR1\x15" + t, "is a parquet file"),
     ("semicolons", lambda t: t.replace(b",", b";"), "separated by ';'"),
     ("tabs", lambda t: t.replace(b",", b"\t"), "no column"),
     ("cut short within a row", lambda t: t[: t.rindex(b",")], "not a whole CSV file"),
