@@ -6,7 +6,7 @@ import platform
 import shlex
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -39,14 +39,16 @@ def replacing(directory: Path) -> Iterator[None]:
         yield
 
 
-def sweep(directory: Path) -> None:
+def sweep(directory: Path, left: Sequence[Path] = ()) -> None:
     """Remove what a killed process left in `directory`, for a stage that finds its work there finished.
 
-    Not where another process is at work, nor where nothing can be written.
+    `left` are files to be removed beside those that it was writing. Not where another process is at work,
+    nor where nothing can be written.
     """
-    if (directory / HOLDER).exists() or any(directory.glob(TEMPORARY)):
+    if left or (directory / HOLDER).exists() or any(directory.glob(TEMPORARY)):
         with suppress(UserError, OSError), exclusive(directory):
-            pass
+            for path in left:
+                path.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -61,14 +63,19 @@ def _held(directory: Path, path: Path, holder: Path, wait: bool) -> Iterator[Non
             raise UserError(f"{sentence} Wait for it to end, or end it, and run this again.") from error
         print(f"{sentence} Waiting for it to end.", file=sys.stderr, flush=True)
         lock.acquire()
+    except OSError:
+        if os.access(path.parent, os.W_OK):
+            raise
     try:
-        for left in holder.parent.glob(f".{holder.name}{TEMPORARY[1:]}"):
-            left.unlink(missing_ok=True)
-        write_json(holder, _me())
+        if lock.is_locked:  # else nothing can be written, and finished work is all that anyone can find here
+            for left in holder.parent.glob(f".{holder.name}{TEMPORARY[1:]}"):
+                left.unlink(missing_ok=True)
+            write_json(holder, _me())
         yield
     finally:
-        holder.unlink(missing_ok=True)
-        lock.release()
+        if lock.is_locked:
+            holder.unlink(missing_ok=True)
+            lock.release()
 
 
 def _me() -> dict[str, object]:

@@ -2,7 +2,7 @@
 
 import functools
 import shutil
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from cxrlt.folds.make import read_folds
 from cxrlt.inputs.cache import ImageCache, rows_of_ids
 from cxrlt.inputs.images import ImageSource
 from cxrlt.inputs.readers import readers_watched
-from cxrlt.locks import HOLDER, LOCK, exclusive
+from cxrlt.locks import HOLDER, LOCK, exclusive, sweep
 from cxrlt.recipe import Recipe
 from cxrlt.training.inner import inner_rows
 from cxrlt.training.job import RUN, FoldJob, Start, describe_run, licence_of, require_same_run
@@ -60,7 +60,7 @@ def train(source: ImageSource, plan: TrainPlan) -> list[FoldJob]:
         if job.finished and not plan.force:
             accelerator.print(f"train {plan.name} fold {job.fold}: already done ({job.run_dir})")
             if main:
-                _sweep(job.run_dir)
+                sweep(job.run_dir, left_in(job.run_dir))
             continue
         with exclusive(job.run_dir) if main else nullcontext(), readers_watched(), memory_watched():
             if main:
@@ -162,15 +162,6 @@ def _require_one_kind(run_dir: Path, plan: TrainPlan) -> None:
     for kind, there in held.items():
         if there:
             raise UserError(f"{run_dir} already holds {kind}: give this run a --name of its own.")
-
-
-def _sweep(run_dir: Path) -> None:
-    """Remove what a killed process left in the folder of a finished fold, unless another works there."""
-    left = left_in(run_dir)
-    if left or (run_dir / HOLDER).is_file():
-        with suppress(UserError, OSError), exclusive(run_dir):
-            for path in left:
-                path.unlink(missing_ok=True)
 
 
 def _prepare(job: FoldJob, force: bool, device: torch.device) -> None:
