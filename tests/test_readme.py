@@ -60,8 +60,17 @@ def test_the_readme_shows_every_stage():
 
 def test_other_commands_are_ours_or_ordinary_tools():
     tools = ("cxrlt ", "torchrun ", "bash run.sh", "python3 -m pip ", "PIP_NO_INDEX=1 ", "pip install uv")
-    tools += ("uv pip ", "bash .ci/run")
+    tools += ("uv pip ", "bash .ci/run", "python tests/", "PYTHONPATH=tests python tests/")
     assert [line for line in commands(README) if not line.startswith(tools)] == []
+
+
+def test_the_programs_beside_the_tests_take_what_the_readme_gives_them():
+    lines = [line.split(" python ")[-1] for line in commands(README) if "python tests/" in line]
+    assert lines
+    for line in lines:
+        program, *arguments = line.removeprefix("python ").split()
+        text = (ROOT / program).read_text(encoding="utf-8")
+        assert all(f'"{word}"' in text for word in arguments if not word.isdigit()), line
 
 
 def test_every_recipe_and_challenge_is_listed():
