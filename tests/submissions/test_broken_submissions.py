@@ -50,6 +50,8 @@ TABLES = {
     "a line of blanks at the end": (SOUND + b" \t", ""),
     "empty": (b"", "is empty"),
     "line breaks alone": (b"\n\r\n", "is empty"),
+    "a blank alone": (b" ", "is empty"),
+    "lines of blanks alone": (b" \n\t \r\n", "is empty"),
     "a header alone": (SOUND.split(b"\n")[0], "There are no rows"),
     "no header": (SOUND.split(b"\n", 1)[1], "There is no column 'dicom_id'"),
     "utf-16": (SOUND.decode().encode("utf-16"), "is in UTF-16"),

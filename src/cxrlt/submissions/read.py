@@ -197,6 +197,8 @@ def _cells(path: Path, largest: int, most_rows: int) -> pa.Table:
         file.seek(0)
         try:
             text = pd.read_csv(file, header=None, dtype=str, keep_default_na=False, nrows=most_rows + 1)
+        except pd.errors.EmptyDataError:  # lines of blanks, which are none to pandas
+            raise UserError(f"{path} is empty.") from None
         except pd.errors.ParserError as error:
             raise UserError(
                 f"{path} is not a CSV file with rows of one length ({shortened(error, 200)})."
