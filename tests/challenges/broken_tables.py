@@ -57,7 +57,7 @@ FILES: list[tuple[str, Callable[[bytes], bytes], str | None]] = [
     ("empty", lambda t: b"", "is empty"),
     ("a byte order mark alone", lambda t: b"\xef\xbb\xbf", "is empty"),
     ("line breaks alone", lambda t: b"\n\r\n\n", "is empty"),
-    ("a blank alone", lambda t: b" ", "no column with a name"),
+    ("a blank alone", lambda t: b" ", "is not a whole CSV file"),
     ("lines of blanks alone", lambda t: b" \n\t \r\n", "no column with a name"),
     ("a header alone", lambda t: t.split(b"\n")[0] + b"\n", "a header and no rows"),
     ("utf-16", lambda t: t.decode().encode("utf-16"), "is in UTF-16"),
