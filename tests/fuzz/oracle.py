@@ -8,6 +8,8 @@ from pathlib import Path
 from table_layouts import TableLayout
 
 VALUES = {"0": 0.0, "0.0": 0.0, "1": 1.0, "1.0": 1.0, "": math.nan}
+# what the year after calls it
+PATHS = {"fpath": ("path",), "path": ("path", "fpath")}
 Labels = dict[str, tuple[str, str, dict[str, float]]]
 
 
@@ -29,7 +31,8 @@ def table_of(path: Path, layout: TableLayout) -> Labels:
         cells = {name: cell.strip() for name, cell in zip(names, row, strict=True)}
         labels = _findings(cells, layout) if layout.findings else _labels(cells, layout)
         assert cells[layout.image] not in table, "an image was taken twice"
-        table[cells[layout.image]] = cells[layout.patient], cells[layout.path], labels
+        path = next(name for name in (*PATHS.get(layout.path, ()), layout.path) if name in cells)
+        table[cells[layout.image]] = cells[layout.patient], cells[path], labels
     return table
 
 
