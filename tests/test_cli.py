@@ -137,7 +137,7 @@ def test_an_error_of_the_system_that_no_user_can_mend_keeps_its_traceback(monkey
 
 
 def test_output_that_nobody_reads_any_more_ends_quietly(tmp_path):
-    command = f"{sys.executable} -m cxrlt demo --root {tmp_path} --patients 3 | true"
+    command = f"'{sys.executable}' -m cxrlt demo --root {tmp_path} --patients 3 | true"
     ended = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True)
     assert ended.returncode == 141
     assert "BrokenPipe" not in ended.stderr

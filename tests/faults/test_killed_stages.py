@@ -15,6 +15,17 @@ def test_a_stage_killed_three_times_ends_as_one_left_alone(found: Harness, stage
     assert not wrong, [(kill, end.struck) for kill, end in zip(kills, ends, strict=True)]
 
 
+@pytest.mark.parametrize("stage", ["train-plain", "train-souped"])
+def test_a_training_killed_before_one_of_its_files_is_there_or_gone_ends_as_one_left_alone(
+    found: Harness, stage: str
+) -> None:
+    n_events = found.alone(stage).n_events
+    for at in range(1, n_events, n_events // 4):
+        wrong, (end,) = found.wrong_after(stage, [{"at": at, "tear": bool(at % 2)}])
+        assert end.struck
+        assert not wrong
+
+
 def test_a_harness_that_finds_nothing_wrong_has_looked(found: Harness) -> None:
     found.put_back("ensemble")
     left = found.root / "folds" / "csv" / "plain" / "fold0" / ".left.1.tmp"

@@ -1,5 +1,6 @@
 import io
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -8,6 +9,7 @@ from five_images import CLASSES, IDS
 from scipy.special import expit
 
 from cxrlt.errors import UserError
+from cxrlt.locks import LOCK
 from cxrlt.submissions import write
 from cxrlt.submissions.write import IncompleteError, submission_rows, write_csv, write_submission
 
@@ -67,6 +69,10 @@ def test_ids_are_quoted_where_they_must_be_and_nothing_else_is(challenge, probab
     assert read_back(odd).index.tolist() == ids
 
 
+def files_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if path.name != LOCK)
+
+
 def test_a_zip_that_does_not_hold_the_validated_bytes_is_not_written(
     challenge, workspace, probabilities, monkeypatch
 ):
@@ -75,7 +81,7 @@ def test_a_zip_that_does_not_hold_the_validated_bytes_is_not_written(
     monkeypatch.setattr(write, "_pack", lambda path, contents: whole(path, {"submission.csv": other}))
     with pytest.raises(UserError, match=r"submission.zip was not written, as it does not hold"):
         write_submission(challenge, workspace, "mine", "test", probabilities)
-    assert list(workspace.submission_dir("five", "mine").iterdir()) == []
+    assert files_in(workspace.submission_dir("five", "mine")) == []
 
 
 def test_the_zip_holds_the_csv_alone_and_its_bytes_depend_on_nothing_else(
@@ -107,7 +113,7 @@ def test_dev_and_test_have_files_of_their_own(challenge, workspace, probabilitie
     write_submission(challenge, workspace, "mine", "test", probabilities)
     write_submission(challenge, workspace, "mine", "dev", probabilities)
     folder = workspace.submission_dir("five", "mine")
-    assert sorted(path.name for path in folder.iterdir()) == [
+    assert files_in(folder) == [
         "submission.csv",
         "submission.zip",
         "submission_dev.csv",
@@ -140,4 +146,4 @@ def test_a_missing_class_or_a_repeated_id_is_an_error(challenge, workspace, prob
 def test_what_the_validator_refuses_is_not_written(challenge, workspace, probabilities, change, sentence):
     with pytest.raises(UserError, match=sentence):
         write_submission(challenge, workspace, "mine", "test", change(probabilities))
-    assert list(workspace.submission_dir("five", "mine").iterdir()) == []
+    assert files_in(workspace.submission_dir("five", "mine")) == []

@@ -10,6 +10,7 @@ from cxrlt.artifacts import write_json
 from cxrlt.bench.synthetic import long_tailed
 from cxrlt.challenges.cxr_lt import COUNTS_2023, CXR_LT_2023
 from cxrlt.inputs.cache import ImageCache, cache_path, open_cache, write_csv
+from cxrlt.inputs.decode import DECODERS
 from cxrlt.inputs.filling import create_array, writing_rows
 from cxrlt.recipe import Recipe
 from cxrlt.training.job import FoldJob
@@ -38,7 +39,8 @@ def write_noise(ids: Sequence[str], size: int, cache_dir: Path, challenge: str) 
             write(row, np.frombuffer(rng.bytes(size * size), np.uint8).reshape(size, size))
     np.save(directory / "sources.npy", np.full(len(ids), FILE_BYTES, np.int64))
     write_csv(directory / "ids.csv", pd.DataFrame({"image_id": sorted(ids)}))
-    write_json(directory / "meta.json", {"challenge": challenge, "split": "train", "size": size})
+    meta = {"challenge": challenge, "split": "train", "size": size, "n_images": len(ids)}
+    write_json(directory / "meta.json", meta | {"decoder": DECODERS[1]})
     return open_cache(directory)
 
 
