@@ -3,7 +3,7 @@ import os
 
 import pytest
 
-from cxrlt.artifacts import TEMPORARY, atomic_path, write_text
+from cxrlt.artifacts import TEMPORARY, atomic_path, read_json, write_text
 from cxrlt.errors import UserError
 
 
@@ -38,3 +38,11 @@ def test_a_disk_that_does_not_take_a_file_is_a_sentence_and_leaves_nothing(tmp_p
         temporary.write_text("half")
         raise OSError(number, os.strerror(number))
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("text", [b"", b"{", b"[1]", b"null", b"\xff{}", b"[" * 100_000])
+@pytest.mark.parametrize("made_by", ["cxrlt folds demo", "cxrlt folds demo --force"])
+def test_json_that_is_no_object_is_a_sentence_with_what_makes_it_again(tmp_path, text, made_by):
+    (tmp_path / "a.json").write_bytes(text)
+    with pytest.raises(UserError, match=r"a.json .+ Make it again with: cxrlt folds demo --force$"):
+        read_json(tmp_path / "a.json", made_by)

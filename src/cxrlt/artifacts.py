@@ -122,13 +122,17 @@ def write_json(path: Path, value: object) -> None:
 
 
 def read_json(path: Path, made_by: str) -> dict:
-    """The JSON object in `path`; a missing file is an error that names the command `made_by`."""
+    """The JSON object in `path`. Raises UserError, naming the command `made_by`, if there is none."""
     if not path.is_file():
         raise UserError(f"{path} does not exist. Make it with: {made_by}")
+    again = f"Make it again with: {made_by.removesuffix(' --force')} --force"
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path} is not valid JSON ({error}). Make it again: {made_by} --force") from error
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:  # no JSON, no UTF-8, or nested without end
+        raise UserError(f"{path} is not valid JSON ({error}). {again}") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{path} does not hold a JSON object. {again}")
+    return value
 
 
 def sha256_of(path: Path) -> str:

@@ -149,3 +149,12 @@ def test_what_a_killed_run_left_is_made_anew(tmp_path: Path, demo_dir: Path) -> 
 def test_too_few_patients_for_three_splits_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="3 or more"):
         make_demo(tmp_path / "demo", 2)
+
+
+@pytest.mark.parametrize("mark", ['{"version": "1"}', '{"counts": 1, "n_patients": 3}', "[]"])
+def test_a_damaged_mark_is_a_sentence(tmp_path, mark):
+    inputs_dir = tmp_path / "demo"
+    make_demo(inputs_dir, 3, workers=1)
+    (inputs_dir / MARKER).write_text(mark)
+    with pytest.raises(UserError, match=r"demo\.json .+ --force"):
+        make_demo(inputs_dir, 3, workers=1)

@@ -149,9 +149,13 @@ def refuse_foreign_files(inputs_dir: Path) -> None:
 
 def reuse(challenge: str, inputs_dir: Path, n_patients: int | None, seed: int) -> DemoSummary:
     found = read_json(inputs_dir / MARKER, f"cxrlt demo {challenge}")
+    if not isinstance(found.get("counts"), dict) or not isinstance(found.get("n_patients"), int):
+        raise UserError(f"{inputs_dir / MARKER} is damaged. Make the demo anew with --force.")
     version = PHANTOMS[challenge].version
     wanted = {"version": version, "seed": seed, "n_patients": n_patients or found["n_patients"]}
-    other = [f"{key} {found[key]}, not {value}" for key, value in wanted.items() if found[key] != value]
+    other = [
+        f"{key} {found.get(key)}, not {value}" for key, value in wanted.items() if found.get(key) != value
+    ]
     if other:
         raise UserError(
             f"{inputs_dir} holds another demo ({listing(other)}). "

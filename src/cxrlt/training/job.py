@@ -18,7 +18,7 @@ from cxrlt.errors import UserError
 from cxrlt.inputs.cache import ImageCache
 from cxrlt.models.pretrained import weights_licence
 from cxrlt.recipe import Recipe, differing_fields, load_recipe, save_recipe
-from cxrlt.training.places import INNER, WEIGHTS
+from cxrlt.training.places import INNER, WEIGHTS, train_command
 
 NOT_IDENTITY = ("data.n_workers", "checkpoint_minutes", "optim.max_batch_per_device")
 CHANNELS = {1: "one grey channel", 3: "three colour channels"}
@@ -129,7 +129,8 @@ def require_same_run(job: FoldJob) -> None:
     """
     if not (job.run_dir / RUN).is_file():
         return
-    before = read_json(job.run_dir / RUN, made_by=f"cxrlt train --challenge {job.challenge} --force")
+    again = f"{train_command(job.run_dir.parent, job.fold, job.challenge)} --force"
+    before = read_json(job.run_dir / RUN, made_by=again)
     differing = [
         f"{key}: {before.get(key)} -> {value}"
         for key, value in identity(job).items()
@@ -142,7 +143,10 @@ def require_same_run(job: FoldJob) -> None:
             f"{job.run_dir} already holds another run ({'; '.join(differing)}). "
             "Give this one a --name of its own, or --force to train the old one's place anew."
         )
-    if job.start and before.get("started_from", {}).get("sha256") != job.start.origin.get("sha256"):
+    origin = before.get("started_from", {})
+    if not isinstance(origin, dict):
+        raise UserError(f"{job.run_dir / RUN} is damaged. Make it again with: {again}")
+    if job.start and origin.get("sha256") != job.start.origin.get("sha256"):
         raise UserError(
             f"{job.run_dir} started from weights of {job.start.label} that have been replaced since. "
             "Train it anew with --force, or from the new ones under a --name of its own."
