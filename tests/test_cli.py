@@ -124,7 +124,9 @@ def test_a_full_disk_is_a_sentence(monkeypatch, capsys):
 
     monkeypatch.setattr(commands.Check, "run", full)
     assert exit_of("check", "demo") == 2
-    assert capsys.readouterr().err.startswith("cxrlt: /disk/file cannot be written: No space left on device.")
+    assert capsys.readouterr().err.startswith(
+        "cxrlt: /disk/file cannot be read or written: No space left on device."
+    )
 
 
 def test_an_error_of_the_system_that_no_user_can_mend_keeps_its_traceback(monkeypatch):

@@ -20,8 +20,8 @@ MENDS = {
     errno.EDQUOT: "Make room in your quota",
     errno.EFBIG: "Allow larger files there (ulimit -f)",
     errno.EROFS: "Name a folder that can be written to with --root",
-    errno.EACCES: "Give yourself the right to write there, or name another folder with --root,",
-    errno.EPERM: "Give yourself the right to write there, or name another folder with --root,",
+    errno.EACCES: "Give yourself the right to it, or name another folder with --root,",
+    errno.EPERM: "Give yourself the right to it, or name another folder with --root,",
     errno.EIO: "Check that disk",
     errno.ENOTDIR: "Move the file away that stands where a folder should be",
     errno.EEXIST: "Move the file away that stands where a folder should be",
@@ -103,11 +103,11 @@ def atomic_path(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
-def cannot_write(path: Path | str, error: OSError) -> str:
-    """Why `path` could not be written, that nothing is lost, and what mends it."""
+def cannot_write(path: Path | str, error: OSError, what: str = "written") -> str:
+    """Why `path` could not be written (or `what`), that nothing is lost, and what mends it."""
     mend = MENDS.get(error.errno, "Mend that")
     return (
-        f"{path} cannot be written: {error.strerror or error}. What was finished before is kept. "
+        f"{path} cannot be {what}: {error.strerror or error}. What was finished before is kept. "
         f"{mend} and run the same command again."
     )
 

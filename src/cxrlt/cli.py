@@ -45,7 +45,8 @@ def main(args: list[str] | None = None) -> None:
     except OSError as error:
         if error.errno not in MENDS:
             raise
-        print(f"cxrlt: {cannot_write(error.filename or 'a file', error)}", file=sys.stderr)
+        sentence = cannot_write(error.filename or "a file", error, "read or written")
+        print(f"cxrlt: {sentence}", file=sys.stderr)
         sys.exit(2)
     except Stopped as stopped:
         print(f"cxrlt: {stopped}; the same command goes on from here", file=sys.stderr)
