@@ -72,3 +72,11 @@ def test_a_folder_to_be_replaced_is_held_from_beside_it(tmp_path):
     with replacing(folder):
         assert not folder.exists()
     assert {path.name for path in tmp_path.iterdir()} == {".demo.lock", ".other.123.tmp"}
+
+
+def test_one_that_has_just_begun_is_waited_for_to_say_who_it_is(tmp_path, holder):
+    said = (tmp_path / HOLDER).read_text()
+    (tmp_path / HOLDER).unlink()
+    threading.Timer(0.2, (tmp_path / HOLDER).write_text, [said]).start()
+    with pytest.raises(UserError, match=f"in use by process {holder.pid}"), exclusive(tmp_path):
+        pytest.fail("went in")

@@ -88,8 +88,10 @@ def _me() -> dict[str, object]:
 
 
 def _said_of(holder: Path) -> str:
-    try:
-        found = json.loads(holder.read_text(encoding="utf-8"))
-        return f"process {found['pid']} on {found['host']} since {found['since']} ({found['command']})"
-    except (OSError, ValueError, KeyError):  # it has just begun, or is just ending
-        return "another process"
+    for _ in range(20):  # one that has just begun has not said so yet
+        try:
+            found = json.loads(holder.read_text(encoding="utf-8"))
+            return f"process {found['pid']} on {found['host']} since {found['since']} ({found['command']})"
+        except (OSError, ValueError, KeyError):
+            time.sleep(0.05)
+    return "another process"
