@@ -1,6 +1,8 @@
 """Work shared among processes, whose end is a sentence where one of them was killed."""
 
+import signal
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 from joblib import Parallel
 from joblib.externals.loky.process_executor import BrokenProcessPool
@@ -21,10 +23,25 @@ def in_processes(
     # idle processes leave soon, also when this one is killed
     parallel = Parallel(workers, return_as=kind, idle_worker_timeout=IDLE_SECONDS)
     try:
-        yield from parallel(jobs)
+        with _ctrl_c_held_back():
+            results = parallel(jobs)  # starts the processes
+        yield from results
     except BrokenProcessPool as error:
         raise UserError(
             f"One of the {workers} processes that {work} was killed, perhaps for want of memory. What was "
             "finished before is kept. Run the same command again, with fewer of them if need be: "
             "LOKY_MAX_CPU_COUNT=1 in front of it."
         ) from error
+
+
+@contextmanager
+def _ctrl_c_held_back() -> Iterator[None]:
+    """Processes that start within it never see Ctrl-C, which all are sent: who started them ends them."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
