@@ -47,8 +47,8 @@ def evaluate(
 def _scores_in(path: Path) -> dict[str, object]:
     """The scores of all splits; none where the file is missing or damaged."""
     try:
-        return dict(read_json(path, "cxrlt evaluate"))
-    except (UserError, ValueError, TypeError):
+        return read_json(path, "cxrlt evaluate")
+    except UserError:
         return {}
 
 

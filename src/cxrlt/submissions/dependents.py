@@ -120,8 +120,8 @@ def _is_replaced(challenge: Challenge, workspace: Workspace, origin: dict, chose
 
 def _description(directory: Path) -> dict:
     try:
-        return dict(read_json(directory / "run.json", "cxrlt train"))
-    except (UserError, ValueError, TypeError):  # none, or damaged: whoever needs it is told
+        return read_json(directory / "run.json", "cxrlt train")
+    except UserError:  # none, or damaged: whoever needs it is told
         return {}
 
 

@@ -102,7 +102,7 @@ def _made_of(origin: Challenge, workspace: Workspace, name: str, split: str, var
 def _entries(folder: Path) -> dict[str, dict]:
     """None where there is no record, or a damaged one: the next submission writes it anew."""
     try:
-        entries = dict(read_json(folder / RECORD, "cxrlt submit"))
-    except (UserError, ValueError, TypeError):
+        entries = read_json(folder / RECORD, "cxrlt submit")
+    except UserError:
         return {}
     return {split: entry for split, entry in entries.items() if isinstance(entry, dict)}

@@ -3,7 +3,6 @@
 import csv
 import filecmp
 import io
-import os
 import shutil
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,7 +18,7 @@ import pyarrow.compute
 import pyarrow.csv
 from numpy.typing import NDArray
 
-from cxrlt.artifacts import Workspace, cannot_write
+from cxrlt.artifacts import Workspace, atomic_path
 from cxrlt.challenges.base import Challenge
 from cxrlt.errors import UserError, listing
 from cxrlt.locks import exclusive
@@ -80,9 +79,9 @@ def write_submission(
     places = folder / f"{stem}.csv", folder / f"{stem}.zip"
     with exclusive(folder, wait=True), _building(folder) as building:
         made = table, packed = tuple(building / path.name for path in places)
-        with _written(table) as file:
+        with atomic_path(table) as temporary, temporary.open("wb") as file:
             write_csv(file, challenge, rows)
-        with _written(packed) as file:
+        with atomic_path(packed) as temporary, temporary.open("wb") as file:
             _pack(file, {MEMBER: table} | dict(sorted((code or {}).items())))
         unchanged = all(map(_same_bytes, made, places))
         if not unchanged:
@@ -104,18 +103,6 @@ def _building(folder: Path) -> Iterator[Path]:
         yield building
     finally:
         shutil.rmtree(building, ignore_errors=True)
-
-
-@contextmanager
-def _written(path: Path) -> Iterator[BinaryIO]:
-    """A new file, on disk when the block ends. Raises UserError where the disk does not take it."""
-    try:
-        with path.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        raise UserError(cannot_write(path, error)) from error
 
 
 def submission_rows(challenge: Challenge, ids: Sequence[str], probabilities: pd.DataFrame) -> pd.DataFrame:
