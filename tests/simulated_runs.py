@@ -7,14 +7,16 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from cxrlt.artifacts import Workspace, read_json, write_json
+import cxrlt
+from cxrlt.artifacts import Workspace, write_model
 from cxrlt.challenges import get_challenge
 from cxrlt.challenges.base import Challenge, Task
-from cxrlt.folds.make import make_folds, read_folds
-from cxrlt.predictions.identity import identity_of
+from cxrlt.folds.make import make_folds
+from cxrlt.predictions.present import Present
 from cxrlt.predictions.standardise import write_constants
-from cxrlt.predictions.store import read_predictions, write_predictions
+from cxrlt.predictions.store import PredictionsMeta, read_meta, read_predictions, write_predictions
 from cxrlt.recipe import Recipe, save_recipe
+from cxrlt.training.record import RunRecord, made_of_training
 
 CLASSES = ("Effusion", "Mass", "Hernia")
 SPEC = """
@@ -56,6 +58,23 @@ class SimulatedRuns:
     def table(self, split: str) -> pd.DataFrame:
         return self.challenge.read(split, self.workspace.inputs_dir("csv"))
 
+    @property
+    def present(self) -> Present:
+        return Present(self.challenge, self.workspace)
+
+    def record(self, name: str, fold: int, recipe: Recipe) -> RunRecord:
+        """What training would say of a fold."""
+        return RunRecord(
+            challenge="csv",
+            name=name,
+            fold=str(fold),
+            seed=0,
+            version=cxrlt.__version__,
+            task=self.challenge.task,
+            classes=self.challenge.classes,
+            made_of=made_of_training(recipe, self.challenge, self.present.rows, fold, None),
+        )
+
     def add_run(
         self,
         name: str,
@@ -68,22 +87,30 @@ class SimulatedRuns:
     ) -> Path:
         """Logits with a signal of `skill` on frontal images; fold k's shifted and stretched by `drift`."""
         rng = np.random.default_rng(seed)
-        folds = read_folds(self.challenge, self.workspace)
-        for fold in range(folds.n_folds):
+        present = self.present
+        for fold in range(present.folds.n_folds):
             directory = self.workspace.run_dir("csv", name) / f"fold{fold}"
             save_recipe(recipe, directory / "config.yaml")
             (directory / "weights.safetensors").touch()
+            write_model(directory / "run.json", self.record(name, fold, recipe))
             for split in splits:
                 table = self.table("train" if split == "oof" else split)
                 if split == "oof":
-                    table = table[folds.frame.loc[table.index, "fold"] == fold]
+                    table = table[present.rows.fold.loc[table.index] == fold]
                 logits = draw_logits(rng, table, skill) * (1 + drift * fold) + drift * fold
-                made_of = identity_of(directory, self.challenge, folds)
-                meta = {"fold": str(fold), "epoch": recipe.predict.weights} | made_of
-                if split == "oof":
-                    write_constants(directory, logits, self.challenge.task, made_of)
-                write_predictions(directory / f"{split}.parquet", logits, meta)
+                meta = PredictionsMeta(fold=str(fold), epoch=recipe.predict.weights, split=split)
+                write_fold(directory, logits, meta, present)
         return self.workspace.run_dir("csv", name)
+
+
+def write_fold(directory: Path, logits: pd.DataFrame, meta: PredictionsMeta, present: Present) -> None:
+    """What prediction of a fold would write: logits made of what there is now, and the constants of these."""
+    meta = meta.model_copy(update={"made_of": present.made_of_predictions(directory)})
+    path = directory / f"{meta.split}.parquet"
+    write_predictions(path, logits, meta)
+    if meta.split == "oof":
+        values = {"predictions": read_meta(path).values}
+        write_constants(directory, logits, present.challenge.task, meta.made_of | values)
 
 
 def draw_logits(rng: np.random.Generator, table: pd.DataFrame, skill: float) -> pd.DataFrame:
@@ -109,17 +136,17 @@ def set_up_challenge(
 
 
 def edit_parquet(path: Path, change: Callable[[pd.DataFrame], pd.DataFrame]) -> None:
-    """Rewrite a predictions file with other rows, columns or values."""
+    """Rewrite a predictions file with other rows, columns or values, as if it had been predicted so."""
     logits, meta = read_predictions(path, CLASSES)
-    write_predictions(path, change(logits), meta)
+    logits = change(logits)
+    write_predictions(path, logits, meta)
+    constants = path.parent / "constants.json"
+    if path.name == "oof.parquet" and constants.is_file() and set(logits) == set(CLASSES):
+        values = {"predictions": read_meta(path).values}
+        write_constants(path.parent, logits, "multi_label", meta.made_of | values)
 
 
 def squeeze(run_dir: Path) -> None:
     """Move a run's predictions, of all splits, towards and above .5, as a loss for long tails does."""
     for path in run_dir.glob("fold*/*.parquet"):
         edit_parquet(path, lambda logits: 0.4 * logits + 0.5)
-    for path in run_dir.glob("fold*/constants.json"):
-        values = read_json(path, made_by="prediction")
-        values["median"] = {name: 0.4 * value + 0.5 for name, value in values["median"].items()}
-        values["iqr"] = {name: 0.4 * value for name, value in values["iqr"].items()}
-        write_json(path, values)

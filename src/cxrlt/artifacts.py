@@ -8,8 +8,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
-from cxrlt.errors import UserError, quoted
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from cxrlt.errors import UserError, listing, quoted
 
 LONGEST_NAME = 200
 """Bytes of a folder's name: file systems take 255, and some names get longer."""
@@ -28,6 +31,15 @@ MENDS = {
     errno.EISDIR: "Move the folder away that stands where a file should be",
 }
 """What mends an error of a disk, by its number."""
+
+
+class Artifact(BaseModel):
+    """A JSON file that one stage writes and others read, each key as it was written."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, arbitrary_types_allowed=True)
+
+
+Model = TypeVar("Model", bound=BaseModel)
 
 
 @dataclass(frozen=True)
@@ -133,6 +145,26 @@ def read_json(path: Path, made_by: str) -> dict:
     if not isinstance(value, dict):
         raise UserError(f"{path} does not hold a JSON object. {again}")
     return value
+
+
+def read_model(path: Path, kind: type[Model], made_by: str) -> Model:
+    """The JSON artifact in `path` as `kind`, which the command `made_by` writes.
+
+    Raises UserError, naming that command, if the file is missing or is not what was written.
+    """
+    try:
+        return kind.model_validate(read_json(path, made_by))
+    except (ValidationError, RecursionError) as error:
+        faults = error.errors() if isinstance(error, ValidationError) else [{"loc": (), "msg": str(error)}]
+        wrong = listing((": ".join([*map(str, fault["loc"]), fault["msg"]]) for fault in faults), 3)
+        raise UserError(
+            f"{path} cannot be used ({wrong}). Make it again with: {made_by.removesuffix(' --force')} --force"
+        ) from error
+
+
+def write_model(path: Path, artifact: BaseModel) -> None:
+    """Write an artifact as the JSON that `read_model` reads."""
+    write_json(path, artifact.model_dump(mode="json"))
 
 
 def sha256_of(path: Path) -> str:

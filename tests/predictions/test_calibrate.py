@@ -14,7 +14,7 @@ from cxrlt.predictions.calibrate import Nested, calibrate
 from cxrlt.predictions.calibration import CALIBRATION, fit_calibration, read_calibration
 from cxrlt.predictions.choices import METHODS, VARIANTS
 from cxrlt.predictions.ensemble import make_ensemble
-from cxrlt.predictions.runs import read_final, read_train_rows
+from cxrlt.predictions.runs import read_final
 from cxrlt.recipe import PredictConfig, Recipe
 from simulated_runs import CLASSES, SimulatedRuns, edit_parquet, set_up_challenge, squeeze
 
@@ -26,11 +26,11 @@ def of(runs: SimulatedRuns, name: str = "model") -> tuple:
 
 
 def read(runs: SimulatedRuns, name: str = "model"):
-    return read_calibration(*of(runs, name), read_train_rows(*of(runs)[:2]))
+    return read_calibration(name, runs.present)
 
 
 def nested(runs: SimulatedRuns, name: str = "model") -> Nested:
-    return Nested.read(*of(runs, name), read_train_rows(*of(runs)[:2]))
+    return Nested.read(name, runs.present)
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +78,7 @@ def test_what_is_written_is_read_back_by_class_name(shared: SimulatedRuns) -> No
 
 def test_the_final_maps_are_fitted_on_all_out_of_fold_rows(shared: SimulatedRuns) -> None:
     report = calibrate(*of(shared), method="logistic", n_draws=20)
-    rows = read_train_rows(*of(shared)[:2])
+    rows = shared.present.rows
     logits = read_final(*of(shared), "oof", rows).logits
     assert report.calibration == fit_calibration("logistic", logits, rows.table[list(CLASSES)])
 
@@ -136,7 +136,7 @@ def test_blank_predictions_and_unknown_labels_do_not_count(model: SimulatedRuns)
     path = model.workspace.inputs_dir("csv") / "train.csv"
     pd.read_csv(path).assign(Hernia=lambda table: table["Hernia"].where(table.index % 2 == 0)).to_csv(path)
     before = nested(model)
-    assert len(before.ids) == len(read_train_rows(*of(model)[:2]).table) - 4
+    assert len(before.ids) == len(model.present.rows.table) - 4
     report = calibrate(*of(model), n_draws=20)
     assert np.isfinite([figure.value for figure in report.variants["f1"].figures.values()]).all()
     blank = report.calibration.apply(pd.DataFrame(np.nan, ["a"], list(CLASSES)), "f1")

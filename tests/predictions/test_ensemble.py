@@ -12,7 +12,7 @@ from cxrlt.predictions.context import CONTEXT
 from cxrlt.predictions.ensemble import make_ensemble, predict_ensemble
 from cxrlt.predictions.evaluate import evaluate
 from cxrlt.predictions.oof import oof_score
-from cxrlt.predictions.runs import read_final, read_oof, read_split, read_train_rows
+from cxrlt.predictions.runs import read_final, read_oof, read_split
 from cxrlt.predictions.selection import greedy_weights
 from cxrlt.predictions.standardise import mean_constants
 from cxrlt.predictions.store import read_predictions
@@ -36,7 +36,7 @@ def two(runs: SimulatedRuns) -> SimulatedRuns:
 def test_members_are_averaged_by_id_on_one_scale(two: SimulatedRuns) -> None:
     report = make_ensemble(*of(two, "both", ["good", "poor"]), kind="greedy", study_mean="off")
     shares = report.weights.final.shares
-    good, poor = (read_split(*of(two, name), "test") for name in ("good", "poor"))
+    good, poor = (read_split(name, "test", two.present) for name in ("good", "poor"))
     expected = shares["good"] * good.frame + shares["poor"] * poor.frame
     constants = mean_constants([good.constants, poor.constants], list(shares.values()))
     final = read_final(*of(two, "both", "test")).logits
@@ -49,8 +49,8 @@ def test_the_nested_score_is_that_of_weights_fitted_without_the_fold(two: Simula
     names = ["good", "poor", "third"]
     weights = make_ensemble(*of(two, "all", names), kind="greedy").weights
     assert set(weights.study_mean.by_fold) == {0.8}
-    rows = read_train_rows(*of(two))
-    frames = [study_mean(read_oof(*of(two, name)).frame, rows.table) for name in names]
+    rows = two.present.rows
+    frames = [study_mean(read_oof(name, two.present).frame, rows.table) for name in names]
     labels = rows.table[list(two.challenge.classes)].to_numpy(np.float64)
     parts = []
     for fold in range(3):
@@ -200,7 +200,7 @@ def test_a_kind_that_is_asked_for_is_made_whatever_the_others_reach(two: Simulat
         stored = read_predictions(two.workspace.run_dir("csv", kind) / "oof.parquet", two.challenge.classes)[
             0
         ]
-        rows = read_train_rows(*of(two))
+        rows = two.present.rows
         score = oof_score(two.challenge, stored.astype(np.float64), rows.table, rows.fold)
         assert score == pytest.approx(weights.nested[kind].score, abs=1e-6)
 

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from cxrlt.predictions.ensemble import make_ensemble, predict_ensemble
-from cxrlt.predictions.runs import STUDY_MEAN_FILE, read_final, read_train_rows
+from cxrlt.predictions.runs import STUDY_MEAN_FILE, read_final
 from cxrlt.predictions.store import read_predictions
 from cxrlt.predictions.weights import WEIGHTS_FILE, EnsembleWeights
 from cxrlt.recipe import PredictConfig, Recipe
@@ -39,7 +39,7 @@ def of(runs: SimulatedRuns, *rest: object) -> tuple:
 
 
 def fold_of(runs: SimulatedRuns) -> pd.Series:
-    return read_train_rows(*of(runs)).fold
+    return runs.present.rows.fold
 
 
 def change_labels(runs: SimulatedRuns, fold: int) -> None:

@@ -79,7 +79,7 @@ def test_predictions_of_another_recipe_or_damaged_ones_are_made_anew(
     printed = capsys.readouterr().out
     assert "oof.parquet was made with another recipe" in printed
     assert "oof.parquet is damaged or not whole" in printed
-    assert read_meta(fold(source, 0) / "oof.parquet")["tta"] == "none"
+    assert read_meta(fold(source, 0) / "oof.parquet").tta == "none"
     capsys.readouterr()
     predict(source, "model", "oof")
     assert capsys.readouterr().out.count("already done") == 2

@@ -5,13 +5,12 @@ import pytest
 from cxrlt.errors import UserError
 from cxrlt.folds.make import make_folds, read_folds
 from cxrlt.predictions.ensemble import make_ensemble
-from cxrlt.predictions.identity import identity_of
 from cxrlt.predictions.runs import read_final, read_oof, read_split, study_mean_of
 from cxrlt.predictions.standardise import constants_of, standardise_by_fold
-from cxrlt.predictions.store import read_predictions, write_predictions
+from cxrlt.predictions.store import PredictionsMeta, read_predictions, write_predictions
 from cxrlt.predictions.study import study_mean
 from cxrlt.recipe import PredictConfig, Recipe, save_recipe
-from simulated_runs import SimulatedRuns, edit_parquet
+from simulated_runs import SimulatedRuns, edit_parquet, write_fold
 
 ON, OFF = (Recipe(predict=PredictConfig(study_mean=option)) for option in ("on", "off"))
 
@@ -22,7 +21,7 @@ def of(runs: SimulatedRuns, name: str) -> tuple:
 
 def test_oof_scores_are_each_folds_logits_standardised_and_joined_by_id(runs: SimulatedRuns) -> None:
     run_dir = runs.add_run("model", skill=2, drift=3)
-    scores = read_oof(*of(runs, "model"))
+    scores = read_oof("model", runs.present)
     folds = read_folds(runs.challenge, runs.workspace)
     assert scores.frame.index.equals(folds.frame.index)
     pd.testing.assert_frame_equal(scores.frame, standardise_by_fold(scores.raw, folds.frame["fold"]))
@@ -33,9 +32,9 @@ def test_oof_scores_are_each_folds_logits_standardised_and_joined_by_id(runs: Si
 
 def test_columns_and_rows_in_another_order_give_the_same_scores(runs: SimulatedRuns) -> None:
     run_dir = runs.add_run("model", skill=2)
-    before = read_oof(*of(runs, "model")).frame
+    before = read_oof("model", runs.present).frame
     edit_parquet(run_dir / "fold1" / "oof.parquet", lambda logits: logits.iloc[::-1, ::-1])
-    pd.testing.assert_frame_equal(read_oof(*of(runs, "model")).frame, before)
+    pd.testing.assert_frame_equal(read_oof("model", runs.present).frame, before)
 
 
 def test_the_fold_mean_is_the_mean_of_the_fold_files(runs: SimulatedRuns) -> None:
@@ -45,7 +44,7 @@ def test_the_fold_mean_is_the_mean_of_the_fold_files(runs: SimulatedRuns) -> Non
         oof, _ = read_predictions(run_dir / f"fold{fold}" / "oof.parquet", classes)
         test, _ = read_predictions(run_dir / f"fold{fold}" / "test.parquet", classes)
         expected.append(constants_of(oof).apply(test).to_numpy())
-    scores = read_split(*of(runs, "model"), "test")
+    scores = read_split("model", "test", runs.present)
     np.testing.assert_allclose(scores.frame.to_numpy(), np.mean(expected, axis=0), atol=1e-12)
     logits = read_final(*of(runs, "model"), "test").logits
     np.testing.assert_allclose(logits.to_numpy(), scores.constants.invert(scores.frame).to_numpy())
@@ -64,18 +63,18 @@ def test_a_fold_that_is_not_trained_is_an_error_that_names_the_command(runs: Sim
     run_dir = runs.add_run("model", skill=2)
     (run_dir / "fold2" / "oof.parquet").unlink()
     with pytest.raises(UserError, match="cxrlt predict model --challenge csv --split oof"):
-        read_oof(*of(runs, "model"))
+        read_oof("model", runs.present)
     (run_dir / "fold2" / "weights.safetensors").unlink()
     with pytest.raises(UserError, match="cxrlt train RECIPE --name model --challenge csv --fold 2"):
-        read_oof(*of(runs, "model"))
+        read_oof("model", runs.present)
     with pytest.raises(UserError, match="cxrlt train demo_resnet --challenge csv --fold 0"):
-        read_oof(*of(runs, "demo_resnet"))
+        read_oof("demo_resnet", runs.present)
 
 
 def test_a_split_that_is_not_predicted_is_an_error_that_names_the_command(runs: SimulatedRuns) -> None:
     runs.add_run("model", skill=2, splits=("oof", "dev"))
     with pytest.raises(UserError, match="cxrlt predict model --challenge csv --split test"):
-        read_split(*of(runs, "model"), "test")
+        read_split("model", "test", runs.present)
 
 
 def test_a_row_without_a_prediction_of_its_fold_is_an_error_and_so_is_a_row_of_another_fold(
@@ -85,14 +84,14 @@ def test_a_row_without_a_prediction_of_its_fold_is_an_error_and_so_is_a_row_of_a
     path = run_dir / "fold1" / "oof.parquet"
     lost = read_predictions(path, runs.challenge.classes)[0].index[5]
     edit_parquet(path, lambda logits: logits.drop(lost))
-    with pytest.raises(UserError, match=f"lacks rows of fold 1: {lost}.*--split oof --force"):
-        read_oof(*of(runs, "model"))
+    with pytest.raises(UserError, match=f"lacks 1 rows of fold 1: {lost}.*--split oof$"):
+        read_oof("model", runs.present)
     edit_parquet(
         run_dir / "fold0" / "oof.parquet",
         lambda logits: pd.concat([logits, logits[:1] * np.nan]).set_axis([*logits.index, lost]),
     )
     with pytest.raises(UserError, match=f"not of fold 0: {lost}"):
-        read_oof(*of(runs, "model"))
+        read_oof("model", runs.present)
 
 
 def test_an_unknown_class_is_an_error(runs: SimulatedRuns) -> None:
@@ -101,14 +100,14 @@ def test_an_unknown_class_is_an_error(runs: SimulatedRuns) -> None:
     logits, meta = read_predictions(path, runs.challenge.classes)
     write_predictions(path, logits.rename(columns={"Mass": "Masses"}), meta)
     with pytest.raises(UserError, match="unknown: Masses"):
-        read_oof(*of(runs, "model"))
+        read_oof("model", runs.present)
 
 
 def test_predictions_made_on_another_split_are_refused(runs: SimulatedRuns) -> None:
     runs.add_run("model", skill=2)
     make_folds(runs.challenge, runs.workspace, n_folds=3, seed=1, force=True)
-    for read in (lambda: read_oof(*of(runs, "model")), lambda: read_split(*of(runs, "model"), "dev")):
-        with pytest.raises(UserError, match=r"another folds\.csv"):
+    for read in (lambda: read_oof("model", runs.present), lambda: read_split("model", "dev", runs.present)):
+        with pytest.raises(UserError, match="another split into folds"):
             read()
 
 
@@ -116,19 +115,19 @@ def test_folds_that_predict_different_ids_are_refused(runs: SimulatedRuns) -> No
     run_dir = runs.add_run("model", skill=2)
     edit_parquet(run_dir / "fold2" / "test.parquet", lambda logits: logits.iloc[1:])
     with pytest.raises(UserError, match=r"do not hold the same ids: test000-0-PA.*--split test --force"):
-        read_split(*of(runs, "model"), "test")
+        read_split("model", "test", runs.present)
 
 
 def test_the_oof_score_decides_whether_a_model_is_averaged_over_studies(runs: SimulatedRuns) -> None:
     run_dir = runs.add_run("model", skill=2)  # lateral images carry a third of the signal: averaging helps
-    assert study_mean_of(*of(runs, "model")).final == 0.8
+    assert study_mean_of("model", runs.present).final == 0.8
     lateral = runs.table("train")["view"] == "lateral"
     for fold in range(3):  # now they drown the frontal ones: averaging hurts
         edit_parquet(
             run_dir / f"fold{fold}" / "oof.parquet",
             lambda logits: logits.mul(np.where(lateral[logits.index], 1000, 1), axis=0),
         )
-    assert study_mean_of(*of(runs, "model")).final is None
+    assert study_mean_of("model", runs.present).final is None
 
 
 def test_a_recipe_that_is_decided_about_studies_is_obeyed(runs: SimulatedRuns) -> None:
@@ -150,14 +149,13 @@ def test_a_refit_predicts_dev_and_test_on_its_own_scale_and_has_no_oof(runs: Sim
         index=table.index,
         columns=list(runs.challenge.classes),
     )
-    made_of = identity_of(directory, runs.challenge, read_folds(runs.challenge, runs.workspace))
-    write_predictions(directory / "test.parquet", logits, made_of)
+    write_fold(directory, logits, PredictionsMeta(fold="refit", split="test"), runs.present)
     final = read_final(*of(runs, "all"), "test")
     np.testing.assert_allclose(final.logits.to_numpy(), logits.to_numpy(), atol=1e-6)
     assert final.study_mean.final is None
     with pytest.raises(UserError, match="no out-of-fold predictions"):
-        read_oof(*of(runs, "all"))
+        read_oof("all", runs.present)
     with pytest.raises(UserError, match="cxrlt predict all --challenge csv --split dev"):
-        read_split(*of(runs, "all"), "dev")
+        read_split("all", "dev", runs.present)
     with pytest.raises(UserError, match="no out-of-fold predictions"):
         make_ensemble(runs.challenge, runs.workspace, "both", ["all"])

@@ -24,7 +24,7 @@ from cxrlt.predictions.combine import combined_constants
 from cxrlt.predictions.ensemble import make_ensemble
 from cxrlt.predictions.evaluate import evaluate, leaderboard
 from cxrlt.predictions.oof import oof_score
-from cxrlt.predictions.runs import read_final, read_oof, read_train_rows
+from cxrlt.predictions.runs import read_final, read_oof
 from cxrlt.predictions.standardise import read_constants
 from cxrlt.predictions.store import read_predictions
 from cxrlt.predictions.study import study_mean
@@ -64,7 +64,7 @@ def test_no_scale_per_class_is_applied_which_would_change_the_class_of_a_row(sin
         constants, _ = read_constants(run_dir / f"fold{fold}", CLASSES, made_by="")
         assert (constants.median == 0).all() and (constants.iqr == 1).all()
     logits = pd.concat(on_disk(single, "model", "oof"))
-    scores = read_oof(*of(single, "model"))
+    scores = read_oof("model", single.present)
     assert scores.raw is None
     np.testing.assert_allclose(scores.frame.loc[logits.index], log_softmax(logits.astype(float), axis=1))
 
@@ -165,8 +165,8 @@ def test_selection_and_scores_follow_the_challenges_metric(single: SimulatedRuns
     for name, skill, seed in (("a", 1.5, 1), ("b", 1.2, 2), ("useless", 0, 3)):
         runs.add_run(name, skill=skill, seed=seed)
     weights = make_ensemble(*of(runs, "all", ["a", "b", "useless"]), kind="greedy").weights
-    rows = read_train_rows(*of(runs))
-    frames = {name: read_oof(*of(runs, name)).frame for name in weights.members}
+    rows = runs.present.rows
+    frames = {name: read_oof(name, runs.present).frame for name in weights.members}
     labels = rows.table[list(CLASSES)].to_numpy(float)
 
     def value(frame: pd.DataFrame) -> float:
@@ -282,7 +282,7 @@ def test_the_constants_of_an_ensemble_change_nothing_either(single: SimulatedRun
     single.add_run("b", skill=1, seed=2)
     make_ensemble(*of(single, "both", ["a", "b"]))
     combination = read_weights(single.workspace.run_dir("csv", "both"), single.challenge).final
-    members = {name: read_oof(*of(single, name)).constants for name in "ab"}
+    members = {name: read_oof(name, single.present).constants for name in "ab"}
     constants = combined_constants(members, combination)
     assert (constants.median == 0).all() and (constants.iqr == 1).all()
 

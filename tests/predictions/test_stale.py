@@ -10,18 +10,18 @@ import pytest
 from cxrlt.artifacts import write_json
 from cxrlt.cli import main
 from cxrlt.errors import UserError
-from cxrlt.folds.make import make_folds, read_folds
+from cxrlt.folds.make import make_folds
 from cxrlt.predictions.calibrate import calibrate
+from cxrlt.predictions.calibration import read_calibration
 from cxrlt.predictions.ensemble import make_ensemble
 from cxrlt.predictions.evaluate import evaluate, leaderboard
-from cxrlt.predictions.identity import NOT_IN_LOGITS, OutdatedError, identity_of
+from cxrlt.predictions.present import Present
 from cxrlt.predictions.runs import read_final, read_oof, study_mean_of
-from cxrlt.predictions.standardise import write_constants
-from cxrlt.predictions.store import read_predictions, write_predictions
+from cxrlt.predictions.store import read_predictions
+from cxrlt.provenance import OutdatedError
 from cxrlt.recipe import TTAConfig, load_recipe, save_recipe
 from cxrlt.submissions.submit import submit
-from cxrlt.training.job import NOT_IDENTITY
-from simulated_runs import SimulatedRuns
+from simulated_runs import SimulatedRuns, write_fold
 
 PREDICT = r"Renew it with: cxrlt predict model --challenge csv --split {split} --force$"
 
@@ -42,13 +42,9 @@ def other_recipe(run_dir: Path, **predict: object) -> None:
 
 def renew(runs: SimulatedRuns, name: str, split: str) -> None:
     """What prediction would do: the same logits, made of what there is now."""
-    folds = read_folds(runs.challenge, runs.workspace)
     for directory in runs.workspace.run_dir("csv", name).glob("fold*"):
         logits, meta = read_predictions(directory / f"{split}.parquet", runs.challenge.classes)
-        made_of = identity_of(directory, runs.challenge, folds)
-        if split == "oof":
-            write_constants(directory, logits, "multi_label", made_of)
-        write_predictions(directory / f"{split}.parquet", logits, meta | made_of)
+        write_fold(directory, logits, meta, runs.present)
 
 
 @pytest.fixture
@@ -63,7 +59,7 @@ READERS: dict[str, Callable[[SimulatedRuns], object]] = {
     "leaderboard": lambda runs: leaderboard(*of(runs), n_draws=5),
     "ensemble": lambda runs: make_ensemble(*of(runs, "alone", ["model"])),
     "calibrate": lambda runs: calibrate(*of(runs, "model"), n_draws=5),
-    "study mean": lambda runs: study_mean_of(*of(runs, "model")),
+    "study mean": lambda runs: study_mean_of("model", runs.present),
     "submit": lambda runs: submit(*of(runs, "model")),
 }
 
@@ -86,11 +82,11 @@ def test_the_split_that_is_behind_is_named(model: SimulatedRuns, reader: str, sp
 
 
 def test_predictions_of_another_recipe_are_refused_and_so_are_constants_of_one(model: SimulatedRuns) -> None:
-    study_mean_of(*of(model, "model"))
+    study_mean_of("model", model.present)
     other_recipe(model.workspace.run_dir("csv", "model"), tta=TTAConfig(scales=(0.9,)))
-    with pytest.raises(OutdatedError, match=r"oof\.parquet is outdated: it was made with another recipe"):
+    with pytest.raises(OutdatedError, match=r"oof\.parquet is outdated: it was made with another recipe \(predict\.tta\.scales\)"):
         read_final(*of(model, "model", "oof"))
-    with pytest.raises(OutdatedError, match=r"constants\.json is outdated.*--split oof --force"):
+    with pytest.raises(OutdatedError, match=r"oof\.parquet is outdated.*--split oof --force"):
         read_final(*of(model, "model", "test"))
 
 
@@ -113,23 +109,28 @@ def test_fields_that_change_no_number_outdate_nothing(model: SimulatedRuns) -> N
         read_final(*of(model, "model", "oof"))
 
 
-def test_what_is_no_part_of_a_runs_identity_is_no_part_of_its_predictions() -> None:
-    assert set(NOT_IDENTITY) <= set(NOT_IN_LOGITS)
+def test_predictions_for_other_classes_are_refused_with_the_training(model: SimulatedRuns) -> None:
+    counts = {name: model.challenge.train_counts[name] for name in ("Effusion", "Mass")}
+    other = replace(model.challenge, train_counts=counts)
+    with pytest.raises(OutdatedError, match=r"other classes.*cxrlt train .* --fold 0 --force"):
+        read_oof("model", Present(other, model.workspace))
 
 
-def test_predictions_for_other_classes_or_another_order_are_refused_with_the_training(
-    model: SimulatedRuns,
-) -> None:
-    counts = model.challenge.train_counts
-    for classes in (("Mass", "Effusion", "Hernia"), ("Effusion", "Mass", "Hernia", "Nodule")):
-        other = replace(model.challenge, train_counts={name: counts.get(name, 1) for name in classes})
-        with pytest.raises(OutdatedError, match=r"other classes.*cxrlt train .* --fold 0 --force"):
-            read_oof(other, model.workspace, "model")
+def test_the_order_of_the_classes_changes_nothing(model: SimulatedRuns) -> None:
+    counts = {name: model.challenge.train_counts[name] for name in ("Mass", "Effusion", "Hernia")}
+    other = SimulatedRuns(replace(model.challenge, train_counts=counts), model.workspace)
+    calibrate(*of(model, "model"), n_draws=5)
+    make_ensemble(*of(model, "alone", ["model"]))
+    before = {name: read_final(*of(model, name, "test")).logits for name in ("model", "alone")}
+    for name, logits in before.items():
+        assert read_final(*of(other, name, "test")).logits[logits.columns].equals(logits)
+    assert make_ensemble(*of(other, "alone", ["model"])).skipped
+    read_calibration("model", other.present)
 
 
 def test_predictions_of_another_split_are_refused_with_the_training(model: SimulatedRuns) -> None:
     make_folds(*of(model), n_folds=3, seed=5, force=True)
-    with pytest.raises(OutdatedError, match=r"made with another folds\.csv.*cxrlt train .*--fold 0 --force"):
+    with pytest.raises(OutdatedError, match="made with another split into folds.*cxrlt train .*--fold 0 --force"):
         read_final(*of(model, "model", "dev"))
 
 
@@ -143,7 +144,7 @@ def test_where_weights_were_deleted_predictions_are_taken_as_they_are(model: Sim
 def test_predictions_that_do_not_say_what_they_were_made_of_are_refused(model: SimulatedRuns) -> None:
     path = model.workspace.run_dir("csv", "model") / "fold0" / "constants.json"
     write_json(path, json.loads(path.read_text()) | {"made_of": {}})
-    with pytest.raises(OutdatedError, match=r"another folds\.csv, other classes, another recipe and other"):
+    with pytest.raises(OutdatedError, match="another split into folds, other classes, another recipe.* and other"):
         read_final(*of(model, "model", "test"))
 
 

@@ -62,9 +62,9 @@ def test_mean_constants_weigh_their_parts() -> None:
 
 def test_constants_are_read_back_by_class_name(tmp_path: Path) -> None:
     logits = frame(np.random.default_rng(0).normal(size=(9, 2)))
-    write_constants(tmp_path, logits, "multi_label", {"folds_sha256": "f"})
+    write_constants(tmp_path, logits, "multi_label", {"weights": "f"})
     back, made_of = read_constants(tmp_path, ("B", "A"), "cxrlt predict")
-    assert made_of == {"folds_sha256": "f"}
+    assert made_of == {"weights": "f"}
     pd.testing.assert_series_equal(back.median, constants_of(logits).median[["B", "A"]], check_names=False)
 
 

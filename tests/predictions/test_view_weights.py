@@ -80,7 +80,7 @@ def test_whoever_asks_for_the_mean_gets_it_even_where_truth_is_of_images() -> No
     scores, table = draw(1.0)
     table.iloc[0, 0] = 1 - table.iloc[0, 0]
     assert choose_study_mean(CHALLENGE, scores, table, "on") == StudyMean(
-        "on", 0.8, (0.8,) * 3, "as asked for"
+        option="on", final=0.8, by_fold=(0.8,) * 3, why="as asked for"
     )
 
 

@@ -61,10 +61,11 @@ def generated_fold(folder: Path, recipe: Recipe, n_images: int) -> FoldJob:
         task="multi_label",
         channels=1,
         metric="mAP",
-        folds_sha256="",
+        rows="",
         run_dir=run_dir,
         cache=write_noise(ids, recipe.data.cache_size, folder / "cache", "bench"),
         table=table,
         left_out=np.zeros(n_images, dtype=bool),
         judging=np.zeros(n_images, dtype=bool),
+        made_of={},
     )

@@ -31,11 +31,11 @@ from cxrlt.bench.rows import Mark, Row
 from cxrlt.bench.setting import Setting
 from cxrlt.bench.synthetic import logits_for, long_tailed, patients
 from cxrlt.folds.balance import balance
-from cxrlt.folds.make import make_folds, read_folds
+from cxrlt.folds.make import make_folds
 from cxrlt.folds.split import split_patients
-from cxrlt.predictions.identity import identity_of
+from cxrlt.predictions.present import Present
 from cxrlt.predictions.standardise import write_constants
-from cxrlt.predictions.store import write_predictions
+from cxrlt.predictions.store import PredictionsMeta, write_predictions
 from cxrlt.recipe import Recipe, changed, save_recipe
 from cxrlt.submissions.write import write_submission
 
@@ -203,9 +203,10 @@ def _predict_test(workspace: Workspace, n: int) -> pd.DataFrame:
         directory = workspace.run_dir(CHALLENGE, RUN) / f"fold{fold}"
         logits = pd.DataFrame(_logits(n, fold), ids, list(known.classes))
         save_recipe(recipe, directory / "config.yaml")
-        made_of = identity_of(directory, known, read_folds(known, workspace))
+        made_of = Present(known, workspace).made_of_predictions(directory)
         write_constants(directory, logits, known.task, made_of)
-        write_predictions(directory / "test.parquet", logits, {"fold": str(fold), "split": "test"} | made_of)
+        meta = PredictionsMeta(fold=str(fold), split="test", made_of=made_of)
+        write_predictions(directory / "test.parquet", logits, meta)
     return logits
 
 

@@ -6,6 +6,7 @@ from typing import Literal
 from tyro.conf import Positional
 
 from cxrlt.commands.base import ChallengeName, Folders, Images
+from cxrlt.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,19 +77,27 @@ class MakeFolds(Folders):
     """Split only the rows whose image exists."""
     drop_shared_patients: bool = False
     """Take patients that dev or test has too out of train."""
+    group_duplicates: bool = False
+    """Make patients who share an identical picture one; needs decoded images (cxrlt cache)."""
+    extend: bool = False
+    """Take in the rows that the table has got since, and take out those it has lost; no row moves."""
     force: bool = False
     """Replace the split that is there; runs trained on it are refused from then on."""
 
     def run(self) -> None:
-        from cxrlt.folds.make import make_folds
+        from cxrlt.folds.make import extend_folds, make_folds
 
-        flags = {
-            "allow_missing": self.allow_missing,
-            "drop_shared_patients": self.drop_shared_patients,
-            "force": self.force,
-        }
         challenge = self.challenge_of(self.challenge)
-        n_folds = self.n_folds or challenge.n_folds
-        print(make_folds(challenge, self.workspace, n_folds, self.seed, **flags))
-        if self.force:
+        flags = {"allow_missing": self.allow_missing, "drop_shared_patients": self.drop_shared_patients}
+        if self.extend:
+            if self.force or self.n_folds or self.group_duplicates:
+                raise UserError(
+                    "--extend keeps the split there is: leave --force, --n-folds, --group-duplicates out."
+                )
+            print(extend_folds(challenge, self.workspace, **flags))
+        else:
+            flags |= {"group_duplicates": self.group_duplicates, "force": self.force}
+            n_folds = self.n_folds or challenge.n_folds
+            print(make_folds(challenge, self.workspace, n_folds, self.seed, **flags))
+        if self.force or self.extend:
             self.print_outdated(challenge)

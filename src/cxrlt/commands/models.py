@@ -32,6 +32,10 @@ class Train(Images):
     """A YAML file whose fields go before the recipe's; may name a `base`."""
     force: bool = False
     """Train again what is finished."""
+    keep_trained: bool = False
+    """Keep finished folds although labels, pixels or rows they were trained on have changed; noted in
+    run.json.
+    """
     fields: Annotated[FlagConversionOff[Recipe], arg(name="")] = field(default_factory=Recipe)
 
     def run(self) -> None:
@@ -42,7 +46,8 @@ class Train(Images):
 
         name = self.name or run_name(self.recipe) + ("-refit" if self.refit else "")
         source = self.source(self.challenge)
-        train(source, TrainPlan(name, self.fields, self.fold, self.refit, self.seed, self.force))
+        flags = {"force": self.force, "keep_trained": self.keep_trained}
+        train(source, TrainPlan(name, self.fields, self.fold, self.refit, self.seed, **flags))
         if not self.refit:
             predict(source, name, "oof", only=self.fold)
         if self.force and PartialState().is_main_process:
@@ -79,6 +84,8 @@ class Evaluate(Folders):
     challenge: str = "demo"
     split: Literal["oof", "dev", "test"] = "oof"
     """dev and test need published labels."""
+    partial: bool = False
+    """Score a model by the folds that are finished."""
 
     def run(self) -> None:
         from cxrlt.predictions.evaluate import evaluate, leaderboard
@@ -88,7 +95,9 @@ class Evaluate(Folders):
         if self.name is None:
             print(leaderboard_table(leaderboard(challenge, self.workspace, self.split)))
         else:
-            print(score_table(evaluate(challenge, self.workspace, self.name, self.split)))
+            print(
+                score_table(evaluate(challenge, self.workspace, self.name, self.split, partial=self.partial))
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,10 +137,13 @@ class Calibrate(Folders):
     challenge: str = "demo"
     method: Method | None = None
     """How (default: the simplest within noise of the best out-of-fold log-loss)."""
+    partial: bool = False
+    """Fit on the folds that are finished."""
 
     def run(self) -> None:
         from cxrlt.predictions.calibrate import calibrate
         from cxrlt.reports.score_table import calibration_table
 
         challenge = self.challenge_of(self.challenge)
-        print(calibration_table(calibrate(challenge, self.workspace, self.name, self.method)))
+        report = calibrate(challenge, self.workspace, self.name, self.method, partial=self.partial)
+        print(calibration_table(report))

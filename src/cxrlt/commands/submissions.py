@@ -24,13 +24,20 @@ class Submit(Folders):
     """raw: the model's own. calibrated: how likely a class is. f1: .5 where F1 is best. All rank alike."""
     with_code: bool = False
     """Put the code and the recipes into the zip."""
+    partial: bool = False
+    """Submit the mean of the folds that are finished."""
 
     def run(self) -> None:
         from cxrlt.submissions.submit import submit
 
         origin = self.challenge_of(self.from_) if self.from_ else None
         challenge = self.challenge_of(self.challenge)
-        flags = {"origin": origin, "variant": self.probabilities, "with_code": self.with_code}
+        flags = {
+            "origin": origin,
+            "variant": self.probabilities,
+            "with_code": self.with_code,
+            "partial": self.partial,
+        }
         print(submit(challenge, self.workspace, self.name, self.split, **flags))
 
 

@@ -1,30 +1,62 @@
 """The split of a challenge as every later stage reads it: the file that was made, and a sound one."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ConfigDict, Field
 
-from cxrlt.artifacts import Workspace, sha256_of
+from cxrlt.artifacts import Artifact, Workspace, read_model, sha256_of
 from cxrlt.challenges.base import Challenge
 from cxrlt.challenges.csv_file import LARGEST_TABLE, read_csv
-from cxrlt.errors import MissingFileError, UserError, listing
-from cxrlt.user_file import read_text, require_file
+from cxrlt.errors import UserError, listing
+from cxrlt.provenance import digest
+from cxrlt.user_file import require_file
 
 COLUMNS = ("image_id", "patient", "fold")
+REFIT = "refit"
+"""What stands for a fold where a model is trained on all rows."""
+
+
+class SplitIdentity:
+    """Digests of a split into folds: of the whole, and for each fold of the rows that it is trained on."""
+
+    def __init__(self, frame: pd.DataFrame) -> None:
+        self._frame = frame
+        self._rows: dict[str, str] = {}
+
+    @cached_property
+    def split(self) -> str:
+        """Of every row's patient and fold."""
+        return digest(self._frame[["patient", "fold"]])
+
+    def rows(self, fold: int | str) -> str:
+        """Of ids and patients of the rows that `fold` is trained on: all others, or all rows for a refit."""
+        fold = str(fold)
+        if fold not in self._rows:
+            trained_on = self._frame["fold"].astype(str) != fold
+            self._rows[fold] = digest(self._frame.loc[trained_on, "patient"])
+        return self._rows[fold]
 
 
 @dataclass(frozen=True)
 class Folds:
-    """folds.csv as it is used: `frame` has index image_id and columns patient (str or NA) and fold (int)."""
+    """folds.csv as it is used: `frame` has index image_id and columns patient (str or NA) and fold (int).
+
+    `identity` is that of all rows, even where `frame` holds the rows of some folds alone. `made` is what
+    folds.json says.
+    """
 
     frame: pd.DataFrame
-    sha256: str
-    n_folds: int
-    seed: int
+    identity: SplitIdentity
+    made: "FoldsRecord"
+
+    @property
+    def n_folds(self) -> int:
+        return self.made.n_folds
 
     @property
     def held(self) -> list[int]:
@@ -35,15 +67,48 @@ class Folds:
         """The same split with the rows of these folds alone."""
         return replace(self, frame=self.frame[self.frame["fold"].isin(folds)])
 
+    def accepting(self, before: Mapping[str, object], fold: int | str | None) -> Mapping[str, object]:
+        """`before` with the digests there are now, where the split has only been extended since.
 
-class _Made(BaseModel):
-    """What of folds.json is needed to trust folds.csv."""
+        Then no row has moved to another fold, so what was trained or fitted without a fold never saw its
+        rows.
+        """
+        rows = None if fold is None else self.identity.rows(fold)
+        now = {"split": self.identity.split, "rows": rows}
+        return {**before, **{part: now[part] for part in self.extended_since(before, fold)}}
 
-    model_config = ConfigDict(frozen=True, strict=True)
+    def extended_since(self, before: Mapping[str, object], fold: int | str | None) -> list[str]:
+        """The parts, of "split" and "rows", that were made before `cxrlt folds --extend` changed them."""
+        parts = []
+        for former in self.made.former:
+            if before.get("split") == former.split:
+                parts.append("split")
+            if fold is not None and before.get("rows") == former.rows.get(str(fold)):
+                parts.append("rows")
+        now = {"split": self.identity.split, "rows": None if fold is None else self.identity.rows(fold)}
+        return [part for part in dict.fromkeys(parts) if before.get(part) != now[part]]
 
-    n_folds: int = Field(ge=2)
-    seed: int
+
+class FormerSplit(Artifact):
+    """Digests of a split before it was extended: `rows` by fold."""
+
+    split: str
+    rows: dict[str, str]
+
+
+class FoldsRecord(Artifact):
+    """folds.json: how folds.csv was made. The figures of its report stand beside these keys."""
+
+    model_config = ConfigDict(extra="allow")
+
+    challenge: str
+    n_folds: int = Field(ge=2, strict=True)
+    seed: int = Field(strict=True)
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    group_duplicates: bool = False
+    """Patients that share an identical picture were made one."""
+    former: tuple[FormerSplit, ...] = ()
+    """What it was before each `--extend`."""
 
 
 def report_path(folds_path: Path) -> Path:
@@ -57,11 +122,11 @@ def folds_command(challenge: Challenge, n_folds: int, seed: int) -> str:
 def read_folds(challenge: Challenge, workspace: Workspace) -> Folds:
     """folds.csv of the challenge.
 
-    Raises UserError, with the command that makes it anew, if it is missing, is not the file that was made, or
-    is no split: an image twice, a patient in two folds, other folds than there should be.
+    Raises UserError, with the command that makes it again, if it is missing, is not the file that was made,
+    or is no split: an image twice, a patient in two folds, other folds than there should be.
     """
     path = workspace.folds_path(challenge.name)
-    made = _read_report(report_path(path), challenge)
+    made = read_model(report_path(path), FoldsRecord, f"cxrlt folds {challenge.name}")
     again = folds_command(challenge, made.n_folds, made.seed)
     try:
         require_file(path, "", LARGEST_TABLE)
@@ -72,20 +137,7 @@ def read_folds(challenge: Challenge, workspace: Workspace) -> Folds:
         frame = _read_split(path, made.n_folds)
     except UserError as error:
         raise UserError(f"{error} Make it again with: {again} --force") from error
-    return Folds(frame, made.sha256, made.n_folds, made.seed)
-
-
-def _read_report(path: Path, challenge: Challenge) -> _Made:
-    again = f"cxrlt folds {challenge.name}"
-    try:
-        return _Made.model_validate_json(read_text(path, f"Make it with: {again}"))
-    except MissingFileError:
-        raise
-    except UserError as error:
-        raise UserError(f"{error} Make it again with: {again} --force") from error
-    except ValidationError as error:
-        faults = listing((": ".join([*map(str, fault["loc"]), fault["msg"]]) for fault in error.errors()), 3)
-        raise UserError(f"{path} is damaged ({faults}). Make it again with: {again} --force") from error
+    return Folds(frame, SplitIdentity(frame), made)
 
 
 def _read_split(path: Path, n_folds: int) -> pd.DataFrame:

@@ -33,6 +33,30 @@ def split_patients(table: pd.DataFrame, classes: tuple[str, ...], n_folds: int, 
     return pd.Series(fold, index=table.index, name="fold")
 
 
+def extend_split(
+    table: pd.DataFrame, classes: tuple[str, ...], placed: pd.Series, n_folds: int, seed: int
+) -> pd.Series:
+    """Fold of every image of `table`, where those of `placed` (index image_id) keep theirs.
+
+    A new image of a patient who is placed goes to that patient's fold; new patients are placed as by
+    `split_patients`, on top of what is there. Rows are patients of their own where the data set has none.
+    Raises UserError for a patient missing on some rows only.
+    """
+    patient = table["patient"]
+    if patient.isna().all():
+        patient = table.index.to_series()
+    elif patient.isna().any():
+        unknown = listing(table.index[patient.isna()])
+        raise UserError(f"rows without a patient: {unknown}. Give them one in the challenge's table.")
+    code, patients = pd.factorize(patient, sort=True)
+    fold_of = np.full(len(patients), -1, dtype=np.int64)
+    there = table.index.isin(placed.index)
+    fold_of[code[there]] = placed.loc[table.index[there]].to_numpy(np.int64)
+    positive = (table[list(classes)] == 1).to_numpy(dtype=np.float64)
+    fold = _split_greedily(_shares(positive, code, len(patients)), n_folds, seed, fold_of)[code]
+    return pd.Series(fold, index=table.index, name="fold")
+
+
 def _shares(positive: np.ndarray, patient: np.ndarray, n_patients: int) -> np.ndarray:
     """Patients x columns: shares of every label's positives, of rows, and of a rare class's patients."""
     counts = np.column_stack([np.bincount(patient, column, n_patients) for column in positive.T])
@@ -45,12 +69,21 @@ def _shares(positive: np.ndarray, patient: np.ndarray, n_patients: int) -> np.nd
     return shares
 
 
-def _split_greedily(shares: np.ndarray, n_folds: int, seed: int) -> np.ndarray:
-    """Patients by largest share, ties by the seed, each to the fold whose squared shares grow least."""
+def _split_greedily(
+    shares: np.ndarray, n_folds: int, seed: int, placed: np.ndarray | None = None
+) -> np.ndarray:
+    """Patients by largest share, ties by the seed, each to the fold whose squared shares grow least.
+
+    Those with a fold in `placed` (-1: none) keep it.
+    """
     tie = np.random.default_rng(seed).permutation(len(shares))
-    fold_of = np.empty(len(shares), dtype=np.int64)
+    fold_of = np.full(len(shares), -1, dtype=np.int64) if placed is None else placed.copy()
     load = np.zeros((n_folds, shares.shape[1]))
+    for fold in range(n_folds):
+        load[fold] = shares[fold_of == fold].sum(axis=0)
     for patient in np.lexsort((tie, -shares.max(axis=1))):
+        if fold_of[patient] >= 0:
+            continue
         # (load + share)^2 - load^2 = 2 load share + share^2, and the last term is every fold's
         fold = int(np.argmin(load @ shares[patient]))
         load[fold] += shares[patient]

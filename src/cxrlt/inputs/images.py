@@ -3,13 +3,12 @@
 import sys
 from dataclasses import dataclass
 
-import numpy as np
 import pandas as pd
 
 from cxrlt.artifacts import Workspace
 from cxrlt.challenges.base import Challenge
 from cxrlt.errors import UserError
-from cxrlt.inputs.cache import ImageCache, rows_of_ids
+from cxrlt.inputs.cache import ImageCache
 from cxrlt.inputs.cache_build import build_cache
 from cxrlt.inputs.memory import give_back_memory
 from cxrlt.inputs.table import NoImagesError, load_table, missing_images, with_files
@@ -41,24 +40,14 @@ class ImageSource:
                 print(f"{error} That split is left out (--allow-missing).", file=sys.stderr)
         return caches
 
-    def folded(self, ids: pd.Index, size: int) -> tuple[pd.DataFrame, ImageCache]:
-        """The training rows `ids`, which the folds were made of, and their cache."""
-        table = self.challenge.read("train", self.workspace.inputs_dir(self.challenge.name))
-        give_back_memory()
-        rows = rows_of_ids(
-            pd.Series(np.arange(len(table)), table.index),
-            ids,
-            lambda absent: (
-                f"folds.csv holds images that the training table no longer has: {absent}. "
-                f"Make the folds anew with: cxrlt folds {self.challenge.name} --force"
-            ),
-        )
-        table = with_files(self.challenge, table.iloc[rows], self.workspace)
+    def folded(self, table: pd.DataFrame, size: int) -> tuple[pd.DataFrame, ImageCache]:
+        """The rows of `table` that were split into folds, as far as they can be read, and their cache."""
+        table = with_files(self.challenge, table, self.workspace)
         if table["file"].isna().any():
             problem = missing_images(self.challenge, "train", table, self.workspace)
             raise UserError(
-                f"{problem} Fetch them, or make folds of the images that are there: "
-                f"cxrlt folds {self.challenge.name} --allow-missing --force"
+                f"{problem} Fetch them, or take their rows out of the folds: "
+                f"cxrlt folds {self.challenge.name} --extend --allow-missing"
             )
         return self._cached(table, "train", size)
 

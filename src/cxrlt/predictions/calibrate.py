@@ -18,15 +18,17 @@ import pandas as pd
 from cxrlt.artifacts import Workspace
 from cxrlt.challenges.base import Challenge
 from cxrlt.errors import UserError
+from cxrlt.folds.read import REFIT
 from cxrlt.metrics import Drawn, Interval, macro_metric, paired_difference
 from cxrlt.metrics.calibration import LOG_LOSS, calibration_bootstrap
 from cxrlt.predictions.calibration import Calibration, fit_calibration, write_calibration
 from cxrlt.predictions.choices import METHODS, VARIANTS, Method, Variant
+from cxrlt.predictions.evidence import marks_of
 from cxrlt.predictions.measures import has_both_values
 from cxrlt.predictions.oof import predicted_rows
-from cxrlt.predictions.runs import TrainRows, read_final, read_train_rows
+from cxrlt.predictions.present import Present, partial_note
+from cxrlt.predictions.runs import finished_folds, read_final
 from cxrlt.predictions.scoring import N_DRAWS
-from cxrlt.training.places import REFIT
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,7 @@ class CalibrationReport:
     behind: Mapping[Method, Interval]
     variants: Mapping[Variant, VariantScore]
     n_positive: Mapping[str, int]
+    notes: tuple[str, ...] = ()
 
 
 def calibrate(
@@ -68,13 +71,15 @@ def calibrate(
     method: Method | None = None,
     n_draws: int = N_DRAWS,
     seed: int = 0,
+    *,
+    partial: bool = False,
 ) -> CalibrationReport:
     """Fit maps and thresholds of a run or an ensemble, write calibration.json, and say what they are worth.
 
     Every figure is nested: a row of fold k is calibrated by what was fitted without fold k, on predictions
     that were put together without it. Without `method` the simplest one is taken whose nested log-loss is
-    within noise of the best. Raises UserError for one class per row, a refit, incomplete out-of-fold
-    predictions, and labels that leave nothing to fit.
+    within noise of the best. With `partial` the folds that are finished are enough. Raises UserError for one
+    class per row, a refit, incomplete out-of-fold predictions, and labels that leave nothing to fit.
     """
     require_multi_label(challenge, name)
     if (workspace.run_dir(challenge.name, name) / REFIT).is_dir():
@@ -82,13 +87,21 @@ def calibrate(
             f"{name} was fitted on all rows (--refit), so it has no out-of-fold predictions to calibrate on. "
             "Submit it with --probabilities raw"
         )
-    rows = read_train_rows(challenge, workspace)
-    nested = Nested.read(challenge, workspace, name, rows)
+    present = Present(challenge, workspace)
+    if partial:
+        present = present.only(finished_folds(name, present))
+        if len(present.folds.held) < 2:
+            raise UserError(
+                f"Only fold {present.folds.held[0]} of {name} is finished, and what calibrates a fold is "
+                "fitted on "
+                f"others. Finish one more: cxrlt train RECIPE --name {name} --challenge {challenge.name}"
+            )
+    nested = Nested.read(name, present)
     mapped = {each: nested.logits(each) for each in ([method] if method else METHODS)}
     drawn = {each: nested.draw(logits["calibrated"], n_draws, seed) for each, logits in mapped.items()}
     behind = _behind({each: figures[LOG_LOSS] for each, figures in drawn.items()})
     chosen = next(each for each, gap in behind.items() if gap.low <= 0)
-    final = read_final(challenge, workspace, name, "oof", rows).logits
+    final = read_final(challenge, workspace, name, "oof", present).logits
     calibration = fit_calibration(chosen, final.loc[nested.ids], nested.labels)
     figures = {
         each: drawn[chosen] if each == "calibrated" else nested.draw(logits, n_draws, seed)
@@ -99,7 +112,7 @@ def calibrate(
         name=name,
         metric=challenge.metric,
         calibration=calibration,
-        path=write_calibration(challenge, workspace, name, rows, calibration),
+        path=write_calibration(name, present, calibration),
         n_rows=len(nested.ids),
         forced=method is not None,
         behind=behind,
@@ -108,6 +121,11 @@ def calibrate(
             for each, logits in mapped[chosen].items()
         },
         n_positive=(nested.labels == 1).sum().to_dict(),
+        notes=(
+            *([partial_note(present)] if present.partial else []),
+            *present.rows.notes(challenge.name),
+            *marks_of(name, present),
+        ),
     )
 
 
@@ -130,11 +148,12 @@ class Nested:
     patients: pd.Series
 
     @classmethod
-    def read(cls, challenge: Challenge, workspace: Workspace, name: str, rows: TrainRows) -> "Nested":
+    def read(cls, name: str, present: Present) -> "Nested":
         """Raises UserError as `read_final`, and if no class has both values."""
+        challenge, rows = present.challenge, present.rows
         without = {
-            fold: read_final(challenge, workspace, name, "oof", rows, without=fold).logits
-            for fold in range(rows.folds.n_folds)
+            fold: read_final(challenge, present.workspace, name, "oof", present, without=fold).logits
+            for fold in present.folds.held
         }
         ids = rows.table.index
         for frame in without.values():

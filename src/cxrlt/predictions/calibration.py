@@ -1,26 +1,24 @@
 """calibration.json: what makes probabilities of a run's or an ensemble's logits, class by class."""
 
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import pandas as pd
+from pydantic import model_validator
 from scipy.special import expit, logit
 
-from cxrlt.artifacts import Workspace, sha256_of, write_json
-from cxrlt.challenges.base import Challenge
+from cxrlt.artifacts import Artifact, read_model, write_model
 from cxrlt.errors import UserError, listing
 from cxrlt.locks import exclusive
-from cxrlt.predictions.choices import METHODS, Method, Variant
-from cxrlt.predictions.fingerprint import evidence_fingerprint
-from cxrlt.predictions.identity import OutdatedError
+from cxrlt.predictions.choices import Method, Variant
+from cxrlt.predictions.evidence import made_of_final
 from cxrlt.predictions.logit_maps import LogitMap, fit_maps
-from cxrlt.predictions.runs import TrainRows
+from cxrlt.predictions.present import Present
 from cxrlt.predictions.thresholds import f1_threshold
-from cxrlt.predictions.weights import WEIGHTS_FILE, is_ensemble, read_weights
+from cxrlt.provenance import MadeOf, OutdatedError, in_words
 
 CALIBRATION = "calibration.json"
 
@@ -58,76 +56,71 @@ def fit_calibration(method: Method, logits: pd.DataFrame, labels: pd.DataFrame) 
     )
 
 
-def write_calibration(
-    challenge: Challenge, workspace: Workspace, name: str, rows: TrainRows, calibration: Calibration
-) -> Path:
+class CalibrationRecord(Artifact):
+    """calibration.json: maps and thresholds, and the predictions and labels that they were fitted on.
+
+    `partial` are the folds they were fitted on where that is not all of them.
+    """
+
+    challenge: str
+    calibration: Calibration
+    partial: tuple[int, ...] | None = None
+    made_of: MadeOf
+
+    @model_validator(mode="after")
+    def _usable(self) -> Self:
+        maps, thresholds = self.calibration.maps, self.calibration.thresholds
+        if set(maps) != set(thresholds):
+            raise ValueError("maps and thresholds are not of the same classes")
+        for name, each in maps.items():
+            at, to = np.array(each.steps).reshape(-1, 2).T
+            if not (each.slope > 0 and (np.diff(at) > 0).all() and (np.diff(to) >= 0).all()):
+                raise ValueError(f"{name}: its map does not rise")
+            if not 0 < thresholds[name] < 1:
+                raise ValueError(f"{name}: a threshold lies between 0 and 1")
+        return self
+
+
+def write_calibration(name: str, present: Present, calibration: Calibration) -> Path:
     """Write calibration.json into the run's folder, with what it was fitted on."""
-    path = workspace.run_dir(challenge.name, name) / CALIBRATION
-    classes = {
-        name: vars(each) | {"threshold": calibration.thresholds[name]}
-        for name, each in calibration.maps.items()
-    }
-    made_of = {
-        "folds_sha256": rows.folds.sha256,
-        "fingerprint": fingerprint(challenge, workspace, name, rows),
-    }
+    challenge = present.challenge.name
+    path = present.workspace.run_dir(challenge, name) / CALIBRATION
+    record = CalibrationRecord(
+        challenge=challenge,
+        calibration=calibration,
+        partial=present.partial,
+        made_of=made_of_calibration(name, present),
+    )
     with exclusive(path.parent, wait=True):
-        write_json(
-            path, {"challenge": challenge.name, "method": calibration.method} | made_of | {"classes": classes}
-        )
+        write_model(path, record)
     return path
 
 
-def read_calibration(challenge: Challenge, workspace: Workspace, name: str, rows: TrainRows) -> Calibration:
+def read_calibration(name: str, present: Present) -> Calibration:
     """The calibration of a run or an ensemble.
 
-    Raises UserError naming the command that mends it if there is none, if it is not usable, or if folds,
-    labels or out-of-fold predictions have changed since.
+    Raises UserError naming the command that fits it if there is none or it is not usable, and OutdatedError
+    if folds, labels or out-of-fold predictions have changed since.
     """
-    path = workspace.run_dir(challenge.name, name) / CALIBRATION
-    again = f"Fit it with: cxrlt calibrate {name} --challenge {challenge.name}"
-    if not path.is_file():
-        raise UserError(f"{path} does not exist. {again}")
+    challenge = present.challenge
+    path = present.workspace.run_dir(challenge.name, name) / CALIBRATION
+    command = f"cxrlt calibrate {name} --challenge {challenge.name}"
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        calibration = _parsed(values)
-        made_of = values["folds_sha256"], values["fingerprint"]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
-        raise UserError(f"{path} is not a calibration ({error!r}). {again}") from error
-    if set(calibration.maps) != set(challenge.classes):
-        odd = sorted(set(calibration.maps) ^ set(challenge.classes))
-        raise UserError(f"{path} does not hold the classes of {challenge.name}: {listing(odd)}. {again}")
-    if made_of != (rows.folds.sha256, fingerprint(challenge, workspace, name, rows)):
-        raise OutdatedError(
-            f"{path} was fitted on other folds, labels or predictions than there are. {again}"
+        record = read_model(path, CalibrationRecord, command)
+    except UserError as error:  # calibrate always fits again: it has no --force
+        raise UserError(str(error).replace(f"{command} --force", command)) from error
+    if set(record.calibration.maps) != set(challenge.classes):
+        odd = sorted(set(record.calibration.maps) ^ set(challenge.classes))
+        raise UserError(
+            f"{path} does not hold the classes of {challenge.name}: {listing(odd)}. Fit it with: {command}"
         )
-    return calibration
+    if found := present.differing(record.made_of, made_of_calibration(name, present), None):
+        raise OutdatedError(
+            f"{path} was fitted on {in_words(found)} than there are now. Fit it with: {command}"
+        )
+    return record.calibration
 
 
-def fingerprint(challenge: Challenge, workspace: Workspace, name: str, rows: TrainRows) -> str:
-    """A hash of all that the out-of-fold rows of a run or an ensemble are computed from, and their labels."""
-    run_dir = workspace.run_dir(challenge.name, name)
-    run_dirs, recipes = [run_dir], sorted(run_dir.glob("fold[0-9]*/config.yaml"))
-    if is_ensemble(run_dir):
-        members = read_weights(run_dir, challenge).members
-        run_dirs, recipes = [workspace.run_dir(challenge.name, each) for each in members], []
-    evidence = evidence_fingerprint(run_dirs, rows.table, challenge.classes)
-    how = [sha256_of(path) for path in (run_dir / WEIGHTS_FILE, *recipes) if path.is_file()]
-    return hashlib.sha256(" ".join([evidence, *how]).encode()).hexdigest()
-
-
-def _parsed(values: Mapping[str, object]) -> Calibration:
-    """Raises ValueError, KeyError or TypeError for what `write_calibration` would not have written."""
-    if values["method"] not in METHODS:
-        raise ValueError(f"method {values['method']!r}")
-    maps, thresholds = {}, {}
-    for name, each in values["classes"].items():
-        steps = tuple((float(at), float(to)) for at, to in each["steps"])
-        maps[name] = LogitMap(float(each["slope"]), float(each["offset"]), steps)
-        thresholds[name] = float(each["threshold"])
-        at, to = np.array(steps).reshape(-1, 2).T
-        rising = maps[name].slope > 0 and (np.diff(at) > 0).all() and (np.diff(to) >= 0).all()
-        finite = np.isfinite([maps[name].slope, maps[name].offset, *at, *to]).all()
-        if not (rising and finite and 0 < thresholds[name] < 1):
-            raise ValueError(f"{name}: slope, offset, steps or threshold")
-    return Calibration(values["method"], maps, thresholds)
+def made_of_calibration(name: str, present: Present) -> MadeOf:
+    """What a calibration of a run or an ensemble would be fitted on now."""
+    return made_of_final(name, "oof", present) | present.labels_and_views

@@ -8,12 +8,12 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from cxrlt.challenges.base import Challenge
+from cxrlt.folds.rows import TrainRows
 from cxrlt.metrics import Interval, paired_difference
 from cxrlt.predictions.combine import Evidence, combined, evidence_of
 from cxrlt.predictions.context import CONTEXT
 from cxrlt.predictions.measures import draw_figures
 from cxrlt.predictions.oof import oof_scores, score_of
-from cxrlt.predictions.runs import TrainRows
 from cxrlt.predictions.selection import class_weights, greedy_weights
 from cxrlt.predictions.stacking import fit_stack
 from cxrlt.predictions.view_weights import StudyMean

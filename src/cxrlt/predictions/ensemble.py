@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import cxrlt
-from cxrlt.artifacts import Workspace
+from cxrlt.artifacts import Workspace, write_model
 from cxrlt.challenges.base import Challenge
 from cxrlt.errors import UserError, listing
 from cxrlt.locks import exclusive
@@ -19,20 +19,21 @@ from cxrlt.predictions.candidates import (
     compare,
     cross_fit,
 )
-from cxrlt.predictions.fingerprint import evidence_fingerprint, final_fingerprint, predictions_fingerprint
-from cxrlt.predictions.identity import OutdatedError
-from cxrlt.predictions.runs import TrainRows, read_final, read_oof, read_train_rows
-from cxrlt.predictions.store import read_meta, write_predictions
+from cxrlt.predictions.evidence import made_of_evidence, made_of_final
+from cxrlt.predictions.present import Present
+from cxrlt.predictions.runs import read_final, read_oof
+from cxrlt.predictions.store import PredictionsMeta, read_meta, write_predictions
 from cxrlt.predictions.view_weights import StudyMeanOption, choose_study_mean
 from cxrlt.predictions.weights import (
+    WEIGHTS_FILE,
+    Asked,
     Candidate,
     EnsembleWeights,
     Kind,
     is_ensemble,
     read_weights,
 )
-
-FINGERPRINT = "made_of"
+from cxrlt.provenance import OutdatedError, in_words
 
 
 @dataclass(frozen=True)
@@ -46,15 +47,6 @@ class EnsembleReport:
 
     def __str__(self) -> str:
         return self.text
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What the user wants of an ensemble; `kind` None: what the evidence says."""
-
-    kind: Kind | None = None
-    context: bool = False
-    study_mean: StudyMeanOption = "auto"
 
 
 def make_ensemble(
@@ -76,23 +68,28 @@ def make_ensemble(
     patient. Raises UserError for an unknown, repeated, refitted or incomplete member, for a kind that the
     challenge does not allow, and if `name` is taken by something else than this ensemble.
     """
-    asked = Asked(kind, context, study_mean)
+    asked = Asked(kind=kind, context=context, study_mean=study_mean)
     run_dir = workspace.run_dir(challenge.name, name)
     _require_members(challenge, workspace, name, members)
     _require_possible(challenge, asked)
-    rows = read_train_rows(challenge, workspace)
-    made_of = _made_from(challenge, workspace, members, rows)
+    present = Present(challenge, workspace)
+    made_of = made_of_evidence(members, present)
+    notes = present.rows.notes(challenge.name)
     with exclusive(run_dir):
         if is_ensemble(run_dir) and not force:
             weights = read_weights(run_dir, challenge)
             _require_same(run_dir, weights, members, asked)
-            if weights.fingerprint == made_of:
-                paths = _predict_available(challenge, workspace, name)
-                return EnsembleReport(weights, paths, True, f"ensemble {name}: already done ({run_dir})")
-        weights = _combine(challenge, workspace, members, asked, rows, made_of)
-        weights.write(run_dir, challenge.name)
-        paths = _predict_available(challenge, workspace, name)
-    return EnsembleReport(weights, paths, False, _describe(challenge, name, weights, paths))
+            found = present.differing(weights.made_of, made_of, None)
+            if not found:
+                paths = _predict_available(name, present)
+                text = "\n".join([f"ensemble {name}: already done ({run_dir})", *_indented(notes)])
+                return EnsembleReport(weights, paths, True, text)
+            notes.insert(0, f"fitted again, for there are {in_words(found)} now")
+        weights = _combine(members, asked, present)
+        write_model(run_dir / WEIGHTS_FILE, weights)
+        paths = _predict_available(name, present)
+    text = "\n".join([_describe(challenge, name, weights, paths), *_indented(notes)])
+    return EnsembleReport(weights, paths, False, text)
 
 
 def predict_ensemble(
@@ -103,49 +100,46 @@ def predict_ensemble(
     A file made of the same weights and the same predictions of the members is left alone, unless `force`.
     """
     with exclusive(workspace.run_dir(challenge.name, name)):
-        return _write_split(challenge, workspace, name, split, force)
+        return _write_split(name, split, Present(challenge, workspace), force)
 
 
-def is_predicted(challenge: Challenge, workspace: Workspace, name: str, split: str) -> bool:
+def is_predicted(name: str, split: str, present: Present) -> bool:
     """Whether an ensemble's `split`.parquet is what weights.json and the members' predictions make now."""
-    path = workspace.run_dir(challenge.name, name) / f"{split}.parquet"
+    path = present.workspace.run_dir(present.challenge.name, name) / f"{split}.parquet"
     try:
-        return read_meta(path).get(FINGERPRINT) == final_fingerprint(challenge, workspace, name, split)
+        return read_meta(path).made_of == made_of_final(name, split, present)
     except UserError:  # missing or damaged
         return False
 
 
-def _write_split(
-    challenge: Challenge, workspace: Workspace, name: str, split: str, force: bool = False
-) -> Path:
+def _indented(lines: Sequence[str]) -> list[str]:
+    return [f"  {line}" for line in lines]
+
+
+def _write_split(name: str, split: str, present: Present, force: bool = False) -> Path:
+    challenge, workspace = present.challenge, present.workspace
     run_dir = workspace.run_dir(challenge.name, name)
     weights, path = read_weights(run_dir, challenge), run_dir / f"{split}.parquet"
-    if not force and is_predicted(challenge, workspace, name, split):
+    if not force and is_predicted(name, split, present):
         return path
-    logits = read_final(challenge, workspace, name, split).logits
-    meta = {
-        "challenge": challenge.name,
-        "name": name,
-        "fold": "all",
-        "seed": "",
-        "split": split,
-        "tta": "members'",
-    }
-    meta |= {"study_mean": weights.study_mean.text, "folds_sha256": weights.folds_sha256}
-    made_of = final_fingerprint(challenge, workspace, name, split)
-    write_predictions(path, logits, meta | {"version": cxrlt.__version__, FINGERPRINT: made_of})
+    logits = read_final(challenge, workspace, name, split, present).logits
+    meta = PredictionsMeta(
+        challenge=challenge.name,
+        name=name,
+        fold="all",
+        split=split,
+        tta="members'",
+        study_mean=weights.study_mean.text,
+        version=cxrlt.__version__,
+        made_of=made_of_final(name, split, present),
+    )
+    write_predictions(path, logits, meta)
     return path
 
 
-def _combine(
-    challenge: Challenge,
-    workspace: Workspace,
-    names: Sequence[str],
-    asked: Asked,
-    rows: TrainRows,
-    made_of: str,
-) -> EnsembleWeights:
-    frames = {name: read_oof(challenge, workspace, name).frame for name in names}
+def _combine(names: Sequence[str], asked: Asked, present: Present) -> EnsembleWeights:
+    challenge, rows = present.challenge, present.rows
+    frames = {name: read_oof(name, present).frame for name in names}
     mean = sum(frames.values()) / len(frames)
     study_mean = choose_study_mean(challenge, mean, rows.table, asked.study_mean)
     kinds, wanted = candidates(challenge, len(names), asked.context), _wanted(asked)
@@ -155,18 +149,18 @@ def _combine(
     nested = compare(challenge, fitted, rows, N_DRAWS)
     kind, why = (wanted, "as asked for") if wanted else choose(nested)
     return EnsembleWeights(
-        kind,
-        why,
-        tuple(names),
-        fitted[kind].final,
-        fitted[kind].by_fold,
-        study_mean,
-        nested,
-        N_DRAWS,
-        vars(asked),
-        rows.folds.sha256,
-        made_of,
-        predictions_fingerprint([workspace.run_dir(challenge.name, member) for member in names], "oof"),
+        challenge=challenge.name,
+        kind=kind,
+        why=why,
+        members=tuple(names),
+        classes=challenge.classes,
+        final=fitted[kind].final,
+        by_fold=fitted[kind].by_fold,
+        study_mean=study_mean,
+        nested=nested,
+        n_draws=N_DRAWS,
+        asked=asked,
+        made_of=made_of_evidence(names, present),
     )
 
 
@@ -189,7 +183,7 @@ def _require_same(run_dir: Path, weights: EnsembleWeights, members: Sequence[str
     differing = []
     if set(weights.members) != set(members):
         differing.append(f"the ensemble of {', '.join(weights.members)}")
-    for flag, value in weights.asked.items():
+    for flag, value in weights.asked:
         if value != getattr(asked, flag, None):
             differing.append(f"made with --{flag.replace('_', '-')} {value}")
     if differing:
@@ -212,25 +206,21 @@ def _require_members(challenge: Challenge, workspace: Workspace, name: str, memb
         raise UserError(f"{run_dir} already holds a trained model. Give the ensemble a name of its own.")
 
 
-def _made_from(challenge: Challenge, workspace: Workspace, members: Sequence[str], rows: TrainRows) -> str:
-    folders = [workspace.run_dir(challenge.name, member) for member in members]
-    return evidence_fingerprint(folders, rows.table, challenge.classes)
-
-
-def _predict_available(challenge: Challenge, workspace: Workspace, name: str) -> tuple[Path, ...]:
+def _predict_available(name: str, present: Present) -> tuple[Path, ...]:
     """The out-of-fold predictions, and those of each split that every fold of every member has predicted.
 
-    A split that some fold is to predict anew waits until it has: `cxrlt predict` then writes both.
+    A split that some fold has to predict again waits until it has: `cxrlt predict` then writes both.
     """
+    challenge, workspace = present.challenge, present.workspace
     members = read_weights(workspace.run_dir(challenge.name, name), challenge).used
     folders = [
         f for m in members for f in workspace.run_dir(challenge.name, m).glob("fold[0-9]*") if f.is_dir()
     ]
-    paths = [_write_split(challenge, workspace, name, "oof")]
+    paths = [_write_split(name, "oof", present)]
     for split in ("dev", "test"):
         if all((folder / f"{split}.parquet").is_file() for folder in folders):
             with suppress(OutdatedError):
-                paths.append(_write_split(challenge, workspace, name, split))
+                paths.append(_write_split(name, split, present))
     return tuple(paths)
 
 

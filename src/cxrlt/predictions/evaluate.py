@@ -1,7 +1,7 @@
 """The stage `cxrlt evaluate`: score a model or an ensemble, or everything trained side by side."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -9,14 +9,16 @@ import pandas as pd
 
 from cxrlt.artifacts import Workspace, read_json, write_json
 from cxrlt.challenges.base import Challenge
-from cxrlt.errors import UserError, listing
+from cxrlt.errors import UserError
+from cxrlt.folds.rows import TrainRows
 from cxrlt.locks import exclusive
 from cxrlt.metrics import Interval, paired_difference
-from cxrlt.predictions.fold_files import predict_command
+from cxrlt.predictions.evidence import marks_of
 from cxrlt.predictions.measures import macro_values
 from cxrlt.predictions.oof import oof_scores, predicted_rows
+from cxrlt.predictions.present import Present, partial_note
 from cxrlt.predictions.probabilities import probabilities
-from cxrlt.predictions.runs import Final, TrainRows, holds_run, read_final, read_train_rows
+from cxrlt.predictions.runs import Final, finished_folds, holds_run, read_final
 from cxrlt.predictions.scoring import N_DRAWS, Evaluation, score_rows
 
 SCORE = "score.json"
@@ -30,14 +32,19 @@ def evaluate(
     split: str = "oof",
     n_draws: int = N_DRAWS,
     seed: int = 0,
+    *,
+    partial: bool = False,
 ) -> Evaluation:
     """Score a model or an ensemble on its out-of-fold rows, or on dev or test where they have labels.
 
-    Writes score.json into the submission's folder, which holds one entry per split. Raises UserError for
-    incomplete predictions and for a split without labels.
+    With `partial` a model whose folds are not all finished is scored by those that are. Writes score.json
+    into the submission's folder, which holds one entry per split. Raises UserError for incomplete predictions
+    and for a split without labels.
     """
-    truth = _read_truth(challenge, workspace, split)
-    evaluation = _score(challenge, truth, _read(challenge, workspace, name, truth), n_draws, seed)
+    truth = _read_truth(Present(challenge, workspace), split)
+    if partial:
+        truth = replace(truth, present=truth.present.only(finished_folds(name, truth.present)))
+    evaluation = _score(truth, _read(name, truth), n_draws, seed)
     folder = workspace.submission_dir(challenge.name, name)
     with exclusive(folder, wait=True):
         write_json(folder / SCORE, _scores_in(folder / SCORE) | {split: evaluation.to_json()})
@@ -73,11 +80,11 @@ def leaderboard(
 
     Raises UserError if none is complete.
     """
-    truth = _read_truth(challenge, workspace, split)
+    truth = _read_truth(Present(challenge, workspace), split)
     runs, left_out = [], {}
     for run_dir in sorted(filter(holds_run, workspace.folds_dir(challenge.name).glob("*"))):
         try:
-            runs.append(_read(challenge, workspace, run_dir.name, truth))
+            runs.append(_read(run_dir.name, truth))
         except UserError as error:
             left_out[run_dir.name] = str(error)
     if not runs:
@@ -89,7 +96,7 @@ def leaderboard(
     shared = truth.table.index
     for run in runs:
         shared = shared.intersection(predicted_rows(run.logits), sort=False)
-    evaluations = [_score(challenge, truth, run.only(shared), n_draws, seed) for run in runs]
+    evaluations = [_score(truth, run.only(shared), n_draws, seed) for run in runs]
     evaluations.sort(key=lambda evaluation: -evaluation.overall.of(challenge.metric).value)
     draws = [evaluation.draws[challenge.metric] for evaluation in evaluations]
     differences = tuple(paired_difference(draws[0], each) for each in draws)
@@ -98,61 +105,69 @@ def leaderboard(
 
 @dataclass(frozen=True)
 class _Truth:
-    """The rows of a split with their labels, and, out of fold, the folds they are scored by."""
+    """A split, and what there is now of it."""
 
     split: str
-    table: pd.DataFrame
-    rows: TrainRows | None
+    present: Present
+
+    @property
+    def challenge(self) -> Challenge:
+        return self.present.challenge
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """The rows with their labels; out of fold those of the folds at which is looked."""
+        return self.present.table(self.split)
 
 
-def _read_truth(challenge: Challenge, workspace: Workspace, split: str) -> _Truth:
-    if split == "oof":
-        rows = read_train_rows(challenge, workspace)
-        return _Truth(split, rows.table, rows)
-    table = challenge.read(split, workspace.inputs_dir(challenge.name))
-    if table[list(challenge.classes)].isna().all(axis=None):
+def _read_truth(present: Present, split: str) -> _Truth:
+    challenge, truth = present.challenge, _Truth(split, present)
+    if split != "oof" and truth.table[list(challenge.classes)].isna().all(axis=None):
         raise UserError(
             f"{challenge.name} {split} has no labels here. Once you have them: cxrlt score FILE --truth CSV "
             f"--challenge {challenge.name}"
         )
-    return _Truth(split, table, None)
+    return truth
 
 
-def _read(challenge: Challenge, workspace: Workspace, name: str, truth: _Truth) -> Final:
-    final = read_final(challenge, workspace, name, truth.split, truth.rows)
-    unknown = final.logits.index.difference(truth.table.index, sort=False)
-    if len(unknown):
-        raise UserError(
-            f"the {truth.split} predictions of {name} hold ids that the table lacks: {listing(unknown)}. "
-            f"Predict again with: {predict_command(name, challenge.name, truth.split)} --force"
-        )
-    return final
+def _read(name: str, truth: _Truth) -> Final:
+    return read_final(truth.challenge, truth.present.workspace, name, truth.split, truth.present)
 
 
-def _score(challenge: Challenge, truth: _Truth, run: Final, n_draws: int, seed: int) -> Evaluation:
+def _score(truth: _Truth, run: Final, n_draws: int, seed: int) -> Evaluation:
+    challenge, table = truth.challenge, truth.table
     scores, beside = run.logits.loc[predicted_rows(run.logits)], {}
-    if truth.rows is not None:
-        scores = oof_scores(run.logits, truth.rows.fold, challenge.task)
-        beside = _beside(challenge, truth.rows, run, scores)
+    if truth.split == "oof":
+        scores = oof_scores(run.logits, truth.present.rows.fold, challenge.task)
+        beside = _beside(challenge, truth.present.rows, run, scores)
     elif challenge.task == "single_label":
         scores = probabilities(scores, challenge.task)
-    n_missing = len(truth.table) - len(scores)
-    notes = [OPTIMISTIC] if run.optimistic else []
-    if n_missing:
-        notes.append(f"{n_missing:,} of {len(truth.table):,} rows have no prediction and do not count")
     return score_rows(
         challenge,
         scores,
-        truth.table,
-        truth.table["patient"],
+        table,
+        table["patient"],
         name=run.name,
         split=truth.split,
         n_draws=n_draws,
         seed=seed,
         study_mean=run.study_mean.text,
-        notes=tuple(notes),
+        notes=tuple(_notes(truth, run, len(table) - len(scores))),
         **beside,
     )
+
+
+def _notes(truth: _Truth, run: Final, n_missing: int) -> list[str]:
+    """What is to be known beside the score: of the run, of the rows, of data that have changed."""
+    present = truth.present
+    notes = [OPTIMISTIC] if run.optimistic else []
+    if n_missing:
+        notes.append(f"{n_missing:,} of {len(truth.table):,} rows have no prediction and do not count")
+    if present.partial is not None:
+        notes.append(partial_note(present))
+    if truth.split == "oof":
+        notes += present.rows.notes(present.challenge.name)
+    return [*notes, *present.unknown_pixels(truth.split), *marks_of(run.name, present)]
 
 
 def _beside(challenge: Challenge, rows: TrainRows, run: Final, scores: pd.DataFrame) -> dict[str, object]:

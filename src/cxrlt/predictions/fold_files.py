@@ -5,21 +5,24 @@ from pathlib import Path
 import pandas as pd
 
 from cxrlt.artifacts import name_of_run
-from cxrlt.challenges.base import Challenge
 from cxrlt.errors import UserError, listing
-from cxrlt.folds.read import Folds
-from cxrlt.predictions.identity import require_current
+from cxrlt.predictions.present import Present
 from cxrlt.predictions.probabilities import comparable_logits
 from cxrlt.predictions.standardise import CONSTANTS, Constants, read_constants
-from cxrlt.predictions.store import read_meta, read_predictions
-from cxrlt.training.places import REFIT, WEIGHTS, train_command
+from cxrlt.predictions.store import PredictionsMeta, read_meta, read_predictions
+from cxrlt.predictions.trained import fold_of
+from cxrlt.provenance import OutdatedError, in_words
+from cxrlt.training.places import WEIGHTS, train_command, unit_dir
 
 
 def read_fold(
-    run_dir: Path, fold: int | str, split: str, challenge: Challenge, folds: Folds
-) -> tuple[pd.DataFrame, dict[str, str]]:
-    """One fold's comparable logits, and metadata. Raises UserError if missing, outdated or damaged."""
-    directory = run_dir / (REFIT if fold == REFIT else f"fold{fold}")
+    run_dir: Path, fold: int | str, split: str, present: Present
+) -> tuple[pd.DataFrame, PredictionsMeta]:
+    """One fold's comparable logits of the rows there are now, and what the file says of itself.
+
+    Raises UserError if it is missing, outdated or damaged.
+    """
+    directory, challenge = unit_dir(run_dir, fold), present.challenge
     path = directory / f"{split}.parquet"
     if not (directory / WEIGHTS).is_file() and not path.is_file():
         raise UserError(
@@ -28,29 +31,38 @@ def read_fold(
     command = predict_command(name_of_run(run_dir, challenge.name), challenge.name, split)
     if not path.is_file():
         raise UserError(f"{path} does not exist. Make it with: {command}")
-    logits, meta = read_current(path, challenge, folds, command)
+    logits, meta = read_current(path, present, command)
     return comparable_logits(logits, challenge.task), meta
 
 
-def read_current(
-    path: Path, challenge: Challenge, folds: Folds, made_by: str
-) -> tuple[pd.DataFrame, dict[str, str]]:
-    """The logits and metadata of a predictions file in a fold's folder: whoever reads one does it here.
+def read_current(path: Path, present: Present, made_by: str) -> tuple[pd.DataFrame, PredictionsMeta]:
+    """The logits in a fold's folder and what the file says: every reader of predictions goes through here.
 
-    Raises OutdatedError if it was made with other folds, classes, weights or another recipe than are there
-    now, UserError if it is damaged, both with the command that renews it: `made_by`, or training.
+    Rows that the table has lost are left out. Raises OutdatedError if it was made of something else than
+    there is now, UserError if it is damaged, both with the command that renews it: `made_by`, or training.
     """
     meta = read_meta(path, made_by)
-    require_current(path, meta, challenge, folds, made_by)  # first: other classes are no damage
-    return read_predictions(path, challenge.classes, made_by)
+    present.require_current(path, meta, made_by)  # first: other classes are no damage
+    logits, meta = read_predictions(path, present.challenge.classes, made_by)
+    return logits[logits.index.isin(present.table(meta.split).index)], meta
 
 
-def constants_of_fold(run_dir: Path, fold: int, challenge: Challenge, folds: Folds) -> Constants:
+def constants_of_fold(run_dir: Path, fold: int, present: Present) -> Constants:
     """What a fold's logits are standardised with. Raises UserError if missing, outdated or damaged."""
-    directory = run_dir / f"fold{fold}"
-    made_by = predict_command(name_of_run(run_dir, challenge.name), challenge.name, "oof")
-    constants, made_of = read_constants(directory, challenge.classes, made_by)
-    require_current(directory / CONSTANTS, made_of, challenge, folds, made_by)
+    directory, name = unit_dir(run_dir, fold), present.challenge.name
+    made_by = predict_command(name_of_run(run_dir, name), name, "oof")
+    constants, made_of = read_constants(directory, present.challenge.classes, made_by)
+    oof = directory / "oof.parquet"
+    now = present.made_of_predictions(directory)
+    if oof.is_file():
+        meta = read_meta(oof, made_by)
+        present.require_current(oof, meta, made_by)
+        now["predictions"] = meta.values
+    if found := present.differing(made_of, now, fold_of(directory)):
+        raise OutdatedError(
+            f"{directory / CONSTANTS} is outdated: it was made with {in_words(found)}. "
+            f"Renew it with: {made_by} --force"
+        )
     return constants
 
 
@@ -59,13 +71,20 @@ def predict_command(name: str, challenge: str, split: str) -> str:
     return f"cxrlt predict {name} --challenge {challenge} --split {split}"
 
 
-def require_ids(path: Path, ids: pd.Index, folds: Folds, fold: int, challenge: str) -> None:
-    """Raises UserError unless the out-of-fold ids are those of the fold."""
-    expected = folds.frame.index[folds.frame["fold"] == fold]
+def require_ids(path: Path, ids: pd.Index, present: Present, fold: int) -> None:
+    """Raises UserError unless the out-of-fold ids are those of the fold that the table still has."""
+    fold_rows = present.rows.fold
+    expected = fold_rows.index[fold_rows == fold]
     missing, foreign = expected.difference(ids, sort=False), ids.difference(expected, sort=False)
+    challenge = present.challenge.name
     command = predict_command(name_of_run(path.parent.parent, challenge), challenge, "oof")
-    again = f"Make it again with: {command} --force"
     if len(foreign):
-        raise UserError(f"{path} holds rows that are not of fold {fold}: {listing(foreign)}. {again}")
+        raise UserError(
+            f"{path} holds rows that are not of fold {fold}: {listing(foreign)}. Make it again with: "
+            f"{command} --force"
+        )
     if len(missing):
-        raise UserError(f"{path} lacks rows of fold {fold}: {listing(missing)}. {again}")
+        raise UserError(
+            f"{path} lacks {len(missing):,} rows of fold {fold}: {listing(missing)}. Predict them with: "
+            f"{command}"
+        )

@@ -1,9 +1,9 @@
 """The stage `cxrlt predict`: out-of-fold, dev and test logits of every trained fold, by one function."""
 
 import gc
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,24 +13,31 @@ from accelerate import Accelerator
 import cxrlt
 from cxrlt.challenges.base import Challenge
 from cxrlt.errors import UserError, listing
-from cxrlt.folds.read import Folds, read_folds
+from cxrlt.folds.read import REFIT
 from cxrlt.inputs.cache import ImageCache
 from cxrlt.inputs.images import ImageSource
 from cxrlt.inputs.memory import give_back_memory
 from cxrlt.locks import exclusive
 from cxrlt.models.backbone import XRayModel, create_model
 from cxrlt.predictions.ensemble import predict_ensemble
-from cxrlt.predictions.identity import identity_of, in_words
+from cxrlt.predictions.present import Present
 from cxrlt.predictions.standardise import read_constants, write_constants
-from cxrlt.predictions.store import MADE_BY, read_predictions, write_predictions
-from cxrlt.predictions.trained import CONFIG, TrainedFold, require_classes, trained_folds
+from cxrlt.predictions.store import (
+    MADE_BY,
+    PredictionsMeta,
+    read_pixels,
+    read_predictions,
+    write_predictions,
+)
+from cxrlt.predictions.trained import TrainedFold, fold_of, recipe_of, require_classes, trained_folds
 from cxrlt.predictions.weights import is_ensemble, read_weights
+from cxrlt.provenance import MadeOf, digest, in_words
 from cxrlt.recipe import Recipe, TTAConfig
 from cxrlt.training.checkpoint import read_tensors
 from cxrlt.training.data import Stored, evaluation_set, rows_per_pass
 from cxrlt.training.features import feature_cache
 from cxrlt.training.infer import infer
-from cxrlt.training.places import REFIT, WEIGHTS
+from cxrlt.training.places import CONFIG, WEIGHTS
 from cxrlt.training.setup import create_accelerator, worker_count
 from cxrlt.training.tta import describe_tta, only_as_they_are
 
@@ -68,26 +75,30 @@ def predict(
     With `only`, into those folds. What is there is left alone if it was made of what there is now, unless
     `force`. Raises UserError if nothing is trained under that name, or another process is at work in a fold.
     """
-    challenge = source.challenge
+    challenge, workspace = source.challenge, source.workspace
     gc.collect()  # the training that came before
     give_back_memory()
-    folds = read_folds(challenge, source.workspace)
-    run_dir = source.workspace.run_dir(challenge.name, name)
-    trained = trained_folds(run_dir, folds, challenge.name, only)
+    present = Present(challenge, workspace)
+    run_dir = workspace.run_dir(challenge.name, name)
+    trained = trained_folds(run_dir, present.folds, challenge.name, only)
     if split == "oof":
         trained = [unit for unit in trained if unit.fold != REFIT]
         if not trained:
             raise UserError(f"{name} was fitted on all rows (--refit), so it has no out-of-fold predictions.")
-        table, cache = source.folded(folds.frame.index, trained[0].recipe.data.cache_size)
+        for note in present.rows.notes(challenge.name):
+            print(f"predict {name} oof: {note}")
+        table, cache = source.folded(present.rows.table, trained[0].recipe.data.cache_size)
+        ids = present.rows.table.index
     else:
         challenge.require(split)
         table, cache = source.split(split, trained[0].recipe.data.cache_size)
+        ids = table.index
     accelerator = create_accelerator(trained[0].recipe)
     for unit in trained:
-        rows = folds.frame.index[folds.frame["fold"] == int(unit.fold)] if split == "oof" else table.index
+        rows = ids[(present.rows.fold == int(unit.fold)).to_numpy()] if split == "oof" else ids
         asked = Asked(name, split, rows, force)
         with exclusive(unit.directory) if accelerator.is_main_process else nullcontext():
-            _predict_fold(unit, asked, table, cache, challenge, folds, accelerator)
+            _predict_fold(unit, asked, table, cache, present, accelerator)
     return [unit.directory / f"{split}.parquet" for unit in trained]
 
 
@@ -101,54 +112,98 @@ class Asked:
     force: bool
 
 
+@dataclass(frozen=True)
+class Behind:
+    """What of a predictions file has to be computed: logits of the images `ids`; `kept` stay as they are.
+
+    `reason` says why; None: it is as it would come out, and nothing is to be done.
+    """
+
+    ids: pd.Index
+    kept: pd.DataFrame | None = None
+    reason: str | None = None
+
+
 def _predict_fold(
     unit: TrainedFold,
     asked: Asked,
     table: pd.DataFrame,
     cache: ImageCache,
-    challenge: Challenge,
-    folds: Folds,
+    present: Present,
     accelerator: Accelerator,
 ) -> None:
+    challenge = present.challenge
     path = unit.directory / f"{asked.split}.parquet"
     label = f"predict {asked.name} fold {unit.fold} {asked.split}"
-    made_of = identity_of(unit.directory, challenge, folds)
-    reason = why_anew(path, challenge, made_of, asked.ids)
-    if reason is None and not asked.force:
+    behind = what_is_behind(path, asked.split, asked.ids, present)
+    if behind.reason is None and not asked.force:
         accelerator.print(f"{label}: already done ({path})")
         return
-    if reason and path.is_file():
-        accelerator.print(f"{label}: anew, for {reason}")
+    if asked.force:
+        behind = Behind(asked.ids)
+    elif path.is_file():
+        accelerator.print(f"{label}: again, for {behind.reason}")
     tta = tta_of(unit.recipe, challenge.classes)
     give_back_memory()
-    logits = infer_fold(unit, cache, table[table.index.isin(asked.ids)], challenge, accelerator, tta, label)
+    logits = behind.kept
+    if logits is None or len(behind.ids):
+        wanted = table[table.index.isin(behind.ids)]
+        found = infer_fold(unit, cache, wanted, challenge, accelerator, tta, label)
+        logits = found if logits is None else pd.concat([logits, found])
     if accelerator.is_main_process:
+        made_of = present.made_of_predictions(unit.directory, asked.ids, asked.split)
+        logits = logits.reindex(asked.ids)  # an unreadable image stays NaN
         if asked.split == "oof":
             # a kill between the two files must not leave the old one beside new constants
             path.unlink(missing_ok=True)
-            write_constants(unit.directory, logits, challenge.task, made_of)
-        # an unreadable image stays NaN
-        write_predictions(path, logits.reindex(asked.ids), _meta(unit, asked.split, tta) | made_of)
+            values = {"predictions": digest(logits.astype(np.float32))}
+            write_constants(unit.directory, logits.dropna(), challenge.task, made_of | values)
+        write_predictions(
+            path, logits, _meta(unit, asked.split, tta, made_of), present.pixel_numbers(asked.split)
+        )
         print(f"{label}: {len(logits):,} images")
     accelerator.wait_for_everyone()
 
 
-def why_anew(path: Path, challenge: Challenge, made_of: Mapping[str, str], ids: pd.Index) -> str | None:
-    """Why a predictions file is to be written again; None if it would come out the same.
+def what_is_behind(path: Path, split: str, ids: pd.Index, present: Present) -> Behind:
+    """What has to be computed for a predictions file to hold just the rows `ids` as they would come out now.
 
-    It holds just the rows `ids` then (images may have come since), and the constants of an out-of-fold one
-    lie beside it.
+    The constants of an out-of-fold one lie beside it. Where only images have come, gone or changed, the
+    others keep what they have; where the images of a study are seen together, all of it is computed.
     """
+    whole, now = (
+        Behind(ids, reason=f"{path} is not there"),
+        present.made_of_predictions(path.parent, ids, split),
+    )
+    if not path.is_file():
+        return whole
     try:
-        logits, meta = read_predictions(path, challenge.classes)
-        found = [meta]
-        if path.name == "oof.parquet":
-            found.append(read_constants(path.parent, challenge.classes, MADE_BY)[1])
+        logits, meta = read_predictions(path, present.challenge.classes)
+        there, pixels = read_pixels(path)
+        found = [meta.made_of]
+        if split == "oof":
+            found.append(read_constants(path.parent, present.challenge.classes, MADE_BY)[1])
+            now = now | {"predictions": meta.values}
+            found[0] = meta.made_of | {"predictions": meta.values}
     except UserError:
-        return f"{path} is damaged or not whole"
-    if parts := [part for part in made_of if any(each.get(part) != made_of[part] for each in found)]:
-        return f"{path} was made with {in_words(parts)}"
-    return None if set(logits.index) == set(ids) else f"{path} holds other images than there are now"
+        return replace(whole, reason=f"{path} is damaged or not whole")
+    fold = fold_of(path.parent)
+    for before in found:
+        if differing := present.differing(before, now, fold):
+            return replace(whole, reason=f"{path} was made with {in_words(differing)}")
+    new, gone = ids.difference(there, sort=False), there.difference(ids, sort=False)
+    changed = present.changed_pixels(there.intersection(ids, sort=False), pixels, split)
+    reasons = [
+        f"{len(which):,} images {what} ({listing(which)})"
+        for which, what in ((new, "are new"), (gone, "are gone"), (changed, "have other pixels"))
+        if len(which)
+    ]
+    if not reasons:
+        return Behind(ids[:0])
+    reason = " and ".join(reasons)
+    if recipe_of(path.parent, present.challenge.name).fuses:
+        return replace(whole, reason=reason)
+    return Behind(new.append(changed), logits.drop(gone.append(changed)), reason)
 
 
 def load_model(unit: TrainedFold, n_classes: int, channels: int = 1) -> XRayModel:
@@ -160,7 +215,7 @@ def load_model(unit: TrainedFold, n_classes: int, channels: int = 1) -> XRayMode
         model.load_state_dict(read_tensors(path, again))
     except RuntimeError as error:  # its way to say that keys or shapes differ
         raise UserError(
-            f"{path} is not of the model in {CONFIG} beside it. Train it anew: {again}"
+            f"{path} is not of the model in {CONFIG} beside it. Train it again: {again}"
         ) from error
     return model
 
@@ -200,16 +255,17 @@ def infer_fold(
     Raises UserError if the fold was trained for other classes, or predicts something else than numbers.
     """
     require_classes(unit, challenge)
+    classes = unit.record.classes  # in the order of the model's outputs
     recipe, n_workers = unit.recipe, worker_count(unit.recipe.data.n_workers, accelerator)
-    model = load_model(unit, len(challenge.classes), challenge.channels).to(accelerator.device)
+    model = load_model(unit, len(classes), challenge.channels).to(accelerator.device)
     stored: Stored = cache
     if recipe.model.frozen and only_as_they_are(tta):
         stored = feature_cache(model, recipe, cache, accelerator, n_workers)
     logits = infer(
         model,
-        evaluation_set(recipe, rows, challenge.classes, stored),
+        evaluation_set(recipe, rows, classes, stored),
         list(rows.index),
-        challenge.classes,
+        classes,
         accelerator,
         task=challenge.task,
         batch_size=rows_per_pass(recipe, stored),
@@ -217,23 +273,25 @@ def infer_fold(
         tta=tta,
         label=label,
     )
+    logits = logits[list(challenge.classes)]
     broken = logits.index[~np.isfinite(logits).all(axis=1)]
     if len(broken):
         raise UserError(
             f"{unit.directory} predicts logits that are no numbers for {len(broken):,} of {len(logits):,} "
-            f"images: {listing(broken)}. Train it anew: {unit.train_command} --force"
+            f"images: {listing(broken)}. Train it again: {unit.train_command} --force"
         )
     return logits
 
 
-def _meta(unit: TrainedFold, split: str, tta: TTAConfig) -> dict[str, str]:
-    return {
-        "challenge": str(unit.identity["challenge"]),
-        "name": str(unit.identity["name"]),
-        "fold": unit.fold,
-        "seed": str(unit.identity["seed"]),
-        "split": split,
-        "tta": describe_tta(tta),
-        "epoch": unit.recipe.predict.weights,
-        "version": cxrlt.__version__,
-    }
+def _meta(unit: TrainedFold, split: str, tta: TTAConfig, made_of: MadeOf) -> PredictionsMeta:
+    return PredictionsMeta(
+        challenge=unit.record.challenge,
+        name=unit.record.name,
+        fold=unit.fold,
+        seed=str(unit.record.seed),
+        split=split,
+        tta=describe_tta(tta),
+        epoch=unit.recipe.predict.weights,
+        version=cxrlt.__version__,
+        made_of=made_of,
+    )

@@ -1,33 +1,36 @@
 """What a model or an ensemble says about the rows of a split, read alike: complete, by id and by class."""
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
 
-from cxrlt.artifacts import Workspace, write_json
+from cxrlt.artifacts import Workspace, write_model
 from cxrlt.challenges.base import Challenge
 from cxrlt.errors import UserError, listing
-from cxrlt.folds.read import Folds, read_folds
+from cxrlt.folds.read import REFIT
+from cxrlt.folds.rows import TrainRows
 from cxrlt.locks import exclusive
 from cxrlt.predictions.combine import combined, combined_constants, evidence_of
-from cxrlt.predictions.fingerprint import current_weights, evidence_fingerprint, require_same_evidence
+from cxrlt.predictions.evidence import current_weights, made_of_evidence, predicting_recipe
 from cxrlt.predictions.fold_files import constants_of_fold, predict_command, read_fold, require_ids
 from cxrlt.predictions.postprocess import postprocess
+from cxrlt.predictions.present import Present
 from cxrlt.predictions.standardise import Constants, constants_of, mean_constants
-from cxrlt.predictions.trained import recipe_of
+from cxrlt.predictions.trained import fold_dirs
 from cxrlt.predictions.view_weights import (
     CANDIDATES,
     StudyMean,
+    StudyMeanRecord,
     averaged,
     choose_study_mean,
     fixed_study_mean,
     kept_study_mean,
 )
-from cxrlt.predictions.weights import is_ensemble
+from cxrlt.predictions.weights import is_ensemble, read_weights
 from cxrlt.recipe import PredictConfig
-from cxrlt.training.places import REFIT
+from cxrlt.training.places import WEIGHTS
 
 STUDY_MEAN_FILE = "study_mean.json"
 
@@ -52,105 +55,88 @@ def holds_run(run_dir: Path) -> bool:
     return is_ensemble(run_dir) or (run_dir / REFIT).is_dir() or any(run_dir.glob("fold[0-9]*"))
 
 
-@dataclass(frozen=True)
-class TrainRows:
-    """The training rows that were split into folds, with labels and `fold`, in the order of folds.csv."""
-
-    folds: Folds
-    table: pd.DataFrame
-
-    @property
-    def fold(self) -> pd.Series:
-        return self.folds.frame["fold"]
-
-    def only(self, folds: Collection[int]) -> "TrainRows":
-        """The rows of these folds alone."""
-        return TrainRows(self.folds.only(folds), self.table[self.table["fold"].isin(folds)])
-
-
-def read_train_rows(challenge: Challenge, workspace: Workspace) -> TrainRows:
-    """Raises UserError if there are no folds, or if they hold rows that the table lacks."""
-    folds = read_folds(challenge, workspace)
-    table = challenge.read("train", workspace.inputs_dir(challenge.name))
-    gone = folds.frame.index.difference(table.index, sort=False)
-    if len(gone):
-        raise UserError(
-            f"{workspace.folds_path(challenge.name)} holds rows that the training table lacks: "
-            f"{listing(gone)}. Make the folds anew with: cxrlt folds {challenge.name} --force"
-        )
-    return TrainRows(folds, table.loc[folds.frame.index].assign(fold=folds.frame["fold"]))
+def finished_folds(name: str, present: Present) -> list[int]:
+    """The folds of a model that have weights or out-of-fold predictions. Raises UserError if none has."""
+    run_dir = present.workspace.run_dir(present.challenge.name, name)
+    if is_ensemble(run_dir):
+        raise UserError(f"--partial is of single models, and {name} is an ensemble: name one of its members.")
+    found = [
+        int(directory.name.removeprefix("fold"))
+        for directory in fold_dirs(run_dir)
+        if directory.name != REFIT and any((directory / file).is_file() for file in (WEIGHTS, "oof.parquet"))
+    ]
+    found = [fold for fold in found if fold in present.folds.held]
+    if not found:
+        raise UserError(f"No fold of {name} is finished. Train it with: cxrlt train")
+    return found
 
 
-def read_oof(challenge: Challenge, workspace: Workspace, name: str, rows: TrainRows | None = None) -> Scores:
-    """Out-of-fold scores of a model, one row per row of folds.csv, or of `rows`, and in their order.
+def read_oof(name: str, present: Present) -> Scores:
+    """Out-of-fold scores of a model, a row per row in the folds that `present` holds, and in their order.
 
-    Raises UserError naming the command that mends it for a missing fold or row, a row of another fold, an
-    unknown class, or predictions made on another split of the data into folds.
+    Raises UserError naming the command that fixes it for a missing fold or row, a row of another fold, an
+    unknown class, or predictions made of something else than there is now.
     """
-    run_dir = workspace.run_dir(challenge.name, name)
-    folds = rows.folds if rows else read_folds(challenge, workspace)
+    challenge, run_dir = present.challenge, present.workspace.run_dir(present.challenge.name, name)
     if (run_dir / REFIT).is_dir():
         raise UserError(f"{name} was fitted on all rows (--refit), so it has no out-of-fold predictions.")
     parts, raws, constants, epochs = [], [], [], set()
-    for fold in folds.held:
-        logits, meta = read_fold(run_dir, fold, "oof", challenge, folds)
-        require_ids(run_dir / f"fold{fold}" / "oof.parquet", logits.index, folds, fold, challenge.name)
-        constants.append(constants_of_fold(run_dir, fold, challenge, folds))
+    for fold in present.folds.held:
+        logits, meta = read_fold(run_dir, fold, "oof", present)
+        require_ids(run_dir / f"fold{fold}" / "oof.parquet", logits.index, present, fold)
+        constants.append(constants_of_fold(run_dir, fold, present))
         parts.append(constants[-1].apply(logits))
         raws.append(logits)
-        epochs.add(meta.get("epoch"))
-    frame, raw = (pd.concat(frames).loc[folds.frame.index] for frames in (parts, raws))
+        epochs.add(meta.epoch)
+    frame, raw = (pd.concat(frames).loc[present.rows.table.index] for frames in (parts, raws))
     raw = raw if challenge.task == "multi_label" else None
     return Scores(frame, mean_constants(constants), raw, optimistic="best" in epochs)
 
 
-def read_split(challenge: Challenge, workspace: Workspace, name: str, split: str) -> Scores:
+def read_split(name: str, split: str, present: Present) -> Scores:
     """Scores of a model for dev or test: standardised fold by fold, then averaged.
 
     A refit has one set of logits and no out-of-fold ones: they are standardised with their own constants.
     Raises UserError as `read_oof`, and if folds hold different ids.
     """
-    run_dir, folds = workspace.run_dir(challenge.name, name), read_folds(challenge, workspace)
+    challenge, run_dir = present.challenge, present.workspace.run_dir(present.challenge.name, name)
     if (run_dir / REFIT).is_dir():
-        logits, _ = read_fold(run_dir, REFIT, split, challenge, folds)
+        logits, _ = read_fold(run_dir, REFIT, split, present)
         constants = constants_of(logits, challenge.task)
         return Scores(constants.apply(logits), constants)
-    units = range(folds.n_folds)
-    constants = [constants_of_fold(run_dir, fold, challenge, folds) for fold in units]
+    units = present.folds.held
+    constants = [constants_of_fold(run_dir, fold, present) for fold in units]
     frames = (  # one at a time: at 377,110 rows of 40 classes each is 120 MB
-        part.apply(read_fold(run_dir, fold, split, challenge, folds)[0])
+        part.apply(read_fold(run_dir, fold, split, present)[0])
         for fold, part in zip(units, constants, strict=True)
     )
     fix = f"{predict_command(name, challenge.name, split)} --force"
     mean = weighted_mean(
-        frames, [1 / folds.n_folds] * folds.n_folds, f"the {split} predictions of {name}'s folds", fix
+        frames, [1 / len(units)] * len(units), f"the {split} predictions of {name}'s folds", fix
     )
     return Scores(mean, mean_constants(constants))
 
 
-def study_mean_of(
-    challenge: Challenge, workspace: Workspace, name: str, rows: TrainRows | None = None
-) -> StudyMean:
+def study_mean_of(name: str, present: Present) -> StudyMean:
     """How a model's scores are averaged over studies: as its recipe says, or as out-of-fold rows say.
 
     What they say is kept in the run's study_mean.json until predictions, labels or the recipe change. A refit
     has no such rows and is averaged only if its recipe says "on".
     """
-    run_dir = workspace.run_dir(challenge.name, name)
+    challenge, run_dir = present.challenge, present.workspace.run_dir(present.challenge.name, name)
     refit = (run_dir / REFIT).is_dir()
-    option = _predict_options(run_dir, challenge).study_mean
+    option, n_folds = predicting_recipe(run_dir, challenge).predict.study_mean, present.folds.n_folds
     if refit or option not in CANDIDATES:
-        n_folds = read_folds(challenge, workspace).n_folds
         return fixed_study_mean(option, n_folds, "a refit" if refit else "as asked for")
-    rows = rows or read_train_rows(challenge, workspace)
-    path = run_dir / STUDY_MEAN_FILE
-    made_of = evidence_fingerprint([run_dir], rows.table, challenge.classes)
-    kept = kept_study_mean(path, option, made_of, rows.folds.n_folds)
+    path, now = run_dir / STUDY_MEAN_FILE, made_of_evidence([name], present)
+    kept = kept_study_mean(path, option, now, n_folds)
     if kept is not None:
         return kept
-    chosen = choose_study_mean(challenge, read_oof(challenge, workspace, name).frame, rows.table, option)
-    with exclusive(run_dir, wait=True):
-        write_json(path, chosen.to_json() | {"made_of": made_of})
+    rows = present.rows.table
+    chosen = choose_study_mean(challenge, read_oof(name, present).frame, rows, option)
+    if present.partial is None:
+        with exclusive(run_dir, wait=True):
+            write_model(path, StudyMeanRecord(**chosen.model_dump(), made_of=now))
     return chosen
 
 
@@ -179,29 +165,27 @@ def read_final(
     workspace: Workspace,
     name: str,
     split: str,
-    rows: TrainRows | None = None,
+    present: Present | None = None,
     *,
     without: int | None = None,
 ) -> Final:
     """Predictions of a model or an ensemble for "oof", "dev" or "test", as they are scored and submitted.
 
-    A model's are gated and smoothed if its recipe asks for it; an ensemble's members are not, nor is `raw`.
-    An out-of-fold row is computed with what was fitted without its fold. Of a model, `rows` may be those of
-    some folds; the others need not be trained then. `without` (of "oof" only) computes every row with what
-    was fitted without that fold: what comes after may be fitted on the other folds' rows.
+    A model's are gated and smoothed if its recipe asks for it; an ensemble's members are not, and `raw` never
+    is. An out-of-fold row is computed with what was fitted without its fold. Of a model, `present` may hold
+    some folds alone; the others need not be trained then. `without` (of "oof" only) computes every row with
+    what was fitted without that fold: what comes after may be fitted on the other folds' rows.
     """
     if without is not None and split != "oof":
         raise ValueError(f"without={without} is of out-of-fold rows, not of {split}.")
-    oof = split == "oof"
-    rows = (rows or read_train_rows(challenge, workspace)) if oof else rows
-    table = rows.table if oof else challenge.read(split, workspace.inputs_dir(challenge.name))
-    units = [None] if not oof else rows.folds.held if without is None else [without]
-    if is_ensemble(workspace.run_dir(challenge.name, name)):
-        return _ensemble(challenge, workspace, name, split, table, units)
-    how = study_mean_of(challenge, workspace, name, rows)
-    scores = (
-        read_oof(challenge, workspace, name, rows) if oof else read_split(challenge, workspace, name, split)
-    )
+    present = present or Present(challenge, workspace)
+    oof, table = split == "oof", present.table(split)
+    units = [None] if not oof else present.folds.held if without is None else [without]
+    run_dir = workspace.run_dir(challenge.name, name)
+    if is_ensemble(run_dir):
+        return _ensemble(name, split, present, units)
+    how = study_mean_of(name, present)
+    scores = read_oof(name, present) if oof else read_split(name, split, present)
 
     def over_studies(frame: pd.DataFrame) -> pd.DataFrame:
         return _by_unit(
@@ -210,10 +194,9 @@ def read_final(
 
     raw = None if scores.raw is None else over_studies(scores.raw)
     logits = scores.constants.invert(over_studies(scores.frame))
-    options = _predict_options(workspace.run_dir(challenge.name, name), challenge)
+    options = predicting_recipe(run_dir, challenge).predict
     if options.gate or options.smooth:
-        labels = rows or read_train_rows(challenge, workspace)
-        logits = _postprocessed(challenge, logits, options, labels, table, units)
+        logits = _postprocessed(challenge, logits, options, present.rows, table, units)
     return Final(name, logits, how, raw, scores.optimistic)
 
 
@@ -253,11 +236,6 @@ def _postprocessed(
     return _by_unit(units, logits.index, table, part_of)
 
 
-def _predict_options(run_dir: Path, challenge: Challenge) -> PredictConfig:
-    unit = REFIT if (run_dir / REFIT).is_dir() else "fold0"
-    return recipe_of(run_dir / unit, challenge.name).predict
-
-
 def _by_unit(
     units: Sequence[int | None],
     ids: pd.Index,
@@ -271,21 +249,14 @@ def _by_unit(
     return pd.concat([of(ids[fold == unit], unit) for unit in units]).loc[ids]
 
 
-def _ensemble(
-    challenge: Challenge,
-    workspace: Workspace,
-    name: str,
-    split: str,
-    table: pd.DataFrame,
-    units: Sequence[int | None],
-) -> Final:
-    folds = read_folds(challenge, workspace)
-    weights = current_weights(workspace.run_dir(challenge.name, name), challenge, folds)
+def _ensemble(name: str, split: str, present: Present, units: Sequence[int | None]) -> Final:
+    challenge, table = present.challenge, present.table(split)
+    weights = read_weights(present.workspace.run_dir(challenge.name, name), challenge)
     if split == "oof":
-        members = {member: read_oof(challenge, workspace, member) for member in weights.members}
+        members = {member: read_oof(member, present) for member in weights.members}
     else:
-        members = {member: read_split(challenge, workspace, member, split) for member in weights.used}
-    require_same_evidence(workspace, name, weights, challenge)
+        members = {member: read_split(member, split, present) for member in weights.used}
+    current_weights(name, present)  # members that are outdated themselves are told of first
     frames = {member: scores.frame for member, scores in members.items()}
     constants = {member: scores.constants for member, scores in members.items()}
     again = f"{predict_command(name, challenge.name, split)} --force"

@@ -8,16 +8,19 @@ With one class per row the logits of a row are compared with each other, which a
 there the constants change nothing.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import pandas as pd
+from pydantic import model_validator
 
-from cxrlt.artifacts import write_json
+from cxrlt.artifacts import Artifact, read_model, write_model
 from cxrlt.challenges.base import Task
-from cxrlt.predictions.parse import read_parsed
+from cxrlt.errors import UserError
+from cxrlt.provenance import MadeOf
 
 CONSTANTS = "constants.json"
 
@@ -37,18 +40,23 @@ class Constants:
         """Scores back to logits per class."""
         return scores * self.iqr + self.median
 
-    def to_json(self) -> dict[str, dict[str, float]]:
-        return {"median": self.median.to_dict(), "iqr": self.iqr.to_dict()}
 
-    @classmethod
-    def from_json(cls, values: Mapping[str, Mapping[str, float]], classes: Sequence[str]) -> "Constants":
-        """Raises ValueError, KeyError or TypeError unless every class has usable numbers."""
-        found = [pd.Series(dict(values[key]), dtype=np.float64) for key in ("median", "iqr")]
-        most = np.finfo(np.float32).max  # which the logits they are of do not exceed
-        whole = all(set(part.index) == set(classes) and (part.abs() <= most).all() for part in found)
-        if not whole or not (found[1] > 0).all():
-            raise ValueError("it does not hold a finite median and a positive iqr for every class")
-        return cls(*(part[list(classes)] for part in found))
+class ConstantsRecord(Artifact):
+    """constants.json: median and interquartile range by class, and what the logits they are of were made of."""
+
+    median: dict[str, float]
+    iqr: dict[str, float]
+    made_of: MadeOf
+
+    @model_validator(mode="after")
+    def _usable(self) -> Self:
+        most = float(np.finfo(np.float32).max)  # which the logits they are of do not exceed
+        known = [*self.median.values(), *self.iqr.values()]
+        if set(self.median) != set(self.iqr) or not all(abs(value) <= most for value in known):
+            raise ValueError("it does not hold a finite median and range for every class")
+        if not all(value > 0 for value in self.iqr.values()):
+            raise ValueError("ranges must be above 0")
+        return self
 
 
 def constants_of(logits: pd.DataFrame, task: Task = "multi_label") -> Constants:
@@ -77,22 +85,20 @@ def standardise_by_fold(scores: pd.DataFrame, fold: pd.Series) -> pd.DataFrame:
     return pd.concat(parts).loc[scores.index]
 
 
-def write_constants(
-    directory: Path, oof_logits: pd.DataFrame, task: Task, made_of: Mapping[str, str]
-) -> None:
+def write_constants(directory: Path, oof_logits: pd.DataFrame, task: Task, made_of: MadeOf) -> None:
     """Write the constants of a fold's out-of-fold logits beside them, with what these were made of."""
-    write_json(directory / CONSTANTS, constants_of(oof_logits, task).to_json() | {"made_of": dict(made_of)})
+    constants = constants_of(oof_logits, task)
+    values = {"median": constants.median.to_dict(), "iqr": constants.iqr.to_dict()}
+    write_model(directory / CONSTANTS, ConstantsRecord(**values, made_of=made_of))
 
 
-def read_constants(
-    directory: Path, classes: Sequence[str], made_by: str
-) -> tuple[Constants, dict[str, object]]:
-    """The constants of a fold, and what they were made of.
+def read_constants(directory: Path, classes: Sequence[str], made_by: str) -> tuple[Constants, MadeOf]:
+    """The constants of a fold, in the order of `classes`, and what they were made of.
 
-    Raises UserError naming the command `made_by` if the file is missing or damaged.
+    Raises UserError naming the command `made_by` if the file is missing, damaged or of other classes.
     """
-    return read_parsed(
-        directory / CONSTANTS,
-        lambda values: (Constants.from_json(values, classes), dict(values["made_of"])),
-        made_by,
-    )
+    record = read_model(directory / CONSTANTS, ConstantsRecord, made_by)
+    if set(record.median) != set(classes):
+        raise UserError(f"{directory / CONSTANTS} is of other classes. Make it again with: {made_by} --force")
+    found = (pd.Series(values, dtype=np.float64)[list(classes)] for values in (record.median, record.iqr))
+    return Constants(*found), record.made_of

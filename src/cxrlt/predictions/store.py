@@ -1,63 +1,114 @@
-"""Predictions on disk: logits that always travel with their ids and with where they come from."""
+"""Predictions on disk: logits that always travel with their ids and with what they were made of."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from cxrlt.artifacts import atomic_path
 from cxrlt.errors import UserError, listing
+from cxrlt.provenance import MadeOf, digest
 
-META_PREFIX = "cxrlt."
+META_KEY = b"cxrlt"
 MADE_BY = "cxrlt predict NAME"
+PIXELS = "pixels"
+"""The column with the first 64 bits of the SHA-256 of each image's file; blank where they are not known."""
+PIXEL_DIGITS = 16
 
 
-def write_predictions(path: Path, logits: pd.DataFrame, meta: Mapping[str, str]) -> None:
-    """Write float32 logits (index image_id, one column per class) with `meta` in the parquet schema.
+class PredictionsMeta(BaseModel):
+    """What a predictions file says of itself; `values` is the digest of its logits.
 
-    Raises ValueError if an id stands there twice.
+    Of an ensemble `fold` is "all" and `seed` is blank. `epoch` says which weights: "last" or "best".
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    challenge: str = ""
+    name: str = ""
+    fold: str = ""
+    seed: str = ""
+    split: str = ""
+    tta: str = ""
+    epoch: str = ""
+    study_mean: str = ""
+    version: str = ""
+    made_of: MadeOf = {}
+    values: str = ""
+
+
+def pixel_numbers(hashes: pd.Series) -> pd.Series:
+    """SHA-256 in hexadecimal (NaN: not known) to their first 64 bits, as UInt64."""
+    known = hashes.notna().to_numpy()
+    digits = "".join(digits[:PIXEL_DIGITS] for digits in hashes[known])
+    numbers = np.zeros(len(hashes), np.uint64)
+    numbers[known] = np.frombuffer(bytes.fromhex(digits), ">u8")
+    return pd.Series(pd.arrays.IntegerArray(numbers, ~known), hashes.index)
+
+
+def write_predictions(
+    path: Path, logits: pd.DataFrame, meta: PredictionsMeta, pixels: pd.Series | None = None
+) -> None:
+    """Write float32 logits (index image_id, one column per class), with `meta` in the parquet schema.
+
+    `pixels` has the `pixel_numbers` of all rows by id. Raises ValueError if an id stands there twice.
     """
     if not logits.index.is_unique:
         raise ValueError(f"ids predicted twice: {listing(logits.index[logits.index.duplicated()].unique())}")
+    logits = logits.astype(np.float32)
     columns = {"image_id": pa.array(logits.index.astype(str), pa.string())}
-    columns |= {name: pa.array(logits[name].to_numpy(np.float32)) for name in logits.columns}
-    schema_meta = {META_PREFIX + key: str(value) for key, value in meta.items()}
+    columns |= {name: pa.array(logits[name].to_numpy()) for name in logits.columns}
+    if pixels is not None:
+        columns[PIXELS] = pa.array(pixels.reindex(logits.index).astype("UInt64"), pa.uint64())
+    described = meta.model_copy(update={"values": digest(logits)}).model_dump_json()
     with atomic_path(path) as temporary:
-        pq.write_table(pa.table(columns).replace_schema_metadata(schema_meta), temporary)
+        pq.write_table(pa.table(columns).replace_schema_metadata({META_KEY: described}), temporary)
 
 
-def read_meta(path: Path, made_by: str = MADE_BY) -> dict[str, str]:
-    """The metadata of the predictions in `path`. Raises UserError if the file cannot be read."""
+def read_meta(path: Path, made_by: str = MADE_BY) -> PredictionsMeta:
+    """What the predictions in `path` say of themselves. Raises UserError if the file cannot be read."""
     try:
         found = pq.read_schema(path).metadata or {}
-        meta = {key.decode(): value.decode() for key, value in found.items()}
-    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
-        raise _unusable(path, f"is not a predictions file ({error})", made_by) from error
-    return {
-        key.removeprefix(META_PREFIX): value for key, value in meta.items() if key.startswith(META_PREFIX)
-    }
+        return PredictionsMeta.model_validate_json(found.get(META_KEY, b"{}"))
+    except (OSError, pa.ArrowException, ValidationError) as error:
+        raise _unusable(path, f"is not a predictions file ({_first_line(error)})", made_by) from error
+
+
+def read_pixels(path: Path, made_by: str = MADE_BY) -> tuple[pd.Index, pd.Series | None]:
+    """The ids in `path` and, if they were known, the `pixel_numbers` of their images."""
+    try:
+        with pq.ParquetFile(path) as file:
+            names = [name for name in ("image_id", PIXELS) if name in file.schema_arrow.names]
+            frame = file.read(names).to_pandas(
+                ignore_metadata=True, types_mapper={pa.uint64(): pd.UInt64Dtype()}.get
+            )
+        ids = pd.Index(frame["image_id"], name="image_id")
+    except (OSError, pa.ArrowException, KeyError) as error:
+        raise _unusable(path, f"is not a predictions file ({_first_line(error)})", made_by) from error
+    return ids, pd.Series(frame[PIXELS].to_numpy(), ids, dtype="UInt64") if PIXELS in frame else None
 
 
 def read_predictions(
     path: Path, classes: Sequence[str], made_by: str = MADE_BY
-) -> tuple[pd.DataFrame, dict[str, str]]:
-    """The logits in `path` (index image_id, float32, columns in the order of `classes`) and their metadata.
+) -> tuple[pd.DataFrame, PredictionsMeta]:
+    """The logits in `path` (index image_id, float32, columns in the order of `classes`) and what it says.
 
     An image that could not be read is NaN in every class. Raises UserError naming the command `made_by` if
-    the file cannot be read, holds something else than logits of these classes by id, an id twice, or a logit
-    that is no number.
+    the file cannot be read, holds something else than logits of these classes by id, an id twice, a logit
+    that is not a number, or other logits than were written.
     """
     meta = read_meta(path, made_by)
     try:
         with pq.ParquetFile(path) as file:
             if wrong := _wrong_columns(file.schema_arrow, classes):
                 raise _unusable(path, wrong, made_by)
-            table = file.read()
+            table = file.read(["image_id", *classes])
     except (OSError, pa.ArrowException) as error:
-        raise _unusable(path, f"is not a predictions file ({error})", made_by) from error
+        raise _unusable(path, f"is not a predictions file ({_first_line(error)})", made_by) from error
     frame = table.to_pandas(ignore_metadata=True).set_index("image_id")[list(classes)].astype(np.float32)
     twice = frame.index[frame.index.duplicated() | frame.index.isna()].unique()
     if len(twice):
@@ -67,17 +118,23 @@ def read_predictions(
     if len(broken):
         wrong = f"holds rows with infinite logits, or with logits for some classes only: {listing(broken)}"
         raise _unusable(path, wrong, made_by)
+    if meta.values and meta.values != digest(frame):
+        raise _unusable(path, "is damaged: it holds other logits than were written", made_by)
     return frame, meta
 
 
 def _unusable(path: Path, wrong: str, made_by: str) -> UserError:
-    return UserError(f"{path} {wrong}. Make it again with: {made_by} --force")
+    return UserError(f"{path} {wrong}. Make it again with: {made_by.removesuffix(' --force')} --force")
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]
 
 
 def _wrong_columns(schema: pa.Schema, classes: Sequence[str]) -> str | None:
     names = schema.names
     missing = [name for name in ("image_id", *classes) if name not in names]
-    unknown = [name for name in names if name not in ("image_id", *classes)]
+    unknown = [name for name in names if name not in ("image_id", PIXELS, *classes)]
     if missing or unknown:
         return (
             "does not hold the classes of this challenge "
@@ -94,4 +151,4 @@ def _is_as_written(field: pa.Field) -> bool:
     kind = field.type
     if field.name == "image_id":
         return pa.types.is_string(kind) or pa.types.is_large_string(kind)
-    return pa.types.is_floating(kind)
+    return pa.types.is_uint64(kind) if field.name == PIXELS else pa.types.is_floating(kind)

@@ -7,14 +7,11 @@ from pathlib import Path
 from cxrlt.artifacts import name_of_run
 from cxrlt.challenges.base import Challenge
 from cxrlt.errors import UserError, listing
-from cxrlt.folds.read import Folds
-from cxrlt.predictions.parse import read_parsed
-from cxrlt.recipe import Recipe, load_recipe
-from cxrlt.training.places import REFIT, WEIGHTS, train_command, train_run_command
-
-CONFIG = "config.yaml"
-IDENTITY = ("challenge", "name", "fold", "seed", "folds_sha256")
-"""What run.json has to say."""
+from cxrlt.folds.read import REFIT, Folds
+from cxrlt.provenance import differing, in_words, made_of
+from cxrlt.recipe import Recipe, fields_changing, load_recipe
+from cxrlt.training.places import CONFIG, WEIGHTS, train_command, train_run_command
+from cxrlt.training.record import RunRecord, read_run
 
 
 @dataclass(frozen=True)
@@ -23,16 +20,16 @@ class TrainedFold:
 
     directory: Path
     recipe: Recipe
-    identity: dict[str, object]
+    record: RunRecord
 
     @property
     def fold(self) -> str:
-        return str(self.identity["fold"])
+        return self.record.fold
 
     @property
     def train_command(self) -> str:
         """What trains it."""
-        return train_command(self.directory.parent, self.fold, str(self.identity["challenge"]))
+        return train_command(self.directory.parent, self.fold, self.record.challenge)
 
 
 def trained_folds(
@@ -40,21 +37,28 @@ def trained_folds(
 ) -> list[TrainedFold]:
     """The finished folds of a run, in order; with `only` those of them.
 
-    Raises UserError if there are none, if they were trained on another split, or if their description is
-    damaged.
+    Raises UserError if there are none, if they were trained on another split or with another recipe than
+    config.yaml has now, or if their description is damaged.
     """
     found = []
     for directory in fold_dirs(run_dir):
         wanted = only is None or fold_of(directory) in map(str, only)
         if not wanted or not (directory / WEIGHTS).is_file():
             continue
-        identity = _identity_of(directory, challenge)
-        if identity["folds_sha256"] != folds.sha256:
+        record, recipe = read_run(directory, challenge), recipe_of(directory, challenge)
+        before = folds.accepting(record.made_of, record.fold)
+        if before.get("rows") != folds.identity.rows(record.fold):
             raise UserError(
                 f"{directory} was trained on another split than the folds.csv there is now. "
-                f"Train it anew: {train_run_command(run_dir, challenge)} --force"
+                f"Train it again: {train_run_command(run_dir, challenge)} --force"
             )
-        found.append(TrainedFold(directory, recipe_of(directory, challenge), identity))
+        if edited := differing(record.made_of, made_of(recipe=fields_changing(recipe, "weights"))):
+            raise UserError(
+                f"{directory / CONFIG} is not what this fold was trained with: {in_words(edited)}. Put the "
+                "former "
+                f"values back, or train it again: {train_command(run_dir, record.fold, challenge)} --force"
+            )
+        found.append(TrainedFold(directory, recipe, record))
     if not found:
         raise UserError(
             f"Nothing is trained under the name {name_of_run(run_dir, challenge)!r} for {challenge}. "
@@ -82,37 +86,20 @@ def recipe_of(directory: Path, challenge: str) -> Recipe:
         recipe = load_recipe(None, path)
     except (UserError, UnicodeDecodeError) as error:
         raise UserError(
-            f"{path} is damaged: {str(error).rstrip('.')}. Train that fold anew: {again}"
+            f"{path} is damaged: {str(error).rstrip('.')}. Train that fold again: {again}"
         ) from error
     lost = [name for name in Recipe.model_fields if name not in recipe.model_fields_set]
     if lost:  # it is written whole: where a part is missing, it was cut
-        raise UserError(f"{path} is damaged: it lacks {', '.join(lost)}. Train that fold anew: {again}")
+        raise UserError(f"{path} is damaged: it lacks {', '.join(lost)}. Train that fold again: {again}")
     return recipe
 
 
 def require_classes(unit: TrainedFold, challenge: Challenge) -> None:
-    """Raises UserError if the fold was trained for other classes than there are, or in another order."""
-
-    def parse(values: dict) -> tuple[str, tuple[str, ...]]:
-        return values["task"], tuple(values["classes"])
-
-    task, classes = read_parsed(unit.directory / "card.json", parse, unit.train_command)
-    if (task, classes) != (challenge.task, challenge.classes):
+    """Raises UserError if the fold was trained for other classes than there are; their order may differ."""
+    record = unit.record
+    if (record.task, set(record.classes)) != (challenge.task, set(challenge.classes)):
+        odd = sorted(set(record.classes) ^ set(challenge.classes)) or [record.task]
         raise UserError(
-            f"{unit.directory} was trained for other classes than those of {challenge.name}, or in another "
-            f"order: {listing(classes)}. Train it anew: {unit.train_command} --force"
+            f"{unit.directory} was trained for other classes than those of {challenge.name}: {listing(odd)}. "
+            f"Train it again: {unit.train_command} --force"
         )
-
-
-def _identity_of(directory: Path, challenge: str) -> dict[str, object]:
-    fold = fold_of(directory)
-
-    def parse(values: dict) -> dict[str, object]:
-        identity = {key: values[key] for key in IDENTITY}
-        if not all(isinstance(value, str | int) for value in identity.values()):
-            raise ValueError("it holds neither text nor numbers where it should")
-        if str(identity["fold"]) != fold:
-            raise ValueError(f"it is of fold {identity['fold']}")
-        return identity
-
-    return read_parsed(directory / "run.json", parse, train_command(directory.parent, fold, challenge))

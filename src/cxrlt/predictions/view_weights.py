@@ -1,18 +1,19 @@
 """Whether scores are averaged over studies, and how much its views count, chosen on out-of-fold rows."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Annotated, Literal
 
 import numpy as np
 import pandas as pd
+from pydantic import Field
 
+from cxrlt.artifacts import Artifact, read_model
 from cxrlt.challenges.base import Challenge
 from cxrlt.errors import UserError
 from cxrlt.predictions.oof import oof_scores, predicted_rows, score_of
-from cxrlt.predictions.parse import read_parsed
 from cxrlt.predictions.study import FRONTAL, disputed_rows, has_studies, study_mean
+from cxrlt.provenance import MadeOf
 
 StudyMeanOption = Literal["auto", "on", "off", "search"]
 CANDIDATES: Mapping[str, tuple[float | None, ...]] = {
@@ -22,8 +23,10 @@ CANDIDATES: Mapping[str, tuple[float | None, ...]] = {
 """Weights of frontal images that are tried, None for no mean; of equal ones the first is taken."""
 
 
-@dataclass(frozen=True)
-class StudyMean:
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class StudyMean(Artifact):
     """The weight of frontal images in the mean over a study (lateral ones have the rest); None: no mean.
 
     `final` serves dev and test. `by_fold[k]` serves the out-of-fold rows of fold k and was chosen without
@@ -31,8 +34,8 @@ class StudyMean:
     """
 
     option: StudyMeanOption
-    final: float | None
-    by_fold: tuple[float | None, ...]
+    final: Share | None
+    by_fold: tuple[Share | None, ...]
     why: str
 
     def of(self, without: int | None) -> float | None:
@@ -47,31 +50,22 @@ class StudyMean:
             return f"not averaged over studies{folds} ({self.why})"
         return f"averaged over studies, frontal:lateral {_ratio(self.final)}{folds} ({self.why})"
 
-    def to_json(self) -> dict[str, object]:
-        return asdict(self)
 
-    @classmethod
-    def from_json(cls, values: Mapping[str, object]) -> "StudyMean":
-        """Raises ValueError, KeyError or TypeError if the values are not those of a choice."""
-        chosen = cls(values["option"], values["final"], tuple(values["by_fold"]), str(values["why"]))
-        shares = [share for share in (chosen.final, *chosen.by_fold) if share is not None]
-        if chosen.option not in get_args(StudyMeanOption) or not all(0 <= share <= 1 for share in shares):
-            raise ValueError("not a weight of views")
-        return chosen
+class StudyMeanRecord(StudyMean):
+    """study_mean.json: a choice, and the out-of-fold predictions, labels and studies it was made on."""
+
+    made_of: MadeOf
 
 
-def kept_study_mean(path: Path, option: str, made_of: str, n_folds: int) -> StudyMean | None:
+def kept_study_mean(path: Path, option: str, made_of: MadeOf, n_folds: int) -> StudyMean | None:
     """The choice in `path`; None if it is of something else, or damaged: it is soon made again."""
-
-    def parse(values: dict) -> StudyMean | None:
-        kept = StudyMean.from_json(values)
-        current = (kept.option, values["made_of"], len(kept.by_fold)) == (option, made_of, n_folds)
-        return kept if current else None
-
     try:
-        return read_parsed(path, parse, "cxrlt evaluate")
+        kept = read_model(path, StudyMeanRecord, "cxrlt evaluate")
     except UserError:
         return None
+    if (kept.option, kept.made_of, len(kept.by_fold)) != (option, made_of, n_folds):
+        return None
+    return StudyMean(**kept.model_dump(exclude={"made_of"}))
 
 
 def averaged(scores: pd.DataFrame, table: pd.DataFrame, frontal: float | None) -> pd.DataFrame:
@@ -82,7 +76,7 @@ def averaged(scores: pd.DataFrame, table: pd.DataFrame, frontal: float | None) -
 def fixed_study_mean(option: StudyMeanOption, n_folds: int, why: str) -> StudyMean:
     """On if the option says so, else off."""
     share = FRONTAL if option == "on" else None
-    return StudyMean(option, share, (share,) * n_folds, why)
+    return StudyMean(option=option, final=share, by_fold=(share,) * n_folds, why=why)
 
 
 def choose_study_mean(
@@ -111,7 +105,8 @@ def choose_study_mean(
     )
     without, with_mean = values[0, -1], values[1:, -1].max()
     why = f"out-of-fold {challenge.metric} {with_mean:.4f} with the mean, {without:.4f} without"
-    return StudyMean(option, final, tuple(by_fold), of_images if len(disputed) else why)
+    why = of_images if len(disputed) else why
+    return StudyMean(option=option, final=final, by_fold=tuple(by_fold), why=why)
 
 
 def _values(

@@ -3,16 +3,18 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pandas as pd
+from pydantic import PlainSerializer, model_validator
 
-from cxrlt.artifacts import name_of_run, write_json
+from cxrlt.artifacts import Artifact, name_of_run, read_model
 from cxrlt.challenges.base import Challenge
+from cxrlt.errors import UserError
 from cxrlt.predictions.context import CONTEXT
-from cxrlt.predictions.parse import read_parsed
-from cxrlt.predictions.view_weights import StudyMean
+from cxrlt.predictions.view_weights import StudyMean, StudyMeanOption
+from cxrlt.provenance import MadeOf
 
 WEIGHTS_FILE = "weights.json"
 Kind = Literal["mean", "greedy", "per_class", "stack"]
@@ -80,6 +82,17 @@ class Combination:
         return cls(*parts)
 
 
+Weighing = Annotated[Combination, PlainSerializer(Combination.to_json)]
+
+
+class Asked(Artifact):
+    """What the user wants of an ensemble; `kind` None: what the evidence says."""
+
+    kind: Kind | None = None
+    context: bool = False
+    study_mean: StudyMeanOption = "auto"
+
+
 @dataclass(frozen=True)
 class Candidate:
     """A kind's nested score, and how far it is behind the best: a difference and the ends of its interval."""
@@ -90,28 +103,40 @@ class Candidate:
     high: float
 
 
-@dataclass(frozen=True)
-class EnsembleWeights:
-    """How members are combined, and what was known when that was chosen.
+class EnsembleWeights(Artifact):
+    """weights.json: how members are combined, and what was known when that was chosen.
 
     `final` and `study_mean.final` were fitted on all out-of-fold rows and serve dev and test; `by_fold[k]`
     and `study_mean.by_fold[k]` were fitted without fold k and serve its out-of-fold rows. `kind` is a key of
-    `nested`, `why` says why it was chosen, `asked` holds the flags, `fingerprint` identifies the members'
-    predictions and the labels, `members_sha256` these predictions alone.
+    `nested`, `why` says why it was chosen, `asked` holds the flags.
     """
 
+    challenge: str
     kind: str
     why: str
     members: tuple[str, ...]
-    final: Combination
-    by_fold: tuple[Combination, ...]
+    classes: tuple[str, ...]
+    final: Weighing
+    by_fold: tuple[Weighing, ...]
     study_mean: StudyMean
-    nested: Mapping[str, Candidate]
+    nested: dict[str, Candidate]
     n_draws: int
-    asked: Mapping[str, object]
-    folds_sha256: str
-    fingerprint: str
-    members_sha256: str
+    asked: Asked
+    made_of: MadeOf
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_combinations(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or not isinstance(values.get("final"), dict):
+            return values
+        try:
+            final, *by_fold = (
+                Combination.from_json(part, values["classes"], values["members"])
+                for part in (values["final"], *values["by_fold"])
+            )
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"the weights of its members are not whole: {error!r}") from error
+        return values | {"final": final, "by_fold": tuple(by_fold)}
 
     def of(self, without: int | None) -> Combination:
         """What was fitted without that fold; None: on all rows."""
@@ -122,21 +147,12 @@ class EnsembleWeights:
         """The members that dev and test predictions need."""
         return self.final.used
 
-    def command(self, name: str, challenge: str) -> str:
+    def command(self, name: str) -> str:
         """The command that made it."""
         asked = self.asked
-        flags = f" --kind {asked['kind']}" * bool(asked["kind"]) + " --context" * bool(asked["context"])
-        flags += f" --study-mean {asked['study_mean']}" * (asked["study_mean"] != "auto")
-        return f"cxrlt ensemble {name} --members {' '.join(self.members)}{flags} --challenge {challenge}"
-
-    def write(self, run_dir: Path, challenge: str) -> None:
-        values = vars(self) | {
-            "final": self.final.to_json(),
-            "by_fold": [part.to_json() for part in self.by_fold],
-            "study_mean": self.study_mean.to_json(),
-            "nested": {kind: vars(candidate) for kind, candidate in self.nested.items()},
-        }
-        write_json(run_dir / WEIGHTS_FILE, {"challenge": challenge} | values)
+        flags = f" --kind {asked.kind}" * bool(asked.kind) + " --context" * asked.context
+        flags += f" --study-mean {asked.study_mean}" * (asked.study_mean != "auto")
+        return f"cxrlt ensemble {name} --members {' '.join(self.members)}{flags} --challenge {self.challenge}"
 
 
 def is_ensemble(run_dir: Path) -> bool:
@@ -144,41 +160,14 @@ def is_ensemble(run_dir: Path) -> bool:
 
 
 def read_weights(run_dir: Path, challenge: Challenge) -> EnsembleWeights:
-    """What an ensemble is. Raises UserError if its numbers are not usable."""
+    """What an ensemble is. Raises UserError if its numbers are not usable, or of other classes."""
     name = name_of_run(run_dir, challenge.name)
-    return read_parsed(
-        run_dir / WEIGHTS_FILE,
-        lambda values: _parsed(values, challenge),
-        f"cxrlt ensemble {name} --members A B --challenge {challenge.name}",
-    )
-
-
-def _parsed(values: dict, challenge: Challenge) -> EnsembleWeights:
-    """Raises ValueError, KeyError or TypeError for what `EnsembleWeights.write` would not have written."""
-    if values["challenge"] != challenge.name:
-        raise ValueError(f"it is of {values['challenge']}")
-    members, asked = values["members"], values["asked"]
-    if not isinstance(members, list) or not all(isinstance(member, str) for member in members):
-        raise ValueError("its members are no list of names")
-    final, *by_fold = (
-        Combination.from_json(part, challenge.classes, members)
-        for part in (values["final"], *values["by_fold"])
-    )
-    nested = {
-        kind: Candidate(**{key: float(figures[key]) for key in Candidate.__dataclass_fields__})
-        for kind, figures in values["nested"].items()
-    }
-    return EnsembleWeights(
-        kind=str(values["kind"]),
-        why=str(values["why"]),
-        members=tuple(members),
-        final=final,
-        by_fold=tuple(by_fold),
-        study_mean=StudyMean.from_json(values["study_mean"]),
-        nested=nested,
-        n_draws=int(values["n_draws"]),
-        asked={key: asked[key] for key in ("kind", "context", "study_mean")},
-        folds_sha256=str(values["folds_sha256"]),
-        fingerprint=str(values["fingerprint"]),
-        members_sha256=str(values["members_sha256"]),
-    )
+    again = f"cxrlt ensemble {name} --members A B --challenge {challenge.name}"
+    weights = read_model(run_dir / WEIGHTS_FILE, EnsembleWeights, again)
+    if weights.challenge != challenge.name or set(weights.classes) != set(challenge.classes):
+        raise UserError(
+            f"{run_dir / WEIGHTS_FILE} is of {weights.challenge}, or of other classes than {challenge.name} "
+            "has now. "
+            f"Make it again with: {weights.command(name)} --force"
+        )
+    return weights

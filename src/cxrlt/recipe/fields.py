@@ -11,6 +11,15 @@ LARGEST_SIDE = 10_000
 """Of images, in pixels."""
 
 
+Changes = Literal["weights", "logits", "scores", "nothing"]
+"""What of a run another value of a field changes first: the weights it is trained to; the logits these
+predict; what is made of logits when they are scored or submitted; or nothing. Fields that say nothing change
+weights."""
+LOGITS: dict[str, Any] = {"changes": "logits"}
+SCORES: dict[str, Any] = {"changes": "scores"}
+NOTHING: dict[str, Any] = {"changes": "nothing"}
+
+
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
 
@@ -177,7 +186,7 @@ class DataConfig(_Frozen):
     """Side of the square image the network sees, in pixels."""
     crop_pct: float = Field(1.0, ge=0.5, le=1)
     """timm's word: images are cached at size / crop_pct, and the network sees the centre of them."""
-    n_workers: int | None = Field(None, ge=0, le=1000)
+    n_workers: int | None = Field(None, ge=0, le=1000, json_schema_extra=NOTHING)
     """Loader processes; default: up to 8 with a GPU, none without."""
     augment: AugmentConfig = AugmentConfig()
     mix: MixConfig = MixConfig()
@@ -212,7 +221,7 @@ class OptimConfig(_Frozen):
     """Learning rate factor from each block to the one before it."""
     batch_size: int = Field(32, ge=1, le=LARGEST)
     """Images per update, over all devices and accumulation steps."""
-    max_batch_per_device: int = Field(32, ge=1, le=LARGEST)
+    max_batch_per_device: int = Field(32, ge=1, le=LARGEST, json_schema_extra=NOTHING)
     """Images per device and forward pass; larger batches are accumulated."""
     clip_grad: float | None = Field(1.0, gt=0)
     """Largest gradient norm."""
@@ -277,13 +286,13 @@ class TTAConfig(_Frozen):
 class PredictConfig(_Frozen):
     """How the trained folds predict."""
 
-    tta: TTAConfig = TTAConfig()
-    study_mean: Literal["auto", "on", "off", "search"] = "auto"
+    tta: TTAConfig = Field(TTAConfig(), json_schema_extra=LOGITS)
+    study_mean: Literal["auto", "on", "off", "search"] = Field("auto", json_schema_extra=SCORES)
     """View-weighted mean over the images of a study; auto: if the out-of-fold score says so; search: with
     weights found on out-of-fold rows."""
-    gate: float = Field(0.0, ge=0)
+    gate: float = Field(0.0, ge=0, json_schema_extra=SCORES)
     """Findings are multiplied by (1 - probability of no finding) to this power; 0: off."""
-    smooth: float = Field(0.0, ge=0, lt=1)
+    smooth: float = Field(0.0, ge=0, lt=1, json_schema_extra=SCORES)
     """Share of a probability that comes from the classes that occur together with it; 0: off."""
     weights: Literal["last", "best"] = "last"
     """The final averaged weights, or the best epoch's, which makes the out-of-fold score optimistic."""
@@ -303,7 +312,7 @@ class Recipe(_Frozen):
     """auto: bf16 on a GPU that has it, else float32."""
     compile: bool = False
     """torch.compile, where a compiler exists."""
-    checkpoint_minutes: float = Field(10.0, gt=0)
+    checkpoint_minutes: float = Field(10.0, gt=0, json_schema_extra=NOTHING)
     """Longest time between two checkpoints; one is also written after an epoch if the last is seconds old."""
 
     @property

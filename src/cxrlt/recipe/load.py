@@ -1,15 +1,16 @@
 """Recipes from names, YAML files and what is put on top of them."""
 
 import difflib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from cxrlt.artifacts import write_text
 from cxrlt.errors import UserError, quoted, shortened
-from cxrlt.recipe.fields import POLICIES, Recipe
+from cxrlt.recipe.fields import POLICIES, Changes, Recipe
 from cxrlt.user_file import read_yaml
 
 MOST_FAULTS = 10
@@ -55,6 +56,45 @@ def differing_fields(old: Recipe, new: Recipe) -> list[str]:
     before, after = _flat(old.model_dump(mode="json")), _flat(new.model_dump(mode="json"))
     keys = [*before, *(key for key in after if key not in before)]
     return [f"{k}: {before.get(k)} -> {after.get(k)}" for k in keys if before.get(k) != after.get(k)]
+
+
+def fields_changing(recipe: Recipe, *what: Changes) -> dict[str, Any]:
+    """Flat name -> value of the fields that change one of `what` and are not at their default.
+
+    A field that the project gets later, at its default, is therefore no difference.
+    """
+    effect_of, usual = _effects(Recipe), _flat(Recipe().model_dump(mode="json"))
+    values = _flat(recipe.model_dump(mode="json"))
+    return {
+        name: value for name, value in values.items() if value != usual.get(name) and effect_of(name) in what
+    }
+
+
+def differing_in(old: Recipe, new: Recipe, *what: Changes) -> list[str]:
+    """As `differing_fields`, of the fields that change one of `what`."""
+    effect_of = _effects(Recipe)
+    return [line for line in differing_fields(old, new) if effect_of(line.partition(":")[0]) in what]
+
+
+def _effects(kind: type[BaseModel]) -> Callable[[str], Changes]:
+    """What each flat name of a field changes, as the field says, or the section that it stands in."""
+    said = _said_by_fields(kind)
+
+    def effect_of(name: str) -> Changes:
+        above = [name.rsplit(".", n)[0] for n in range(name.count(".") + 1)]
+        return next((said[each] for each in above if each in said), "weights")
+
+    return effect_of
+
+
+def _said_by_fields(kind: type[BaseModel], prefix: str = "") -> dict[str, Changes]:
+    said: dict[str, Changes] = {}
+    for name, field in kind.model_fields.items():
+        if isinstance(field.json_schema_extra, dict):
+            said[prefix + name] = field.json_schema_extra["changes"]
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            said |= _said_by_fields(field.annotation, f"{prefix}{name}.")
+    return said
 
 
 def _values(recipe: str, above: tuple[str, ...] = ()) -> dict[str, Any]:

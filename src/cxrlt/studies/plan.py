@@ -8,17 +8,17 @@ from pathlib import Path
 
 import torch
 
-from cxrlt.artifacts import read_json
 from cxrlt.challenges.base import Challenge
 from cxrlt.errors import UserError, listing
-from cxrlt.folds.make import Folds, read_folds
+from cxrlt.folds.read import Folds
 from cxrlt.inputs.images import ImageSource
-from cxrlt.predictions.identity import identity_of
-from cxrlt.predictions.predict import why_anew
-from cxrlt.recipe import Recipe, differing_fields, load_recipe
+from cxrlt.predictions.predict import what_is_behind
+from cxrlt.predictions.present import Present
+from cxrlt.provenance import in_words
+from cxrlt.recipe import Recipe, differing_in, load_recipe
 from cxrlt.studies.flags import StudyPlan
-from cxrlt.training.job import NOT_IDENTITY
-from cxrlt.training.places import WEIGHTS
+from cxrlt.training.places import CONFIG, RUN, WEIGHTS
+from cxrlt.training.record import changes_in_data, read_run
 from cxrlt.training.train import TrainPlan
 
 
@@ -65,8 +65,13 @@ class Study:
         return self.plan.name or f"study-{self.kind}"
 
     @cached_property
+    def present(self) -> Present:
+        """Tables, folds and pixels as they are when the study begins."""
+        return Present(self.challenge, self.source.workspace)
+
+    @property
     def split(self) -> Folds:
-        return read_folds(self.challenge, self.source.workspace)
+        return self.present.folds
 
     @cached_property
     def base(self) -> Recipe:
@@ -103,26 +108,31 @@ class Study:
         return self.source.workspace.run_dir(self.challenge.name, run.name) / f"fold{fold}"
 
     def is_trained(self, run: Run, fold: int) -> bool:
-        """Raises UserError if another recipe, or another split, was trained in this run's place."""
+        """Raises UserError if something else was trained in this run's place: recipe, split or data."""
         directory = self.fold_dir(run, fold)
-        if (directory / "run.json").is_file() and not self.plan.force:
-            fields = differing_fields(load_recipe(None, directory / "config.yaml"), run.recipe)
-            differing = [field for field in fields if not field.startswith(NOT_IDENTITY)]
-            if read_json(directory / "run.json", "--force")["folds_sha256"] != self.split.sha256:
+        if (directory / RUN).is_file() and not self.plan.force:
+            record = read_run(directory, self.challenge.name)
+            differing = differing_in(load_recipe(None, directory / CONFIG), run.recipe, "weights")
+            before = self.split.accepting(record.made_of, record.fold)
+            if before.get("rows") != self.split.identity.rows(fold):
                 differing.append("another split into folds")
+            elif changes := changes_in_data(
+                record, self.present.training_data(str(fold), run.recipe), self.present.rows
+            ):
+                differing.append(in_words(changes))
             if differing:
                 raise UserError(
                     f"{directory} already holds another run ({'; '.join(differing)}). "
-                    "Give this study a --name of its own, or --force to do all of the old one anew."
+                    "Give this study a --name of its own, or --force to do all of the old one again."
                 )
         return (directory / WEIGHTS).is_file()
 
     def is_predicted(self, run: Run, fold: int, file: str = "oof.parquet", rows: int | None = None) -> bool:
         """Whether a fold's `file` is what predicting the images of fold `rows` (default: its own) gives."""
-        directory = self.fold_dir(run, fold)
-        ids = self.split.frame.index[self.split.frame["fold"] == (fold if rows is None else rows)]
-        made_of = identity_of(directory, self.challenge, self.split)
-        return why_anew(directory / file, self.challenge, made_of, ids) is None
+        path = self.fold_dir(run, fold) / file
+        present = Present(self.challenge, self.source.workspace, self.present.rows)
+        ids = present.rows.fold.index[present.rows.fold == (fold if rows is None else rows)]
+        return what_is_behind(path, path.stem, ids, present).reason is None
 
     def todo(self, runs: Sequence[Run], folds: Sequence[int]) -> list[tuple[Run, int]]:
         """The folds of `runs` that are to be trained."""

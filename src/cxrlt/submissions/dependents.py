@@ -4,21 +4,22 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from cxrlt.artifacts import Workspace, read_json
+from cxrlt.artifacts import Workspace
 from cxrlt.challenges.base import Challenge
 from cxrlt.errors import UserError
-from cxrlt.folds.read import Folds, read_folds
 from cxrlt.predictions.calibration import CALIBRATION, read_calibration
 from cxrlt.predictions.ensemble import is_predicted
-from cxrlt.predictions.fingerprint import require_same_evidence
+from cxrlt.predictions.evidence import current_weights
 from cxrlt.predictions.fold_files import predict_command
-from cxrlt.predictions.identity import OutdatedError, differing, identity_of, in_words
-from cxrlt.predictions.runs import holds_run, read_train_rows
-from cxrlt.predictions.store import read_meta
-from cxrlt.predictions.trained import fold_dirs, fold_of
+from cxrlt.predictions.present import Present
+from cxrlt.predictions.runs import holds_run
+from cxrlt.predictions.store import read_meta, read_pixels
+from cxrlt.predictions.trained import fold_dirs, fold_of, recipe_of
 from cxrlt.predictions.weights import EnsembleWeights, is_ensemble, read_weights
+from cxrlt.provenance import OutdatedError, digest_of_weights, in_words
 from cxrlt.submissions.record import is_outdated, records
-from cxrlt.training.places import REFIT, WEIGHTS, train_command, train_run_command, weights_sha256
+from cxrlt.training.places import RUN, WEIGHTS, train_command, train_run_command, unit_dir
+from cxrlt.training.record import Origin, RunRecord, changes_in_data, read_run
 
 SPLITS = ("oof", "dev", "test")
 
@@ -46,34 +47,34 @@ def outdated(
     challenge: Challenge, workspace: Workspace, names: Collection[str] | None = None
 ) -> Iterator[Outdated]:
     """Trainings, predictions, ensembles, calibrations and submissions that are outdated, in that order."""
-    folds = read_folds(challenge, workspace)
-    there = _run_names(challenge, workspace)
-    ensembles = {
-        name: _weights(challenge, workspace, name)
-        for name in there
-        if is_ensemble(workspace.run_dir(challenge.name, name))
-    }
+    present = Present(challenge, workspace)
+    there = _run_names(present)
+    ensembles = {name: _weights(present, name) for name in there if is_ensemble(_run_dir(present, name))}
     models, chosen = [name for name in there if name not in ensembles], set(there if names is None else names)
     for name in models:
-        yield from _trainings(challenge, workspace, name, chosen, folds)
+        yield from _trainings(present, name, chosen)
     for name in models:
         if name in chosen:
-            yield from _predictions(challenge, workspace, name, folds)
+            yield from _predictions(present, name)
     depending = [name for name in there if name in chosen or _uses(ensembles.get(name), chosen)]
     for name in depending:
-        if name in ensembles:
-            yield from _ensemble(challenge, workspace, name, ensembles[name], folds)
+        if ensembles.get(name):
+            yield from _ensemble(present, name, ensembles[name])
     for name in depending:
-        yield from _calibration(challenge, workspace, name)
+        yield from _calibration(present, name)
     for record in records(challenge, workspace):
         if record.name in depending and is_outdated(record, challenge, workspace):
             what = f"submission of {record.name} for {record.split}"
             yield Outdated(what, record.command(challenge.name))
 
 
-def _run_names(challenge: Challenge, workspace: Workspace) -> list[str]:
+def _run_dir(present: Present, name: str) -> Path:
+    return present.workspace.run_dir(present.challenge.name, name)
+
+
+def _run_names(present: Present) -> list[str]:
     """Of all models and ensembles, those of studies included."""
-    root = workspace.folds_dir(challenge.name)
+    root = present.workspace.folds_dir(present.challenge.name)
     return sorted(
         folder.relative_to(root).as_posix()
         for folder in root.rglob("*")
@@ -81,10 +82,10 @@ def _run_names(challenge: Challenge, workspace: Workspace) -> list[str]:
     )
 
 
-def _weights(challenge: Challenge, workspace: Workspace, name: str) -> EnsembleWeights | None:
+def _weights(present: Present, name: str) -> EnsembleWeights | None:
     try:
-        return read_weights(workspace.run_dir(challenge.name, name), challenge)
-    except UserError:  # damaged: whoever reads it is told
+        return read_weights(_run_dir(present, name), present.challenge)
+    except UserError:  # damaged: the stage that reads it says so
         return None
 
 
@@ -92,96 +93,112 @@ def _uses(weights: EnsembleWeights | None, names: Collection[str]) -> bool:
     return weights is not None and any(member in names for member in weights.members)
 
 
-def _trainings(
-    challenge: Challenge, workspace: Workspace, name: str, chosen: Collection[str], folds: Folds
-) -> Iterator[Outdated]:
-    """A run of another split, and folds that started from weights which have been replaced."""
-    run_dir = workspace.run_dir(challenge.name, name)
-    described = {directory: _description(directory) for directory in fold_dirs(run_dir)}
-    if name in chosen and _is_of_another_split(described.values(), folds):
-        command = f"{train_run_command(run_dir, challenge.name)} --force"
-        yield Outdated(f"{name} (trained on another folds.csv)", command)
+def _trainings(present: Present, name: str, chosen: Collection[str]) -> Iterator[Outdated]:
+    """Folds of another split, of other data, or that started from weights which have been replaced."""
+    run_dir, challenge = _run_dir(present, name), present.challenge.name
+    described = {directory: _description(directory, challenge) for directory in fold_dirs(run_dir)}
+    if name in chosen and _is_of_another_split(present, described):
+        command = f"{train_run_command(run_dir, challenge)} --force"
+        yield Outdated(f"{name} (trained on another split into folds)", command)
         return
-    for directory, values in described.items():
-        origin = values.get("started_from")
-        if isinstance(origin, dict) and _is_replaced(challenge, workspace, origin, chosen):
-            command = f"{train_command(run_dir, fold_of(directory), challenge.name)} --force"
-            yield Outdated(f"{name} fold {fold_of(directory)} (started from former weights)", command)
+    for directory, record in described.items():
+        if record is None:
+            continue
+        fold = fold_of(directory)
+        command = f"{train_command(run_dir, fold, challenge)} --force"
+        if record.started_from and _is_replaced(present, record.started_from, chosen):
+            yield Outdated(f"{name} fold {fold} (started from former weights)", command)
+        if name in chosen and (why := _changes(present, directory, record)):
+            yield Outdated(f"{name} fold {fold} (trained on {why})", command)
 
 
-def _is_replaced(challenge: Challenge, workspace: Workspace, origin: dict, chosen: Collection[str]) -> bool:
+def _changes(present: Present, directory: Path, record: RunRecord) -> str | None:
+    try:
+        recipe = recipe_of(directory, present.challenge.name)
+    except UserError:
+        return None
+    changes = changes_in_data(record, present.training_data(record.fold, recipe), present.rows)
+    return in_words(changes) if changes else None
+
+
+def _is_replaced(present: Present, origin: Origin, chosen: Collection[str]) -> bool:
     """Whether the weights that a fold started from are one of the chosen runs' and there are others now."""
-    source, fold = str(origin.get("run")).removeprefix(f"{challenge.name}:"), origin.get("fold")
+    source = origin.run.removeprefix(f"{present.challenge.name}:")
     if source not in chosen:
         return False
-    place = workspace.run_dir(challenge.name, source) / (REFIT if fold == REFIT else f"fold{fold}")
-    return (place / WEIGHTS).is_file() and weights_sha256(place) != origin.get("sha256")
+    place = unit_dir(_run_dir(present, source), origin.fold) / WEIGHTS
+    return place.is_file() and digest_of_weights(place) != origin.weights
 
 
-def _description(directory: Path) -> dict:
+def _description(directory: Path, challenge: str) -> RunRecord | None:
     try:
-        return read_json(directory / "run.json", "cxrlt train")
-    except UserError:  # none, or damaged: whoever needs it is told
-        return {}
+        return read_run(directory, challenge) if (directory / RUN).is_file() else None
+    except UserError:  # damaged: the stage that needs it says so
+        return None
 
 
-def _is_of_another_split(described: Collection[dict], folds: Folds) -> bool:
-    return any(values.get("folds_sha256", folds.sha256) != folds.sha256 for values in described)
+def _is_of_another_split(present: Present, described: dict[Path, RunRecord | None]) -> bool:
+    known = [record for record in described.values() if record is not None]
+    return any(
+        present.folds.accepting(record.made_of, record.fold).get("rows")
+        != present.folds.identity.rows(record.fold)
+        for record in known
+    )
 
 
-def _predictions(challenge: Challenge, workspace: Workspace, name: str, folds: Folds) -> Iterator[Outdated]:
+def _predictions(present: Present, name: str) -> Iterator[Outdated]:
     """By split; a fold that lacks one which others have is to be predicted too."""
-    directories = fold_dirs(workspace.run_dir(challenge.name, name))
-    if _is_of_another_split([_description(directory) for directory in directories], folds):
-        return  # training it anew comes first
+    directories, challenge = fold_dirs(_run_dir(present, name)), present.challenge.name
+    if _is_of_another_split(present, {each: _description(each, challenge) for each in directories}):
+        return  # training it again comes first
     for split in SPLITS:
         files = {directory: directory / f"{split}.parquet" for directory in directories}
         if not any(path.is_file() for path in files.values()):
             continue
-        reasons = {fold_of(d): _why(path, challenge, folds) for d, path in files.items()}
+        reasons = {fold_of(d): _why(path, split, present) for d, path in files.items()}
         if behind := {fold: why for fold, why in reasons.items() if why}:
             which = ", ".join(behind)
             why = "; ".join(dict.fromkeys(behind.values()))
             what = f"{split} predictions of {name}, fold{'s' * (len(behind) > 1)} {which} ({why})"
-            yield Outdated(what, predict_command(name, challenge.name, split))
+            yield Outdated(what, predict_command(name, challenge, split))
 
 
-def _why(path: Path, challenge: Challenge, folds: Folds) -> str | None:
+def _why(path: Path, split: str, present: Present) -> str | None:
     if not path.is_file():
         return "not there" if (path.parent / WEIGHTS).is_file() else None
     try:
-        parts = differing(read_meta(path), identity_of(path.parent, challenge, folds))
+        ids, pixels = read_pixels(path)
+        now = present.made_of_predictions(path.parent, ids, split)
+        found = present.differing(read_meta(path).made_of, now, fold_of(path.parent))
+        if not found and len(present.changed_pixels(ids, pixels, split)):
+            found = {"pixels": []}
     except UserError:
         return "damaged"
-    return f"made with {in_words(parts)}" if parts else None
+    return f"made with {in_words(found)}" if found else None
 
 
-def _ensemble(
-    challenge: Challenge, workspace: Workspace, name: str, weights: EnsembleWeights | None, folds: Folds
-) -> Iterator[Outdated]:
-    if weights is None:
-        return
-    command = f"{weights.command(name, challenge.name)} --force"
-    if weights.folds_sha256 != folds.sha256:
-        yield Outdated(f"ensemble {name} (fitted on another folds.csv)", command)
-        return
+def _ensemble(present: Present, name: str, weights: EnsembleWeights) -> Iterator[Outdated]:
+    command = f"{weights.command(name)} --force"
     try:
-        require_same_evidence(workspace, name, weights, challenge)
+        current_weights(name, present)
     except OutdatedError:
         yield Outdated(f"ensemble {name} (fitted on other predictions of its members)", command)
         return
-    run_dir = workspace.run_dir(challenge.name, name)
     for split in SPLITS:
-        if (run_dir / f"{split}.parquet").is_file() and not is_predicted(challenge, workspace, name, split):
+        if (_run_dir(present, name) / f"{split}.parquet").is_file() and not is_predicted(
+            name, split, present
+        ):
             what = f"{split} predictions of {name} (made of others)"
-            yield Outdated(what, predict_command(name, challenge.name, split))
+            yield Outdated(what, predict_command(name, present.challenge.name, split))
+    if found := present.differing(weights.made_of, present.labels_and_views, None):
+        yield Outdated(f"ensemble {name} (fitted on {in_words(found)})", weights.command(name))
 
 
-def _calibration(challenge: Challenge, workspace: Workspace, name: str) -> Iterator[Outdated]:
-    if not (workspace.run_dir(challenge.name, name) / CALIBRATION).is_file():
+def _calibration(present: Present, name: str) -> Iterator[Outdated]:
+    if not (_run_dir(present, name) / CALIBRATION).is_file():
         return
     try:
-        read_calibration(challenge, workspace, name, read_train_rows(challenge, workspace))
+        read_calibration(name, present)
     except UserError:
         what = f"calibration of {name} (fitted on other predictions)"
-        yield Outdated(what, f"cxrlt calibrate {name} --challenge {challenge.name}")
+        yield Outdated(what, f"cxrlt calibrate {name} --challenge {present.challenge.name}")

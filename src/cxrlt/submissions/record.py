@@ -1,70 +1,65 @@
-"""What a submission was written from, kept beside it: by that it is known for outdated."""
+"""What a submission was written from, kept beside it: by that it is known to be outdated."""
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from hashlib import sha256
 from pathlib import Path
 
-from cxrlt.artifacts import Workspace, read_json, sha256_of, write_json
+from pydantic import RootModel
+
+from cxrlt.artifacts import Artifact, Workspace, read_model, write_model
 from cxrlt.challenges import get_challenge
 from cxrlt.challenges.base import Challenge
 from cxrlt.errors import UserError
 from cxrlt.locks import exclusive
-from cxrlt.predictions.calibration import CALIBRATION
+from cxrlt.predictions.calibration import CALIBRATION, CalibrationRecord
 from cxrlt.predictions.choices import Variant
-from cxrlt.predictions.fingerprint import final_fingerprint
+from cxrlt.predictions.evidence import made_of_final
+from cxrlt.predictions.present import Present
+from cxrlt.provenance import MadeOf, made_of
 
 RECORD = "made_of.json"
-"""One entry per split."""
 
 
-@dataclass(frozen=True)
-class Record:
-    """The submission of `name`, a run of the challenge `origin`, and the hash of what it was written from."""
+class Record(Artifact):
+    """The submission of `name`, a run of the challenge `origin`, and what it was written from.
+
+    `partial` are the folds it is of where that is not all of them. `notes` were printed with it: what its
+    models were trained on that is not as it is now.
+    """
 
     name: str
     origin: str
     split: str
     variant: Variant
     with_code: bool
-    made_of: str
+    partial: tuple[int, ...] | None = None
+    notes: tuple[str, ...] = ()
+    made_of: MadeOf
 
     def command(self, challenge: str) -> str:
         """The command that writes it."""
         flags = f" --from {self.origin}" * (self.origin != challenge)
-        flags += (
-            f" --probabilities {self.variant}" * (self.variant != "raw") + " --with-code" * self.with_code
-        )
+        flags += f" --probabilities {self.variant}" * (self.variant != "raw")
+        flags += " --with-code" * self.with_code + " --partial" * (self.partial is not None)
         return f"cxrlt submit {self.name} --challenge {challenge} --split {self.split}{flags}"
 
 
-def write_record(
-    challenge: Challenge,
-    workspace: Workspace,
-    name: str,
-    split: str,
-    origin: Challenge,
-    variant: Variant,
-    with_code: bool,
-) -> None:
-    """Keep what the submission of `name` for `split` was written from, beside it and not in its zip."""
-    made_of = _made_of(origin, workspace, name, split, variant)
-    record = Record(name, origin.name, split, variant, with_code, made_of)
-    folder = workspace.submission_dir(challenge.name, name)
+class Records(RootModel[dict[str, Record]]):
+    """made_of.json: a record per split."""
+
+
+def write_record(challenge: Challenge, workspace: Workspace, record: Record) -> None:
+    """Keep the record beside the submission and not in its zip."""
+    folder = workspace.submission_dir(challenge.name, record.name)
     with exclusive(folder, wait=True):
         before = _entries(folder)
-        if before.get(split) != asdict(record):
-            write_json(folder / RECORD, before | {split: asdict(record)})
+        if before.get(record.split) != record:
+            write_model(folder / RECORD, Records(before | {record.split: record}))
 
 
 def records(challenge: Challenge, workspace: Workspace) -> Iterator[Record]:
     """Those of every submission to the challenge; what cannot be read is left out."""
     for path in sorted((workspace.root / "submissions" / challenge.name).rglob(RECORD)):
-        for entry in _entries(path.parent).values():
-            try:
-                yield Record(**entry)
-            except TypeError:
-                continue
+        yield from _entries(path.parent).values()
 
 
 def is_outdated(record: Record, challenge: Challenge, workspace: Workspace) -> bool:
@@ -72,9 +67,13 @@ def is_outdated(record: Record, challenge: Challenge, workspace: Workspace) -> b
     own = record.origin == challenge.name
     try:
         # other challenges lie below the same root: --inputs and its like speak of this one
-        inputs_dir = Workspace(workspace.root).inputs_dir(record.origin)
-        origin = challenge if own else get_challenge(record.origin, inputs_dir)
-        return _made_of(origin, workspace, record.name, record.split, record.variant) != record.made_of
+        there = workspace if own else Workspace(workspace.root)
+        origin = challenge if own else get_challenge(record.origin, there.inputs_dir(record.origin))
+        present = Present(origin, there)
+        if record.partial is not None:
+            present = present.only(list(record.partial))
+        now = made_of_submission(record.name, record.split, record.variant, present)
+        return bool(present.differing(record.made_of, now, None))
     except UserError:
         return True
 
@@ -91,18 +90,19 @@ def outdated_line(path: Path, challenge: Challenge, workspace: Workspace) -> str
     return None
 
 
-def _made_of(origin: Challenge, workspace: Workspace, name: str, split: str, variant: Variant) -> str:
-    made_of = final_fingerprint(origin, workspace, name, split)
-    maps = workspace.run_dir(origin.name, name) / CALIBRATION
+def made_of_submission(name: str, split: str, variant: Variant, present: Present) -> MadeOf:
+    """What a submission of a run or an ensemble would be written from now."""
+    parts = made_of_final(name, split, present)
     if variant == "raw":
-        return made_of
-    return sha256(f"{made_of} {sha256_of(maps) if maps.is_file() else ''}".encode()).hexdigest()
+        return parts
+    path = present.workspace.run_dir(present.challenge.name, name) / CALIBRATION
+    record = read_model(path, CalibrationRecord, "cxrlt calibrate")
+    return parts | {"calibration": made_of(calibration=record.model_dump(mode="json"))["calibration"]}
 
 
-def _entries(folder: Path) -> dict[str, dict]:
-    """None where there is no record, or a damaged one: the next submission writes it anew."""
+def _entries(folder: Path) -> dict[str, Record]:
+    """None where there is no record, or a damaged one: the next submission writes it again."""
     try:
-        entries = read_json(folder / RECORD, "cxrlt submit")
+        return read_model(folder / RECORD, Records, "cxrlt submit").root
     except UserError:
         return {}
-    return {split: entry for split, entry in entries.items() if isinstance(entry, dict)}

@@ -1,5 +1,7 @@
 """The stage `cxrlt submit`: from the predictions of a model or an ensemble to the file for the server."""
 
+from dataclasses import replace
+
 import pandas as pd
 
 from cxrlt.artifacts import Workspace
@@ -8,10 +10,12 @@ from cxrlt.errors import UserError, listing
 from cxrlt.predictions.calibrate import calibrate, require_multi_label
 from cxrlt.predictions.calibration import Calibration, read_calibration
 from cxrlt.predictions.choices import Variant
+from cxrlt.predictions.evidence import marks_of
+from cxrlt.predictions.present import Present, partial_note
 from cxrlt.predictions.probabilities import probabilities
-from cxrlt.predictions.runs import read_final, read_train_rows
+from cxrlt.predictions.runs import finished_folds, read_final
 from cxrlt.submissions.code import code_files
-from cxrlt.submissions.record import write_record
+from cxrlt.submissions.record import Record, made_of_submission, write_record
 from cxrlt.submissions.write import IncompleteError, Written, write_submission
 
 
@@ -24,14 +28,16 @@ def submit(
     origin: Challenge | None = None,
     variant: Variant = "raw",
     with_code: bool = False,
+    partial: bool = False,
 ) -> Written:
     """Write, validate and zip the submission of `name` for `split`, a run of `origin` (default: `challenge`).
 
     Classes of another challenge's run are picked by name. Files are always made from the predictions there
     are: the same predictions leave them as they are. A `variant` other than "raw" uses the run's calibration,
-    fitted first where there is none for the predictions there are. Raises IncompleteError naming the command
-    that predicts missing rows, UserError if `origin` lacks a class or the result would be rejected, and for
-    one class per row or a refit that is to be calibrated.
+    fitted first where there is none for the predictions there are. With `partial` the folds that are finished
+    are enough. What the models were trained on that has changed since is a note, and in the record. Raises
+    IncompleteError naming the command that predicts missing rows, UserError if `origin` lacks a class or the
+    result would be rejected, and for one class per row or a refit that is to be calibrated.
     """
     challenge.require(split)
     source = origin or challenge
@@ -41,10 +47,13 @@ def submit(
             f"{name} of {source.name} cannot be submitted to {challenge.name}: "
             f"it does not predict {listing(unknown)}."
         )
-    logits = read_final(source, workspace, name, split).logits
+    present = Present(source, workspace if source.name == challenge.name else Workspace(workspace.root))
+    if partial:
+        present = present.only(finished_folds(name, present))
+    logits = read_final(source, present.workspace, name, split, present).logits
     if variant != "raw":
         require_multi_label(challenge, name)
-        logits = _calibration(source, workspace, name).apply(logits, variant)
+        logits = _calibration(name, present).apply(logits, variant)
     final = _probabilities(challenge, source, logits)
     code = code_files(source, workspace, name, calibrated=variant != "raw") if with_code else None
     try:
@@ -54,15 +63,27 @@ def submit(
             f"{name}: {error} Predict them with: "
             f"cxrlt predict {name} --challenge {source.name} --split {split} --force"
         ) from None
-    write_record(challenge, workspace, name, split, source, variant, with_code)
-    return written
+    notes = [*([partial_note(present)] if present.partial else []), *present.unknown_pixels(split)]
+    record = Record(
+        name=name,
+        origin=source.name,
+        split=split,
+        variant=variant,
+        with_code=with_code,
+        partial=present.partial,
+        notes=(*notes, *marks_of(name, present)),
+        made_of=made_of_submission(name, split, variant, present),
+    )
+    write_record(challenge, workspace, record)
+    return replace(written, notes=record.notes)
 
 
-def _calibration(source: Challenge, workspace: Workspace, name: str) -> Calibration:
+def _calibration(name: str, present: Present) -> Calibration:
     try:
-        return read_calibration(source, workspace, name, read_train_rows(source, workspace))
+        return read_calibration(name, present)
     except UserError:  # none yet, or of other predictions
-        report = calibrate(source, workspace, name)
+        partial = present.partial is not None
+        report = calibrate(present.challenge, present.workspace, name, partial=partial)
         print(f"calibrate {name}: {report.calibration.method} ({report.path})")
         return report.calibration
 

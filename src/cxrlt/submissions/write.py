@@ -51,11 +51,13 @@ class Written:
     zip_path: Path
     n_rows: int
     unchanged: bool
+    notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        if self.unchanged:
-            return f"submission: already done ({self.zip_path})"
-        return f"submission: valid, {self.n_rows:,} rows ({self.zip_path})"
+        done = "already done" if self.unchanged else f"valid, {self.n_rows:,} rows"
+        return "\n".join(
+            [f"submission: {done} ({self.zip_path})", *(f"  note: {note}" for note in self.notes)]
+        )
 
 
 def write_submission(

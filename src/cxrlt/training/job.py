@@ -2,8 +2,7 @@
 
 import platform
 import subprocess
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
@@ -12,17 +11,16 @@ import pandas as pd
 import torch
 
 import cxrlt
-from cxrlt.artifacts import read_json, write_json, write_text
+from cxrlt.artifacts import write_json, write_model, write_text
 from cxrlt.challenges.base import Metric, Task
-from cxrlt.errors import UserError
 from cxrlt.inputs.cache import ImageCache
 from cxrlt.models.pretrained import weights_licence
-from cxrlt.recipe import Recipe, differing_fields, load_recipe, save_recipe
-from cxrlt.training.places import INNER, WEIGHTS, train_command
+from cxrlt.provenance import MadeOf
+from cxrlt.recipe import Recipe, save_recipe
+from cxrlt.training.places import CONFIG, INNER, RUN, WEIGHTS
+from cxrlt.training.record import Origin, RunRecord
 
-NOT_IDENTITY = ("data.n_workers", "checkpoint_minutes", "optim.max_batch_per_device")
 CHANNELS = {1: "one grey channel", 3: "three colour channels"}
-RUN = "run.json"
 PACKAGES = ("accelerate", "albumentations", "numpy", "opencv-python-headless", "pandas", "timm", "torch")
 
 
@@ -31,23 +29,26 @@ class Start:
     """Weights that training starts from instead of timm's: a file, and whether its classes are this fold's.
 
     `label` says in words where they come from. `origin` is what run.json records of the run they come from;
-    empty between two stages of one training.
+    None between two stages of one training. `classes` are in the order of that run.
     """
 
     weights: Path
     same_classes: bool
     label: str
     licence: str = ""
-    origin: Mapping[str, object] = field(default_factory=dict)
+    origin: Origin | None = None
+    classes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class FoldJob:
     """Everything `fit` needs.
 
+    `rows` is the digest of ids and patients trained on. `classes` keep the order that a run began with.
     `table` has the rows of all folds and the class columns; the jobs of a run share it. Of its rows
     `left_out` (n,) are those of this fold, none in a refit, and `judging` (n,) those that judge a soup: whole
-    patients that are neither left out nor trained on. `stages` are trained one after the other before it.
+    patients that are neither left out nor trained on. `made_of` is what its weights are made of. `stages` are
+    trained one after the other before it.
     """
 
     challenge: str
@@ -59,12 +60,13 @@ class FoldJob:
     task: Task
     channels: int
     metric: Metric
-    folds_sha256: str
+    rows: str
     run_dir: Path
     cache: ImageCache
     table: pd.DataFrame
     left_out: np.ndarray
     judging: np.ndarray
+    made_of: MadeOf
     start: Start | None = None
     stages: tuple["FoldJob", ...] = ()
     no_finding: str | None = None
@@ -105,52 +107,31 @@ def describe_run(job: FoldJob, device: torch.device) -> None:
     """
     if len(job.inner):
         write_text(job.run_dir / INNER, "\n".join(["image_id", *job.inner.index]) + "\n")
-    save_recipe(job.recipe, job.run_dir / "config.yaml")
+    save_recipe(job.recipe, job.run_dir / CONFIG)
     write_json(job.run_dir / "environment.json", environment(device))
     write_json(job.run_dir / "card.json", _card(job))
-    write_json(job.run_dir / RUN, identity(job))  # last: its presence says the others are whole
+    write_model(job.run_dir / RUN, record_of(job))  # last: its presence says the others are whole
 
 
-def identity(job: FoldJob) -> dict[str, object]:
-    names = ("challenge", "name", "fold", "seed", "folds_sha256")
-    values = {key: getattr(job, key) for key in names} | {"version": cxrlt.__version__}
-    return values | ({"started_from": dict(job.start.origin)} if job.start and job.start.origin else {})
+def record_of(job: FoldJob) -> RunRecord:
+    """What run.json says of the fold."""
+    return RunRecord(
+        challenge=job.challenge,
+        name=job.name,
+        fold=job.fold,
+        seed=job.seed,
+        version=cxrlt.__version__,
+        task=job.task,
+        classes=job.classes,
+        made_of=job.made_of,
+        started_from=job.start.origin if job.start else None,
+    )
 
 
 def tags(job: FoldJob) -> dict[str, str]:
-    """The identity as text, which travels in the header of the weights, the hash of the folds included."""
-    return {key: str(value) for key, value in identity(job).items() if key != "started_from"}
-
-
-def require_same_run(job: FoldJob) -> None:
-    """A run met again must be the same run. Raises UserError listing the fields that differ.
-
-    Nor may what it started from have been trained anew since.
-    """
-    if not (job.run_dir / RUN).is_file():
-        return
-    again = f"{train_command(job.run_dir.parent, job.fold, job.challenge)} --force"
-    before = read_json(job.run_dir / RUN, made_by=again)
-    differing = [
-        f"{key}: {before.get(key)} -> {value}"
-        for key, value in identity(job).items()
-        if key not in ("version", "started_from") and before.get(key) != value
-    ]
-    fields = differing_fields(load_recipe(None, job.run_dir / "config.yaml"), job.recipe)
-    differing += [field for field in fields if not field.startswith(NOT_IDENTITY)]
-    if differing:
-        raise UserError(
-            f"{job.run_dir} already holds another run ({'; '.join(differing)}). "
-            "Give this one a --name of its own, or --force to train the old one's place anew."
-        )
-    origin = before.get("started_from", {})
-    if not isinstance(origin, dict):
-        raise UserError(f"{job.run_dir / RUN} is damaged. Make it again with: {again}")
-    if job.start and origin.get("sha256") != job.start.origin.get("sha256"):
-        raise UserError(
-            f"{job.run_dir} started from weights of {job.start.label} that have been replaced since. "
-            "Train it anew with --force, or from the new ones under a --name of its own."
-        )
+    """What travels in the header of the weights."""
+    names = ("challenge", "name", "fold", "seed", "rows")
+    return {key: str(getattr(job, key)) for key in names} | {"version": cxrlt.__version__}
 
 
 def licence_of(job: FoldJob) -> str:

@@ -38,7 +38,7 @@ def with_stages(job: FoldJob, cache_of: Callable[[int], ImageCache]) -> FoldJob:
         stages.append(stage)
     if not stages:
         return job
-    origin = job.start.origin if job.start else {}
+    origin = job.start.origin if job.start else None
     return replace(job, stages=tuple(stages), start=replace(_after(stages[-1]), origin=origin))
 
 

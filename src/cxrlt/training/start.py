@@ -13,11 +13,13 @@ import pandas as pd
 from cxrlt.artifacts import Workspace, read_json
 from cxrlt.challenges import get_challenge
 from cxrlt.errors import UserError, listing
-from cxrlt.folds.make import Folds, read_folds
+from cxrlt.folds.read import REFIT, Folds, read_folds
 from cxrlt.inputs.images import ImageSource
 from cxrlt.inputs.shared_patients import other_tables
+from cxrlt.provenance import digest_of_weights
 from cxrlt.training.job import FoldJob, Start
-from cxrlt.training.places import INNER, REFIT, WEIGHTS, train_command, weights_sha256
+from cxrlt.training.places import INNER, WEIGHTS, train_command, unit_dir
+from cxrlt.training.record import Origin, read_run
 
 
 @dataclass(frozen=True)
@@ -52,26 +54,26 @@ def find_start(source: ImageSource, start_from: str, name: str, fold: str) -> St
             f"Name a run that was trained fold by fold, or train this one with --refit."
         )
     unit = REFIT if is_refit or fold == REFIT else fold
-    directory = run_dir / (REFIT if unit == REFIT else f"fold{unit}")
+    directory = unit_dir(run_dir, unit)
     command = train_command(run_dir, unit, challenge)
     if not (directory / WEIGHTS).is_file():
         raise UserError(f"{said}: {directory} is not trained. Train it with: {command}")
     card = read_json(directory / "card.json", made_by=f"{command} --force")
-    identity = read_json(directory / "run.json", made_by=f"{command} --force")
-    origin = {
-        "run": f"{challenge}:{run}",
-        "fold": unit,
-        "sha256": weights_sha256(directory),
-        "folds_sha256": identity["folds_sha256"],
-    }
-    if "started_from" in identity:
-        origin["started_from"] = identity["started_from"]
+    record = read_run(directory, challenge)
+    origin = Origin(
+        run=f"{challenge}:{run}",
+        fold=unit,
+        weights=digest_of_weights(directory / WEIGHTS),
+        rows=record.made_of["rows"],
+        started_from=record.started_from,
+    )
     return Start(
         weights=directory / WEIGHTS,
-        same_classes=tuple(card["classes"]) == source.challenge.classes,
+        same_classes=set(record.classes) == set(source.challenge.classes),
         label=f"{challenge}:{run} {'refit' if unit == REFIT else f'fold {unit}'}",
         licence=card["pretrained_weights_licence"],
         origin=origin,
+        classes=record.classes,
     )
 
 
@@ -84,9 +86,7 @@ def require_unseen(jobs: list[FoldJob], source: ImageSource) -> None:
     """
     read = cache(lambda challenge: _collection(challenge, source))
     for job in jobs:
-        if job.start is None:
-            continue
-        for origin in _lineage(job.start.origin):
+        for origin in _lineage(job.start.origin if job.start else None):
             seen = _seen(job, origin, read, source)
             if len(seen):
                 raise UserError(_leak(job, origin, seen))
@@ -110,23 +110,22 @@ def _collection(name: str, source: ImageSource) -> Collection:
     return Collection(read_folds(challenge, workspace), rows)
 
 
-def _lineage(origin: Mapping[str, object]) -> Iterator[Mapping[str, object]]:
-    while origin:
+def _lineage(origin: Origin | None) -> Iterator[Origin]:
+    while origin is not None:
         yield origin
-        origin = origin.get("started_from", {})
+        origin = origin.started_from
 
 
-def _seen(
-    job: FoldJob, origin: Mapping[str, object], read: Callable[[str], Collection], source: ImageSource
-) -> pd.Index:
+def _seen(job: FoldJob, origin: Origin, read: Callable[[str], Collection], source: ImageSource) -> pd.Index:
     """Which left-out rows the origin was trained on, or has seen other images of the patient of."""
-    challenge, run = str(origin["run"]).split(":", 1)
+    challenge, run = origin.run.split(":", 1)
     run_dir = source.workspace.run_dir(challenge, run)
     theirs, ours = read(challenge), read(job.challenge)
-    if origin["folds_sha256"] != theirs.folds.sha256:
-        again = f"{train_command(run_dir, str(origin['fold']), challenge)} --force"
+    before = theirs.folds.accepting({"rows": origin.rows}, origin.fold)
+    if before["rows"] != theirs.folds.identity.rows(origin.fold):
+        again = f"{train_command(run_dir, origin.fold, challenge)} --force"
         raise UserError(
-            f"model.start_from: {origin['run']} was trained on another split than the folds.csv there is now "
+            f"model.start_from: {origin.run} was trained on another split than the folds.csv there is now "
             f"and may have seen any row. Train it anew: {again}"
         )
     trained = _trained_on(origin, theirs, run_dir)
@@ -146,22 +145,22 @@ def _seen(
     return left_out.index[left_out.index.isin(trained.index) | left_out.isin(patients)]
 
 
-def _trained_on(origin: Mapping[str, object], collection: Collection, run_dir: Path) -> pd.Series:
+def _trained_on(origin: Origin, collection: Collection, run_dir: Path) -> pd.Series:
     """Patient (or NA) of every image the origin was trained on; index image_id.
 
     The inner rows of a soup were not; where the origin's weights are gone it is not known which they were.
     """
     frame = collection.folds.frame
-    fold = str(origin["fold"])
+    fold = origin.fold
     rows = frame["patient"] if fold == REFIT else frame.loc[frame["fold"] != int(fold), "patient"]
-    directory = run_dir / (REFIT if fold == REFIT else f"fold{fold}")
+    directory = unit_dir(run_dir, fold)
     inner, weights = directory / INNER, directory / WEIGHTS
-    if inner.is_file() and weights.is_file() and weights_sha256(directory) == origin["sha256"]:
-        rows = rows.drop(pd.read_csv(inner, dtype=str, keep_default_na=False)["image_id"])
+    if inner.is_file() and weights.is_file() and digest_of_weights(weights) == origin.weights:
+        rows = rows.drop(pd.read_csv(inner, dtype=str, keep_default_na=False)["image_id"], errors="ignore")
     return rows
 
 
-def _leak(job: FoldJob, origin: Mapping[str, object], seen: pd.Index) -> str:
+def _leak(job: FoldJob, origin: Origin, seen: pd.Index) -> str:
     only_inner = len(job.inner) and seen.isin(job.inner.index).all()
     mend = (
         "Train the source with the same soup.inner_share and --seed, for then it leaves the same rows out"
@@ -170,6 +169,6 @@ def _leak(job: FoldJob, origin: Mapping[str, object], seen: pd.Index) -> str:
     )
     return (
         f"model.start_from: {len(seen):,} images that fold {job.fold} of {job.name} must not have seen, or "
-        f"others of their patients, were in the training of {origin['run']} fold {origin['fold']}: "
+        f"others of their patients, were in the training of {origin.run} fold {origin.fold}: "
         f"{listing(seen)}. {mend}, or start from another run."
     )

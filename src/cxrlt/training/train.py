@@ -10,17 +10,22 @@ import numpy as np
 import pandas as pd
 import torch
 
+from cxrlt.challenges.base import Challenge
 from cxrlt.errors import UserError, listing
-from cxrlt.folds.make import read_folds
-from cxrlt.inputs.cache import ImageCache, rows_of_ids
+from cxrlt.folds.read import REFIT
+from cxrlt.folds.rows import TrainRows, read_train_rows
+from cxrlt.inputs.cache import ImageCache
 from cxrlt.inputs.images import ImageSource
+from cxrlt.inputs.pixels import pixel_hashes
 from cxrlt.inputs.readers import readers_watched
 from cxrlt.locks import HOLDER, LOCK, exclusive, sweep
 from cxrlt.recipe import Recipe
 from cxrlt.training.inner import inner_rows
-from cxrlt.training.job import RUN, FoldJob, Start, describe_run, licence_of, require_same_run
+from cxrlt.training.job import FoldJob, Start, describe_run, licence_of
 from cxrlt.training.memory import memory_watched
-from cxrlt.training.places import REFIT, WEIGHTS
+from cxrlt.training.places import RUN, WEIGHTS, unit_dir
+from cxrlt.training.record import made_of_training, read_run
+from cxrlt.training.same_run import keep_or_refuse, require_same_run, take_over_recipe
 from cxrlt.training.setup import create_accelerator, loss_of
 from cxrlt.training.stages import fit_in_stages, left_in, with_stages
 from cxrlt.training.start import find_start, require_unseen
@@ -28,7 +33,10 @@ from cxrlt.training.start import find_start, require_unseen
 
 @dataclass(frozen=True)
 class TrainPlan:
-    """A recipe under a name: `folds` None means every fold, `refit` one model on all rows instead."""
+    """A recipe under a name: `folds` None means every fold, `refit` one model on all rows instead.
+
+    `keep_trained`: finished folds stay as they are although the data they were trained on have changed.
+    """
 
     name: str
     recipe: Recipe
@@ -36,30 +44,37 @@ class TrainPlan:
     refit: bool = False
     seed: int = 0
     force: bool = False
+    keep_trained: bool = False
 
 
 def train(source: ImageSource, plan: TrainPlan) -> list[FoldJob]:
     """Train every fold of `plan` that is not finished. Returns the jobs, finished ones included.
 
-    Raises UserError if the run's folder holds another run, a fold does not exist, or another process is
-    training it.
+    Raises UserError if the run's folder holds another run, or one that was trained on other data than there
+    are now (unless `keep_trained`), if a fold does not exist, or another process is training it.
     """
     accelerator = create_accelerator(plan.recipe)
-    jobs = fold_jobs(source, plan)
+    main = accelerator.is_main_process
+    rows = read_train_rows(source.challenge, source.workspace)
+    jobs = fold_jobs(source, plan, rows)
+    for note in rows.notes(source.challenge.name):
+        accelerator.print(f"train {plan.name}: {note}")
+    if not plan.force:
+        for job in jobs:
+            require_same_run(job, rows)
+        keep_or_refuse(jobs, rows, keep=plan.keep_trained, write=main)
     for job in jobs:
-        if not plan.force:
-            require_same_run(job)
         loss_of(job)  # a wrong option is found before any fold is trained
     accelerator.wait_for_everyone()
     for licence in dict.fromkeys(licence_of(job) for job in jobs):
         accelerator.print(f"train {plan.name}: weights' licence: {licence}")
     if warning := head_warning(plan.recipe):
         accelerator.print(f"train {plan.name}: {warning}")
-    main = accelerator.is_main_process
     for job in jobs:
         if job.finished and not plan.force:
             accelerator.print(f"train {plan.name} fold {job.fold}: already done ({job.run_dir})")
             if main:
+                take_over_recipe(job)
                 sweep(job.run_dir, left_in(job.run_dir))
             continue
         with exclusive(job.run_dir) if main else nullcontext(), readers_watched(), memory_watched():
@@ -86,23 +101,32 @@ def head_warning(recipe: Recipe) -> str | None:
     return None
 
 
-def fold_jobs(source: ImageSource, plan: TrainPlan) -> list[FoldJob]:
-    """What `train` works on, one job per fold.
+def fold_jobs(source: ImageSource, plan: TrainPlan, rows: TrainRows | None = None) -> list[FoldJob]:
+    """What `train` works on, one job per fold; `rows` are those that were split into folds.
 
-    Raises UserError for a fold that does not exist, and where what it starts from is not there or not pure.
+    Raises UserError for a fold that does not exist, for rows that the training table has lost, for a refit
+    that would miss rows it has got, and where what a fold starts from is not there or may have seen its rows.
     """
     challenge, workspace = source.challenge, source.workspace
-    folds = read_folds(challenge, workspace)
-    wanted = [REFIT] if plan.refit else list(range(folds.n_folds)) if plan.folds is None else list(plan.folds)
-    unknown = [fold for fold in wanted if fold != REFIT and not 0 <= int(fold) < folds.n_folds]
+    rows = rows or read_train_rows(challenge, workspace)
+    rows.require_complete(challenge.name)
+    n_folds = rows.folds.n_folds
+    wanted = [REFIT] if plan.refit else list(range(n_folds)) if plan.folds is None else list(plan.folds)
+    unknown = [fold for fold in wanted if fold != REFIT and not 0 <= int(fold) < n_folds]
     if unknown:
-        raise UserError(f"--fold {listing(unknown)}: {challenge.name} has folds 0 to {folds.n_folds - 1}.")
+        raise UserError(f"--fold {listing(unknown)}: {challenge.name} has folds 0 to {n_folds - 1}.")
+    if plan.refit and len(rows.new):
+        raise UserError(
+            f"--refit trains on all rows, and {len(rows.new):,} rows of the training table are not in "
+            "folds.csv: "
+            f"{listing(rows.new)}. Take them in with: cxrlt folds {challenge.name} --extend"
+        )
     _require_one_kind(workspace.run_dir(challenge.name, plan.name), plan)
-    table, cache = source.folded(folds.frame.index, plan.recipe.data.cache_size)
-    fold_of = rows_of_ids(folds.frame["fold"], table.index, lambda absent: f"folds.csv lacks {absent}.")
-    jobs = [_fold_job(source, plan, str(fold), fold_of, folds.sha256, table, cache) for fold in wanted]
+    table, cache = source.folded(rows.table, plan.recipe.data.cache_size)
+    pixels = pixel_hashes(challenge, workspace, "train", rows.table)
+    jobs = [_fold_job(source, plan, str(fold), rows, table, cache, pixels) for fold in wanted]
     require_unseen(jobs, source)
-    cached = functools.cache(lambda size: source.folded(folds.frame.index, size)[1])
+    cached = functools.cache(lambda size: source.folded(rows.table, size)[1])
     return [with_stages(job, cached) if plan.force or not job.finished else job for job in jobs]
 
 
@@ -110,37 +134,51 @@ def _fold_job(
     source: ImageSource,
     plan: TrainPlan,
     fold: str,
-    fold_of: np.ndarray,
-    folds_sha256: str,
+    rows: TrainRows,
     table: pd.DataFrame,
     cache: ImageCache,
+    pixels: pd.Series | None,
 ) -> FoldJob:
+    """`table` has the rows whose image can be read, `rows` and `pixels` (index image_id) those without too."""
     challenge, cfg = source.challenge, plan.recipe
-    left_out = fold_of.astype(str) == fold
+    left_out = (table["fold"].astype(str) == fold).to_numpy()
     judging = np.zeros(len(table), dtype=bool)
     if cfg.soup.kind != "none":
-        rows = table[~left_out]
-        judging = table.index.isin(inner_rows(rows, challenge.classes, cfg.soup.inner_share, plan.seed, fold))
-    run_dir = source.workspace.run_dir(challenge.name, plan.name)
+        others = table[~left_out]
+        judging = table.index.isin(
+            inner_rows(others, challenge.classes, cfg.soup.inner_share, plan.seed, fold)
+        )
+    run_dir = unit_dir(source.workspace.run_dir(challenge.name, plan.name), fold)
+    start = _start_of(source, plan, fold)
     return FoldJob(
         challenge=challenge.name,
         name=plan.name,
         fold=fold,
         seed=plan.seed,
         recipe=cfg,
-        classes=challenge.classes,
+        classes=_class_order(challenge, run_dir, start, plan.force),
         task=challenge.task,
         channels=challenge.channels,
         metric=challenge.metric,
         no_finding=challenge.no_finding,
-        folds_sha256=folds_sha256,
-        run_dir=run_dir / (REFIT if fold == REFIT else f"fold{fold}"),
+        rows=rows.folds.identity.rows(fold),
+        run_dir=run_dir,
         cache=cache,
-        table=table,
+        table=table.drop(columns="fold"),
         left_out=left_out,
         judging=judging,
-        start=_start_of(source, plan, fold),
+        made_of=made_of_training(cfg, challenge, rows, fold, pixels, start.origin if start else None),
+        start=start,
     )
+
+
+def _class_order(challenge: Challenge, run_dir: Path, start: Start | None, force: bool) -> tuple[str, ...]:
+    """The classes as a run that was begun has them, or the one it starts from: their columns may be moved."""
+    known = [start.classes] if start else []
+    if (run_dir / RUN).is_file() and not force:
+        known.insert(0, read_run(run_dir, challenge.name).classes)
+    same = [classes for classes in known if set(classes) == set(challenge.classes)]
+    return same[0] if same else challenge.classes
 
 
 def _start_of(source: ImageSource, plan: TrainPlan, fold: str) -> Start | None:

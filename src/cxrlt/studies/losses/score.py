@@ -28,7 +28,7 @@ def read_logits(study: LossStudy, run: Run, *, seen: bool = False) -> pd.DataFra
         rows = seen_fold(fold, study.split.n_folds) if seen else fold
         path = study.fold_dir(run, fold) / (SEEN if seen else "oof.parquet")
         made_by = f"cxrlt study {study.kind} {study.challenge.name}"
-        logits, _ = read_current(path, study.challenge, study.split, made_by)
+        logits, _ = read_current(path, study.present, made_by)
         if set(logits.index) != set(study.split.frame.index[study.split.frame["fold"] == rows]):
             raise UserError(f"{path} holds rows of another fold. Make it again with: {made_by} --force")
         parts.append(logits.assign(fold=fold))

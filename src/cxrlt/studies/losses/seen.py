@@ -5,13 +5,12 @@ from functools import partial
 
 import pandas as pd
 
-from cxrlt.challenges.base import Challenge
-from cxrlt.folds.make import Folds, read_folds
 from cxrlt.inputs.images import ImageSource
 from cxrlt.locks import exclusive
-from cxrlt.predictions.identity import identity_of
-from cxrlt.predictions.predict import TrainedFold, infer_fold, predict, trained_folds, tta_of, why_anew
-from cxrlt.predictions.store import write_predictions
+from cxrlt.predictions.predict import infer_fold, predict, tta_of, what_is_behind
+from cxrlt.predictions.present import Present
+from cxrlt.predictions.store import PredictionsMeta, write_predictions
+from cxrlt.predictions.trained import TrainedFold, trained_folds
 from cxrlt.studies.losses.plan import LossStudy
 from cxrlt.studies.plan import Run
 from cxrlt.studies.workers import Task, Workers
@@ -50,31 +49,41 @@ def _is_predicted(study: LossStudy, run: Run, fold: int) -> bool:
 
 def _predict(source: ImageSource, name: str, force: bool) -> None:
     predict(source, name, "oof", force=force)
-    challenge, folds = source.challenge, read_folds(source.challenge, source.workspace)
-    units = trained_folds(source.workspace.run_dir(challenge.name, name), folds, challenge.name)
-    units = [unit for unit in units if force or _is_behind(unit, challenge, folds)]
+    present = Present(source.challenge, source.workspace)
+    run_dir = source.workspace.run_dir(source.challenge.name, name)
+    units = trained_folds(run_dir, present.folds, source.challenge.name)
+    units = [unit for unit in units if force or _is_behind(unit, present)]
     if units:
-        _predict_seen(source, units, folds)
+        _predict_seen(source, units, present)
 
 
-def _is_behind(unit: TrainedFold, challenge: Challenge, folds: Folds) -> bool:
-    made_of = identity_of(unit.directory, challenge, folds)
-    return why_anew(unit.directory / SEEN, challenge, made_of, _seen_rows(unit, folds)) is not None
+def _is_behind(unit: TrainedFold, present: Present) -> bool:
+    path = unit.directory / SEEN
+    return what_is_behind(path, path.stem, _seen_rows(unit, present), present).reason is not None
 
 
-def _seen_rows(unit: TrainedFold, folds: Folds) -> pd.Index:
-    return folds.frame.index[folds.frame["fold"] == seen_fold(int(unit.fold), folds.n_folds)]
+def _seen_rows(unit: TrainedFold, present: Present) -> pd.Index:
+    fold = present.rows.fold
+    return fold.index[fold == seen_fold(int(unit.fold), present.folds.n_folds)]
 
 
-def _predict_seen(source: ImageSource, units: Sequence[TrainedFold], folds: Folds) -> None:
+def _predict_seen(source: ImageSource, units: Sequence[TrainedFold], present: Present) -> None:
     recipe, challenge = units[0].recipe, source.challenge  # the folds of a run have one recipe
-    table, cache = source.folded(folds.frame.index, recipe.data.cache_size)
+    table, cache = source.folded(present.rows.table, recipe.data.cache_size)
     accelerator = create_accelerator(recipe)
     tta = tta_of(recipe, challenge.classes)
     for unit in units:
-        rows = _seen_rows(unit, folds)
+        rows = _seen_rows(unit, present)
         there = table[table.index.isin(rows)]
         logits = infer_fold(unit, cache, there, challenge, accelerator, tta, "seen rows")
-        meta = {"fold": unit.fold, "split": "seen"} | identity_of(unit.directory, challenge, folds)
+        meta = PredictionsMeta(
+            challenge=challenge.name,
+            name=unit.record.name,
+            fold=unit.fold,
+            split="seen",
+            made_of=present.made_of_predictions(unit.directory, rows, "seen"),
+        )
         with exclusive(unit.directory, wait=True):
-            write_predictions(unit.directory / SEEN, logits.reindex(rows), meta)
+            write_predictions(
+                unit.directory / SEEN, logits.reindex(rows), meta, present.pixel_numbers("seen")
+            )

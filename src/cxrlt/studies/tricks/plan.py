@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from cxrlt.errors import UserError
-from cxrlt.predictions.runs import TrainRows, read_train_rows
+from cxrlt.folds.rows import TrainRows
+from cxrlt.predictions.present import Present
 from cxrlt.recipe import Recipe, changed
 from cxrlt.studies.flags import StudyPlan
 from cxrlt.studies.plan import Run, Study
@@ -50,9 +51,14 @@ class TrickStudy(Study):
         return changed(super().base, dict(PLAIN))
 
     @cached_property
+    def scored(self) -> Present:
+        """What there is now of the rows that the study's folds leave out."""
+        return Present(self.challenge, self.source.workspace).only(self.folds)
+
+    @property
     def rows(self) -> TrainRows:
-        """Those that the study's folds leave out."""
-        return read_train_rows(self.challenge, self.source.workspace).only(self.folds)
+        """Those rows."""
+        return self.scored.rows
 
     @cached_property
     def left_out(self) -> Mapping[str, str]:

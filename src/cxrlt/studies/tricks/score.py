@@ -37,7 +37,7 @@ def read_predicted(study: TrickStudy, runs: Sequence[Run]) -> tuple[dict[str, Pr
     failures: dict[str, str] = {}
     for run in runs:
         try:
-            final = read_final(study.challenge, study.source.workspace, run.name, "oof", study.rows)
+            final = read_final(study.challenge, study.source.workspace, run.name, "oof", study.scored)
             frames[run.name] = Predicted(final.logits, mapped_logits(study, run, final.logits))
         except UserError as error:
             failures[run.name] = str(error)

@@ -1,0 +1,87 @@
+"""The training rows as the folds hold them, and how the table has changed since these were made."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import pandas as pd
+
+from cxrlt.artifacts import Workspace
+from cxrlt.challenges.base import Challenge
+from cxrlt.errors import UserError, listing
+from cxrlt.folds.read import Folds, read_folds
+
+
+@dataclass(frozen=True)
+class TrainRows:
+    """The rows of folds.csv that the training table still has, with labels and `fold`, in the order of
+    folds.csv.
+
+    `new` are rows of the table that are in no fold, `gone` those of the folds that the table lacks, and
+    `leaking` patients of the table who are in more than one fold.
+    """
+
+    folds: Folds
+    table: pd.DataFrame
+    new: pd.Index
+    gone: pd.Index
+    leaking: tuple[str, ...] = ()
+
+    @property
+    def fold(self) -> pd.Series:
+        return self.table["fold"]
+
+    def only(self, folds: Collection[int]) -> "TrainRows":
+        """The rows of these folds alone."""
+        table = self.table[self.table["fold"].isin(folds)]
+        return TrainRows(self.folds.only(folds), table, self.new, self.gone, self.leaking)
+
+    def notes(self, challenge: str) -> list[str]:
+        """What an evaluation or a fit says of rows that it cannot take in. None if nothing has changed."""
+        extend = f"cxrlt folds {challenge} --extend"
+        notes = []
+        if len(self.new):
+            notes.append(f"{len(self.new):,} rows of the training table are not in the folds: {extend}")
+        if len(self.gone):
+            notes.append(
+                f"{len(self.gone):,} rows of the folds are no longer in the training table and do not count: "
+                f"{extend}"
+            )
+        if self.leaking:
+            notes.append(
+                f"{len(self.leaking):,} patients of the table are in more than one fold, so scores flatter: "
+                f"cxrlt folds {challenge} --force"
+            )
+        return notes
+
+    def require_complete(self, challenge: str) -> None:
+        """Raises UserError if the folds hold rows that the table lacks, or a patient in more than one fold."""
+        if len(self.gone):
+            raise UserError(
+                f"{challenge}: {len(self.gone):,} rows of folds.csv are no longer in the training table: "
+                f"{listing(self.gone)}. Take them out of the folds with: cxrlt folds {challenge} --extend"
+            )
+        if self.leaking:
+            raise UserError(
+                f"{challenge}: {len(self.leaking):,} patients of the training table are in more than one "
+                "fold of "
+                f"folds.csv: {listing(self.leaking)}. Split again with: cxrlt folds {challenge} --force"
+            )
+
+
+def read_train_rows(challenge: Challenge, workspace: Workspace) -> TrainRows:
+    """The training rows that are in folds. Raises UserError if there are no folds, or none of their rows."""
+    folds = read_folds(challenge, workspace)
+    table = challenge.read("train", workspace.inputs_dir(challenge.name))
+    frame = folds.frame
+    gone = frame.index.difference(table.index, sort=False)
+    new = table.index.difference(frame.index, sort=False)
+    kept = frame.drop(gone) if len(gone) else frame
+    if kept.empty:
+        raise UserError(
+            f"{workspace.folds_path(challenge.name)} holds not one row of the training table. Split again "
+            "with: "
+            f"cxrlt folds {challenge.name} --force"
+        )
+    table = table.loc[kept.index].assign(fold=kept["fold"])
+    pairs = table[["patient", "fold"]].dropna().drop_duplicates()["patient"]
+    return TrainRows(folds, table, new, gone, tuple(sorted(pairs[pairs.duplicated()].unique())))

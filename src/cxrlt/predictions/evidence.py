@@ -1,0 +1,135 @@
+"""What choices were made on and final predictions are computed from, for models and ensembles alike."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from cxrlt.challenges.base import Challenge
+from cxrlt.errors import UserError
+from cxrlt.folds.read import REFIT
+from cxrlt.predictions.present import Present
+from cxrlt.predictions.store import read_meta
+from cxrlt.predictions.trained import fold_dirs, fold_of, recipe_of
+from cxrlt.predictions.view_weights import CANDIDATES
+from cxrlt.predictions.weights import EnsembleWeights, is_ensemble, read_weights
+from cxrlt.provenance import MadeOf, OutdatedError, in_words, made_of, only
+from cxrlt.recipe import Recipe, fields_changing
+from cxrlt.training.places import RUN
+from cxrlt.training.record import changes_in_data, read_run
+
+
+def made_of_evidence(names: Iterable[str], present: Present) -> MadeOf:
+    """What a choice by out-of-fold rows is made on: models' predictions, labels, studies, views and folds."""
+    parts = made_of(predictions=_values(sorted(names), "oof", present))
+    return parts | present.labels_and_views | {"split": present.folds.identity.split}
+
+
+def made_of_final(name: str, split: str, present: Present) -> MadeOf:
+    """What the final predictions of a model or an ensemble for a split are computed from.
+
+    Raises UserError for a weights.json or a recipe that is damaged.
+    """
+    run_dir = present.workspace.run_dir(present.challenge.name, name)
+    fold_part = {"split": present.folds.identity.split}
+    if is_ensemble(run_dir):
+        weights = read_weights(run_dir, present.challenge)
+        members = weights.members if split == "oof" else weights.used
+        parts = made_of(
+            ensemble=weights.model_dump(mode="json", exclude={"why", "nested", "made_of"}),
+            predictions=_values(members, split, present),
+        )
+        # the ensemble's many numbers need no names of their own
+        return only_parts(parts) | fold_part
+    recipe = predicting_recipe(run_dir, present.challenge)
+    parts = made_of(
+        recipe=fields_changing(recipe, "scores"),
+        predictions=_values([name], split, present) | _values([name], "oof", present),
+    )
+    if recipe.predict.study_mean in CANDIDATES or recipe.predict.smooth:
+        parts |= present.labels_and_views
+    return parts | fold_part
+
+
+def only_parts(parts: MadeOf) -> MadeOf:
+    """Without the details."""
+    return {part: value for part, value in parts.items() if "." not in part}
+
+
+def predicting_recipe(run_dir: Path, challenge: Challenge) -> Recipe:
+    """The recipe that says how a run's predictions are put together: that of its first finished fold."""
+    units = fold_dirs(run_dir)
+    return recipe_of(units[0] if units else run_dir / "fold0", challenge.name)
+
+
+def current_weights(name: str, present: Present) -> EnsembleWeights:
+    """What an ensemble is.
+
+    Raises OutdatedError if it was fitted on another split, or on other predictions of its members than there
+    are now, UserError if it is damaged. Other labels only mark it: see `marks_of`.
+    """
+    challenge = present.challenge
+    weights = read_weights(present.workspace.run_dir(challenge.name, name), challenge)
+    again = f"{weights.command(name)} --force"
+    n_folds = {len(weights.by_fold), len(weights.study_mean.by_fold)}
+    now = only(("split", "predictions"), made_of_evidence(weights.members, present))
+    found = present.differing(weights.made_of, now, None)
+    if n_folds != {present.folds.n_folds}:
+        found = {"split": []}
+    if found:
+        raise OutdatedError(
+            f"The ensemble {name} is outdated: it was fitted on {in_words(found)} than there are now. "
+            f"Make it again with: {again}"
+        )
+    return weights
+
+
+def marks_of(name: str, present: Present) -> list[str]:
+    """What is to be said wherever a run or an ensemble is scored or submitted: data it did not see as they
+    are.
+
+    "trained on other labels (Mass) than there are now (folds 0, 1)"; of an ensemble for each member, and for
+    its own fit.
+    """
+    run_dir = present.workspace.run_dir(present.challenge.name, name)
+    if not is_ensemble(run_dir):
+        return _training_marks(run_dir, present)
+    weights = read_weights(run_dir, present.challenge)
+    marks = []
+    for member in weights.used:
+        marks += [f"{member}: {mark}" for mark in marks_of(member, present)]
+    now = only(("labels", "views"), made_of_evidence(weights.members, present))
+    if not len(present.rows.gone) and (found := present.differing(weights.made_of, now, None)):
+        marks.append(
+            f"its weights were fitted on {in_words(found)} than there are now: {weights.command(name)}"
+        )
+    return marks
+
+
+def _training_marks(run_dir: Path, present: Present) -> list[str]:
+    folds_of: dict[str, list[str]] = {}
+    for directory in fold_dirs(run_dir):
+        if not (directory / RUN).is_file():
+            continue
+        try:
+            record = read_run(directory, present.challenge.name)
+            recipe = recipe_of(directory, present.challenge.name)
+        except UserError:  # the stages that need them say so
+            continue
+        now = present.training_data(record.fold, recipe)
+        if changes := changes_in_data(record, now, present.rows):
+            folds_of.setdefault(in_words(changes), []).append(fold_of(directory))
+    return [
+        f"trained on {words} than there are now (fold{'s' * (len(folds) > 1)} {', '.join(folds)})"
+        for words, folds in folds_of.items()
+    ]
+
+
+def _values(names: Iterable[str], split: str, present: Present) -> dict[str, str]:
+    """Digest of the logits of every fold there is, by the file."""
+    found = {}
+    for name in names:
+        for directory in fold_dirs(present.workspace.run_dir(present.challenge.name, name)):
+            path = directory / f"{split}.parquet"
+            held = directory.name == REFIT or int(fold_of(directory)) in present.folds.held
+            if held and path.is_file():
+                found[f"{name}/{directory.name}/{split}"] = read_meta(path).values
+    return found

@@ -1,0 +1,170 @@
+"""What there is now, by which predictions and what was fitted on them are known to be current."""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from cxrlt.artifacts import Workspace
+from cxrlt.challenges.base import Challenge
+from cxrlt.errors import listing
+from cxrlt.folds.read import Folds
+from cxrlt.folds.rows import TrainRows, read_train_rows
+from cxrlt.inputs.pixels import pixel_hashes
+from cxrlt.predictions.store import PredictionsMeta, pixel_numbers, read_pixels
+from cxrlt.predictions.trained import fold_of, recipe_of
+from cxrlt.provenance import MadeOf, OutdatedError, differing, digest_of_weights, in_words, made_of
+from cxrlt.recipe import Recipe, fields_changing
+from cxrlt.training.places import WEIGHTS, train_command
+from cxrlt.training.record import data_used, made_of_data
+
+TRAINED_WITH = ("split", "classes")
+"""Where one of these differs, predicting again is not enough."""
+TRAIN_ROWS = ("oof", "seen")
+"""What predictions of training rows are called; others have the name of their split."""
+
+
+@dataclass(frozen=True, eq=False)
+class Present:
+    """Tables, folds and pixels of a challenge as they are now, each read once, when first asked for.
+
+    `rows` may be given where they were read before, or where those of some folds alone are wanted.
+    """
+
+    challenge: Challenge
+    workspace: Workspace
+    given: TrainRows | None = None
+    _pixels: dict[str, pd.Series | None] = field(default_factory=dict, repr=False)
+    _tables: dict[str, pd.DataFrame] = field(default_factory=dict, repr=False)
+    _data: dict[tuple[object, ...], MadeOf] = field(default_factory=dict, repr=False)
+    _recorded: set[str] = field(default_factory=set, repr=False)
+
+    @cached_property
+    def rows(self) -> TrainRows:
+        return self.given or read_train_rows(self.challenge, self.workspace)
+
+    @property
+    def folds(self) -> Folds:
+        return self.rows.folds
+
+    def table(self, split: str) -> pd.DataFrame:
+        """The rows of "oof" (those in folds), "dev" or "test"."""
+        if split in TRAIN_ROWS:
+            return self.rows.table
+        if split not in self._tables:
+            self._tables[split] = self.challenge.read(split, self.workspace.inputs_dir(self.challenge.name))
+        return self._tables[split]
+
+    def pixels(self, split: str) -> pd.Series | None:
+        """SHA-256 (hexadecimal) of each row's image file, NaN where it is not known; None: none is known."""
+        name = "train" if split in TRAIN_ROWS else split
+        if name not in self._pixels:
+            self._pixels[name] = pixel_hashes(self.challenge, self.workspace, name, self.table(split))
+        return self._pixels[name]
+
+    @property
+    def partial(self) -> tuple[int, ...] | None:
+        """The folds whose rows are looked at, where that is not all of them."""
+        held = tuple(self.folds.held)
+        return None if len(held) == self.folds.n_folds else held
+
+    def only(self, folds: Collection[int]) -> "Present":
+        """The same with the training rows of these folds alone."""
+        return Present(self.challenge, self.workspace, self.rows.only(folds), self._pixels, self._tables)
+
+    @cached_property
+    def labels_and_views(self) -> MadeOf:
+        """Labels, patients, studies and views of the rows in folds."""
+        table = self.rows.table
+        return made_of(labels=table[list(self.challenge.classes)], views=table[["patient", "study", "view"]])
+
+    def training_data(self, fold: str, recipe: Recipe) -> MadeOf:
+        """What weights of `fold` would be trained on now."""
+        key = (fold, *data_used(recipe))
+        if key not in self._data:
+            used = (self.challenge, self.rows, fold, self.pixels("oof"), *data_used(recipe))
+            self._data[key] = made_of_data(*used)
+        return self._data[key]
+
+    def pixel_numbers(self, split: str) -> pd.Series | None:
+        """As predictions files keep them: the first 64 bits of `pixels`."""
+        hashes = self.pixels(split)
+        return None if hashes is None else pixel_numbers(hashes)
+
+    def unknown_pixels(self, split: str) -> list[str]:
+        """A sentence where images cannot be compared with those that were predicted; else none."""
+        if split not in self._recorded or ((now := self.pixels(split)) is not None and not now.isna().any()):
+            return []
+        n = len(self.table(split)) if now is None else int(now.isna().sum())
+        return [
+            f"{n:,} images could not be compared with those that were predicted: no decoded image is kept of "
+            "them"
+        ]
+
+    def made_of_predictions(self, directory: Path, ids: pd.Index | None = None, split: str = "oof") -> MadeOf:
+        """What predictions of the fold in `directory` would be made of now, pixels aside.
+
+        Without weights where these were deleted. Studies and views count where the images of a study are seen
+        together and all `ids` are rows of the split. Raises UserError for a damaged recipe.
+        """
+        recipe = recipe_of(directory, self.challenge.name)
+        views = None
+        if recipe.fuses and ids is not None and ids.isin(self.table(split).index).all():
+            views = self.table(split).loc[ids, ["study", "view"]]
+        parts = made_of(
+            classes=[self.challenge.task, *sorted(self.challenge.classes)],
+            recipe=fields_changing(recipe, "weights", "logits"),
+            views=views,
+        )
+        parts["rows"] = self.folds.identity.rows(fold_of(directory))
+        if (directory / WEIGHTS).is_file():
+            parts["weights"] = digest_of_weights(directory / WEIGHTS)
+        return parts
+
+    def differing(self, before: Mapping[str, object], now: MadeOf, fold: str | None) -> dict[str, list[str]]:
+        """As `provenance.differing`, for which a split that was only extended is the same, and other rows another."""
+        found = differing(self.folds.accepting(before, fold), now)
+        return ({"split": found.pop("rows")} if "rows" in found else {}) | found
+
+    def changed_pixels(self, ids: pd.Index, before: pd.Series | None, split: str) -> pd.Index:
+        """Those of `ids` whose image is known to be another than the one of `before` (`pixel_numbers` by id)."""
+        now = self.pixels(split)
+        if now is None:
+            return ids[:0]
+        here = pixel_numbers(now).reindex(ids)
+        there = pd.Series(np.zeros(len(ids), np.uint64), ids) if before is None else before.reindex(ids)
+        return ids[(here.notna() & (there.isna() | (here != there)).fillna(True)).to_numpy(bool)]
+
+    def require_current(self, path: Path, meta: PredictionsMeta, made_by: str) -> None:
+        """Raises OutdatedError if the predictions at `path` were made of something else than there is now.
+
+        It says what differs and what renews the file: the command `made_by`, or training where that is
+        needed.
+        """
+        fold = fold_of(path.parent)
+        ids, pixels = read_pixels(path, made_by)
+        found = self.differing(meta.made_of, self.made_of_predictions(path.parent, ids, meta.split), fold)
+        if found:
+            retrain = any(part in TRAINED_WITH for part in found)
+            train = train_command(path.parent.parent, fold, self.challenge.name)
+            raise OutdatedError(
+                f"{path} is outdated: it was made with {in_words(found)}. "
+                f"Renew it with: {train if retrain else made_by} --force"
+            )
+        if pixels is not None:
+            self._recorded.add(meta.split)
+        there = ids[ids.isin(self.table(meta.split).index)]
+        if len(changed := self.changed_pixels(there, pixels, meta.split)):
+            raise OutdatedError(
+                f"{path} is outdated: {len(changed):,} of its {len(ids):,} images have other pixels now: "
+                f"{listing(changed)}. Predict those again with: {made_by}"
+            )
+
+
+def partial_note(present: Present) -> str:
+    """What is said of everything that was made with --partial."""
+    held = ", ".join(map(str, present.folds.held))
+    return f"only of folds {held} of {present.folds.n_folds}, which are finished (--partial)"

@@ -1,0 +1,99 @@
+"""A run met again: whether it is the same one, and what becomes of one whose data have changed since."""
+
+from collections.abc import Sequence
+
+from cxrlt.artifacts import write_model
+from cxrlt.errors import UserError
+from cxrlt.folds.rows import TrainRows
+from cxrlt.locks import exclusive
+from cxrlt.provenance import in_words, is_current, only
+from cxrlt.recipe import differing_in, load_recipe, save_recipe
+from cxrlt.training.checkpoint import checkpoints
+from cxrlt.training.job import FoldJob
+from cxrlt.training.places import CONFIG, RUN, train_command
+from cxrlt.training.record import DATA, changes_in_data, read_run
+
+
+def require_same_run(job: FoldJob, rows: TrainRows) -> None:
+    """Raises UserError, listing what differs, if the fold's folder holds another run.
+
+    That is another challenge, name, fold, seed or split, or a recipe that differs in a field that changes
+    weights; or if what the run started from has been trained again since.
+    """
+    if not (job.run_dir / RUN).is_file():
+        return
+    record = read_run(job.run_dir, job.challenge)
+    differing = [
+        f"{key}: {getattr(record, key)} -> {getattr(job, key)}"
+        for key in ("challenge", "name", "seed")
+        if getattr(record, key) != getattr(job, key)
+    ]
+    if rows.folds.accepting(record.made_of, job.fold).get("rows") != job.rows:
+        differing.append("another split into folds")
+    if record.made_of.get("classes") != job.made_of["classes"]:
+        differing.append("other classes")
+    differing += differing_in(load_recipe(None, job.run_dir / CONFIG), job.recipe, "weights")
+    if differing:
+        raise UserError(
+            f"{job.run_dir} already holds another run ({'; '.join(differing)}). "
+            "Give this one a --name of its own, or use --force to train in the place of the old one."
+        )
+    origin = job.start.origin if job.start else None
+    if origin and record.made_of.get("start") != origin.weights:
+        raise UserError(
+            f"{job.run_dir} started from weights of {origin.run} fold {origin.fold} that have been replaced "
+            "since. "
+            "Train it again with --force, or from the new ones under a --name of its own."
+        )
+
+
+def keep_or_refuse(jobs: Sequence[FoldJob], rows: TrainRows, *, keep: bool, write: bool) -> None:
+    """What becomes of folds that were trained, or begun, on other data than there are now.
+
+    Finished ones stay as they are if the user says so (`keep`), which is noted in run.json. Raises UserError
+    for the others: a training goes on with the data it began with, or not at all.
+    """
+    begun, finished = [], []
+    for job in jobs:
+        if not (job.run_dir / RUN).is_file():
+            continue
+        record = read_run(job.run_dir, job.challenge)
+        changes = changes_in_data(record, job.made_of, rows)
+        if not changes:
+            continue
+        data = only(DATA, job.made_of)
+        words = f"fold {job.fold} with {in_words(changes)}"
+        if not job.finished:
+            if checkpoints(job.run_dir) or (job.stages and any(job.run_dir.glob("stage*"))):
+                begun.append(words)
+        elif keep or (record.kept and is_current(record.kept, data)):
+            print(f"train {job.name} {words} than there are now: kept as it is")
+            if write and not is_current(record.kept, data):
+                with exclusive(job.run_dir):
+                    write_model(job.run_dir / RUN, record.model_copy(update={"kept": data}))
+        else:
+            finished.append(words)
+    again = (
+        f"{train_command(jobs[0].run_dir.parent, jobs[0].fold, jobs[0].challenge)} --force" if jobs else ""
+    )
+    if begun:
+        raise UserError(
+            f"{jobs[0].name}: the training of {'; '.join(begun)} than there are now was begun, and one "
+            "training does "
+            f"not mix them. Put the former data back, or start that fold again: {again}"
+        )
+    if finished:
+        raise UserError(
+            f"{jobs[0].name} was trained on other data than there are now: {'; '.join(finished)}. Train it "
+            "again with "
+            "--force, or go on with it as it is with --keep-trained."
+        )
+
+
+def take_over_recipe(job: FoldJob) -> None:
+    """Put the fields that change no weights into a finished fold's config.yaml; predictions follow them."""
+    before = load_recipe(None, job.run_dir / CONFIG)
+    if changed := differing_in(before, job.recipe, "logits", "scores"):
+        print(f"train {job.name} fold {job.fold}: {'; '.join(changed)} (the weights stay as they are)")
+        with exclusive(job.run_dir):
+            save_recipe(job.recipe, job.run_dir / CONFIG)
