@@ -69,6 +69,7 @@ class ImageSource:
             self.workspace.cache_dir(),
             self.challenge.name,
             split,
+            self.workspace.images_dir(self.challenge.name),
             channels=self.challenge.channels,
             quarantine=self.quarantine,
         )
