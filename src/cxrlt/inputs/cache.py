@@ -173,11 +173,11 @@ def cache_path(
 ) -> Path:
     """Folder of the cache of these files (index image_id), in whatever order, at this size.
 
-    Its name is a function of ids, of where the files lie below `images_dir`, of where that really lies, and of
-    the decoder of these channels: data sets whose images have the same ids never share a cache.
+    Its name is a function of ids, of where the files lie below `images_dir`, of where that folder really
+    lies, and of the decoder of these channels: data sets with the same ids never share a cache.
     """
     identity = hashlib.sha256(json.dumps([DECODERS[channels], size, real_path(images_dir)]).encode())
-    start = os.path.join(images_dir.absolute(), "")
+    start = str(images_dir.absolute()).rstrip(os.sep) + os.sep
     files = files.sort_index()
     for image_id, file in zip(files.index, files, strict=True):
         identity.update(f"\n{image_id}\0{file.removeprefix(start)}".encode(errors="surrogateescape"))

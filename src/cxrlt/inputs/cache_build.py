@@ -204,7 +204,7 @@ class _Build:
             (self.directory / name).unlink(missing_ok=True)
 
     def look_again(self, rows: np.ndarray) -> None:
-        """Hash these rows' files. A row whose file holds the same bytes is done, another one to be decoded."""
+        """Hash these rows' files: rows of the same bytes are done, the others are to be decoded."""
         if not len(rows):
             return
         if self.progress:
