@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fault_client import Ended, ForkServer
-from tiny_stages import after, command, contents, half_written, left_over, undisturbed
+from tiny_stages import after, command, contents, half_written, images_of, left_over, undisturbed
 
 Fault = dict[str, object]
 """Fields of `Run`, or {"room": bytes that the disk has left}."""
@@ -31,6 +31,10 @@ class Harness:
     def root(self) -> Path:
         return self.folder / "disturbed"
 
+    @property
+    def images(self) -> Path:
+        return images_of(self.folder / "undisturbed")
+
     def alone(self, stage: str) -> Ended:
         """The stage with nothing happening to it: its seconds, its changes of files."""
         if stage not in self.measured:
@@ -46,7 +50,7 @@ class Harness:
         shutil.copytree(self.before[stage], self.root, dirs_exist_ok=True)
 
     def command(self, stage: str) -> list[str]:
-        return command(stage, self.root)
+        return command(stage, self.root, self.images)
 
     def run(self, stage: str, **fault: object) -> Ended:
         return self.server.run(self.command(stage), root=str(self.root), **fault)

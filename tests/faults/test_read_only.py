@@ -20,6 +20,14 @@ def bound(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", place], capture_output=True, check=False)
 
 
+@pytest.fixture
+def images(found: Harness) -> Iterator[Path]:
+    """The pictures, which can only be read."""
+    bind_read_only(found.images, found.images)
+    yield found.images
+    subprocess.run(["umount", "--lazy", found.images], check=True)
+
+
 def bind_read_only(folder: Path, place: Path) -> None:
     if subprocess.run(["mount", "--bind", folder, place], capture_output=True, check=False).returncode:
         pytest.skip("this user may not mount")
@@ -47,11 +55,13 @@ def test_a_finished_stage_needs_no_right_to_write(found: Harness, bound: Path, s
 
 
 def test_inputs_need_no_right_to_write_where_the_cache_lies_elsewhere(
-    found: Harness, bound: Path, tmp_path: Path
+    found: Harness, bound: Path, images: Path, tmp_path: Path
 ) -> None:
     bind_read_only(found.before["cache"], bound)
-    places = ["--inputs", str(bound / "inputs" / "csv"), "--cache-dir", str(tmp_path / "cache")]
-    args = ["cache", "csv", "--size", "32", "--root", str(tmp_path / "root"), *places]
+    places = {"root": tmp_path / "root", "inputs": bound / "inputs" / "csv", "images": images}
+    places["cache-dir"] = tmp_path / "cache"
+    flags = [word for name, place in places.items() for word in (f"--{name}", str(place))]
+    args = ["cache", "csv", "--size", "32", *flags]
     ended = found.server.run(args)
     assert ended.code == 0, ended.output
     done = after(found.before, "cache") / "inputs" / "cache"

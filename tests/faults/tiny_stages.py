@@ -34,7 +34,15 @@ STAGES = {
     "calibrate": ["calibrate", "ensemble", *CSV],
     "submit": ["submit", "ensemble", *CSV, "--probabilities", "calibrated"],
 }
-GROWING = ("images.npy", "sources.npy", "features.npy", "done.npy", "log.csv", "best.safetensors")
+GROWING = (
+    "images.npy",
+    "hashes.npy",
+    "sources.npy",
+    "features.npy",
+    "done.npy",
+    "log.csv",
+    "best.safetensors",
+)
 """Files under their final names that a stage fills or writes more than once."""
 PASSING = (
     "checkpoint*",
@@ -50,28 +58,39 @@ PASSING = (
 TIMED = ("images_per_s", "data_wait_share")
 
 
-def command(stage: str, root: Path) -> list[str]:
-    return [*(word.format(root=root) for word in STAGES[stage]), "--root", str(root)]
+def command(stage: str, root: Path, images: Path) -> list[str]:
+    words = [word.format(root=root) for word in STAGES[stage]]
+    return [*words, "--root", str(root), "--images", str(images)]
 
 
-def make_inputs(root: Path) -> None:
-    """Tables, pictures and recipes; no folds yet."""
+def make_inputs(root: Path, images: Path) -> None:
+    """Tables and recipes, and the pictures in a folder of their own; no folds yet.
+
+    The pictures are not copied with the root: a cache knows files by where they lie and when they changed.
+    """
     make_tiny(root, n_patients=12, n_folds=2)
     shutil.rmtree(root / "folds")
+    images.mkdir()
+    (root / "inputs" / "csv" / "pictures").rename(images / "pictures")
     for name, over in (("plain", PLAIN), ("souped", SOUPED)):
         save_recipe(tiny_recipe(**over), root / f"{name}.yaml")
 
 
+def images_of(folder: Path) -> Path:
+    """The images folder of the run that `undisturbed` makes below `folder`."""
+    return folder / "images"
+
+
 def undisturbed(server: ForkServer, folder: Path) -> dict[str, Path]:
     """The root before each stage, and under "" after the last, of a run that nothing happens to."""
-    root = folder / "root"
-    make_inputs(root)
+    root, images = folder / "root", images_of(folder)
+    make_inputs(root, images)
     before = {}
     for number, stage in enumerate([*STAGES, ""]):
         before[stage] = folder / f"{number}"
         shutil.copytree(root, before[stage])
         if stage:
-            ended = server.run(command(stage, root), modules=True)
+            ended = server.run(command(stage, root, images), modules=True)
             assert ended.code == 0, ended.output
     return before
 

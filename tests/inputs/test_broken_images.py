@@ -142,7 +142,8 @@ def test_a_cache_is_built_of_what_can_be_read_and_records_why_the_rest_cannot(tm
         (tmp_path / str(number)).write_bytes(data)
     files = [str(tmp_path / str(number)) for number in range(len(given))]
     table = pd.DataFrame({"file": files}, index=pd.Index(given, name="image_id"))
-    build = partial(build_cache, table, SIZE, tmp_path / "cache", "csv", "train", workers=2, progress=False)
+    places = (SIZE, tmp_path / "cache", "csv", "train", tmp_path)
+    build = partial(build_cache, table, *places, workers=2, progress=False)
     with pytest.raises(UserError, match=f"{len(REFUSED)} of {len(given)} images cannot be read"):
         build()
     cache = build(quarantine=True)

@@ -1,3 +1,4 @@
+import hashlib
 import pickle
 from pathlib import Path
 
@@ -20,7 +21,7 @@ def cache(tmp_path: Path) -> ImageCache:
         files.append(str(tmp_path / f"{grey}.png"))
         cv2.imwrite(files[-1], np.full((8, 8), 10 * grey, np.uint8))
     table = pd.DataFrame({"file": files}, index=pd.Index(IDS, name="image_id"))
-    return build_cache(table, 8, tmp_path / "cache", "toy", "train", workers=1, progress=False)
+    return build_cache(table, 8, tmp_path / "cache", "toy", "train", tmp_path, workers=1, progress=False)
 
 
 def test_images_are_found_by_id_whatever_the_id_looks_like(cache: ImageCache):
@@ -52,18 +53,46 @@ def test_a_cache_pickles_as_its_folder_even_after_reading(cache: ImageCache):
     np.testing.assert_array_equal(pickle.loads(pickled)["NA"], cache["NA"])
 
 
-def test_the_key_is_made_of_ids_and_size_in_any_order(tmp_path: Path):
-    first = cache_path(["a", "b"], 8, tmp_path, "toy", "train")
+@pytest.fixture
+def files(tmp_path: Path) -> pd.Series:
+    ids = pd.Index(["a", "b"], name="image_id")
+    return pd.Series([str(tmp_path / f"{image_id}.png") for image_id in ids], ids)
+
+
+def test_the_key_is_made_of_ids_and_size_in_any_order(tmp_path: Path, files: pd.Series):
+    place = (tmp_path / "cache", "toy", "train", tmp_path)
+    first = cache_path(files, 8, *place)
     assert first.name.startswith("toy-train-")
-    assert first == cache_path(pd.Index(["b", "a"]), 8, tmp_path, "toy", "train")
-    assert first != cache_path(["ab"], 8, tmp_path, "toy", "train")
-    assert first != cache_path(["a", "b"], 9, tmp_path, "toy", "train")
+    assert first == cache_path(files[::-1], 8, *place)
+    assert first != cache_path(files.iloc[:1], 8, *place)
+    assert first != cache_path(files.rename({"b": "c"}), 8, *place)
+    assert first != cache_path(files, 9, *place)
+    assert first != cache_path(files, 8, *place, channels=3)
+
+
+def test_the_key_knows_where_the_files_lie(tmp_path: Path, files: pd.Series):
+    images, other, link = (tmp_path / name for name in ("images", "other", "link"))
+    images.mkdir()
+    link.symlink_to(images)
+
+    def path_of(images_dir: Path, folder: str = "") -> Path:
+        moved = files.map(lambda file: str(images_dir / folder / Path(file).name))
+        return cache_path(moved, 8, tmp_path / "cache", "toy", "train", images_dir)
+
+    assert path_of(images) == path_of(link)
+    assert len({path_of(images), path_of(other), path_of(images, "a"), path_of(images, "b")}) == 4
 
 
 def test_the_key_stays_what_it_was_so_that_caches_stay_valid(tmp_path: Path):
-    grey = cache_path(["a", "b"], 8, tmp_path, "toy", "train")
-    assert grey.name == "toy-train-930422daed19"
-    assert cache_path(["a", "b"], 8, tmp_path, "toy", "train", channels=3) != grey
+    files = pd.Series(["/nowhere/a.png", "/nowhere/b.png"], ["a", "b"])
+    assert cache_path(files, 8, tmp_path, "toy", "train", Path("/nowhere")).name == "toy-train-80fe36285cac"
+
+
+def test_the_hash_of_an_image_is_that_of_its_file(cache: ImageCache, tmp_path: Path):
+    expected = [hashlib.sha256((tmp_path / f"{grey}.png").read_bytes()).hexdigest() for grey in (1, 0)]
+    assert cache.hash_of(["12", "a"]).to_dict() == dict(zip(["12", "a"], expected, strict=True))
+    with pytest.raises(UserError, match="zebra"):
+        cache.hash_of(["zebra"])
 
 
 def test_a_missing_cache_names_the_command(tmp_path: Path):

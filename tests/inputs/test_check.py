@@ -1,3 +1,5 @@
+import cv2
+import numpy as np
 import pytest
 
 from cxrlt.artifacts import Workspace
@@ -5,6 +7,7 @@ from cxrlt.challenges import get_challenge
 from cxrlt.errors import UserError
 from cxrlt.folds.make import make_folds
 from cxrlt.inputs.check import check
+from cxrlt.inputs.images import ImageSource
 
 
 def csv(workspace):
@@ -103,6 +106,23 @@ def test_a_table_of_blank_labels_alone_is_a_problem(csv_workspace):
     path.write_text("\n".join([header, *(row.rpartition(",")[0] + "," for row in rows)]))
     with pytest.raises(UserError, match=r"train\.csv: every label is blank"):
         check(challenge, workspace)
+
+
+def test_pictures_that_are_there_twice_are_told_if_there_is_a_cache_and_are_no_problem(csv_workspace):
+    workspace = csv_workspace(train=["p1", "p2", "p3"])
+    images = workspace.inputs_dir("csv") / "images"
+    for grey, path in enumerate(sorted(images.glob("*.png"))):
+        cv2.imwrite(str(path), np.full((8, 8), 20 * grey, np.uint8))
+    for one, other in (("train0", "train1"), ("train2", "test0")):
+        (images / f"{other}.png").write_bytes((images / f"{one}.png").read_bytes())
+    assert "identical" not in check(csv(workspace), workspace)
+    ImageSource(csv(workspace), workspace).all_splits(8)
+    report = check(csv(workspace), workspace)
+    assert "another patient: train0 = train1. Keep such patients in one fold with: cxrlt folds csv" in report
+    assert "1 images of test are identical, byte for byte, to one of train: train2 = test0." in report
+    assert report.endswith("No problem found.")
+    (images / "train1.png").write_bytes(b"another picture, which check does not read")
+    assert "train0 = train1" not in check(csv(workspace), workspace)
 
 
 def test_check_changes_nothing(csv_workspace, tmp_path):

@@ -32,7 +32,15 @@ def table(tmp_path: Path) -> pd.DataFrame:
 @pytest.fixture
 def build(tmp_path: Path, table: pd.DataFrame) -> Callable[[], ImageCache]:
     return lambda: build_cache(
-        table, SIZE, tmp_path / "cache", "toy", "train", workers=1, quarantine=True, progress=False
+        table,
+        SIZE,
+        tmp_path / "cache",
+        "toy",
+        "train",
+        tmp_path / "images",
+        workers=1,
+        quarantine=True,
+        progress=False,
     )
 
 
@@ -51,12 +59,18 @@ DAMAGES = {
     "images in colour": lambda d: np.save(d / "images.npy", np.zeros((8, SIZE, SIZE, 3), np.uint8)),
     "pickled images": lambda d: np.save(d / "images.npy", np.array([{}], object), allow_pickle=True),
     "too few images": lambda d: np.save(d / "images.npy", np.zeros((7, SIZE, SIZE), np.uint8)),
+    "hashes cut off": lambda d: cut(d / "hashes.npy", 0.9),
+    "hashes of another type": lambda d: np.save(d / "hashes.npy", np.zeros((8, 32))),
+    "hashes gone": lambda d: (d / "hashes.npy").unlink(),
+    "pickled hashes": lambda d: np.save(d / "hashes.npy", np.array([{}], object), allow_pickle=True),
     "sources cut off": lambda d: cut(d / "sources.npy", 0.9),
-    "sources of another type": lambda d: np.save(d / "sources.npy", np.ones(8)),
-    "sources too long": lambda d: np.save(d / "sources.npy", np.ones(9, np.int64)),
+    "sources of another type": lambda d: np.save(d / "sources.npy", np.ones((8, 4))),
+    "sources too long": lambda d: np.save(d / "sources.npy", np.ones((9, 4), np.int64)),
+    "only lengths in sources": lambda d: np.save(d / "sources.npy", np.ones(8, np.int64)),
     "pickled sources": lambda d: np.save(d / "sources.npy", np.array([{}], object), allow_pickle=True),
     "ids cut off": lambda d: cut(d / "ids.csv"),
     "ids empty": lambda d: (d / "ids.csv").write_bytes(b""),
+    "an id twice": lambda d: (d / "ids.csv").write_text("image_id\n" + "0\n" * 8),
     "ids without their column": lambda d: (d / "ids.csv").write_text("id\n" + "x\n" * 8),
     "meta cut off": lambda d: cut(d / "meta.json"),
     "meta of something else": lambda d: (d / "meta.json").write_text("[]"),
@@ -123,5 +137,5 @@ def test_ids_that_pandas_keeps_in_several_pieces_are_the_same_ids(
 ) -> None:
     directory = build().directory
     pieces = pd.concat([table.iloc[:3], table.iloc[3:]])
-    again = build_cache(pieces, SIZE, tmp_path / "cache", "toy", "train", progress=False)
+    again = build_cache(pieces, SIZE, tmp_path / "cache", "toy", "train", tmp_path / "images", progress=False)
     assert again.directory == directory and capsys.readouterr().err == ""

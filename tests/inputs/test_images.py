@@ -32,10 +32,10 @@ def toy() -> Toy:
     return Toy("toy", "Toy", {"Mass": 1}, 3, splits=("train", "dev"), recipes=())
 
 
-def place_images(workspace: Workspace, *ids: str) -> None:
+def place_images(workspace: Workspace, *ids: str, grey: int = 9) -> None:
     workspace.images_dir("toy").mkdir(parents=True, exist_ok=True)
     for image_id in ids:
-        cv2.imwrite(str(workspace.images_dir("toy") / f"{image_id}.png"), np.full((8, 8), 9, np.uint8))
+        cv2.imwrite(str(workspace.images_dir("toy") / f"{image_id}.png"), np.full((8, 8), grey, np.uint8))
 
 
 def test_every_split_gets_a_cache_below_the_cache_folder(tmp_path: Path, toy: Toy):
@@ -102,3 +102,20 @@ def test_the_real_radiographs_are_cached(tmp_path: Path):
     assert [len(caches[split].ids) for split in ("train", "dev")] == [1484, 158]
     contrast = caches["train"].images.reshape(1484, -1).std(axis=1)
     assert contrast.min() > 5
+
+
+def test_a_picture_that_is_there_twice_is_told_each_time(
+    tmp_path: Path, toy: Toy, capsys: pytest.CaptureFixture[str]
+):
+    workspace = Workspace(tmp_path)
+    for grey, image_id in enumerate(["train0", "train1", "train2", "dev0", "dev1", "dev2"]):
+        place_images(workspace, image_id, grey=20 * grey)
+    ImageSource(toy, workspace).all_splits(8)
+    assert "identical" not in capsys.readouterr().err
+    place_images(workspace, "train2", grey=0)
+    place_images(workspace, "dev1", grey=20)
+    for _ in range(2):
+        ImageSource(toy, workspace).all_splits(8)
+        said = capsys.readouterr().err
+        assert "1 training images are identical" in said and "another patient: train0 = train2" in said
+        assert "1 images of dev are identical" in said and "of train: train1 = dev1" in said

@@ -56,7 +56,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> ImageCache:
     for number, file in enumerate(files):
         cv2.imwrite(file, np.random.default_rng(number).integers(1, 256, (SIZE, SIZE), dtype=np.uint8))
     table = pd.DataFrame({"file": files}, index=ids)
-    return build_cache(table, SIZE, folder / "cache", "toy", "train", workers=1, progress=False)
+    return build_cache(table, SIZE, folder / "cache", "toy", "train", folder, workers=1, progress=False)
 
 
 @pytest.fixture(scope="module")

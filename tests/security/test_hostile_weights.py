@@ -153,13 +153,14 @@ def test_a_snapshot_of_an_epoch_is_refused(tmp_path: Path, hostile: bytes):
         read_tensors(path)
 
 
-@pytest.mark.parametrize("name", ["images.npy", "sources.npy"])
+@pytest.mark.parametrize("name", ["images.npy", "hashes.npy", "sources.npy"])
 def test_an_array_of_objects_in_a_cache_is_never_loaded(root: Path, tmp_path: Path, marker: Path, name: str):
     shutil.copytree(root, copy := tmp_path / "root")
     for folder in (copy / "inputs" / "cache").iterdir():
         with (folder / name).open("wb") as file:
             np.save(file, np.array([Bomb(marker)] * 3, dtype=object), allow_pickle=True)
-    cli.main(["predict", "base", "--split", "oof", "--challenge", "csv", "--root", str(copy), "--force"])
+    place = ["--root", str(copy), "--images", str(root / "inputs" / "csv")]  # else it is another cache
+    cli.main(["predict", "base", "--split", "oof", "--challenge", "csv", *place, "--force"])
     assert all(np.load(path) is not None for path in (copy / "inputs" / "cache").glob("*-train-*/*.npy"))
 
 

@@ -9,9 +9,10 @@ import pandas as pd
 from cxrlt.artifacts import write_json
 from cxrlt.bench.synthetic import long_tailed
 from cxrlt.challenges.cxr_lt import COUNTS_2023, CXR_LT_2023
-from cxrlt.inputs.cache import ImageCache, cache_path, open_cache, write_csv
+from cxrlt.inputs.cache import ImageCache, cache_path, open_cache, real_path, write_csv
 from cxrlt.inputs.decode import DECODERS
 from cxrlt.inputs.filling import create_array, writing_rows
+from cxrlt.inputs.sources import HASH_BYTES, STAT
 from cxrlt.recipe import Recipe
 from cxrlt.training.job import FoldJob
 
@@ -30,17 +31,20 @@ def generated_labels(ids: Sequence[str], seed: int = 0) -> pd.DataFrame:
 
 def write_noise(ids: Sequence[str], size: int, cache_dir: Path, challenge: str) -> ImageCache:
     """A finished cache of the training images `ids`, as from files of FILE_BYTES."""
-    directory = cache_path(ids, size, cache_dir, challenge, "train")
+    ids = sorted(ids)
+    files = pd.Series(ids, pd.Index(ids, name="image_id"))
+    directory = cache_path(files, size, cache_dir, challenge, "train", cache_dir)
     directory.mkdir(parents=True)
     create_array(directory / "images.npy", np.uint8, (len(ids), size, size))
     rng = np.random.default_rng(0)
     with writing_rows(directory / "images.npy") as write:
         for row in range(len(ids)):
             write(row, np.frombuffer(rng.bytes(size * size), np.uint8).reshape(size, size))
-    np.save(directory / "sources.npy", np.full(len(ids), FILE_BYTES, np.int64))
-    write_csv(directory / "ids.csv", pd.DataFrame({"image_id": sorted(ids)}))
+    np.save(directory / "hashes.npy", rng.integers(0, 256, (len(ids), HASH_BYTES), np.uint8))
+    np.save(directory / "sources.npy", np.full((len(ids), len(STAT)), FILE_BYTES, np.int64))
+    write_csv(directory / "ids.csv", pd.DataFrame({"image_id": ids}))
     meta = {"challenge": challenge, "split": "train", "size": size, "n_images": len(ids)}
-    write_json(directory / "meta.json", meta | {"decoder": DECODERS[1]})
+    write_json(directory / "meta.json", meta | {"images": real_path(cache_dir), "decoder": DECODERS[1]})
     return open_cache(directory)
 
 

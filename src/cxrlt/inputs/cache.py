@@ -1,15 +1,17 @@
 """The packed cache: every radiograph decoded once, memory-mapped ever after.
 
 A folder `<challenge>-<split>-<key>` holds images.npy (n, size, size) uint8, or (n, size, size, 3) in the
-order red, green, blue where a challenge has three channels; ids.csv with the image id of each row,
-sources.npy with the length in bytes of the file a row was decoded from (0: not yet), quarantine.csv, and
-meta.json. A row counts only once its length is in sources.npy, which is written after the pixels are on
-disk; so a build may be killed at any moment, and a file replaced by another is decoded again.
+order red, green, blue where a challenge has three channels; ids.csv with the image id of each row;
+hashes.npy (n, 32) uint8, the SHA-256 of the bytes that a row was decoded from; sources.npy (n, 4) int64, the
+stat of the file that they were read from (see sources.py; zeros: not yet); quarantine.csv, and meta.json. A
+row counts only once its stat is in sources.npy, which is written after the others are on disk; so a build
+may be killed at any moment. A file whose stat differs is hashed again, and decoded again if its bytes differ.
 """
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,6 +25,7 @@ from cxrlt.artifacts import atomic_path
 from cxrlt.errors import UserError, listing
 from cxrlt.inputs.decode import DECODERS
 from cxrlt.inputs.filling import array_fault
+from cxrlt.inputs.sources import HASH_BYTES, STAT, hex_of
 
 META = "meta.json"
 CHANNELS = {decoder: channels for channels, decoder in DECODERS.items()}
@@ -60,6 +63,23 @@ class ImageCache:
         """All rows, read-only, uint8 (n, size, size) or (n, size, size, 3)."""
         return np.load(self.directory / "images.npy", mmap_mode="r")
 
+    @property
+    def channels(self) -> int:
+        return 3 if self.images.ndim == 4 else 1
+
+    @cached_property
+    def hashes(self) -> np.ndarray:
+        """Of the bytes that each row was decoded from, read-only, uint8 (n, 32)."""
+        return np.load(self.directory / "hashes.npy", mmap_mode="r")
+
+    def hash_of(self, ids: Iterable[str]) -> pd.Series:
+        """SHA-256 of the bytes that each of these images was decoded from, in hexadecimal.
+
+        Index image_id. Raises UserError for ids that are not in the cache.
+        """
+        index = pd.Index(ids, name="image_id")
+        return pd.Series(hex_of(self.hashes[self.rows_of(index)]), index, dtype=object)
+
     def __getitem__(self, image_id: str) -> np.ndarray:
         return self.images[self.rows_of([image_id])[0]]
 
@@ -91,7 +111,7 @@ def open_cache(directory: Path) -> ImageCache:
         raise UserError(
             f"The image cache {directory} is damaged ({error}): cxrlt cache builds it anew."
         ) from error
-    unread = np.load(directory / "sources.npy") == 0
+    unread = ~is_done(np.load(directory / "sources.npy"))
     absent = unread & ids.isin(read_quarantine(directory).index)
     n_left = np.count_nonzero(unread & ~absent)
     if n_left:
@@ -116,19 +136,57 @@ def read_parts(directory: Path) -> tuple[dict, pd.Index]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DamagedError(f"{type(error).__name__}: {error}") from error
     shape = (n, size, size) if channels == 1 else (n, size, size, channels)
-    images, sources = directory / "images.npy", directory / "sources.npy"
-    fault = array_fault(images, np.uint8, shape) or array_fault(sources, np.int64, (n,))
-    if fault or len(ids) != n:
-        raise DamagedError(fault or f"ids.csv has {len(ids):,} rows, not {n:,}")
+    fault = (
+        array_fault(directory / "images.npy", np.uint8, shape)
+        or array_fault(directory / "hashes.npy", np.uint8, (n, HASH_BYTES))
+        or array_fault(directory / "sources.npy", np.int64, (n, len(STAT)))
+    )
+    if fault or len(ids) != n or not ids.is_unique:
+        raise DamagedError(fault or f"ids.csv does not name {n:,} images")
     return meta, ids
 
 
+def caches_of(cache_dir: Path, challenge: str) -> Iterator[tuple[Path, dict, pd.Index]]:
+    """Folder, meta.json and ids of every cache of a challenge that is begun and not damaged."""
+    for path in sorted(cache_dir.glob(f"{challenge}-*/{META}")):
+        try:
+            meta, ids = read_parts(path.parent)
+        except DamagedError:
+            continue
+        if meta["challenge"] == challenge:
+            yield path.parent, meta, ids
+
+
+def is_done(sources: np.ndarray) -> np.ndarray:
+    """bool (n,): which rows of sources.npy are of an image that is decoded; no image has 0 bytes."""
+    return sources[:, 0] != 0
+
+
 def cache_path(
-    ids: Sequence[str], size: int, cache_dir: Path, challenge: str, split: str, channels: int = 1
+    files: pd.Series,
+    size: int,
+    cache_dir: Path,
+    challenge: str,
+    split: str,
+    images_dir: Path,
+    channels: int = 1,
 ) -> Path:
-    """Folder of the cache of these ids, in whatever order, at this size, by the decoder of these channels."""
-    identity = json.dumps([DECODERS[channels], size, sorted(ids)])
-    return cache_dir / f"{challenge}-{split}-{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
+    """Folder of the cache of these files (index image_id), in whatever order, at this size.
+
+    Its name is a function of ids, of where the files lie below `images_dir`, of where that folder really
+    lies, and of the decoder of these channels: data sets with the same ids never share a cache.
+    """
+    identity = hashlib.sha256(json.dumps([DECODERS[channels], size, real_path(images_dir)]).encode())
+    start = str(images_dir.absolute()).rstrip(os.sep) + os.sep
+    files = files.sort_index()
+    for image_id, file in zip(files.index, files, strict=True):
+        identity.update(f"\n{image_id}\0{file.removeprefix(start)}".encode(errors="surrogateescape"))
+    return cache_dir / f"{challenge}-{split}-{identity.hexdigest()[:12]}"
+
+
+def real_path(images_dir: Path) -> str:
+    """One name for a folder, whichever links lead to it."""
+    return os.fsencode(os.path.realpath(images_dir)).decode(errors="backslashreplace")
 
 
 def rows_of_ids(rows: pd.Series, ids: Iterable[str], absent: Callable[[str], str]) -> np.ndarray:
@@ -142,12 +200,11 @@ def rows_of_ids(rows: pd.Series, ids: Iterable[str], absent: Callable[[str], str
 
 
 def read_quarantine(directory: Path) -> pd.DataFrame:
-    """Unreadable images: index image_id; path, bytes (length of the file when it was tried), reason."""
+    """Unreadable images: index image_id; path, STAT of the file when it was tried, sha256, reason."""
     path = directory / "quarantine.csv"
-    frame = (
-        read_csv(path) if path.is_file() else pd.DataFrame(columns=["image_id", "path", "bytes", "reason"])
-    )
-    return frame.astype({"bytes": np.int64}).set_index("image_id")
+    columns = ["image_id", "path", *STAT, "sha256", "reason"]
+    frame = read_csv(path) if path.is_file() else pd.DataFrame(columns=columns)
+    return frame[columns].astype(dict.fromkeys(STAT, np.int64)).set_index("image_id")
 
 
 def read_csv(path: Path) -> pd.DataFrame:

@@ -2,9 +2,7 @@
 
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
@@ -22,25 +20,29 @@ from cxrlt.inputs.cache import (
     DamagedError,
     ImageCache,
     cache_path,
+    caches_of,
+    is_done,
     open_cache,
     read_parts,
     read_quarantine,
+    real_path,
     write_csv,
 )
-from cxrlt.inputs.cache_rows import decode_rows
+from cxrlt.inputs.cache_rows import Unreadable, decode_rows
 from cxrlt.inputs.decode import DECODERS
 from cxrlt.inputs.filling import create_array, require_room, writing_rows
 from cxrlt.inputs.processes import in_processes
+from cxrlt.inputs.sources import HASH_BYTES, STAT, hashing, stats_of
 from cxrlt.locks import exclusive, sweep
 
 CHUNK = 64
 """Rows that one process decodes before they are marked as done."""
+COPY_CHUNK = 1024
+"""Rows that are copied from another cache before they are marked as done."""
 N_TIMED = 8
 """Images decoded by one process before the others, to say how long the rest will take."""
-N_STAT_THREADS = 16
-"""On a network disk asking for the length of a file is all waiting."""
-STAT_BLOCK = 64
-"""Files that one thread asks for at a time: handing one over costs more than asking a local disk."""
+NOT_YET = np.zeros(len(STAT), np.int64)
+"""What sources.npy holds of a row that is not decoded."""
 
 
 def build_cache(
@@ -49,6 +51,7 @@ def build_cache(
     cache_dir: Path,
     challenge: str,
     split: str,
+    images_dir: Path,
     *,
     channels: int = 1,
     workers: int | None = None,
@@ -57,16 +60,21 @@ def build_cache(
 ) -> ImageCache:
     """The cache of the images in `table` (index image_id, column `file`), made or finished where needed.
 
-    Decodes with `workers` processes (default: one per core), after saying what it will cost in disk and
-    time. Of several builders one works and the others wait. Raises UserError if the disk lacks the room,
-    and if images cannot be read: with `quarantine` those are recorded in quarantine.csv and left out
-    instead, and are tried again once their file has changed.
+    The files lie below `images_dir`. Decodes with `workers` processes (default: one per core), after saying
+    what it will cost in disk and time; what another cache of the challenge has of the same files is copied.
+    Files that have another stat than before are hashed, and decoded again if their bytes are others. Of
+    several builders one works and the others wait. Raises UserError if the disk lacks the room, and if
+    images cannot be read: with `quarantine` those are recorded in quarantine.csv and left out instead, and
+    are tried again once their file has changed.
     """
     if table.empty:
         raise UserError(f"{challenge} {split} has no images to cache.")
     table = table.sort_index()
-    directory = cache_path(table.index, size, cache_dir, challenge, split, channels)
-    build = _Build(directory, challenge, split, size, channels, table, workers or cpu_count(), progress)
+    directory = cache_path(table["file"], size, cache_dir, challenge, split, images_dir, channels)
+    images = real_path(images_dir)
+    build = _Build(
+        directory, challenge, split, images, size, channels, table, workers or cpu_count(), progress
+    )
     if build.is_finished():
         sweep(directory)
     else:
@@ -86,6 +94,7 @@ class _Build:
     directory: Path
     challenge: str
     split: str
+    images: str
     size: int
     channels: int
     table: pd.DataFrame
@@ -97,17 +106,24 @@ class _Build:
         return (self.size, self.size) if self.channels == 1 else (self.size, self.size, self.channels)
 
     @property
+    def decoding(self) -> tuple[int, str]:
+        return self.size, DECODERS[self.channels]
+
+    @property
     def image_bytes(self) -> int:
         return self.size**2 * self.channels
 
     @cached_property
-    def source_bytes(self) -> np.ndarray:
-        blocks = np.array_split(self.table["file"].to_numpy(), -(-len(self.table) // STAT_BLOCK))
-        with ThreadPoolExecutor(N_STAT_THREADS) as pool:
-            return np.concatenate(list(pool.map(_lengths, blocks)))
+    def stats(self) -> np.ndarray:
+        """Of every file as it is now, int64 (n, 4)."""
+        return stats_of(self.table["file"].tolist())
+
+    @property
+    def sources(self) -> np.ndarray:
+        return np.load(self.directory / "sources.npy")
 
     def is_finished(self) -> bool:
-        return self.is_begun and self.fault() is None and not len(self.pending())
+        return self.is_begun and self.fault() is None and not len(self.changed()) and not len(self.pending())
 
     @property
     def is_begun(self) -> bool:
@@ -121,11 +137,15 @@ class _Build:
             return str(error)
         return None if ids.equals(self.table.index) else "ids.csv holds other ids"
 
+    def changed(self) -> np.ndarray:
+        """Rows decoded from a file that had another stat than it has now."""
+        sources = self.sources
+        return np.flatnonzero(is_done(sources) & (sources != self.stats).any(axis=1))
+
     def pending(self) -> np.ndarray:
-        """Rows neither decoded from the file as it is now, nor found unreadable as it is now."""
-        done = np.load(self.directory / "sources.npy")
-        known = read_quarantine(self.directory)["bytes"].reindex(self.table.index, fill_value=-1)
-        return np.flatnonzero(((done == 0) | (done != self.source_bytes)) & (known != self.source_bytes))
+        """Rows neither decoded, nor found unreadable in the file as it is now."""
+        tried = read_quarantine(self.directory)[list(STAT)].reindex(self.table.index, fill_value=-1)
+        return np.flatnonzero(~is_done(self.sources) & (tried.to_numpy() != self.stats).any(axis=1))
 
     def run(self, quarantine: bool) -> None:
         if self.is_finished():  # by the process that held the lock before
@@ -134,10 +154,12 @@ class _Build:
             self.clear(fault)
         self.check_room()
         self.create()
+        self.look_again(self.changed())
+        self.copy(self.pending())
         failures = self.fill(self.pending())
         self.record(failures if quarantine else {})
         if failures and not quarantine:
-            bad = [f"{self.table['file'].iloc[row]} ({reason})" for row, reason in sorted(failures.items())]
+            bad = [f"{self.table['file'].iloc[row]} ({failures[row].reason})" for row in sorted(failures)]
             raise UserError(
                 f"{self.challenge} {self.split}: {len(bad):,} of {len(self.table):,} images cannot be read: "
                 f"{listing(bad)}. "
@@ -147,7 +169,7 @@ class _Build:
 
     def check_room(self) -> None:
         """Every image needs a byte per pixel and channel, less what an earlier attempt has already taken."""
-        taken = np.count_nonzero(np.load(self.directory / "sources.npy")) if self.is_begun else 0
+        taken = np.count_nonzero(is_done(self.sources)) if self.is_begun else 0
         require_room(
             self.directory / "images.npy",
             (len(self.table) - taken) * self.image_bytes,
@@ -160,7 +182,8 @@ class _Build:
             return
         n = len(self.table)
         create_array(self.directory / "images.npy", np.uint8, (n, *self.image_shape))
-        create_array(self.directory / "sources.npy", np.int64, (n,))
+        create_array(self.directory / "hashes.npy", np.uint8, (n, HASH_BYTES))
+        create_array(self.directory / "sources.npy", np.int64, (n, len(STAT)))
         write_csv(self.directory / "ids.csv", pd.DataFrame({"image_id": self.table.index}))
         write_json(
             self.directory / META,
@@ -169,6 +192,7 @@ class _Build:
                 "split": self.split,
                 "size": self.size,
                 "n_images": n,
+                "images": self.images,
                 "decoder": DECODERS[self.channels],
             },
         )
@@ -176,75 +200,115 @@ class _Build:
     def clear(self, fault: str) -> None:
         """Remove what is damaged; meta.json, which says that the others are whole, first."""
         print(f"{self.directory} is damaged ({fault}): it is built anew", file=sys.stderr, flush=True)
-        for name in (META, "sources.npy", "images.npy", "ids.csv", "quarantine.csv"):
+        for name in (META, "sources.npy", "hashes.npy", "images.npy", "ids.csv", "quarantine.csv"):
             (self.directory / name).unlink(missing_ok=True)
 
-    def fill(self, pending: np.ndarray) -> dict[int, str]:
-        """Decode the pending rows. Returns the reason for each row that cannot be read."""
-        done = np.load(self.directory / "sources.npy")
+    def look_again(self, rows: np.ndarray) -> None:
+        """Hash these rows' files: rows of the same bytes are done, the others are to be decoded."""
+        if not len(rows):
+            return
+        if self.progress:
+            self.say(f"{len(rows):,} of {len(self.table):,} image files have changed: to look at again")
+        known = np.load(self.directory / "hashes.npy", mmap_mode="r")
+        with (
+            hashing(self.table["file"].iloc[rows].tolist()) as found,
+            writing_rows(self.directory / "sources.npy") as mark,
+        ):
+            for row, (stat, sha256) in zip(rows.tolist(), self.bar(found, len(rows), "hash"), strict=True):
+                mark(row, np.array(stat, np.int64) if sha256 == known[row].tobytes() else NOT_YET)
+
+    def copy(self, pending: np.ndarray) -> None:
+        """Take rows from other caches of the challenge whose files had the stat that these have now."""
+        for directory, meta, ids in caches_of(self.directory.parent, self.challenge):
+            if directory == self.directory or (meta["size"], meta["decoder"]) != self.decoding:
+                continue
+            there = ids.get_indexer(self.table.index[pending])
+            theirs = np.load(directory / "sources.npy", mmap_mode="r")
+            same = (there >= 0) & is_done(self.stats[pending])
+            same &= (theirs[there] == self.stats[pending]).all(axis=1)
+            if same.any():
+                self.copy_from(directory, there[same], pending[same])
+                pending = pending[~same]
+
+    def copy_from(self, directory: Path, there: np.ndarray, rows: np.ndarray) -> None:
+        if self.progress:
+            self.say(f"{len(rows):,} of {len(self.table):,} images are copied from {directory}")
+        with self.bar(None, len(rows), "copy") as bar:
+            for chunk in np.array_split(np.arange(len(rows)), -(-len(rows) // COPY_CHUNK)):
+                self.copy_chunk(directory, there[chunk], rows[chunk])
+                bar.update(len(chunk))
+
+    def copy_chunk(self, directory: Path, there: np.ndarray, rows: np.ndarray) -> None:
+        for name in ("images.npy", "hashes.npy"):
+            theirs = np.load(directory / name, mmap_mode="r")
+            with writing_rows(self.directory / name) as write:
+                for row, other in zip(rows.tolist(), there.tolist(), strict=True):
+                    write(row, theirs[other])
+        now = np.load(directory / "sources.npy", mmap_mode="r")[there]
         with writing_rows(self.directory / "sources.npy") as mark:
-            for row in pending[done[pending] != 0]:  # of files that have been replaced
-                mark(row, np.int64(0))
+            for row, stat in zip(rows.tolist(), now, strict=True):
+                if (stat == self.stats[row]).all():  # else a builder has been at work there meanwhile
+                    mark(row, stat)
+
+    def fill(self, pending: np.ndarray) -> dict[int, Unreadable]:
+        """Decode the pending rows. Returns why, for each row that cannot be read."""
+        if not len(pending):
+            return {}
         first = np.linspace(0, len(pending) - 1, min(N_TIMED, len(pending))).astype(int)
         start = time.perf_counter()
-        timed = decode_rows(*self.sources(pending[first]))
+        timed = decode_rows(*self.files(pending[first]))
         if self.progress:
             self.announce(len(pending), (time.perf_counter() - start) / len(first))
-        failures: dict[int, str] = {}
-        quiet = None if self.progress else True
+        failures: dict[int, Unreadable] = {}
         with (
-            tqdm(total=len(pending), desc="cache", unit="image", disable=quiet) as bar,
+            self.bar(None, len(pending), "cache") as bar,
             writing_rows(self.directory / "sources.npy") as mark,
         ):
             for readable, failed in chain([timed], self.decode(np.delete(pending, first))):
                 failures |= failed
-                for row in readable:
-                    mark(row, self.source_bytes[row])
+                for row, stat in readable.items():
+                    mark(row, np.array(stat, np.int64))
                 bar.update(len(readable) + len(failed))
         return failures
 
-    def decode(self, rows: np.ndarray) -> Iterator[tuple[list[int], dict[int, str]]]:
+    def decode(self, rows: np.ndarray) -> Iterator[tuple[dict[int, tuple[int, ...]], dict[int, Unreadable]]]:
         chunks = np.array_split(rows, -(-len(rows) // CHUNK)) if len(rows) else []
         workers = max(min(self.workers, len(chunks)), 1)
-        return in_processes(
-            (delayed(decode_rows)(*self.sources(chunk)) for chunk in chunks), workers, "decode"
-        )
+        return in_processes((delayed(decode_rows)(*self.files(chunk)) for chunk in chunks), workers, "decode")
 
-    def sources(self, rows: np.ndarray) -> tuple[Path, np.ndarray, list[str]]:
-        return self.directory / "images.npy", rows, self.table["file"].iloc[rows].tolist()
+    def files(self, rows: np.ndarray) -> tuple[Path, np.ndarray, list[str]]:
+        return self.directory, rows, self.table["file"].iloc[rows].tolist()
+
+    def bar(self, items: Iterable | None, total: int, work: str) -> tqdm:
+        quiet = None if self.progress else True
+        return tqdm(items, total=total, desc=work, unit="image", disable=quiet)
 
     def announce(self, n_pending: int, seconds_each: float) -> None:
         seconds = seconds_each * n_pending / min(self.workers, cpu_count())
-        print(
-            f"{self.challenge} {self.split}: {n_pending:,} of {len(self.table):,} images to decode "
+        self.say(
+            f"{n_pending:,} of {len(self.table):,} images to decode "
             f"at {self.size} px into {self.directory}: {n_pending * self.image_bytes / 1e9:.2f} GB, "
-            + (f"about {seconds / 60:.0f} min" if seconds > 90 else f"about {seconds:.0f} s"),
-            file=sys.stderr,
-            flush=True,
+            + (f"about {seconds / 60:.0f} min" if seconds > 90 else f"about {seconds:.0f} s")
         )
 
-    def record(self, failures: dict[int, str]) -> None:
+    def say(self, sentence: str) -> None:
+        print(f"{self.challenge} {self.split}: {sentence}", file=sys.stderr, flush=True)
+
+    def record(self, failures: dict[int, Unreadable]) -> None:
         """Write quarantine.csv: what it held, less the rows that can be read by now, and `failures`."""
         old = read_quarantine(self.directory)
-        readable = self.table.index[np.load(self.directory / "sources.npy") != 0]
+        readable = self.table.index[is_done(self.sources)]
         rows = sorted(failures)
+        stats = np.array([failures[row].stat for row in rows], np.int64).reshape(-1, len(STAT))
         new = pd.DataFrame(
             {
                 "path": self.table["file"].iloc[rows].astype(str).to_numpy(),
-                "bytes": self.source_bytes[rows],
-                "reason": [failures[row] for row in rows],
+                **dict(zip(STAT, stats.T, strict=True)),
+                "sha256": [failures[row].sha256 for row in rows],
+                "reason": [failures[row].reason for row in rows],
             },
             index=self.table.index[rows].rename("image_id"),
         )
         kept = old.drop(index=readable.union(new.index), errors="ignore")
         if len(old) or len(new):
             write_csv(self.directory / "quarantine.csv", pd.concat([kept, new]).reset_index())
-
-
-def _lengths(files: Sequence[str]) -> np.ndarray:
-    """Of each file in bytes, int64; 0 where there is none to be had."""
-    lengths = np.zeros(len(files), np.int64)
-    for place, file in enumerate(files):
-        with suppress(OSError):  # decoding will tell the reason
-            lengths[place] = Path(file).stat().st_size
-    return lengths

@@ -1,25 +1,49 @@
 """What every process of a cache build runs; without pandas, so that it starts soon and stays small."""
 
+import hashlib
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 
-from cxrlt.inputs.decode import UnreadableImageError, decode
+from cxrlt.inputs.decode import UnreadableImageError, decode_bytes, read_image
 from cxrlt.inputs.filling import writing_rows
+from cxrlt.inputs.sources import stat_of
 
 
-def decode_rows(images_path: Path, rows: np.ndarray, files: list[str]) -> tuple[list[int], dict[int, str]]:
-    """Decode `files` into `rows` of the array. Returns the rows done and why the others failed."""
+class Unreadable(NamedTuple):
+    """Why an image is not decoded; stat and hash (hexadecimal, empty if there are no bytes) of its file."""
+
+    stat: tuple[int, ...]
+    sha256: str
+    reason: str
+
+
+def decode_rows(
+    directory: Path, rows: np.ndarray, files: list[str]
+) -> tuple[dict[int, tuple[int, ...]], dict[int, Unreadable]]:
+    """Decode `files` into `rows` of images.npy and hash them into those of hashes.npy, each file read once.
+
+    Returns by row the stat of the file, taken before it was read, and of the others why they failed.
+    """
     cv2.setNumThreads(0)
-    array = np.load(images_path, mmap_mode="r")
+    array = np.load(directory / "images.npy", mmap_mode="r")
     size, channels = array.shape[1], 3 if array.ndim == 4 else 1
-    done, failures = [], {}
-    with writing_rows(images_path) as write:
+    done, failures = {}, {}
+    with (
+        writing_rows(directory / "images.npy") as write_image,
+        writing_rows(directory / "hashes.npy") as write_hash,
+    ):
         for row, file in zip(rows.tolist(), files, strict=True):
+            stat, sha256 = stat_of(file), b""
             try:
-                write(row, decode(Path(file), size, channels))
-                done.append(row)
+                data = read_image(Path(file))
+                sha256 = hashlib.sha256(data).digest()
+                write_image(row, decode_bytes(data, Path(file), size, channels))
             except UnreadableImageError as error:
-                failures[row] = error.reason
+                failures[row] = Unreadable(stat, sha256.hex(), error.reason)
+                continue
+            write_hash(row, np.frombuffer(sha256, np.uint8))
+            done[row] = stat
     return done, failures

@@ -1,4 +1,4 @@
-"""`cxrlt check`: reads every table, looks for every image, changes nothing."""
+"""`cxrlt check`: reads every table, looks for every image and at what caches know; changes nothing."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,7 +9,9 @@ import pandas as pd
 from cxrlt.artifacts import Workspace
 from cxrlt.challenges.base import VIEWS, Challenge
 from cxrlt.errors import UserError, listing
+from cxrlt.inputs.pixels import recorded_hashes
 from cxrlt.inputs.shared_patients import find_shared_patients
+from cxrlt.inputs.shared_pictures import same_pictures
 from cxrlt.inputs.table import missing_images, with_files, without_shared
 
 
@@ -28,7 +30,9 @@ def check(
     allow_missing: bool = False,
     drop_shared_patients: bool = False,
 ) -> str:
-    """A report of rows, patients, studies, views, positives, images and shared patients.
+    """A report of rows, patients, studies, views, positives, images, shared patients and pictures.
+
+    Of pictures only those that caches have are known; none is read.
 
     Raises UserError with the report and all problems at its end, so that one run shows every one of them.
     """
@@ -47,6 +51,7 @@ def check(
     if "train" in tables:
         report.lines.extend(_without_positives(challenge, tables["train"]))
         _check_patients(challenge, tables, drop_shared_patients, report)
+    report.lines.extend(_from_caches(challenge, workspace, tables))
     if report.problems:
         count = len(report.problems)
         title = "1 problem:" if count == 1 else f"{count} problems:"
@@ -110,6 +115,21 @@ def _check_patients(
         without_shared(challenge, tables["train"], shared, drop)
     except UserError as error:
         report.problems.append(str(error))
+
+
+def _from_caches(challenge: Challenge, workspace: Workspace, tables: dict[str, pd.DataFrame]) -> list[str]:
+    """What caches tell of pictures, if there are any: no image is read."""
+    if not tables:
+        return []
+    found = recorded_hashes(challenge, workspace, pd.concat([table[["file"]] for table in tables.values()]))
+    if found is None:
+        return []
+    hashes, start = {}, 0
+    for split, table in tables.items():
+        hashes[split] = found.hashes.iloc[start : start + len(table)]
+        start += len(table)
+    sentences = same_pictures(hashes, tables).sentences(challenge.name)
+    return [line for sentence in sentences for line in ("", sentence)]
 
 
 def _split_rows(tables: dict[str, pd.DataFrame]) -> list[list[str]]:

@@ -61,15 +61,31 @@ def decode(path: Path, size: int, channels: int = 1) -> np.ndarray:
     that libjpeg could not use, and what exceeds the bounds in headers.py. A single bit changed in a JPEG,
     which has no checksum, mostly passes.
     """
+    return decode_bytes(read_image(path), path, size, channels)
+
+
+def read_image(path: Path) -> bytes:
+    """The bytes of an image file, within the bounds of headers.py. Raises UnreadableImageError."""
+    with _reasons(path):
+        return read_file(path)
+
+
+def decode_bytes(data: bytes, path: Path, size: int, channels: int = 1) -> np.ndarray:
+    """As `decode`, of the bytes that `path` held."""
+    with _reasons(path):
+        return squash(_decode(data, size, channels), size)
+
+
+@contextmanager
+def _reasons(path: Path) -> Iterator[None]:
     try:
-        image = _decode(read_file(path), size, channels)
+        yield
     except OSError as error:
         raise UnreadableImageError(path, error.strerror or str(error)) from error
     except ValueError as error:
         raise UnreadableImageError(path, str(error)) from error
     except cv2.error as error:
         raise UnreadableImageError(path, f"OpenCV cannot decode it: {error.err}") from error
-    return squash(image, size)
 
 
 def squash(image: np.ndarray, size: int) -> np.ndarray:

@@ -11,6 +11,7 @@ from cxrlt.errors import UserError
 from cxrlt.inputs.cache import ImageCache
 from cxrlt.inputs.cache_build import build_cache
 from cxrlt.inputs.memory import give_back_memory
+from cxrlt.inputs.shared_pictures import same_pictures
 from cxrlt.inputs.table import NoImagesError, load_table, missing_images, with_files
 
 
@@ -29,15 +30,24 @@ class ImageSource:
         return self._cached(table, split, size)
 
     def all_splits(self, size: int) -> dict[str, ImageCache]:
-        """The cache of every split, or, if images may be missing, of every split that has any."""
+        """The cache of every split, or, if images may be missing, of every split that has any.
+
+        Warns on stderr of pictures that are there twice.
+        """
         caches: dict[str, ImageCache] = {}
+        patients: dict[str, pd.DataFrame] = {}
         for split in self.challenge.splits:
             try:
-                caches[split] = self.split(split, size)[1]
+                table, caches[split] = self.split(split, size)
             except NoImagesError as error:
                 if not self.allow_missing or split == "train":
                     raise
                 print(f"{error} That split is left out (--allow-missing).", file=sys.stderr)
+            else:
+                patients[split] = table[["patient"]]
+        hashes = {split: cache.hash_of(cache.ids) for split, cache in caches.items()}
+        for sentence in same_pictures(hashes, patients).sentences(self.challenge.name):
+            print(sentence, file=sys.stderr)
         return caches
 
     def folded(self, table: pd.DataFrame, size: int) -> tuple[pd.DataFrame, ImageCache]:
@@ -58,6 +68,7 @@ class ImageSource:
             self.workspace.cache_dir(),
             self.challenge.name,
             split,
+            self.workspace.images_dir(self.challenge.name),
             channels=self.challenge.channels,
             quarantine=self.quarantine,
         )

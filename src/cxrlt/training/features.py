@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from cxrlt.inputs.cache import ImageCache
 from cxrlt.inputs.dataset import Inputs, XRayDataset, make_loader
+from cxrlt.inputs.decode import DECODERS
 from cxrlt.inputs.features import FeatureCache, FeatureWriter, features_path, open_features
 from cxrlt.inputs.readers import readers_watched
 from cxrlt.models.backbone import XRayModel
@@ -46,14 +47,18 @@ def feature_cache(
 def features_key(
     model: XRayModel, recipe: Recipe, images: ImageCache, accelerator: Accelerator
 ) -> dict[str, object]:
-    """All that the features are a function of: the backbone's tensors, how they are read, and the images."""
+    """All that the features are a function of: the backbone's tensors, how they are read, and the images.
+
+    Images count by their content: where they lie, and when they were written, makes no difference.
+    """
     return {
         "backbone": recipe.model.backbone,
         "weights": _hash_of(model),
         "layout": dataclasses.asdict(model.layout),
         "size": recipe.data.size,
-        "images": images.directory.name,
-        "files": hashlib.sha256(np.load(images.directory / "sources.npy").tobytes()).hexdigest(),
+        "decoder": DECODERS[images.channels],
+        "cache_size": images.size,
+        "files": hashlib.sha256(images.hashes[images.rows.to_numpy()].tobytes()).hexdigest(),
         "precision": accelerator.mixed_precision,
     }
 

@@ -1,0 +1,82 @@
+import pandas as pd
+import pytest
+
+from cxrlt.inputs.shared_pictures import SamePictures, grouped_patients, same_pictures
+
+
+def table(**patients: str | None) -> pd.DataFrame:
+    """Columns patient; the keywords are image ids."""
+    index = pd.Index(list(patients), name="image_id")
+    return pd.DataFrame({"patient": pd.array(list(patients.values()), "string")}, index)
+
+
+def hashes(**of_image: str | None) -> pd.Series:
+    return pd.Series(of_image, dtype=object).rename_axis("image_id")
+
+
+TRAIN = table(a="p1", b="p2", c="p2", d="p3", e="p4")
+HASHES = hashes(a="x", b="y", c="x", d="x", e="z")
+
+
+def test_a_picture_of_several_patients_of_train_is_a_pair_for_each_of_the_others():
+    found = same_pictures({"train": HASHES}, {"train": TRAIN})
+    assert found == SamePictures((("a", "c"), ("a", "d")), {})
+
+
+def test_a_picture_that_one_patient_has_twice_is_fine():
+    found = same_pictures({"train": hashes(a="x", b="x")}, {"train": table(a="p", b="p")})
+    assert found.sentences("csv") == [] and found.patients == ()
+
+
+def test_without_patients_every_image_is_its_own():
+    found = same_pictures({"train": HASHES}, {"train": table(**dict.fromkeys("abcde"))})
+    assert found.patients == (("a", "c"), ("a", "d"))
+
+
+def test_pictures_in_two_splits_are_found_by_split_also_of_one_patient():
+    known = {"train": HASHES, "dev": hashes(f="y", g="new", h="y"), "test": hashes(i="new", j=None)}
+    tables = {"train": TRAIN, "dev": table(f="p2", g="p8", h="p9"), "test": table(i="p8", j="p7")}
+    assert same_pictures(known, tables).splits == {
+        ("train", "dev"): (("b", "f"), ("b", "h")),
+        ("train", "test"): (),
+        ("dev", "test"): (("g", "i"),),
+    }
+
+
+def test_unknown_hashes_are_not_the_same_picture():
+    unknown = {"train": hashes(a=None, b=None), "dev": hashes(c=None)}
+    found = same_pictures(unknown, {"train": table(a="p1", b="p2"), "dev": table(c="p3")})
+    assert found.sentences("csv") == []
+
+
+def test_the_sentences_count_name_ten_and_say_what_fixes_it():
+    many = {f"i{k:02}": f"p{k:02}" for k in range(13)}
+    known = {"train": hashes(**dict.fromkeys(many, "x")), "test": hashes(t="x")}
+    within, across = same_pictures(known, {"train": table(**many), "test": table(t="q")}).sentences("csv")
+    assert "12 training images are identical, byte for byte, to one of another patient: i00 = i01, " in within
+    assert "i00 = i10 … (12 in all)" in within and "i11" not in within
+    assert within.endswith("cxrlt folds csv --group-duplicates")
+    assert "1 images of test are identical, byte for byte, to one of train: i00 = t." in across
+    assert across.endswith("A score on test flatters the model.")
+
+
+def test_patients_who_share_a_picture_become_the_first_of_them_also_by_way_of_others():
+    shared = hashes(a="x", b="x", c="y", d="y", e="z")
+    grouped = grouped_patients(table(e="p1", a="p4", b="p2", c="p2", d="p3"), shared)
+    assert grouped.to_dict() == {"e": "p1", "a": "p2", "b": "p2", "c": "p2", "d": "p2"}
+    assert list(grouped.index) == ["e", "a", "b", "c", "d"]
+
+
+@pytest.mark.parametrize("known", [hashes(), hashes(a=None, b="x"), hashes(a="x", b="y", stranger="x")])
+def test_patients_who_share_nothing_stay_themselves(known: pd.Series):
+    assert grouped_patients(table(a="p1", b="p2"), known).to_dict() == {"a": "p1", "b": "p2"}
+
+
+def test_without_patients_identical_images_become_one_and_the_others_stay_alone():
+    grouped = grouped_patients(table(**dict.fromkeys("dcba")), hashes(a="x", b="y", c="x", d="z"))
+    assert grouped.to_dict() == {"d": "d", "c": "a", "b": "b", "a": "a"}
+
+
+def test_a_patient_that_only_some_rows_lack_stays_unknown():
+    grouped = grouped_patients(table(a="p1", b=None, c="p2"), hashes(a="x", b="x", c="x"))
+    assert grouped.isna().tolist() == [False, True, False] and grouped["c"] == "p1"
