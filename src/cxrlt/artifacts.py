@@ -12,10 +12,13 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from cxrlt.errors import UserError, listing, quoted
+from cxrlt.errors import MissingFileError, UserError, listing, quoted
+from cxrlt.user_file import require_file
 
 LONGEST_NAME = 200
 """Bytes of a folder's name: file systems take 255, and some names get longer."""
+LARGEST_JSON = 1 << 28
+"""Bytes of an artifact: weights of many members for thousands of classes have a few million."""
 TEMPORARY = ".*.tmp"
 """What the files are called that a killed process was writing."""
 MENDS = {
@@ -135,9 +138,13 @@ def write_json(path: Path, value: object) -> None:
 
 def read_json(path: Path, made_by: str) -> dict:
     """The JSON object in `path`. Raises UserError, naming the command `made_by`, if there is none."""
-    if not path.is_file():
-        raise UserError(f"{path} does not exist. Make it with: {made_by}")
     again = f"Make it again with: {made_by.removesuffix(' --force')} --force"
+    try:
+        require_file(path, f"Make it with: {made_by}", LARGEST_JSON)
+    except MissingFileError:
+        raise
+    except UserError as error:
+        raise UserError(f"{error} {again}") from error
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:  # no JSON, no UTF-8, or nested without end

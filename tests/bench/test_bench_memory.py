@@ -11,7 +11,7 @@ from cxrlt.bench.memory import CHALLENGE, anonymous_bytes, memory_rows, peak_of_
 from cxrlt.bench.setting import Setting
 from cxrlt.challenges import get_challenge
 from cxrlt.errors import UserError
-from cxrlt.folds.make import read_folds
+from cxrlt.folds.rows import read_train_rows
 from cxrlt.inputs.images import ImageSource
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="RssAnon is known on Linux alone")
@@ -35,9 +35,9 @@ def test_the_challenge_is_whole_without_a_single_image_being_decoded(tmp_path, c
     workspace = write_challenge(tmp_path, 60)
     assert isinstance(workspace, Workspace)
     challenge = get_challenge(CHALLENGE)
-    folds = read_folds(challenge, workspace)
-    table, cache = ImageSource(challenge, workspace).folded(folds.frame.index, module.SIZE)
-    assert len(table) == len(cache.ids) == len(folds.frame) == 60
+    rows = read_train_rows(challenge, workspace)
+    table, cache = ImageSource(challenge, workspace).folded(rows.table, module.SIZE)
+    assert len(table) == len(cache.ids) == len(rows.table) == 60
     assert "to decode" not in capsys.readouterr().err
 
 

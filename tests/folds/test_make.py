@@ -20,7 +20,7 @@ def test_folds_are_read_back_as_they_were_made(
 ) -> None:
     report = make_folds(challenge, workspace, n_folds=4, seed=1)
     folds = read_folds(challenge, workspace)
-    assert (folds.n_folds, folds.seed, folds.sha256) == (4, 1, report.figures["sha256"])
+    assert (folds.n_folds, folds.made.seed, folds.made.sha256) == (4, 1, report.figures["sha256"])
     assert folds.frame["fold"].equals(split_patients(table, challenge.classes, 4, 1))
     assert folds.frame["patient"].tolist() == table["patient"].tolist()
     assert report.figures["patients_in_two_folds"] == 0
@@ -51,7 +51,7 @@ def test_other_rows_than_those_of_the_split_there_are_an_error_that_names_them(
 ) -> None:
     make_folds(challenge, workspace)
     table.drop("i000005").to_csv(workspace.inputs_dir("tiny") / "train.csv")
-    with pytest.raises(UserError, match="1 rows which the table lacks: i000005"):
+    with pytest.raises(UserError, match=r"1 rows which the table lacks: i000005.*cxrlt folds tiny --extend"):
         make_folds(challenge, workspace)
     table.loc["i000000", "patient"] = "p99999"
     table.to_csv(workspace.inputs_dir("tiny") / "train.csv")
@@ -68,7 +68,7 @@ def test_force_replaces_the_split_and_names_the_runs_that_no_longer_fit(
         make_folds(challenge, workspace, n_folds=3)
     after = make_folds(challenge, workspace, n_folds=3, force=True)
     assert "demo_resnet" in str(after)
-    assert read_folds(challenge, workspace).sha256 == after.figures["sha256"] != before.figures["sha256"]
+    assert read_folds(challenge, workspace).made.sha256 == after.figures["sha256"] != before.figures["sha256"]
 
 
 def test_a_split_changed_by_hand_is_refused(challenge: Challenge, workspace: Workspace) -> None:

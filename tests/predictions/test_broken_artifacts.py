@@ -18,7 +18,7 @@ from cxrlt.predictions.calibrate import calibrate
 from cxrlt.predictions.calibration import CALIBRATION, read_calibration
 from cxrlt.predictions.ensemble import make_ensemble
 from cxrlt.predictions.evaluate import SCORE, evaluate, leaderboard
-from cxrlt.predictions.runs import read_final, read_train_rows
+from cxrlt.predictions.runs import read_final
 from cxrlt.predictions.store import read_predictions
 from cxrlt.predictions.trained import trained_folds
 from cxrlt.submissions.dependents import outdated_listing
@@ -37,21 +37,13 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> SimulatedRuns:
     """Two models, their ensemble, calibrations, scores and submissions; a test puts back what it breaks."""
     runs = set_up_challenge(tmp_path_factory.mktemp("broken"), n_patients=40, n_folds=2)
     for seed, name in enumerate(("one", "two")):
-        directory = runs.add_run(name, skill=2, seed=seed)
-        for number in range(2):
-            describe(runs, directory / f"fold{number}", name, number)
+        runs.add_run(name, skill=2, seed=seed)
     make_ensemble(runs.challenge, runs.workspace, "both", ["one", "two"], kind="stack", context=True)
     for name in ("one", "both"):
         calibrate(runs.challenge, runs.workspace, name, n_draws=5)
         evaluate(runs.challenge, runs.workspace, name, n_draws=5)
         submit(runs.challenge, runs.workspace, name, variant="calibrated")
     return runs
-
-
-def describe(runs: SimulatedRuns, directory: Path, name: str, number: int) -> None:
-    folds = read_folds(runs.challenge, runs.workspace)
-    identity = {"challenge": "csv", "name": name, "fold": str(number), "seed": 0}
-    (directory / "run.json").write_text(json.dumps(identity | {"folds_sha256": folds.sha256}))
 
 
 def folds_of(runs: SimulatedRuns, name: str) -> object:
@@ -65,7 +57,7 @@ def readers(runs: SimulatedRuns) -> Iterator[Callable[[], object]]:
     for name in ("one", "both"):
         yield lambda name=name: read_final(*of, name, "oof")
         yield lambda name=name: submit(*of, name)
-        yield lambda name=name: read_calibration(*of, name, read_train_rows(*of))
+        yield lambda name=name: read_calibration(name, runs.present)
     yield lambda: evaluate(*of, "one", n_draws=2)
     yield lambda: make_ensemble(*of, "both", ["one", "two"], kind="stack", context=True)
     yield lambda: folds_of(runs, "one")

@@ -94,8 +94,9 @@ def test_a_fold_that_started_from_weights_which_were_replaced_is_to_be_trained_a
     whole: SimulatedRuns,
 ) -> None:
     directory = whole.workspace.run_dir("csv", "two") / "fold1"
-    origin = {"run": "csv:one", "fold": "1", "sha256": "0" * 64}
-    (directory / "run.json").write_text(json.dumps({"started_from": origin}))
+    origin = {"run": "csv:one", "fold": "1", "weights": "0" * 64, "rows": "0" * 64}
+    record = json.loads((directory / "run.json").read_text())
+    (directory / "run.json").write_text(json.dumps(record | {"started_from": origin}))
     assert words(whole, "one") == [
         "two fold 1 (started from former weights): "
         "cxrlt train RECIPE --name two --challenge csv --fold 1 --force"
@@ -111,7 +112,12 @@ def test_folds_made_anew_outdate_everything_and_the_same_folds_nothing(
     main(["folds", "csv", "--n-folds", "3", "--seed", "4", *root])
     printed = capsys.readouterr().out
     assert printed.count("outdated now") == 1
-    for name in ("oof predictions of one", "ensemble both", "calibration of both", "submission of two"):
+    for name in (
+        "one (trained on another split",
+        "ensemble both",
+        "calibration of both",
+        "submission of two",
+    ):
         assert f"  {name}" in printed
 
 

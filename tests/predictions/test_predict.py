@@ -45,7 +45,7 @@ def test_out_of_fold_rows_are_predicted_by_the_fold_that_left_them_out(source):
     for fold, path in enumerate(paths):
         frame, meta = read_predictions(path, CLASSES)
         assert set(frame.index) == set(folds.frame.index[folds.frame["fold"] == fold])
-        assert (meta["fold"], meta["split"], meta["folds_sha256"]) == (str(fold), "oof", folds.sha256)
+        assert (meta.fold, meta.split, meta.made_of["rows"]) == (str(fold), "oof", folds.identity.rows(fold))
         constants, _ = read_constants(path.parent, CLASSES, made_by="")
         pd.testing.assert_series_equal(constants.median, constants_of(frame).median, check_names=False)
 
@@ -54,7 +54,7 @@ def test_out_of_fold_rows_are_predicted_by_the_fold_that_left_them_out(source):
 def test_predictions_are_the_mean_of_the_image_and_its_mirror_image(source, split):
     for unit, path in zip(units(source), predict(source, "model", split), strict=True):
         frame, meta = read_predictions(path, CLASSES)
-        assert meta["tta"] == "flip"
+        assert meta.tta == "flip"
         assert frame.dtypes.eq(np.float32).all()
         for image_id in frame.index[:3]:
             both = [logits_by_hand(source, unit, split, image_id, mirrored) for mirrored in (False, True)]
@@ -134,7 +134,7 @@ def test_the_variants_of_the_recipe_are_predicted_and_said_with_the_predictions(
     train(source, TrainPlan("variants", recipe, folds=(0,)))
     (path,) = predict(source, "variants", "dev")
     frame, meta = read_predictions(path, CLASSES)
-    assert meta["tta"] == "flip, scales 0.9 1.1, crops 0.875, merged as probabilities"
+    assert meta.tta == "flip, scales 0.9 1.1, crops 0.875, merged as probabilities"
     (unit,) = units(source, "variants")
     _, cache = source.split("dev", 32)
     image = torch.from_numpy(np.array(cache[frame.index[0]]))[None, None]

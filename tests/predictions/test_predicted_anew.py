@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from cxrlt.pipeline import Plan, run
 from cxrlt.predictions.ensemble import make_ensemble, predict_ensemble
 from cxrlt.predictions.evaluate import evaluate
 from cxrlt.predictions.predict import predict, predict_run
-from cxrlt.predictions.store import read_meta
+from cxrlt.predictions.store import read_meta, read_predictions
 from cxrlt.recipe import TTAConfig, load_recipe, save_recipe
 from cxrlt.training.train import TrainPlan, train
 from tiny import make_tiny, tiny_recipe, tiny_source
@@ -60,7 +61,7 @@ def test_predictions_of_other_weights_are_made_anew_and_those_of_other_folds_are
     predict(source, "model", "oof")
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("predict model fold 0 oof: already done")
-    assert "fold 1 oof: anew, for" in lines[1]
+    assert "fold 1 oof: again, for" in lines[1]
     assert lines[1].endswith("was made with other weights")
     after = stamps(source)
     assert (after[0] == before[0], after[1] > before[1]) == (True, True)
@@ -98,11 +99,23 @@ def test_a_kill_between_the_two_files_of_a_fold_leaves_no_predictions_beside_oth
 
 
 def test_weights_for_other_classes_are_never_predicted_with(source: ImageSource) -> None:
-    path = fold(source, 0) / "card.json"
-    card = json.loads(path.read_text())
-    path.write_text(json.dumps(card | {"classes": card["classes"][::-1]}))
-    with pytest.raises(UserError, match=r"another order: Rare disc, Bar, Disc\. Train it anew: cxrlt train"):
+    path = fold(source, 0) / "run.json"
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps(record | {"classes": ["Disc", "Bar", "Ring"]}))
+    with pytest.raises(UserError, match=r"other classes.*: Rare disc, Ring\. Train it again: cxrlt train"):
         predict(source, "model", "dev")
+
+
+def test_classes_in_another_order_are_predicted_by_their_names(source: ImageSource) -> None:
+    predict(source, "model", "dev")
+    before = read_predictions(fold(source, 0) / "dev.parquet", source.challenge.classes)[0]
+    counts = dict(reversed(source.challenge.train_counts.items()))
+    other = replace(source, challenge=replace(source.challenge, train_counts=counts))
+    predict(other, "model", "dev", force=True)
+    after = read_predictions(fold(source, 0) / "dev.parquet", source.challenge.classes)[0]
+    assert after.equals(before)
+    (job, _) = train(other, TrainPlan("model", tiny_recipe(**SHORT)))
+    assert job.classes == source.challenge.classes != other.challenge.classes
 
 
 def test_weights_that_predict_no_numbers_are_no_unreadable_images(source: ImageSource) -> None:

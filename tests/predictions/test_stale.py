@@ -84,7 +84,9 @@ def test_the_split_that_is_behind_is_named(model: SimulatedRuns, reader: str, sp
 def test_predictions_of_another_recipe_are_refused_and_so_are_constants_of_one(model: SimulatedRuns) -> None:
     study_mean_of("model", model.present)
     other_recipe(model.workspace.run_dir("csv", "model"), tta=TTAConfig(scales=(0.9,)))
-    with pytest.raises(OutdatedError, match=r"oof\.parquet is outdated: it was made with another recipe \(predict\.tta\.scales\)"):
+    with pytest.raises(
+        OutdatedError, match=r"oof\.parquet is outdated.*another recipe \(predict\.tta\.scales\)"
+    ):
         read_final(*of(model, "model", "oof"))
     with pytest.raises(OutdatedError, match=r"oof\.parquet is outdated.*--split oof --force"):
         read_final(*of(model, "model", "test"))
@@ -130,7 +132,7 @@ def test_the_order_of_the_classes_changes_nothing(model: SimulatedRuns) -> None:
 
 def test_predictions_of_another_split_are_refused_with_the_training(model: SimulatedRuns) -> None:
     make_folds(*of(model), n_folds=3, seed=5, force=True)
-    with pytest.raises(OutdatedError, match="made with another split into folds.*cxrlt train .*--fold 0 --force"):
+    with pytest.raises(OutdatedError, match=r"another split into folds.*cxrlt train .*--fold 0 --force"):
         read_final(*of(model, "model", "dev"))
 
 
@@ -144,7 +146,7 @@ def test_where_weights_were_deleted_predictions_are_taken_as_they_are(model: Sim
 def test_predictions_that_do_not_say_what_they_were_made_of_are_refused(model: SimulatedRuns) -> None:
     path = model.workspace.run_dir("csv", "model") / "fold0" / "constants.json"
     write_json(path, json.loads(path.read_text()) | {"made_of": {}})
-    with pytest.raises(OutdatedError, match="another split into folds, other classes, another recipe.* and other"):
+    with pytest.raises(OutdatedError, match=r"another split into folds, other classes, another recipe.* and"):
         read_final(*of(model, "model", "test"))
 
 

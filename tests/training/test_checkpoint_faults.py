@@ -11,10 +11,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from cxrlt.artifacts import sha256_of
 from cxrlt.errors import UserError
 from cxrlt.models.backbone import create_model
-from cxrlt.training import loop, places
+from cxrlt.provenance import digest_of_weights
+from cxrlt.training import loop
 from cxrlt.training.checkpoint import (
     Progress,
     checkpoints,
@@ -25,7 +25,6 @@ from cxrlt.training.checkpoint import (
     update_of,
 )
 from cxrlt.training.optimise import create_optimizer
-from cxrlt.training.places import weights_sha256
 from cxrlt.training.train import TrainPlan, train
 from tiny import same, tiny_recipe, weights_of
 
@@ -228,16 +227,18 @@ def test_a_truncated_or_foreign_file_of_weights_is_a_sentence_with_its_path_and_
         read_tensors(path, made_by="cxrlt train x")
 
 
-def test_weights_are_known_by_their_sha256_which_is_computed_once(tmp_path, monkeypatch):
-    path = tmp_path / "weights.safetensors"
-    path.write_bytes(b"one")
-    first = weights_sha256(tmp_path)
-    assert first == sha256_of(path)
-    monkeypatch.setattr(places, "sha256_of", lambda path: "computed again")
-    assert weights_sha256(tmp_path) == first
-    path.write_bytes(b"two")
-    os.utime(path, ns=(1, 1))
-    assert weights_sha256(tmp_path) == "computed again"
+def test_weights_are_known_by_their_values_which_are_hashed_once(tmp_path, monkeypatch):
+    path, again = tmp_path / "weights.safetensors", tmp_path / "again.safetensors"
+    save_tensors(path, {"w": torch.arange(3.0)}, {"note": "one"})
+    save_tensors(again, {"w": torch.arange(3.0)}, {"note": "another"})
+    first = digest_of_weights(path)
+    assert path.read_bytes() != again.read_bytes()
+    assert digest_of_weights(again) == first
+    monkeypatch.setattr(Path, "open", lambda *_: pytest.fail("it is read again"))
+    assert digest_of_weights(path) == first
+    monkeypatch.undo()
+    save_tensors(path, {"w": torch.arange(1.0, 4.0)})
+    assert digest_of_weights(path) != first
     path.unlink()
     with pytest.raises(UserError, match="does not exist: train that fold first"):
-        weights_sha256(tmp_path)
+        digest_of_weights(path)

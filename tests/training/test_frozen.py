@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from cxrlt.folds.make import read_folds
+from cxrlt.folds.rows import read_train_rows
 from cxrlt.inputs.images import ImageSource
 from cxrlt.metrics import macro_metric
 from cxrlt.models.backbone import create_model
@@ -50,7 +51,7 @@ def feature_dirs(source: ImageSource) -> list[Path]:
 
 def through_images(source: ImageSource, unit: TrainedFold, table: pd.DataFrame) -> pd.DataFrame:
     """Logits of the whole model for the rows, without a feature cache."""
-    _, cache = source.folded(read_folds(source.challenge, source.workspace).frame.index, 64)
+    _, cache = source.folded(read_train_rows(source.challenge, source.workspace).table, 64)
     dataset = evaluation_set(unit.recipe, table, CLASSES, cache)
     options = {"task": "multi_label", "batch_size": 7, "n_workers": 0}
     accelerator = create_accelerator(unit.recipe)
@@ -74,7 +75,7 @@ def test_predictions_through_images_and_through_cached_features_agree(source, he
     (job,) = train(source, TrainPlan(f"frozen-{head}", frozen(head), folds=(0,)))
     (path,) = predict(source, f"frozen-{head}", "oof")
     cached, meta = read_predictions(path, CLASSES)
-    assert meta["tta"] == "none"
+    assert meta.tta == "none"
     (unit,) = units(source, f"frozen-{head}")
     whole = through_images(source, unit, job.valid)
     pd.testing.assert_frame_equal(cached.loc[whole.index], whole, atol=1e-4)

@@ -126,5 +126,5 @@ def test_a_fold_fuses_what_its_own_fold_of_another_run_sees(source, is_frozen):
 def test_studies_are_augmented_at_test_time_too(source):
     (path, *_) = predict(source, "whole", "test")
     frame, meta = read_predictions(path, CLASSES)
-    assert meta["tta"] == "flip" and len(frame) == 24
+    assert meta.tta == "flip" and len(frame) == 24
     assert frame.notna().all(axis=None)

@@ -8,11 +8,12 @@ import pandas as pd
 import pytest
 import torch
 
-from cxrlt.artifacts import read_json, sha256_of
+from cxrlt.artifacts import read_json
 from cxrlt.challenges import get_challenge
 from cxrlt.errors import UserError
 from cxrlt.folds.make import make_folds, read_folds
 from cxrlt.inputs.images import ImageSource
+from cxrlt.provenance import digest_of_weights
 from cxrlt.training import start
 from cxrlt.training.setup import initial_model, loss_of
 from cxrlt.training.train import TrainPlan, fold_jobs, train
@@ -125,7 +126,7 @@ def test_the_run_says_what_it_started_from_and_under_which_licence(trained):
     (job,) = train(trained, plan("told", "base"))
     run = read_json(job.run_dir / "run.json", made_by="")
     weights = trained.workspace.run_dir("csv", "base") / "fold0" / "weights.safetensors"
-    expected = {"run": "csv:base", "fold": "0", "sha256": sha256_of(weights)}
+    expected = {"run": "csv:base", "fold": "0", "weights": digest_of_weights(weights)}
     assert expected.items() <= run["started_from"].items()
     assert read_json(job.run_dir / "card.json", made_by="")["pretrained_weights_licence"] == (
         "none (random weights)"
@@ -144,7 +145,7 @@ def test_a_finished_run_is_not_done_when_its_source_was_trained_anew(trained):
         train(trained, plan("late", "early"))
     (late,) = train(trained, dataclasses.replace(plan("late", "early"), force=True))
     run = read_json(late.run_dir / "run.json", made_by="")
-    assert run["started_from"]["sha256"] == sha256_of(job.run_dir / "weights.safetensors")
+    assert run["started_from"]["weights"] == digest_of_weights(job.run_dir / "weights.safetensors")
 
 
 @pytest.mark.parametrize(
@@ -172,7 +173,7 @@ def test_a_refit_starts_from_a_refit(trained):
 def test_a_source_of_another_split_is_refused(trained):
     path = trained.workspace.run_dir("csv", "base") / "fold0" / "run.json"
     run = path.read_text()
-    path.write_text(json.dumps(json.loads(run) | {"folds_sha256": "0" * 64}))
+    path.write_text(json.dumps(json.loads(run) | {"made_of": {"rows": "0" * 64}}))
     try:
         with pytest.raises(UserError, match=r"csv:base was trained on another split.*--fold 0 --force"):
             job_of(trained, "mine", "base")

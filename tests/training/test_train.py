@@ -12,6 +12,7 @@ from cxrlt.artifacts import read_json
 from cxrlt.errors import UserError
 from cxrlt.locks import exclusive
 from cxrlt.predictions.predict import predict
+from cxrlt.predictions.present import Present
 from cxrlt.predictions.runs import read_oof
 from cxrlt.predictions.store import read_predictions
 from cxrlt.recipe import load_recipe
@@ -27,9 +28,9 @@ def test_a_finished_fold_says_what_it_is(source):
     assert load_recipe(None, job.run_dir / "config.yaml") == recipe
     run = read_json(job.run_dir / "run.json", made_by="")
     assert (run["challenge"], run["name"], run["fold"], run["seed"]) == ("csv", "whole", "1", 0)
-    assert len(run["folds_sha256"]) == 64
+    assert len(run["made_of"]["rows"]) == 64
     with safe_open(job.run_dir / "weights.safetensors", "pt") as file:
-        assert file.metadata()["folds_sha256"] == run["folds_sha256"]
+        assert file.metadata()["rows"] == run["made_of"]["rows"]
     log = pd.read_csv(job.run_dir / "log.csv")
     assert list(log["epoch"]) == [1, 2]
     assert log["loss"].notna().all()
@@ -83,7 +84,7 @@ def test_a_name_with_a_slash_is_a_folder_in_a_folder_for_training_and_prediction
     train(source, TrainPlan(name, recipe, folds=(1,)))
     assert f"train {name} fold 1: already done" in capsys.readouterr().out
     with pytest.raises(UserError, match=rf"cxrlt train RECIPE --name {name} --challenge csv --fold 0"):
-        read_oof(source.challenge, source.workspace, name)
+        read_oof(name, Present(source.challenge, source.workspace))
     with pytest.raises(UserError, match=r"'study-losses/absent'.*train RECIPE --name study-losses/absent "):
         predict(source, "study-losses/absent", "oof")
 

@@ -11,7 +11,8 @@ from cxrlt.errors import UserError, listing
 from cxrlt.folds.balance import balance, describe
 from cxrlt.folds.read import REFIT, Folds, FormerSplit, folds_command, read_folds, report_path
 from cxrlt.folds.split import extend_split, split_patients
-from cxrlt.inputs.pixels import grouped_patients, pixel_hashes
+from cxrlt.inputs.pixels import pixel_hashes
+from cxrlt.inputs.shared_pictures import grouped_patients
 from cxrlt.inputs.table import load_labels, load_table
 from cxrlt.locks import exclusive, sweep
 

@@ -6,7 +6,7 @@ from cxrlt.artifacts import read_json
 from cxrlt.errors import UserError
 from cxrlt.metrics import macro_metric
 from cxrlt.predictions.evaluate import evaluate
-from cxrlt.predictions.store import read_predictions, write_predictions
+from cxrlt.predictions.store import read_pixels, read_predictions, write_predictions
 from cxrlt.studies.losses.plan import LossStudy
 from cxrlt.studies.losses.score import GAP, read_logits, score_run
 from cxrlt.studies.losses.seen import SEEN, seen_fold
@@ -61,7 +61,7 @@ def test_the_gap_is_zero_where_seen_rows_are_predicted_as_if_left_out(study, run
         path = study.fold_dir(run, fold) / SEEN
         kept[path] = path.read_bytes()
         frame, meta = read_predictions(path, study.challenge.classes)
-        write_predictions(path, logits.loc[frame.index], meta)
+        write_predictions(path, logits.loc[frame.index], meta, read_pixels(path)[1])
     try:
         assert score_run(study, run, own, n_draws=2).beside[GAP] == pytest.approx(0)
     finally:
@@ -84,7 +84,7 @@ def test_predictions_of_other_rows_are_refused(study, run):
     path = study.fold_dir(run, 0) / "oof.parquet"
     content = path.read_bytes()
     frame, meta = read_predictions(path, study.challenge.classes)
-    write_predictions(path, frame.iloc[1:], meta)
+    write_predictions(path, frame.iloc[1:], meta, read_pixels(path)[1])
     try:
         with pytest.raises(UserError, match=r"oof.parquet.*--force"):
             read_logits(study, run)

@@ -8,7 +8,8 @@ from cxrlt.errors import UserError
 from cxrlt.metrics import macro_metric
 from cxrlt.predictions.evaluate import evaluate
 from cxrlt.predictions.oof import oof_scores
-from cxrlt.predictions.runs import read_final, read_oof, read_train_rows
+from cxrlt.predictions.present import Present
+from cxrlt.predictions.runs import read_final, read_oof
 from cxrlt.predictions.store import read_predictions
 from cxrlt.predictions.study import study_mean
 from cxrlt.predictions.weights import read_weights
@@ -90,13 +91,11 @@ def test_a_prediction_differs_from_base_in_its_own_part_alone(source, compared):
     classes = source.challenge.classes
     plain, meta = read_predictions(folder(source, "base") / "fold1/oof.parquet", classes)
     flipped, flip_meta = read_predictions(folder(source, "flip") / "fold1/oof.parquet", classes)
-    assert (meta["tta"], flip_meta["tta"]) == ("none", "flip")
+    assert (meta.tta, flip_meta["tta"]) == ("none", "flip")
     assert not np.allclose(plain, flipped)
-    rows = read_train_rows(source.challenge, source.workspace)
-    base, own = (
-        read_oof(source.challenge, source.workspace, f"study-tricks/{name}-seed0").frame
-        for name in ("base", "study_mean")
-    )
+    present = Present(source.challenge, source.workspace)
+    rows = present.rows
+    base, own = (read_oof(f"study-tricks/{name}-seed0", present).frame for name in ("base", "study_mean"))
     pd.testing.assert_frame_equal(base, own)
     assert not np.allclose(base, study_mean(base, rows.table))
 
@@ -160,9 +159,10 @@ def test_one_more_trick_goes_on_from_what_is_there(source, tricks_plan):
 def test_some_folds_alone_are_compared_on_the_rows_they_leave_out(source, tricks_plan):
     text = study_tricks(source, tricks_plan("crt", "flip", name="some", seeds=1, folds=(2, 0)))
     assert {path.name for path in trained(source, "some")} == {"fold0", "fold2"}
-    rows = read_train_rows(source.challenge, source.workspace).only((0, 2))
+    present = Present(source.challenge, source.workspace).only((0, 2))
+    rows = present.rows
     assert len(rows.table) < 48
-    final = read_final(source.challenge, source.workspace, "some/flip-seed0", "oof", rows).logits
+    final = read_final(source.challenge, source.workspace, "some/flip-seed0", "oof", present).logits
     assert set(final.index) == set(rows.table.index)
     scores = oof_scores(final, rows.fold, "multi_label")
     expected = macro_metric("mAP", rows.table.loc[scores.index, scores.columns], scores)
