@@ -74,7 +74,7 @@ def test_an_unknown_augmentation_policy_lists_the_known_ones(capsys):
         (["train", "demo_resnt"], "did you mean demo_resnet"),
         (["train", "demo_resnet"], "cxrlt folds demo"),
         (["check", "demo"], "train.csv"),
-        (["predict", "nothing"], "folds"),
+        (["predict", "nothing"], "Nothing is called 'nothing' for demo"),
     ],
 )
 def test_what_a_user_can_mend_is_one_sentence_without_traceback(args, sentence, tmp_path, capsys):

@@ -17,6 +17,7 @@ from cxrlt.inputs.table import NoImagesError
 from cxrlt.predictions.ensemble import make_ensemble
 from cxrlt.predictions.evaluate import evaluate, leaderboard
 from cxrlt.predictions.predict import predict, predict_run
+from cxrlt.predictions.run_names import require_start
 from cxrlt.recipe import Recipe, load_recipe, run_name
 from cxrlt.reports.score_table import leaderboard_table, score_table
 from cxrlt.submissions.submit import submit
@@ -53,6 +54,7 @@ def run(source: ImageSource, plan: Plan) -> None:
     if plan.quick:
         source, recipes = _rehearsal(source, recipes)
         challenge, workspace = source.challenge, source.workspace
+    _require_starts(source, recipes)
     with _stage("folds"):
         print(make_folds(challenge, workspace, plan.n_folds, plan.seed, **flags))
     with _stage("cache"):
@@ -85,6 +87,14 @@ def _rehearsal(source: ImageSource, recipes: dict[str, Recipe]) -> tuple[ImageSo
     }
     few = quick(source.challenge, workspace, QUICK_PATIENTS)
     return replace(source, challenge=few, workspace=place), short
+
+
+def _require_starts(source: ImageSource, recipes: dict[str, Recipe]) -> None:
+    """Raises UserError if a recipe starts from what is neither trained nor another of them."""
+    for recipe in recipes.values():
+        start = recipe.model.start_from
+        if start and start.removeprefix(f"{source.challenge.name}:") not in recipes:
+            require_start(source.challenge, source.workspace, start)
 
 
 def _cache(source: ImageSource, recipes: dict[str, Recipe]) -> None:

@@ -38,10 +38,13 @@ class Train(Images):
         from accelerate import PartialState
 
         from cxrlt.predictions.predict import predict
+        from cxrlt.predictions.run_names import require_start
         from cxrlt.training.train import TrainPlan, train
 
         name = self.name or run_name(self.recipe) + ("-refit" if self.refit else "")
         source = self.source(self.challenge)
+        if (start := self.fields.model.start_from) and start != name:
+            require_start(source.challenge, source.workspace, start)
         train(source, TrainPlan(name, self.fields, self.fold, self.refit, self.seed, self.force))
         if not self.refit:
             predict(source, name, "oof", only=self.fold)

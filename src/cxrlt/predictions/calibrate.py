@@ -24,6 +24,7 @@ from cxrlt.predictions.calibration import Calibration, fit_calibration, write_ca
 from cxrlt.predictions.choices import METHODS, VARIANTS, Method, Variant
 from cxrlt.predictions.measures import has_both_values
 from cxrlt.predictions.oof import predicted_rows
+from cxrlt.predictions.run_names import require_run
 from cxrlt.predictions.runs import TrainRows, read_final, read_train_rows
 from cxrlt.predictions.scoring import N_DRAWS
 from cxrlt.training.places import REFIT
@@ -77,6 +78,7 @@ def calibrate(
     predictions, and labels that leave nothing to fit.
     """
     require_multi_label(challenge, name)
+    require_run(challenge, workspace, name)
     if (workspace.run_dir(challenge.name, name) / REFIT).is_dir():
         raise UserError(
             f"{name} was fitted on all rows (--refit), so it has no out-of-fold predictions to calibrate on. "

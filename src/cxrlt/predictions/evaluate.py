@@ -16,6 +16,7 @@ from cxrlt.predictions.fold_files import predict_command
 from cxrlt.predictions.measures import macro_values
 from cxrlt.predictions.oof import oof_scores, predicted_rows
 from cxrlt.predictions.probabilities import probabilities
+from cxrlt.predictions.run_names import require_run
 from cxrlt.predictions.runs import Final, TrainRows, holds_run, read_final, read_train_rows
 from cxrlt.predictions.scoring import N_DRAWS, Evaluation, score_rows
 
@@ -36,6 +37,7 @@ def evaluate(
     Writes score.json into the submission's folder, which holds one entry per split. Raises UserError for
     incomplete predictions and for a split without labels.
     """
+    require_run(challenge, workspace, name)
     truth = _read_truth(challenge, workspace, split)
     evaluation = _score(challenge, truth, _read(challenge, workspace, name, truth), n_draws, seed)
     folder = workspace.submission_dir(challenge.name, name)

@@ -9,6 +9,7 @@ from cxrlt.predictions.calibrate import calibrate, require_multi_label
 from cxrlt.predictions.calibration import Calibration, read_calibration
 from cxrlt.predictions.choices import Variant
 from cxrlt.predictions.probabilities import probabilities
+from cxrlt.predictions.run_names import require_run
 from cxrlt.predictions.runs import read_final, read_train_rows
 from cxrlt.submissions.code import code_files
 from cxrlt.submissions.record import write_record
@@ -41,6 +42,7 @@ def submit(
             f"{name} of {source.name} cannot be submitted to {challenge.name}: "
             f"it does not predict {listing(unknown)}."
         )
+    require_run(source, workspace, name)
     logits = read_final(source, workspace, name, split).logits
     if variant != "raw":
         require_multi_label(challenge, name)
