@@ -120,8 +120,11 @@ def test_a_labelled_table_alone_is_enough_and_one_of_other_images_is_refused(wri
     assert TASK2.read("test", inputs)["Mass"].tolist() == [1]
     write_cxr_lt("test_task2.csv", ["z"], TASK2.classes, None, "fpath")
     with pytest.raises(
-        UserError, match=r"test_labeled_task2\.csv has images that are not in .*test_task2\.csv: a"
+        UserError, match=r"test_labeled_task2\.csv has images that are not in .*test_task2\.csv: a\.$"
     ):
+        TASK2.read("test", inputs)
+    write_cxr_lt("test_task2.csv", ["A"], TASK2.classes, None, "fpath")
+    with pytest.raises(UserError, match=r": a\. 1 of them differs only in spelling .*'a' here, 'A' there"):
         TASK2.read("test", inputs)
 
 

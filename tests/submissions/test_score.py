@@ -67,6 +67,10 @@ def test_patients_are_those_of_the_challenges_table_and_rows_without_one(runs, t
         (lambda frame: frame.rename(columns={"image": "id"}), "no column 'image'"),
         (lambda frame: pd.concat([frame, frame[:1]]), "ids more than once"),
         (lambda frame: frame.assign(Mass="x"), "rows without a probability"),
+        (
+            lambda frame: frame.assign(image=frame["image"].str.upper()),
+            r"lacks rows .* differ only in spelling .* 'test\S+' here, 'TEST\S+' there",
+        ),
     ],
 )
 def test_what_a_file_lacks_is_named(runs, truth, tmp_path, change, sentence):

@@ -100,8 +100,8 @@ def _require_one_each(found: Mapping[str, Sequence[str]], images_dir: Path) -> N
     if several:
         raise UserError(
             f"{images_dir}: apart from case, slashes and form of Unicode, a path of the table fits two "
-            f"files, or two paths fit one file: {listing(several)}. Write the paths as the files are called, or "
-            "rename the files."
+            f"files, or two paths fit one file: {listing(several)}. Write the paths as the files are "
+            "called, or rename the files."
         )
 
 

@@ -9,7 +9,7 @@ import pandas as pd
 
 from cxrlt.artifacts import Workspace
 from cxrlt.challenges.base import Challenge
-from cxrlt.challenges.spelling import nearest
+from cxrlt.challenges.spelling import nearest, other_spellings
 from cxrlt.errors import UserError, listing, quoted
 from cxrlt.metrics import CONFUSION_METRICS
 from cxrlt.submissions.read import Submission, is_zip, read_submission
@@ -106,6 +106,7 @@ def _row_problems(found: pd.Series, ids: Sequence[str]) -> list[str]:
     missing = template.difference(here, sort=False)
     problems = [
         f"{len(wrong):,} {'id' if len(wrong) == 1 else 'ids'} {what}: {listing(wrong)}."
+        f"{other_spellings(wrong, extra) if wrong is missing else ''}"
         for wrong, what in (
             (missing, "of the template missing"),
             (extra, "not in the template"),
