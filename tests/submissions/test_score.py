@@ -1,4 +1,5 @@
 import re
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -9,6 +10,7 @@ from cxrlt import cli
 from cxrlt.errors import UserError
 from cxrlt.submissions.score import score_file
 from cxrlt.submissions.submit import submit
+from cxrlt.submissions.validate import validate
 from simulated_runs import CLASSES
 
 
@@ -57,6 +59,14 @@ def test_patients_are_those_of_the_challenges_table_and_rows_without_one(runs, t
     elsewhere = score_file(tmp_path / "mine.csv", tmp_path / "other.csv", runs.challenge, runs.workspace)
     assert elsewhere.n_patients is None
     assert elsewhere.n_rows == len(labels)
+
+
+def test_a_templates_own_name_for_the_ids_is_that_of_the_submission(runs, truth):
+    challenge = replace(runs.challenge, template_id="Id")
+    path = submit(challenge, runs.workspace, "two").csv_path
+    assert list(pd.read_csv(path).columns) == ["Id", *challenge.classes]
+    assert "valid" in validate(path, challenge, "test", runs.workspace)
+    assert score_file(path, truth, challenge, runs.workspace).n_rows == len(pd.read_csv(truth))
 
 
 @pytest.mark.parametrize(

@@ -50,9 +50,9 @@ def validate_submission(path: Path, challenge: Challenge, ids: Sequence[str]) ->
     problems = _column_problems(submission.header, challenge.submission_columns)
     if not len(submission.row_numbers):
         return [*problems, "There are no rows below the header."]
-    id_name = challenge.id_column if challenge.id_column in submission.header else submission.header[0]
-    problems += _row_problems(submission.column(id_name), ids)
-    found = [name for name in challenge.classes if name in submission.header]
+    header, id_name = submission.header, challenge.submission_id
+    problems += _row_problems(submission.column(id_name if id_name in header else header[0]), ids)
+    found = [name for name in challenge.classes if name in header]
     if found:
         problems += _value_problems(found, submission, challenge)
     return problems
