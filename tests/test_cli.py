@@ -72,6 +72,9 @@ def test_an_unknown_augmentation_policy_lists_the_known_ones(capsys):
     [
         (["check", "cxrlt2025"], "cxrlt2023"),
         (["train", "demo_resnt"], "did you mean demo_resnet"),
+        (["train", "demo_resnet", "--challenge", "cxrlt2032"], "Did you mean 'cxrlt2023'?"),
+        (["submit", "x", "--from", "nih41"], "Did you mean 'nih14'?"),
+        (["run", "demo", "--recipes", "demo_resnt"], "did you mean demo_resnet"),
         (["train", "demo_resnet"], "cxrlt folds demo"),
         (["check", "demo"], "train.csv"),
         (["predict", "nothing"], "Nothing is called 'nothing' for demo"),

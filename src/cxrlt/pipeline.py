@@ -43,14 +43,14 @@ class Plan:
 def run(source: ImageSource, plan: Plan) -> None:
     """Run every stage that is not finished. Prints each stage's name, result and time, then the scores."""
     challenge, workspace = source.challenge, source.workspace
+    words = plan.recipes or challenge.recipes
+    recipes = {run_name(word): load_recipe(word) for word in words}
     if challenge.name in PHANTOMS:
         with _stage("demo"):
             print(make_demo(workspace.inputs_dir(challenge.name), challenge=challenge.name))
     with _stage("check"):
         flags = {"allow_missing": source.allow_missing, "drop_shared_patients": plan.drop_shared_patients}
         print(check(challenge, workspace, **flags))
-    words = plan.recipes or challenge.recipes
-    recipes = {run_name(word): load_recipe(word) for word in words}
     if plan.quick:
         source, recipes = _rehearsal(source, recipes)
         challenge, workspace = source.challenge, source.workspace
