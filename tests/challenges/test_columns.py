@@ -114,7 +114,7 @@ def test_a_blank_id_is_refused(csv_of):
 
 
 @pytest.mark.parametrize(
-    "path", ["/data/a.jpg", "../a.jpg", "p/../../a.jpg", "p/..", "C:\\a.jpg", "..\\a.jpg", "\\a", "~/a.jpg"]
+    "path", ["/data/a.jpg", "../a.jpg", "p/../../a.jpg", "p/..", "C:\\a.jpg", "..\\a.jpg", "\\a"]
 )
 def test_a_path_that_could_leave_the_images_folder_is_refused(csv_of, path):
     file = csv_of(f"path\nok/a.jpg\n{path}\n")

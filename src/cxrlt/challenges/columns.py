@@ -23,7 +23,7 @@ CONTROL = "[\x01-\x1f\x7f-\x9f\u2028\u2029]"
 LONGEST_ID = 1000
 LONGEST_NAME = 255
 LONG_NAME = r".*[^\\/]{256}.*"
-UNSAFE_PATH = r"~?[\\/].*|[A-Za-z]:.*|(?:.*[\\/])?\.\.(?:[\\/].*)?"
+UNSAFE_PATH = r"[\\/].*|[A-Za-z]:.*|(?:.*[\\/])?\.\.(?:[\\/].*)?"
 
 
 def ids(file: CsvFile, column: str, *, where: Sequence[int] | None = None, otherwise: str = "") -> pd.Series:
