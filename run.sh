@@ -137,6 +137,7 @@ END
 
 use_python() {
     case "$CXRLT_PYTHON" in
+    "~/"*) python="$HOME/${CXRLT_PYTHON#"~/"}" ;; # in quotes, or from a file, no shell has expanded it
     [!/]*/*) python="$PWD/$CXRLT_PYTHON" ;;
     *) python="$CXRLT_PYTHON" ;;
     esac

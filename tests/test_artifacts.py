@@ -1,9 +1,10 @@
 import errno
 import os
+from pathlib import Path
 
 import pytest
 
-from cxrlt.artifacts import TEMPORARY, atomic_path, read_json, write_text
+from cxrlt.artifacts import TEMPORARY, atomic_path, expand_home, read_json, write_text
 from cxrlt.errors import UserError
 
 
@@ -46,3 +47,16 @@ def test_json_that_is_no_object_is_a_sentence_with_what_makes_it_again(tmp_path,
     (tmp_path / "a.json").write_bytes(text)
     with pytest.raises(UserError, match=r"a.json .+ Make it again with: cxrlt folds demo --force$"):
         read_json(tmp_path / "a.json", made_by)
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"), [("~", "/home/me"), ("~/runs", "/home/me/runs"), ("a/~/b", "a/~/b"), ("x~", "x~")]
+)
+def test_a_leading_tilde_is_the_home_directory_as_in_a_shell(monkeypatch, given, meant):
+    monkeypatch.setenv("HOME", "/home/me")
+    assert expand_home(Path(given)) == Path(meant)
+
+
+def test_the_home_directory_of_nobody_is_refused_by_name():
+    with pytest.raises(UserError, match=r"^~no-such-user-here/runs: .*no-such-user-here.*whole path"):
+        expand_home(Path("~no-such-user-here/runs"))

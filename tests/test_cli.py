@@ -2,6 +2,7 @@ import errno
 import signal
 import subprocess
 import sys
+from dataclasses import fields
 
 import pytest
 
@@ -71,9 +72,12 @@ def test_an_unknown_augmentation_policy_lists_the_known_ones(capsys):
     [
         (["check", "cxrlt2025"], "cxrlt2023"),
         (["train", "demo_resnt"], "did you mean demo_resnet"),
+        (["train", "demo_resnet", "--challenge", "cxrlt2032"], "Did you mean 'cxrlt2023'?"),
+        (["submit", "x", "--from", "nih41"], "Did you mean 'nih14'?"),
+        (["run", "demo", "--recipes", "demo_resnt"], "did you mean demo_resnet"),
         (["train", "demo_resnet"], "cxrlt folds demo"),
         (["check", "demo"], "train.csv"),
-        (["predict", "nothing"], "folds"),
+        (["predict", "nothing"], "Nothing is called 'nothing' for demo"),
     ],
 )
 def test_what_a_user_can_mend_is_one_sentence_without_traceback(args, sentence, tmp_path, capsys):
@@ -107,6 +111,57 @@ def test_the_root_is_the_environments_unless_a_flag_says_otherwise(monkeypatch, 
     monkeypatch.setenv("CXRLT_ROOT", str(tmp_path))
     assert cli.parse(["check", "demo"]).workspace.root == tmp_path
     assert cli.parse(["check", "demo", "--root", "/elsewhere"]).workspace.root.as_posix() == "/elsewhere"
+
+
+HOME_FLAGS = {
+    "root": ["check", "demo", "--root=~/x"],
+    "inputs": ["check", "demo", "--inputs=~/x"],
+    "images": ["check", "demo", "--images", "~/x"],
+    "cache_dir": ["check", "demo", "--cache-dir=~/x"],
+    "file": ["validate", "~/x"],
+    "truth": ["score", "s.csv", "--truth", "~/x"],
+    "against": ["score", "s.csv", "--truth", "t.csv", "--against=~/x"],
+    "json": ["bench", "--json=~/x"],
+    "plan.truth": ["study", "losses", "demo", "--truth=~/x"],
+    "fields.model.pretrained": ["train", "demo_resnet", "--model.pretrained=~/x"],
+}
+
+
+@pytest.mark.parametrize("name", HOME_FLAGS)
+def test_a_tilde_in_any_path_is_the_home_directory(name, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    value = cli.parse(HOME_FLAGS[name])
+    for part in name.split("."):
+        value = getattr(value, part)
+    assert value in (tmp_path / "x", (tmp_path / "x",))
+
+
+def test_every_flag_that_takes_a_path_is_among_those():
+    """Of Train's, `config` is read before the others, by the recipe."""
+    taken = {f.name for command in cli.COMMANDS.values() for f in fields(command) if "Path" in str(f.type)}
+    assert taken <= {*HOME_FLAGS, "config"}
+
+
+def test_a_tilde_in_a_recipes_file_or_its_config_is_the_home_directory(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "mine.yaml").write_text("base: demo_resnet\noptim: {lr: 0.5}")
+    (tmp_path / "over.yaml").write_text("optim: {weight_decay: 0.25}")
+    command = cli.parse(["train", "~/mine.yaml", "--config=~/over.yaml"])
+    assert (command.fields.optim.lr, command.fields.optim.weight_decay) == (0.5, 0.25)
+
+
+def test_a_tilde_in_the_environments_root_is_the_home_directory(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("CXRLT_ROOT", "~/runs")
+    assert cli.parse(["check", "demo"]).workspace.root == tmp_path / "runs"
+
+
+@pytest.mark.parametrize("flag", ["--root", "--model.pretrained"])
+def test_the_home_directory_of_nobody_ends_with_a_sentence(flag, capsys):
+    assert exit_of("train", "demo_resnet", f"{flag}=~no-such-user-here/x") == 2
+    error = capsys.readouterr().err
+    assert "no-such-user-here" in error
+    assert "Traceback" not in error
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

@@ -146,3 +146,19 @@ def test_the_single_label_demo_goes_through_to_a_submission_of_probabilities_tha
     classes = list(source.challenge.classes)
     assert list(submission.columns) == ["dicom_id", *classes]
     np.testing.assert_allclose(submission[classes].sum(axis=1), 1, atol=1e-4)
+
+
+def test_a_mistyped_recipe_is_told_before_anything_is_made(tmp_path):
+    source = ImageSource(get_challenge("demo"), Workspace(tmp_path))
+    with pytest.raises(UserError, match="did you mean demo_resnet"):
+        run(source, Plan(recipes=("demo_resnt",)))
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_a_recipe_starts_from_is_asked_for_before_anything_is_trained(tmp_path):
+    source = make_tiny(tmp_path, n_patients=12)
+    save_recipe(tiny_recipe(**{"model.start_from": "frist"}), tmp_path / "second.yaml")
+    source.workspace.run_dir("csv", "first/fold0").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"model.start_from frist: Nothing is called.* mean 'first'\?"):
+        run(source, Plan(recipes=(str(tmp_path / "second.yaml"),), n_folds=3))
+    assert not source.workspace.cache_dir().exists()

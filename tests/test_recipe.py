@@ -117,3 +117,13 @@ def test_fields_that_do_not_go_together_are_named_without_all_the_others():
         changed(Recipe(), over)
     assert "data.mix mixes single images" in str(raised.value)
     assert len(str(raised.value)) < 200
+
+
+def test_a_tilde_in_a_base_and_in_a_file_of_weights_is_the_home_directory(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "base.yaml").write_text("model: {pretrained: ~/weights.safetensors}\n")
+    (tmp_path / "mine.yaml").write_text("base: ~/base.yaml\n")
+    recipe = load_recipe("~/mine.yaml")
+    assert recipe.model.pretrained == tmp_path / "weights.safetensors"
+    save_recipe(recipe, tmp_path / "config.yaml")
+    assert load_recipe(None, tmp_path / "config.yaml") == recipe

@@ -249,6 +249,12 @@ def test_an_existing_python_that_is_not_there_is_an_error(clone):
     assert "CXRLT_PYTHON=/no/such/python does not exist" in result.stderr
 
 
+def test_a_tilde_in_the_path_of_a_python_is_the_home_directory(clone, tmp_path):
+    result = clone.run(CXRLT_PYTHON="~/no/such/python", HOME=str(tmp_path))
+    assert result.returncode == 2
+    assert f"CXRLT_PYTHON={tmp_path}/no/such/python does not exist" in result.stderr
+
+
 @pytest.mark.parametrize("name", LOCKS)
 def test_a_lock_pins_and_hashes_everything_and_names_no_address_or_folder(name):
     lines = (REPOSITORY / name).read_text().splitlines()

@@ -92,6 +92,21 @@ def _below(folder: Path, name: str) -> Path:
     return folder / name
 
 
+def expand_home(path: Path) -> Path:
+    """`path` with a leading ~ or ~user as a shell expands it. Raises UserError if there is no such home.
+
+    A shell leaves a ~ behind --flag= alone, and so does what sets an environment variable.
+    """
+    try:
+        return path.expanduser()
+    except RuntimeError as error:
+        home = path.parts[0]
+        raise UserError(
+            f"{path}: {home} stands for a home directory, and there is none of that name. Correct the name; "
+            f"for a folder that is really called {home}, write the whole path from /."
+        ) from error
+
+
 def name_of_run(run_dir: Path, challenge: str) -> str:
     """The name that `Workspace.run_dir` made the folder from, slashes included."""
     return run_dir.as_posix().rpartition(f"/folds/{challenge}/")[2]

@@ -1,16 +1,17 @@
 """The command `cxrlt`: one subcommand per stage, nothing else."""
 
+import dataclasses
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Union
+from typing import Annotated, Any, Union
 
 os.environ.setdefault("PYDANTIC_ERRORS_INCLUDE_URL", "0")  # read when pydantic is imported
 
 import tyro
 from tyro.conf import subcommand
 
-from cxrlt.artifacts import MENDS, cannot_write
+from cxrlt.artifacts import MENDS, cannot_write, expand_home
 from cxrlt.commands import COMMANDS, Folders, Train
 from cxrlt.errors import UserError
 from cxrlt.recipe import POLICIES, changed, load_recipe
@@ -20,13 +21,26 @@ from cxrlt.stopping import Stopped, stop_on_signals
 def parse(args: list[str]) -> Folders:
     """The command that `args` asks for. Exits with 2, and a suggestion, for words it does not know."""
     commands = [Annotated[cls, subcommand(name, **_default(name, args))] for name, cls in COMMANDS.items()]
-    return tyro.cli(
+    command = tyro.cli(
         Union[tuple(commands)],  # noqa: UP007
         args=args,
         prog="cxrlt",
         description="Long-tailed, multi-label chest X-ray classification, from radiographs to a submission.",
         config=(tyro.conf.OmitSubcommandPrefixes, tyro.conf.FlagCreatePairsOff),
     )
+    return _from_home(command)
+
+
+def _from_home(value: Any) -> Any:
+    """The same with every path in it from the home directory where it begins with ~."""
+    if isinstance(value, Path):
+        return expand_home(value)
+    if isinstance(value, tuple):
+        return tuple(map(_from_home, value))
+    if dataclasses.is_dataclass(value):
+        parts = {each.name: _from_home(getattr(value, each.name)) for each in dataclasses.fields(value)}
+        return dataclasses.replace(value, **parts)
+    return value
 
 
 def main(args: list[str] | None = None) -> None:

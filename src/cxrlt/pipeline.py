@@ -17,6 +17,7 @@ from cxrlt.inputs.table import NoImagesError
 from cxrlt.predictions.ensemble import make_ensemble
 from cxrlt.predictions.evaluate import evaluate, leaderboard
 from cxrlt.predictions.predict import predict, predict_run
+from cxrlt.predictions.run_names import require_start
 from cxrlt.recipe import Recipe, load_recipe, run_name
 from cxrlt.reports.score_table import leaderboard_table, score_table
 from cxrlt.submissions.submit import submit
@@ -42,17 +43,18 @@ class Plan:
 def run(source: ImageSource, plan: Plan) -> None:
     """Run every stage that is not finished. Prints each stage's name, result and time, then the scores."""
     challenge, workspace = source.challenge, source.workspace
+    words = plan.recipes or challenge.recipes
+    recipes = {run_name(word): load_recipe(word) for word in words}
     if challenge.name in PHANTOMS:
         with _stage("demo"):
             print(make_demo(workspace.inputs_dir(challenge.name), challenge=challenge.name))
     with _stage("check"):
         flags = {"allow_missing": source.allow_missing, "drop_shared_patients": plan.drop_shared_patients}
         print(check(challenge, workspace, **flags))
-    words = plan.recipes or challenge.recipes
-    recipes = {run_name(word): load_recipe(word) for word in words}
     if plan.quick:
         source, recipes = _rehearsal(source, recipes)
         challenge, workspace = source.challenge, source.workspace
+    _require_starts(source, recipes)
     with _stage("folds"):
         print(make_folds(challenge, workspace, plan.n_folds, plan.seed, **flags))
     with _stage("cache"):
@@ -85,6 +87,14 @@ def _rehearsal(source: ImageSource, recipes: dict[str, Recipe]) -> tuple[ImageSo
     }
     few = quick(source.challenge, workspace, QUICK_PATIENTS)
     return replace(source, challenge=few, workspace=place), short
+
+
+def _require_starts(source: ImageSource, recipes: dict[str, Recipe]) -> None:
+    """Raises UserError if a recipe starts from what is neither trained nor another of them."""
+    for recipe in recipes.values():
+        start = recipe.model.start_from
+        if start and start.removeprefix(f"{source.challenge.name}:") not in recipes:
+            require_start(source.challenge, source.workspace, start)
 
 
 def _cache(source: ImageSource, recipes: dict[str, Recipe]) -> None:

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from cxrlt.challenges import challenge_names, get_challenge
@@ -52,3 +54,23 @@ def test_groups_follow_from_the_official_counts(name, sizes):
     assert tuple(len(groups[group]) for group in ("head", "medium", "tail")) == sizes
     assert "Support Devices" in groups["head"]
     assert "Pneumoperitoneum" in groups["tail"]
+
+
+@pytest.mark.parametrize(
+    ("classes", "found"),
+    [
+        (("Mass", "No_Finding"), "No_Finding"),
+        (("no finding", "Mass"), "no finding"),
+        (("Mass", "NoFinding"), "NoFinding"),
+        (("Mass", "no-finding "), "no-finding "),
+        (("NORMAL", "PNEUMONIA"), "NORMAL"),
+        (("Mass", "Normal"), "Normal"),
+        (("normal", "Mass", "No Finding"), "No Finding"),
+        (("NORMAL", "no_finding"), "NORMAL"),
+        (("Normal", "No Finding"), "Normal"),
+        (("Abnormal", "Finding", "Normal variant"), None),
+    ],
+)
+def test_the_class_of_no_finding_is_known_however_it_is_spelt_its_usual_spelling_first(classes, found):
+    demo = get_challenge("demo")
+    assert replace(demo, train_counts=dict.fromkeys(classes, 1)).no_finding == found

@@ -87,6 +87,55 @@ def test_the_template_orders_the_ids_if_there_is_one(inputs):
 
 
 @pytest.mark.parametrize(
+    ("header", "sentence"),
+    [
+        (
+            "Id,Mass,Hernia",
+            r"sample\.csv is not a template of csv: it has no column 'Image' for the ids, but has 'Id'\. "
+            r"If 'Id' holds the ids, write template_id: 'Id' into challenge\.yaml\.$",
+        ),
+        (
+            "Image,Hernia,Mass",
+            r"in another order: column 2 is 'Hernia', but should be 'Mass', column 3 is 'Mass', but should "
+            r"be 'Hernia'\. List the classes in the template's order in challenge\.yaml \(classes: \[",
+        ),
+        (
+            "Image,Mass,Nodule,Usage",
+            r"it lacks 'Hernia' and has 'Nodule', 'Usage'\. .*list .* in challenge\.yaml \(classes: \[",
+        ),
+        (
+            "Mass,Hernia,Image",
+            r"column 1 is 'Mass', but should be 'Image', .* Put the ids' column first\.$",
+        ),
+        ("Image;Mass;Hernia", r"seem to be separated by ';'"),
+    ],
+)
+def test_a_template_of_other_columns_is_refused_with_the_key_that_settles_it(inputs, header, sentence):
+    (inputs / "sample.csv").write_text(header + "\nd" + ",0" * header.count(",") + "\n")
+    challenge = get_challenge("csv", respell(inputs, SPEC + "test_template: sample.csv\n"))
+    with pytest.raises(UserError, match=sentence):
+        challenge.template("test", inputs)
+
+
+def test_of_a_template_of_many_other_columns_ten_are_named(inputs):
+    (inputs / "sample.csv").write_text(
+        "Image," + ",".join(f"C{k:03}" for k in range(200)) + "\nd" + ",0" * 200
+    )
+    challenge = get_challenge("csv", respell(inputs, SPEC + "test_template: sample.csv\n"))
+    with pytest.raises(UserError, match=r"'C008', 'C009' … \(200 in all\)\. "):
+        challenge.template("test", inputs)
+
+
+def test_the_ids_of_a_submission_and_the_order_of_its_classes_may_be_the_templates(inputs):
+    (inputs / "sample.csv").write_text("Id,Hernia,Mass\nf,0,0\ne,0,0\n")
+    spec = SPEC + "test_template: sample.csv\ntemplate_id: Id\nclasses: [Hernia, Mass]\n"
+    challenge = get_challenge("csv", respell(inputs, spec))
+    assert challenge.template("test", inputs) == ["f", "e"]
+    assert challenge.submission_columns == ("Id", "Hernia", "Mass")
+    assert challenge.read("train", inputs).index.tolist() == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize(
     ("spec", "sentence"),
     [
         (SPEC + "patients: Case\n", r"challenge\.yaml: Unknown key 'patients'; perhaps 'patient' is meant\."),
@@ -99,6 +148,7 @@ def test_the_template_orders_the_ids_if_there_is_one(inputs):
         (SPEC + "classes: []\n", r"classes: should hold at least one name"),
         (SPEC + "images: /data\n", r"images: lies outside the images folder; name that folder with --images"),
         (SPEC + "images: ../x\n", r"images: lies outside the images folder"),
+        (SPEC + "template_id: Mass\n", r"challenge\.yaml names Mass as a class and as something else"),
         (SPEC + "channels: 2\n", r"channels: Input should be 1 or 3 \(found 2\)\."),
         (
             SPEC + "metric: kappa\n",

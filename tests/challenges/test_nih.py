@@ -55,6 +55,14 @@ def test_the_official_lists_make_the_splits_and_there_is_no_dev(tmp_path):
         NIH14.read("dev", tmp_path)
 
 
+def test_a_list_that_spells_an_image_otherwise_than_the_table_says_so(tmp_path):
+    write_entries(tmp_path)
+    path = tmp_path / "test_list.txt"
+    path.write_text(path.read_text().replace(".png", ".PNG"))
+    with pytest.raises(UserError, match=r"lacks: 00000002_000\.PNG\. 1 of them differs only in spelling"):
+        NIH14.read("test", tmp_path)
+
+
 def test_an_unknown_finding_is_refused_with_its_rows_and_the_nearest_known(tmp_path):
     write_entries(tmp_path, rows=ROWS | {"00000001_000.png": "Mass|Pleural Thickening,0,1,57,M,PA,1,1,1,1"})
     with pytest.raises(

@@ -64,11 +64,13 @@ def test_a_missing_images_folder_is_one_problem(csv_workspace, tmp_path):
 def test_a_template_of_another_release_is_a_problem(csv_workspace):
     workspace = csv_workspace(train=["p1"])
     folder = workspace.inputs_dir("csv")
-    (folder / "sample.csv").write_text("image,Mass\nother,0\n")
+    (folder / "sample.csv").write_text("image,Mass\nother,0\nTEST0,0\n")
     with (folder / "challenge.yaml").open("a") as file:
         file.write("test_template: sample.csv\n")
     with pytest.raises(
-        UserError, match=r"csv test: the template asks for 1 images that the table lacks: other"
+        UserError,
+        match=r"csv test: the template asks for 2 images that the table lacks: TEST0, other\. "
+        r"1 of them differs only in spelling .*, as 'TEST0' here, 'test0' there: .* same release\?",
     ):
         check(csv(workspace), workspace)
 

@@ -79,3 +79,74 @@ def test_files_of_many_folders_are_each_found_in_their_own(tmp_path, monkeypatch
 def test_a_path_written_otherwise_gives_the_same_file(tmp_path, path):
     file = touch(tmp_path / "p1/a.png")
     assert locate_images(pd.Series([path]), tmp_path, (".",)).tolist() == [file]
+
+
+@pytest.mark.parametrize(
+    ("in_table", "on_disk"),
+    [
+        ("a.png", "a.PNG"),
+        ("P1/Case.JPG", "p1/case.jpg"),
+        ("p1\\s1\\a.png", "p1/s1/a.png"),
+        (".\\p1\\a.png", "p1/a.png"),
+        ("Jos\u00e9/na\u00efve.png", "Jose\u0301/nai\u0308ve.png"),
+        ("Jose\u0301/a.png", "Jos\u00e9/A.png"),
+    ],
+)
+def test_a_file_whose_name_differs_only_in_spelling_is_found_and_that_is_said(
+    tmp_path, capsys, in_table, on_disk
+):
+    file = touch(tmp_path / on_disk)
+    other = touch(tmp_path / "b.png")
+    assert locate_images(pd.Series([in_table, "b.png"]), tmp_path, (".",)).tolist() == [file, other]
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "1 image is found under another spelling" in said
+    assert repr(in_table) in said
+    assert repr(on_disk) in said
+
+
+def test_names_that_are_there_as_they_are_written_cost_no_second_look(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(locate, "_other_spellings", None)
+    files = [touch(tmp_path / "a.png"), touch(tmp_path / "A.png")]
+    assert locate_images(pd.Series(["a.png", "A.png"]), tmp_path, (".",)).tolist() == files
+    assert not capsys.readouterr().err
+
+
+def test_only_differences_of_spelling_are_overlooked(tmp_path, capsys):
+    touch(tmp_path / "p1/a.png")
+    (tmp_path / "B.png").mkdir()
+    paths = pd.Series(["p1/a.jpg", "p1/ab.png", "p1a.png", "b.png", "p2/a.png", "p1/a.png/c.png", "p1"])
+    assert locate_images(paths, tmp_path, (".",)).isna().all()
+    assert not capsys.readouterr().err
+
+
+def test_two_files_that_one_name_may_mean_are_a_sentence(tmp_path):
+    touch(tmp_path / "p1/A.png")
+    touch(tmp_path / "P1/a.PNG")
+    with pytest.raises(UserError, match=r"'p1/a.png' \(P1/a\.PNG or p1/A\.png\)\. .*ename"):
+        locate_images(pd.Series(["p1/a.png"]), tmp_path, (".",))
+
+
+def test_two_rows_that_may_mean_one_file_are_a_sentence(tmp_path):
+    touch(tmp_path / "a.png")
+    with pytest.raises(UserError, match=r"'A\.png' and 'a\.PNG' \(a\.png\)"):
+        locate_images(pd.Series(["A.png", "a.PNG"]), tmp_path, (".",))
+
+
+def test_rows_of_one_path_share_its_file(tmp_path):
+    file = touch(tmp_path / "a.png")
+    assert locate_images(pd.Series(["A.png", "A.png"]), tmp_path, (".",)).tolist() == [file, file]
+
+
+def test_a_file_that_a_row_names_exactly_is_no_other_rows(tmp_path, capsys):
+    file = touch(tmp_path / "a.png")
+    found = locate_images(pd.Series(["a.png", "A.png"]), tmp_path, (".",))
+    assert found[0] == file
+    assert pd.isna(found[1])
+    assert not capsys.readouterr().err
+
+
+def test_the_first_folder_that_holds_another_spelling_counts(tmp_path):
+    file = touch(tmp_path / "images_001/images/a.PNG")
+    touch(tmp_path / "images/A.png")
+    assert locate_images(pd.Series(["a.png"]), tmp_path, NIH_FOLDERS).tolist() == [file]

@@ -1,4 +1,5 @@
 import re
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -9,6 +10,7 @@ from cxrlt import cli
 from cxrlt.errors import UserError
 from cxrlt.submissions.score import score_file
 from cxrlt.submissions.submit import submit
+from cxrlt.submissions.validate import validate
 from simulated_runs import CLASSES
 
 
@@ -59,6 +61,14 @@ def test_patients_are_those_of_the_challenges_table_and_rows_without_one(runs, t
     assert elsewhere.n_rows == len(labels)
 
 
+def test_a_templates_own_name_for_the_ids_is_that_of_the_submission(runs, truth):
+    challenge = replace(runs.challenge, template_id="Id")
+    path = submit(challenge, runs.workspace, "two").csv_path
+    assert list(pd.read_csv(path).columns) == ["Id", *challenge.classes]
+    assert "valid" in validate(path, challenge, "test", runs.workspace)
+    assert score_file(path, truth, challenge, runs.workspace).n_rows == len(pd.read_csv(truth))
+
+
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
@@ -67,6 +77,10 @@ def test_patients_are_those_of_the_challenges_table_and_rows_without_one(runs, t
         (lambda frame: frame.rename(columns={"image": "id"}), "no column 'image'"),
         (lambda frame: pd.concat([frame, frame[:1]]), "ids more than once"),
         (lambda frame: frame.assign(Mass="x"), "rows without a probability"),
+        (
+            lambda frame: frame.assign(image=frame["image"].str.upper()),
+            r"lacks rows .* differ only in spelling .* 'test\S+' here, 'TEST\S+' there",
+        ),
     ],
 )
 def test_what_a_file_lacks_is_named(runs, truth, tmp_path, change, sentence):

@@ -89,6 +89,15 @@ def test_wrong_columns_are_refused_by_name(header, sentence, problems_of):
     assert sentence in " ".join(problems_of(text_of(header, rows)))
 
 
+def test_ids_that_differ_from_the_templates_only_in_spelling_are_told_as_such(problems_of):
+    missing, extra = problems_of(text_of(rows=with_row(0, "C,.1,.2,.3")))
+    assert missing == (
+        "1 id of the template missing: c. 1 of them differs only in spelling (case, slashes or form of "
+        "Unicode), as 'c' here, 'C' there: write ids alike."
+    )
+    assert extra == "1 id not in the template: C."
+
+
 def test_a_missing_and_an_extra_class_are_both_named(problems_of):
     short = [row.rsplit(",", 1)[0] for row in ROWS]
     assert problems_of(text_of("dicom_id,Mass,No Finding", short)) == [

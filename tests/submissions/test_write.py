@@ -128,6 +128,13 @@ def test_rows_without_a_prediction_are_named_and_nothing_is_written(challenge, w
     assert not workspace.submission_dir("five", "mine").exists()
 
 
+def test_ids_that_differ_from_the_tables_only_in_spelling_are_told_as_such(
+    challenge, workspace, probabilities
+):
+    with pytest.raises(IncompleteError, match=r"1 of them differs only in spelling .* 'a' here, 'A' there"):
+        write_submission(challenge, workspace, "mine", "test", probabilities.rename(index={"a": "A"}))
+
+
 def test_a_missing_class_or_a_repeated_id_is_an_error(challenge, workspace, probabilities):
     with pytest.raises(UserError, match=r"lack classes of five: Round\(ed\) Atelectasis"):
         write_submission(challenge, workspace, "mine", "test", probabilities.iloc[:, :2])

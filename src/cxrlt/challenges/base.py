@@ -1,5 +1,6 @@
 """What a challenge is: the rules of one competition and nothing else."""
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ VIEWS = ("frontal", "lateral", "unknown")
 SPLITS = ("train", "dev", "test")
 # columns that tables and predictions have beside the classes
 RESERVED = ("image_id", *METADATA, "file", "fold")
-# what challenges call an image on which nothing was found
+# what challenges usually call an image on which nothing was found
 NO_FINDING = ("No Finding", "Normal")
 HEAD_SHARE, TAIL_SHARE = 0.10, 0.01
 
@@ -49,6 +50,8 @@ class Challenge(ABC):
     n_folds: int = 5
     """How many folds unless the user says otherwise."""
     id_column: str = "dicom_id"
+    """The ids' column in tables, and in submissions unless `template_id` names another."""
+    template_id: str | None = None
     container: Literal["zip", "csv"] = "zip"
     """What the server takes: a zip with one CSV in it, or that CSV."""
     channels: Literal[1, 3] = 1
@@ -67,13 +70,25 @@ class Challenge(ABC):
 
     @property
     def no_finding(self) -> str | None:
-        """The class of images on which nothing was found, if there is one."""
-        return next((name for name in self.classes if name in NO_FINDING), None)
+        """The class of images on which nothing was found, if there is one.
+
+        Case, blanks, hyphens and underscores do not matter; of several the one in its usual spelling, else
+        the first.
+        """
+        usual = [name for name in self.classes if name in NO_FINDING]
+        words = set(map(_without_separators, NO_FINDING))
+        alike = [name for name in self.classes if _without_separators(name) in words]
+        return next(iter(usual + alike), None)
+
+    @property
+    def submission_id(self) -> str:
+        """The ids' column in submissions."""
+        return self.template_id or self.id_column
 
     @property
     def submission_columns(self) -> tuple[str, ...]:
         """The columns of a submission, in order."""
-        return (self.id_column, *self.classes)
+        return (self.submission_id, *self.classes)
 
     @property
     def groups(self) -> dict[str, list[str]]:
@@ -108,3 +123,7 @@ class Challenge(ABC):
     def image_folders(self) -> tuple[str, ...]:
         """Glob patterns, below the images folder, of the folders that `path` may be relative to."""
         return (".",)
+
+
+def _without_separators(name: str) -> str:
+    return re.sub(r"[\s_-]", "", name).casefold()

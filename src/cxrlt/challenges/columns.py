@@ -191,18 +191,50 @@ def _refuse_two_patients(file: CsvFile, name: str, values: pd.Series, patient: p
         )
 
 
-def template_ids(challenge: Challenge, path: Path) -> list[str]:
+def template_ids(challenge: Challenge, path: Path, spec: str | None = None) -> list[str]:
     """The ids of a sample submission, in its order.
 
-    Raises UserError for a repeated id, and for other columns than the challenge's.
+    Raises UserError for a repeated id, and for other columns than the challenge's: with the keys of the file
+    `spec` that settle it, if the challenge follows from one.
     """
     file = read_csv(path)
-    image_id = ids(file, file.column(challenge.id_column))
-    if tuple(file.columns) != (wanted := challenge.submission_columns):
-        raise UserError(
-            f"{path} is not a template of {challenge.name}: its columns are "
-            f"{listing(file.columns, len(wanted))}, but should be {listing(wanted, len(wanted))}."
-        )
+    if file.separated:
+        file.column(challenge.submission_id)
+    if tuple(file.columns) != challenge.submission_columns:
+        problem, fix = _other_template(challenge, list(file.columns), spec)
+        fix = fix if spec else f"Take the sample submission of {challenge.name} itself."
+        raise UserError(f"{path} is not a template of {challenge.name}: {problem}. {fix}")
+    image_id = ids(file, challenge.submission_id)
     if (twice := image_id.duplicated(keep=False)).any():
         raise UserError(f"{path} has more than one row for an image: {rows(image_id, twice)}.")
     return image_id.tolist()
+
+
+def _other_template(challenge: Challenge, found: list[str], spec: str | None) -> tuple[str, str]:
+    """How a template's columns differ from the challenge's, and what settles it in `spec`."""
+    id_name, wanted = challenge.submission_id, challenge.submission_columns
+    strange = [name for name in found if name not in wanted]
+    missing = [name for name in wanted if name not in found]
+    shown = listing(map(quoted, strange)) or "no other column"
+    if id_name in missing and strange:
+        meant = quoted(nearest(id_name, strange) or strange[0])
+        return (
+            f"it has no column {id_name!r} for the ids, but has {shown}",
+            f"If {meant} holds the ids, write template_id: {meant} into {spec}.",
+        )
+    if missing or strange:
+        return (
+            f"it lacks {listing(map(quoted, missing)) or 'no column'} and has {shown}",
+            "Call the columns of the tables as the template does, and list its classes in its order in "
+            f"{spec} (classes: [...]).",
+        )
+    differing = [
+        f"column {place} is {quoted(here)}, but should be {quoted(there)}"
+        for place, (here, there) in enumerate(zip(found, wanted, strict=True), 1)
+        if here != there
+    ]
+    fix = f"List the classes in the template's order in {spec} (classes: [...])."
+    return (
+        f"its columns are in another order: {listing(differing)}",
+        fix if found[0] == id_name else "Put the ids' column first.",
+    )

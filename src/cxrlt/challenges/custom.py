@@ -39,6 +39,7 @@ class CsvSpec(Spec):
     classes: tuple[str, ...] | None = Field(None, description="default: every other column of train")
     dev_template: str | None = None
     test_template: str | None = None
+    template_id: str | None = Field(None, description="the ids' column in submissions; default: the id")
 
     @field_validator("train", "dev", "test", "dev_template", "test_template")
     @classmethod
@@ -90,7 +91,7 @@ class CsvChallenge(Challenge):
         template = {"dev": self.spec.dev_template, "test": self.spec.test_template}.get(split)
         if template is None:
             return self.read(split, inputs_dir).index.tolist()
-        return columns.template_ids(self, inputs_dir / template)
+        return columns.template_ids(self, inputs_dir / template, SPEC_FILE)
 
     def image_folders(self) -> tuple[str, ...]:
         return (self.spec.images,)
@@ -116,6 +117,7 @@ def csv_challenge(inputs_dir: Path) -> CsvChallenge:
         train_images=len(train),
         splits=splits,
         id_column=spec.id,
+        template_id=spec.template_id,
         channels=spec.channels,
         task=spec.task,
         metric=spec.metric or USUAL_METRIC[spec.task],
@@ -129,9 +131,8 @@ def require_class_names(spec: CsvSpec, file: CsvFile, classes: tuple[str, ...]) 
     """Raises UserError for classes that could be taken for another column, or break a line."""
     if reserved := [name for name in classes if name in RESERVED]:
         raise UserError(f"{file.path} has a class named {listing(reserved)}, a column of ours. Rename it.")
-    if both := [
-        name for name in classes if name in (spec.id, spec.patient, spec.study, spec.view, spec.path)
-    ]:
+    others = (spec.id, spec.patient, spec.study, spec.view, spec.path, spec.template_id)
+    if both := [name for name in classes if name in others]:
         raise UserError(
             f"{SPEC_FILE} names {listing(both)} as a class and as something else. Decide for one."
         )

@@ -10,6 +10,7 @@ import pandas as pd
 from cxrlt.challenges import columns
 from cxrlt.challenges.base import USUAL_METRIC, Challenge
 from cxrlt.challenges.csv_file import SOURCE, read_classes, read_csv
+from cxrlt.challenges.spelling import other_spellings
 from cxrlt.challenges.views import views
 from cxrlt.errors import UserError, listing
 
@@ -120,7 +121,10 @@ class CxrLt(Challenge):
             return truth
         table = self._read_table(table_path, labels_required=False)
         if len(stray := truth.index.difference(table.index)):
-            raise UserError(f"{labeled_path} has images that are not in {table_path}: {listing(stray)}.")
+            raise UserError(
+                f"{labeled_path} has images that are not in {table_path}: {listing(stray)}."
+                f"{other_spellings(stray, table.index)}"
+            )
         table[list(self.classes)] = truth[list(self.classes)].reindex(table.index)
         return table
 

@@ -10,6 +10,7 @@ import pandas as pd
 from cxrlt.challenges import columns
 from cxrlt.challenges.base import Challenge
 from cxrlt.challenges.csv_file import SOURCE, CsvFile, read_classes, read_csv
+from cxrlt.challenges.spelling import other_spellings
 from cxrlt.challenges.views import views
 from cxrlt.errors import MissingFileError, UserError, listing
 
@@ -185,7 +186,7 @@ def padchest_rows(padchest: Path, image_id: pd.Series, path: Path) -> pd.DataFra
     if (missing := ~image_id.isin(image)).any():
         raise UserError(
             f"{padchest} lacks {missing.sum():,} of {len(image_id):,} images of {path.name}: "
-            f"{listing(image_id[missing])}. Is it the whole file?"
+            f"{listing(image_id[missing])}.{other_spellings(image_id[missing], image)} Is it the whole file?"
         )
     row_of = pd.Series(image.index, image).groupby(level=0).first()
     where = row_of.loc[image_id].tolist()

@@ -10,7 +10,7 @@ import pandas as pd
 from cxrlt.challenges import columns
 from cxrlt.challenges.base import USUAL_METRIC, USUAL_RECIPES, Challenge
 from cxrlt.challenges.csv_file import SOURCE, CsvFile, read_csv, read_lines, rows
-from cxrlt.challenges.spelling import nearest
+from cxrlt.challenges.spelling import nearest, other_spellings
 from cxrlt.challenges.views import views
 from cxrlt.errors import MissingFileError, UserError, listing, quoted
 
@@ -107,6 +107,7 @@ class Nih14(NihImages):
         if len(unknown := pd.Index(listed).difference(entries.index)):
             raise UserError(
                 f"{list_path} lists images that {entry_file(inputs_dir).path} lacks: {listing(unknown)}."
+                f"{other_spellings(unknown, entries.index)}"
             )
         return entries.loc[listed]
 

@@ -42,10 +42,13 @@ class Train(Images):
         from accelerate import PartialState
 
         from cxrlt.predictions.predict import predict
+        from cxrlt.predictions.run_names import require_start
         from cxrlt.training.train import TrainPlan, train
 
         name = self.name or run_name(self.recipe) + ("-refit" if self.refit else "")
         source = self.source(self.challenge)
+        if (start := self.fields.model.start_from) and start != name:
+            require_start(source.challenge, source.workspace, start)
         flags = {"force": self.force, "keep_trained": self.keep_trained}
         train(source, TrainPlan(name, self.fields, self.fold, self.refit, self.seed, **flags))
         if not self.refit:

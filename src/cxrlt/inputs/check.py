@@ -8,6 +8,7 @@ import pandas as pd
 
 from cxrlt.artifacts import Workspace
 from cxrlt.challenges.base import VIEWS, Challenge
+from cxrlt.challenges.spelling import other_spellings
 from cxrlt.errors import UserError, listing
 from cxrlt.inputs.pixels import recorded_hashes
 from cxrlt.inputs.shared_patients import find_shared_patients
@@ -79,7 +80,7 @@ def _check_template(challenge: Challenge, split: str, inputs_dir: Path, table: p
     if len(strange := asked.difference(table.index)):
         raise UserError(
             f"{challenge.name} {split}: the template asks for {len(strange):,} images that the table lacks: "
-            f"{listing(strange)}. Are both files of the same release?"
+            f"{listing(strange)}.{other_spellings(strange, table.index)} Are both files of the same release?"
         )
 
 

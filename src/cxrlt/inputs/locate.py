@@ -1,19 +1,25 @@
 """Finding the image files of a table below the images folder."""
 
 import os
-from collections.abc import Iterable, Sequence
+import sys
+from collections import defaultdict
+from collections.abc import Callable, Collection, Container, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from itertools import chain
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
 
-from cxrlt.errors import UserError
+from cxrlt.challenges.spelling import plain
+from cxrlt.errors import UserError, listing, quoted
 
 LISTERS = 16
 AT_A_TIME = 256
 """Folders that one of them lists before it takes the next ones."""
+Listing = TypeVar("Listing")
 
 
 def locate_images(paths: pd.Series, images_dir: Path, folders: Iterable[str]) -> pd.Series:
@@ -22,13 +28,17 @@ def locate_images(paths: pd.Series, images_dir: Path, folders: Iterable[str]) ->
     `paths` are relative to a folder that one of the glob patterns `folders` matches below `images_dir`; the
     first match counts. Every folder is listed once, many at a time, which on network disks is far cheaper
     than asking for each of a hundred thousand files in each of twelve folders.
+
+    A file whose name is written otherwise, as `plain` says, is found too if no other row names it, and that
+    is said on stderr. Raises UserError where two files, or two rows, could be meant.
     """
     if not images_dir.is_dir():
         raise UserError(f"The images folder {images_dir} does not exist. Name the right one with --images.")
     relative = paths.to_numpy(object)
     files = np.full(len(relative), None, object)
     missing: Sequence[int] = range(len(relative))
-    for folder in _matching(images_dir.absolute(), folders):
+    places = _matching(images_dir.absolute(), folders)
+    for folder in places:
         parents = dict.fromkeys(relative[row].rpartition("/")[0] for row in missing)
         listings = _list_all(folder, list(parents))
         still_missing = []
@@ -40,7 +50,95 @@ def locate_images(paths: pd.Series, images_dir: Path, folders: Iterable[str]) ->
             else:
                 still_missing.append(row)
         missing = still_missing
+    if missing:
+        respelt = _respelt(dict.fromkeys(relative[missing]), images_dir, places, set(files))
+        files[missing] = [respelt.get(path) for path in relative[missing]]
+        if rows := [row for row in missing if files[row] is not None]:
+            _say(relative[rows[0]], os.path.relpath(files[rows[0]], images_dir), len(rows))
     return pd.Series(files, paths.index, dtype=object)
+
+
+def _say(path: str, file: str, count: int) -> None:
+    """`count` rows are found under another spelling, one of them `path` in `file`."""
+    print(
+        f"{count:,} image{'s are' if count > 1 else ' is'} found under another spelling (case, slashes or "
+        f"form of Unicode) than the table's, as {quoted(path)} in {quoted(file)}.",
+        file=sys.stderr,
+    )
+
+
+def _respelt(
+    paths: Collection[str], images_dir: Path, places: Iterable[Path], taken: Container[str]
+) -> dict[str, str]:
+    """The file of every one of `paths` that is there under another spelling and is not `taken`."""
+    found: dict[str, list[str]] = {}
+    for place in places:
+        left = [path for path in paths if path not in found]
+        for path, files in _other_spellings(left, place).items():
+            if free := [file for file in files if file not in taken]:
+                found[path] = free
+    _require_one_each(found, images_dir)
+    return {path: file for path, [file] in found.items()}
+
+
+def _require_one_each(found: Mapping[str, Sequence[str]], images_dir: Path) -> None:
+    """Raises UserError where a path fits two files, or two paths fit one."""
+    paths_of = defaultdict(list)
+    for path, files in found.items():
+        for file in files:
+            paths_of[file].append(path)
+    several = [
+        f"{quoted(path)} ({' or '.join(os.path.relpath(file, images_dir) for file in files)})"
+        for path, files in found.items()
+        if len(files) > 1
+    ]
+    several += [
+        f"{' and '.join(map(quoted, paths))} ({os.path.relpath(file, images_dir)})"
+        for file, paths in paths_of.items()
+        if len(paths) > 1
+    ]
+    if several:
+        raise UserError(
+            f"{images_dir}: apart from case, slashes and form of Unicode, a path of the table fits two "
+            f"files, or two paths fit one file: {listing(several)}. Write the paths as the files are "
+            "called, or rename the files."
+        )
+
+
+def _other_spellings(paths: Iterable[str], folder: Path) -> dict[str, list[str]]:
+    """Of those of `paths` that differ only in spelling from files below `folder`, those files."""
+    parts = {path: tuple(plain(path).split("/")) for path in paths}
+    at: dict[tuple[str, ...], list[str]] = {(): [str(folder)]}
+    found, depth = {}, 0
+    while at:
+        spelt = _list_spellings(at)
+        depth += 1
+        for path, part in parts.items():
+            if len(part) == depth and (files := spelt.get((*part, True))):
+                found[path] = sorted(files)
+        inner = {part[:depth] for part in parts.values() if len(part) > depth}
+        at = {part: spelt[*part, False] for part in inner if (*part, False) in spelt}
+    return found
+
+
+def _list_spellings(
+    folders: Mapping[tuple[str, ...], Sequence[str]],
+) -> dict[tuple[str | bool, ...], list[str]]:
+    """What is in `folders` (by the parts of their plain path): by its own parts and whether it is a file."""
+    places = [(part, folder) for part, same in folders.items() for folder in same]
+    found = defaultdict(list)
+    listings = _many_at_a_time(_entries, [folder for _, folder in places])
+    for (part, _), entries in zip(places, listings, strict=True):
+        for name, is_file, path in entries:
+            found[*part, plain(name), is_file].append(path)
+    return dict(found)
+
+
+def _entries(folder: str) -> list[tuple[str, bool, str]]:
+    """Name, whether it is a file, and path of what is in a folder; nothing of one that cannot be read."""
+    with suppress(OSError), os.scandir(folder) as entries:
+        return [(entry.name, entry.is_file(), entry.path) for entry in entries]
+    return []
 
 
 def _matching(images_dir: Path, patterns: Iterable[str]) -> list[Path]:
@@ -56,12 +154,16 @@ def _matching(images_dir: Path, patterns: Iterable[str]) -> list[Path]:
 def _list_all(folder: Path, parents: Sequence[str]) -> dict[str, tuple[str, set[str]]]:
     """By parent, what paths of files in it start with, and the names of the files that are in it."""
 
-    def list_some(first: int) -> list[tuple[str, set[str]]]:
-        return [_file_names(str(folder / parent)) for parent in parents[first : first + AT_A_TIME]]
+    listings = _many_at_a_time(lambda parent: _file_names(str(folder / parent)), parents)
+    return dict(zip(parents, listings, strict=True))
+
+
+def _many_at_a_time(look: Callable[[str], Listing], folders: Sequence[str]) -> list[Listing]:
+    def some(first: int) -> list[Listing]:
+        return [look(folder) for folder in folders[first : first + AT_A_TIME]]
 
     with ThreadPoolExecutor(LISTERS) as pool:
-        listings = pool.map(list_some, range(0, len(parents), AT_A_TIME))
-        return dict(zip(parents, chain.from_iterable(listings), strict=True))
+        return list(chain.from_iterable(pool.map(some, range(0, len(folders), AT_A_TIME))))
 
 
 def _file_names(folder: str) -> tuple[str, set[str]]:

@@ -27,6 +27,7 @@ from cxrlt.predictions.evidence import marks_of
 from cxrlt.predictions.measures import has_both_values
 from cxrlt.predictions.oof import predicted_rows
 from cxrlt.predictions.present import Present, partial_note
+from cxrlt.predictions.run_names import require_run
 from cxrlt.predictions.runs import finished_folds, read_final
 from cxrlt.predictions.scoring import N_DRAWS
 
@@ -82,6 +83,7 @@ def calibrate(
     class per row, a refit, incomplete out-of-fold predictions, and labels that leave nothing to fit.
     """
     require_multi_label(challenge, name)
+    require_run(challenge, workspace, name)
     if (workspace.run_dir(challenge.name, name) / REFIT).is_dir():
         raise UserError(
             f"{name} was fitted on all rows (--refit), so it has no out-of-fold predictions to calibrate on. "

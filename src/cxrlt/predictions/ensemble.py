@@ -21,6 +21,7 @@ from cxrlt.predictions.candidates import (
 )
 from cxrlt.predictions.evidence import made_of_evidence, made_of_final
 from cxrlt.predictions.present import Present
+from cxrlt.predictions.run_names import require_run
 from cxrlt.predictions.runs import read_final, read_oof
 from cxrlt.predictions.store import PredictionsMeta, read_meta, write_predictions
 from cxrlt.predictions.view_weights import StudyMeanOption, choose_study_mean
@@ -198,6 +199,8 @@ def _require_members(challenge: Challenge, workspace: Workspace, name: str, memb
     if not members or twice:
         wrong = f"{listing(sorted(twice))} named more than once" if twice else "none named"
         raise UserError(f"--members: {wrong}. Name each model once.")
+    for member in members:
+        require_run(challenge, workspace, member)
     inner = [member for member in members if is_ensemble(workspace.run_dir(challenge.name, member))]
     if inner:
         raise UserError(f"--members: {listing(inner)} is an ensemble itself. Name its members instead.")

@@ -18,6 +18,7 @@ from cxrlt.predictions.measures import macro_values
 from cxrlt.predictions.oof import oof_scores, predicted_rows
 from cxrlt.predictions.present import Present, partial_note
 from cxrlt.predictions.probabilities import probabilities
+from cxrlt.predictions.run_names import require_run
 from cxrlt.predictions.runs import Final, finished_folds, holds_run, read_final
 from cxrlt.predictions.scoring import N_DRAWS, Evaluation, score_rows
 
@@ -41,6 +42,7 @@ def evaluate(
     into the submission's folder, which holds one entry per split. Raises UserError for incomplete predictions
     and for a split without labels.
     """
+    require_run(challenge, workspace, name)
     truth = _read_truth(Present(challenge, workspace), split)
     if partial:
         truth = replace(truth, present=truth.present.only(finished_folds(name, truth.present)))

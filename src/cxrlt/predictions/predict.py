@@ -21,6 +21,7 @@ from cxrlt.locks import exclusive
 from cxrlt.models.backbone import XRayModel, create_model
 from cxrlt.predictions.ensemble import predict_ensemble
 from cxrlt.predictions.present import Present
+from cxrlt.predictions.run_names import require_run
 from cxrlt.predictions.standardise import read_constants, write_constants
 from cxrlt.predictions.store import (
     MADE_BY,
@@ -46,6 +47,7 @@ SIDED = ("left", "right")
 
 def predict_run(source: ImageSource, name: str, split: str, *, force: bool = False) -> list[Path]:
     """As `predict`, for an ensemble too: its members first, then what its weights.json makes of them."""
+    require_run(source.challenge, source.workspace, name)
     models = models_of(source, name)
     if models == (name,):
         return predict(source, name, split, force=force)

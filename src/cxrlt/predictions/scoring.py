@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from cxrlt.challenges.base import Challenge, Task
+from cxrlt.challenges.spelling import other_spellings
 from cxrlt.errors import UserError, listing
 from cxrlt.metrics import Drawn
 from cxrlt.predictions.measures import ClassScore, MacroScore, has_both_values, measure
@@ -119,7 +120,8 @@ def score_frame(
             raise UserError(f"{what} lacks classes of {challenge.name}: {listing(missing)}.")
     absent = truth.index.difference(scores.index, sort=False)
     if len(absent):
-        raise UserError(f"the scored file lacks rows of the truth: {listing(absent)}.")
+        hint = other_spellings(absent, scores.index)
+        raise UserError(f"the scored file lacks rows of the truth: {listing(absent)}.{hint}")
     rows = scores.loc[truth.index, list(challenge.classes)]
     blank = rows.index[rows.isna().any(axis=1)]
     if len(blank):

@@ -5,6 +5,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
+from cxrlt.artifacts import expand_home
+
 LARGEST = 1_000_000
 """Of counts: what is more is a slip, or would fill the memory."""
 LARGEST_SIDE = 10_000
@@ -87,6 +89,11 @@ class ModelConfig(_Frozen):
     fusion: FusionConfig = FusionConfig()
     normalise: bool = True
     """With the mean and standard deviation of the backbone's own weights; False: grey values / 255."""
+
+    @field_validator("pretrained")
+    @classmethod
+    def _from_the_home_directory(cls, pretrained: bool | Path) -> bool | Path:
+        return expand_home(pretrained) if isinstance(pretrained, Path) else pretrained
 
     @property
     def reads_map(self) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from cxrlt.artifacts import write_text
+from cxrlt.artifacts import expand_home, write_text
 from cxrlt.errors import UserError, quoted, shortened
 from cxrlt.recipe.fields import POLICIES, Changes, Recipe
 from cxrlt.user_file import read_yaml
@@ -125,7 +125,8 @@ def _is_file(recipe: str) -> bool:
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
-    return read_yaml(path, "Give --config the path of a YAML file.", "fields such as `optim: {lr: 0.0001}`")
+    example = "fields such as `optim: {lr: 0.0001}`"
+    return read_yaml(expand_home(path), "Give --config the path of a YAML file.", example)
 
 
 def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ def code_files(challenge: Challenge, workspace: Workspace, name: str, *, calibra
     files = {
         f"src/cxrlt/{path.relative_to(package).as_posix()}": path
         for path in package.rglob("*")
-        if path.suffix in (".py", ".yaml")
+        if path.is_file() and path.suffix != ".pyc" and not path.name.startswith(".")
     }
     if package.parent.name == "src":  # a clone, not an installed package
         files |= {item: path for item in PROJECT_FILES if (path := package.parents[1] / item).is_file()}

@@ -29,15 +29,15 @@ def score_file(path: Path, truth_path: Path, challenge: Challenge, workspace: Wo
 def read_truth(path: Path, challenge: Challenge) -> pd.DataFrame:
     """The true labels in a CSV: index image_id, a column per class. Raises UserError for what is amiss."""
     file = read_csv(path)
-    image_id = columns.ids(file, file.column(challenge.id_column))
+    image_id = columns.ids(file, file.column(challenge.id_column, challenge.submission_id))
     labels = columns.labels(file, challenge.classes, required=True, task=challenge.task)
     return _by_id(labels, image_id, path)
 
 
 def _read_scores(path: Path, challenge: Challenge) -> pd.DataFrame:
     submission = read_submission(path)
-    if challenge.id_column not in submission.header:
-        raise UserError(f"{path} has no column {challenge.id_column!r}; it has {listing(submission.header)}.")
+    if (id_name := challenge.submission_id) not in submission.header:
+        raise UserError(f"{path} has no column {id_name!r}; it has {listing(submission.header)}.")
     found = [name for name in challenge.classes if name in submission.header]
     if len(found) < len(challenge.classes):
         missing = [name for name in challenge.classes if name not in found]
@@ -45,7 +45,7 @@ def _read_scores(path: Path, challenge: Challenge) -> pd.DataFrame:
     values = pd.DataFrame(submission.numbers(found), submission.row_numbers, found)
     if (infinite := np.isinf(values).any(axis=1)).any():
         raise UserError(f"{path} holds infinite values: rows {listing(values.index[infinite])}.")
-    return _by_id(values, submission.column(challenge.id_column), path)
+    return _by_id(values, submission.column(id_name), path)
 
 
 def _by_id(frame: pd.DataFrame, image_id: pd.Series, path: Path) -> pd.DataFrame:

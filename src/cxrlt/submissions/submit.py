@@ -13,6 +13,7 @@ from cxrlt.predictions.choices import Variant
 from cxrlt.predictions.evidence import marks_of
 from cxrlt.predictions.present import Present, partial_note
 from cxrlt.predictions.probabilities import probabilities
+from cxrlt.predictions.run_names import require_run
 from cxrlt.predictions.runs import finished_folds, read_final
 from cxrlt.submissions.code import code_files
 from cxrlt.submissions.record import Record, made_of_submission, write_record
@@ -47,6 +48,7 @@ def submit(
             f"{name} of {source.name} cannot be submitted to {challenge.name}: "
             f"it does not predict {listing(unknown)}."
         )
+    require_run(source, workspace, name)
     present = Present(source, workspace if source.name == challenge.name else Workspace(workspace.root))
     if partial:
         present = present.only(finished_folds(name, present))

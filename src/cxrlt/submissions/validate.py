@@ -9,7 +9,7 @@ import pandas as pd
 
 from cxrlt.artifacts import Workspace
 from cxrlt.challenges.base import Challenge
-from cxrlt.challenges.spelling import nearest
+from cxrlt.challenges.spelling import nearest, other_spellings
 from cxrlt.errors import UserError, listing, quoted
 from cxrlt.metrics import CONFUSION_METRICS
 from cxrlt.submissions.read import Submission, is_zip, read_submission
@@ -50,9 +50,9 @@ def validate_submission(path: Path, challenge: Challenge, ids: Sequence[str]) ->
     problems = _column_problems(submission.header, challenge.submission_columns)
     if not len(submission.row_numbers):
         return [*problems, "There are no rows below the header."]
-    id_name = challenge.id_column if challenge.id_column in submission.header else submission.header[0]
-    problems += _row_problems(submission.column(id_name), ids)
-    found = [name for name in challenge.classes if name in submission.header]
+    header, id_name = submission.header, challenge.submission_id
+    problems += _row_problems(submission.column(id_name if id_name in header else header[0]), ids)
+    found = [name for name in challenge.classes if name in header]
     if found:
         problems += _value_problems(found, submission, challenge)
     return problems
@@ -106,6 +106,7 @@ def _row_problems(found: pd.Series, ids: Sequence[str]) -> list[str]:
     missing = template.difference(here, sort=False)
     problems = [
         f"{len(wrong):,} {'id' if len(wrong) == 1 else 'ids'} {what}: {listing(wrong)}."
+        f"{other_spellings(wrong, extra) if wrong is missing else ''}"
         for wrong, what in (
             (missing, "of the template missing"),
             (extra, "not in the template"),

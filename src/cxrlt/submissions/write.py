@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from cxrlt.artifacts import Workspace, atomic_path
 from cxrlt.challenges.base import Challenge
+from cxrlt.challenges.spelling import other_spellings
 from cxrlt.errors import UserError, listing
 from cxrlt.locks import exclusive
 from cxrlt.submissions.read import BLOCK_BYTES, open_csv
@@ -120,6 +121,7 @@ def submission_rows(challenge: Challenge, ids: Sequence[str], probabilities: pd.
     if len(missing):
         raise IncompleteError(
             f"{len(missing):,} of the template's {len(ids):,} ids have no prediction: {listing(missing)}."
+            f"{other_spellings(missing, probabilities.index.difference(missing))}"
         )
     return rows
 
