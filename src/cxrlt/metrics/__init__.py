@@ -2,6 +2,9 @@
 
 `ranking` holds what ranks the rows of a class (AP, AUROC), `classification` what needs one class per row,
 `calibration` what needs probabilities (local ECE, F1 at a threshold, log-loss).
+
+A class whose known labels are all positive or all negative (`has_both_values`) has no AP, no AUROC and no
+calibration figure: they are NaN, which `macro` leaves out.
 """
 
 from cxrlt.metrics.classification import (
@@ -11,7 +14,15 @@ from cxrlt.metrics.classification import (
     confusion,
 )
 from cxrlt.metrics.named import macro_metric, macro_metrics
-from cxrlt.metrics.ranking import Bootstrap, auroc, average_precision, bootstrap, macro, ranking_values
+from cxrlt.metrics.ranking import (
+    Bootstrap,
+    auroc,
+    average_precision,
+    bootstrap,
+    has_both_values,
+    macro,
+    ranking_values,
+)
 from cxrlt.metrics.resampling import Drawn, Interval, basic_interval, paired_difference
 
 __all__ = [
@@ -26,6 +37,7 @@ __all__ = [
     "bootstrap",
     "classification_bootstrap",
     "confusion",
+    "has_both_values",
     "macro",
     "macro_metric",
     "macro_metrics",

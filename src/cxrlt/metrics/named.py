@@ -11,8 +11,9 @@ from cxrlt.metrics.ranking import CLASS_METRICS, macro, ranking_values
 def macro_metrics(names: Sequence[str], targets: ArrayLike, scores: ArrayLike) -> dict[str, float]:
     """The metrics `names` of (n, c) targets and scores, found together; NaN where no class defines one.
 
-    "mAP" and "mAUROC" rank the rows class by class: for one class per row give softmax probabilities. The
-    names of CONFUSION_METRICS need one-hot targets. Raises ValueError as `average_precision` or `confusion`.
+    "mAP" and "mAUROC" rank the rows class by class, and are means over the classes that have both values: for
+    one class per row give softmax probabilities. The names of CONFUSION_METRICS need one-hot targets. Raises
+    ValueError as `average_precision` or `confusion`.
     """
     ranked, counted = ([n for n in names if n in known] for known in (CLASS_METRICS, CONFUSION_METRICS))
     values = {}

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from cxrlt.metrics import Interval
+from cxrlt.metrics import Interval, has_both_values
 from cxrlt.reports.figures import (
     INCHES_PER_CLASS,
     NORMAL,
@@ -179,7 +179,8 @@ def _counts_above(positive: np.ndarray, score: np.ndarray) -> tuple[np.ndarray, 
 
 def _panels(labels: pd.DataFrame, losses: Sequence[str]) -> tuple[Figure, dict[str, Axes]]:
     """A panel for every class with both values, the most frequent first."""
-    both = [name for name in by_count(labels) if (labels[name] == 1).any() and (labels[name] == 0).any()]
+    names = by_count(labels)
+    both = [name for name, yes in zip(names, has_both_values(labels[names]), strict=True) if yes]
     columns = min(COLUMNS, len(both))
     n_rows = -(-len(both) // columns)
     figure = new_figure(PANEL_INCHES * n_rows + 0.9, max(WIDTH * columns / COLUMNS, 4))
