@@ -3,9 +3,16 @@ import pandas as pd
 import pytest
 from matplotlib import colors
 from matplotlib.image import imread
+from matplotlib.text import Text
 
 from cxrlt.metrics import Interval, auroc, average_precision
-from cxrlt.reports.figures import by_count, class_counts_figure, co_occurrence_figure, save_figure
+from cxrlt.reports.figures import (
+    by_count,
+    class_counts_figure,
+    co_occurrence_figure,
+    readable,
+    save_figure,
+)
 from cxrlt.reports.loss_figures import (
     differences_figure,
     loss_curves_figure,
@@ -135,3 +142,46 @@ def test_differences_have_the_colours_they_are_given():
     figure = differences_figure(differences, "mAP", "base", {"gem": COLOURS[3], "flip": COLOURS[7]})
     drawn = line_colours(figure.axes[0])
     assert {COLOURS[3].lower(), COLOURS[7].lower()} <= set(drawn)
+
+
+NAMES = ["Cost $$", "a $5 b $x", r"$\alpha", "x_1^2", "结节 🫁", "<b>"]
+
+
+def figures_of(names):
+    """Every figure, with these names of classes, runs, losses, settings, metrics and panels."""
+    rng = np.random.default_rng(1)
+    labels = pd.DataFrame(rng.random((40, len(names))) < 0.4, columns=names).astype(float)
+    scores = {name: pd.DataFrame(rng.normal(size=labels.shape), columns=names) for name in names[:4]}
+    p, interval = np.linspace(0.1, 0.9, 9), Interval(0.01, -0.02, 0.03, 0)
+    curves = {loss: {name: (-np.log(p), -np.log1p(-p)) for name in names} for loss in names}
+    means = pd.DataFrame({"positives": 0.7, "negatives": 0.2}, index=names)
+    settings = pd.DataFrame(0.2, index=names, columns=names[:2])
+    return [
+        (class_counts_figure(labels, {"head": names}), names),
+        (co_occurrence_figure(labels), names),
+        (loss_curves_figure(p, curves, {name: name for name in names}), names),
+        (mean_probability_figure(dict.fromkeys(names[:2], means)), names),
+        (roc_figure(labels, scores), names),
+        (precision_recall_figure(labels, scores), names),
+        (differences_figure(dict.fromkeys(names[1:], interval), "mAP", names[0]), names),
+        (settings_figure(dict.fromkeys(names[:2], settings)), names),
+    ]
+
+
+@pytest.mark.filterwarnings("error")
+def test_names_are_shown_as_they_are_written_in_every_figure(tmp_path):
+    for number, (figure, names) in enumerate(figures_of(NAMES)):
+        save_figure(figure, tmp_path / f"{number}.png")
+        texts = figure.findobj(Text)
+        assert not any(text.get_parse_math() for text in texts)
+        shown = " ".join(text.get_text().replace("\n", " ") for text in texts)
+        assert all(name in shown or readable(name) in shown for name in names)
+        assert "mathdefault" not in shown
+
+
+def test_logarithmic_axes_have_powers_of_ten():
+    p = np.linspace(0.001, 0.999, 99)
+    figure = loss_curves_figure(p, {"bce": {"Mass": (-np.log(p), -np.log1p(-p))}}, {"Mass": "Mass"})
+    figure.draw_without_rendering()
+    shown = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert {"10⁻²", "10⁻¹", "10⁰"} <= set(shown)

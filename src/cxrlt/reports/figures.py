@@ -6,10 +6,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 from cxrlt.artifacts import atomic_path
+from cxrlt.literal_figure import LiteralFigure
 from cxrlt.reports.palette import GROUP_COLOURS, NEGATIVES
 
 DPI = 150
@@ -17,6 +20,7 @@ WIDTH = 8.0  # inches: at a README's width the letters are then about as large a
 SMALL, NORMAL = 8, 9
 INCHES_PER_CLASS = 0.27
 NO_FINDING = "no finding"
+SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 GROUP = {"head": "head, > 10 %", "medium": "medium", "tail": "tail, < 1 %"}
 
 
@@ -26,7 +30,7 @@ def save_figure(figure: Figure, path: Path) -> None:
 
 
 def new_figure(height: float, width: float = WIDTH) -> Figure:
-    return Figure(figsize=(width, height), layout="constrained")
+    return LiteralFigure(figsize=(width, height), layout="constrained")
 
 
 def by_count(labels: pd.DataFrame) -> list[str]:
@@ -41,6 +45,12 @@ def readable(class_name: str) -> str:
 def clean(axes: Axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(labelsize=SMALL)
+
+
+def label_powers_of_ten(axis: Axis) -> None:
+    """Numbers at the ticks of a logarithmic axis; matplotlib's own are mathematics, which no text here is."""
+    axis.set_major_formatter(lambda value, _: f"10{f'{np.log10(value):.0f}'.translate(SUPERSCRIPT)}")
+    axis.set_minor_formatter(NullFormatter())
 
 
 def class_counts_figure(labels: pd.DataFrame, groups: Mapping[str, Sequence[str]]) -> Figure:
@@ -77,6 +87,7 @@ def _class_bars(axes: Axes, labels: pd.DataFrame, groups: Mapping[str, Sequence[
     axes.set_ylim(len(places) - 0.4, -0.6)
     axes.set_xlim(left=0.8)
     axes.xaxis.set_major_formatter("{x:,.0f}")
+    axes.xaxis.set_minor_formatter(NullFormatter())  # matplotlib's own is mathematics
     axes.set_xlabel("images", fontsize=NORMAL)
     clean(axes)
     axes.legend(

@@ -17,6 +17,7 @@ from cxrlt.reports.figures import (
     WIDTH,
     by_count,
     clean,
+    label_powers_of_ten,
     new_figure,
     readable,
 )
@@ -42,6 +43,7 @@ def loss_curves_figure(
         for axes, (name, title) in zip(grid[row], panel_titles.items(), strict=True):
             _loss_lines(axes, p, {loss: by_class[name][row] for loss, by_class in curves.items()})
             axes.set_yscale("log")
+            label_powers_of_ten(axes.yaxis)
             axes.grid(alpha=0.25)
             axes.set_title(title if row == 0 else "", fontsize=SMALL)
             clean(axes)
