@@ -1,3 +1,5 @@
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -5,7 +7,7 @@ from matplotlib import colors
 from matplotlib.image import imread
 from matplotlib.text import Text
 
-from cxrlt.metrics import Interval, auroc, average_precision
+from cxrlt.metrics import Interval, auroc, average_precision, has_both_values
 from cxrlt.reports.figures import (
     by_count,
     class_counts_figure,
@@ -32,6 +34,10 @@ LABELS = pd.DataFrame(
 SCORES = {
     name: pd.DataFrame(RNG.normal(size=LABELS.shape), columns=LABELS.columns) for name in ("bce", "ral")
 }
+
+
+def text_of(figure):
+    return " ".join(text.get_text().replace("\n", " ") for text in figure.findobj(Text))
 
 
 def titles(figure):
@@ -172,9 +178,8 @@ def figures_of(names):
 def test_names_are_shown_as_they_are_written_in_every_figure(tmp_path):
     for number, (figure, names) in enumerate(figures_of(NAMES)):
         save_figure(figure, tmp_path / f"{number}.png")
-        texts = figure.findobj(Text)
-        assert not any(text.get_parse_math() for text in texts)
-        shown = " ".join(text.get_text().replace("\n", " ") for text in texts)
+        assert not any(text.get_parse_math() for text in figure.findobj(Text))
+        shown = text_of(figure)
         assert all(name in shown or readable(name) in shown for name in names)
         assert "mathdefault" not in shown
 
@@ -185,3 +190,22 @@ def test_logarithmic_axes_have_powers_of_ten():
     figure.draw_without_rendering()
     shown = [label.get_text() for label in figure.axes[0].get_yticklabels()]
     assert {"10⁻²", "10⁻¹", "10⁰"} <= set(shown)
+
+
+def test_of_very_many_classes_the_most_frequent_are_drawn_and_the_figure_says_so():
+    rng, names = np.random.default_rng(0), [f"class {n}" for n in range(1200)]
+    labels = pd.DataFrame(rng.random((30, 1200)) < np.linspace(1.3, 0.1, 1200), columns=names).astype(float)
+    scores = {"bce": pd.DataFrame(rng.normal(size=labels.shape), columns=names)}
+    means = pd.DataFrame({"positives": 0.7, "negatives": 0.2}, index=by_count(labels))
+    figures = [
+        class_counts_figure(labels, {"head": names}),
+        co_occurrence_figure(labels),
+        mean_probability_figure({"bce": means}),
+        roc_figure(labels, scores),
+    ]
+    for figure in figures:
+        assert max(figure.get_size_inches()) < 30
+        (note,) = re.findall(r"the 60 most frequent of ([\d,]+) classes", text_of(figure))
+        assert note == (f"{sum(has_both_values(labels)):,}" if figure is figures[-1] else "1,200")
+    ticks = [label.get_text() for label in figures[1].axes[0].get_yticklabels()]
+    assert ticks == by_count(labels)[:60]
