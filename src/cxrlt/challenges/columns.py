@@ -1,6 +1,7 @@
 """From the columns of a CSV file to the table every stage reads, refusing what would spoil it silently."""
 
 from collections.abc import Sequence
+from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -198,10 +199,13 @@ def template_ids(challenge: Challenge, path: Path) -> list[str]:
     """
     file = read_csv(path)
     image_id = ids(file, file.column(challenge.id_column))
-    if tuple(file.columns) != (wanted := challenge.submission_columns):
+    if tuple(file.columns) != challenge.submission_columns:
+        pairs = enumerate(zip_longest(file.columns, challenge.submission_columns), start=1)
+        place, names = next(pair for pair in pairs if len(set(pair[1])) > 1)
+        found, wanted = ("missing" if name is None else quoted(name) for name in names)
         raise UserError(
-            f"{path} is not a template of {challenge.name}: its columns are "
-            f"{listing(file.columns, len(wanted))}, but should be {listing(wanted, len(wanted))}."
+            f"{path} is not a template of {challenge.name}: its columns are not the challenge's. "
+            f"Column {place} is {found}, but should be {wanted}."
         )
     if (twice := image_id.duplicated(keep=False)).any():
         raise UserError(f"{path} has more than one row for an image: {rows(image_id, twice)}.")

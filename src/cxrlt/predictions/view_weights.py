@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from cxrlt.challenges.base import Challenge
-from cxrlt.errors import UserError
+from cxrlt.errors import UserError, listing
 from cxrlt.predictions.oof import oof_scores, predicted_rows, score_of
 from cxrlt.predictions.parse import read_parsed
 from cxrlt.predictions.study import FRONTAL, disputed_rows, has_studies, study_mean
@@ -41,7 +41,7 @@ class StudyMean:
 
     @property
     def text(self) -> str:
-        by_fold = f", by fold {', '.join(map(_ratio, self.by_fold))}"
+        by_fold = f", by fold {listing(map(_ratio, self.by_fold))}"
         folds = "" if set(self.by_fold) == {self.final} else by_fold
         if self.final is None:
             return f"not averaged over studies{folds} ({self.why})"

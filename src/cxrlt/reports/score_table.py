@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from cxrlt.errors import listing
 from cxrlt.metrics import Interval, paired_difference
 from cxrlt.predictions.calibrate import CalibrationReport
 from cxrlt.predictions.evaluate import Leaderboard
@@ -25,7 +26,7 @@ def score_table(evaluation: Evaluation) -> str:
     blocks.append(_class_table(evaluation))
     notes = [f"note: {note}" for note in evaluation.notes]
     if evaluation.undefined:
-        notes.append(f"left out of every mean, without both values: {', '.join(evaluation.undefined)}")
+        notes.append(f"left out of every mean, without both values: {listing(evaluation.undefined)}")
     return "\n\n".join([*blocks, "\n".join(notes)] if notes else blocks)
 
 
@@ -101,7 +102,7 @@ def _oof_lines(evaluation: Evaluation) -> list[str]:
     if not evaluation.per_fold:
         return []
     values = [fold[evaluation.metric] for fold in evaluation.per_fold]
-    folds = ", ".join(map(_number, values))
+    folds = listing(map(_number, values))
     beside = f"mean over folds {_number(evaluation.mean_over_folds)} ({folds}; s.d. {np.nanstd(values):.4f})"
     if evaluation.raw_pooled is not None:
         beside = f"raw logits pooled {_number(evaluation.raw_pooled)}; {beside}"

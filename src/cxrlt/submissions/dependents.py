@@ -6,7 +6,7 @@ from pathlib import Path
 
 from cxrlt.artifacts import Workspace, read_json
 from cxrlt.challenges.base import Challenge
-from cxrlt.errors import UserError
+from cxrlt.errors import UserError, listing
 from cxrlt.folds.read import Folds, read_folds
 from cxrlt.predictions.calibration import CALIBRATION, read_calibration
 from cxrlt.predictions.ensemble import is_predicted
@@ -140,7 +140,7 @@ def _predictions(challenge: Challenge, workspace: Workspace, name: str, folds: F
             continue
         reasons = {fold_of(d): _why(path, challenge, folds) for d, path in files.items()}
         if behind := {fold: why for fold, why in reasons.items() if why}:
-            which = ", ".join(behind)
+            which = listing(behind)
             why = "; ".join(dict.fromkeys(behind.values()))
             what = f"{split} predictions of {name}, fold{'s' * (len(behind) > 1)} {which} ({why})"
             yield Outdated(what, predict_command(name, challenge.name, split))
