@@ -102,8 +102,10 @@ def _oof_lines(evaluation: Evaluation) -> list[str]:
     if not evaluation.per_fold:
         return []
     values = [fold[evaluation.metric] for fold in evaluation.per_fold]
+    defined = [value for value in values if not np.isnan(value)]
+    spread = _number(float(np.std(defined)) if defined else None)
     folds = listing(map(_number, values))
-    beside = f"mean over folds {_number(evaluation.mean_over_folds)} ({folds}; s.d. {np.nanstd(values):.4f})"
+    beside = f"mean over folds {_number(evaluation.mean_over_folds)} ({folds}; s.d. {spread})"
     if evaluation.raw_pooled is not None:
         beside = f"raw logits pooled {_number(evaluation.raw_pooled)}; {beside}"
     pooled = "probabilities" if evaluation.task == "single_label" else "standardised logits"
