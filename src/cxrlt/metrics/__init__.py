@@ -11,7 +11,7 @@ from cxrlt.metrics.classification import (
     CONFUSION_METRICS,
     ClassificationBootstrap,
     classification_bootstrap,
-    confusion,
+    count_rows,
 )
 from cxrlt.metrics.named import macro_metric, macro_metrics
 from cxrlt.metrics.ranking import (
@@ -36,7 +36,7 @@ __all__ = [
     "basic_interval",
     "bootstrap",
     "classification_bootstrap",
-    "confusion",
+    "count_rows",
     "has_both_values",
     "macro",
     "macro_metric",

@@ -9,7 +9,7 @@ from scipy.special import softmax
 
 from cxrlt.challenges.base import Task
 from cxrlt.metrics import CONFUSION_METRICS, has_both_values, macro
-from cxrlt.metrics.classification import confusion_counts
+from cxrlt.metrics.classification import count_classes
 from cxrlt.metrics.ranking import CLASS_METRICS, class_rows
 
 ROUNDS = 20
@@ -116,6 +116,6 @@ def _confusion_judge(targets: NDArray[np.float64], metric: str) -> Judge:
 
     def judge(total: Scores, member: Scores, n: int) -> float:
         predicted = (total + member).argmax(axis=0)[known]
-        return float(CONFUSION_METRICS[metric](confusion_counts(true, predicted, len(total))))
+        return float(CONFUSION_METRICS[metric](count_classes(true, predicted, len(total))))
 
     return judge
