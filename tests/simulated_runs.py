@@ -114,7 +114,10 @@ def write_fold(directory: Path, logits: pd.DataFrame, meta: PredictionsMeta, pre
 
 
 def draw_logits(rng: np.random.Generator, table: pd.DataFrame, skill: float) -> pd.DataFrame:
-    signal = table[list(CLASSES)].to_numpy() * np.where(table["view"] == "frontal", skill, skill / 3)[:, None]
+    signal = (
+        table[list(CLASSES)].fillna(0).to_numpy()
+        * np.where(table["view"] == "frontal", skill, skill / 3)[:, None]
+    )
     noise = rng.normal(size=signal.shape)
     return pd.DataFrame((signal + noise - 2).astype(np.float32), index=table.index, columns=list(CLASSES))
 
@@ -133,6 +136,15 @@ def set_up_challenge(
     challenge, workspace = get_challenge("csv", inputs), Workspace(root)
     make_folds(challenge, workspace, n_folds)
     return SimulatedRuns(challenge, workspace)
+
+
+def blank_negatives(runs: SimulatedRuns, name: str, fold: int | None = None) -> None:
+    """Make blanks of a class's zeros in the training table: all of them, or those of one fold."""
+    path = runs.workspace.inputs_dir("csv") / "train.csv"
+    table = pd.read_csv(path)
+    fold_of = runs.present.rows.fold
+    here = True if fold is None else (table["image"].map(fold_of) == fold)
+    table.assign(**{name: table[name].mask((table[name] == 0) & here)}).to_csv(path, index=False)
 
 
 def edit_parquet(path: Path, change: Callable[[pd.DataFrame], pd.DataFrame]) -> None:

@@ -162,7 +162,7 @@ def _bytes(values: pd.Series) -> bytes:
 
 
 def _text(values: pd.Index | pd.Series) -> bytes:
-    """Lengths, then characters, so that no two lists of texts have the same bytes; a blank has the length -1."""
+    """Lengths, then characters: no two lists of texts have the same bytes. A blank has the length -1."""
     texts = pa.array(values, pa.large_string(), from_pandas=True)
     lengths = pyarrow.compute.fill_null(pyarrow.compute.binary_length(texts), -1)
     characters = "".join(texts.drop_null().to_pylist()).encode()

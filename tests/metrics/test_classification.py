@@ -1,3 +1,4 @@
+import tracemalloc
 from typing import get_args
 
 import numpy as np
@@ -56,8 +57,10 @@ def test_per_class_values_equal_scikit_learn_also_for_a_class_that_is_never_pred
     targets, scores = labelled()
     scores[:, 3] = 0
     true, predicted = classes_of(targets, scores)
-    counts = metrics.confusion(targets, scores)
-    assert np.array_equal(counts, confusion_matrix(true, predicted, labels=range(N_CLASSES)))
+    counts = metrics.count_rows(targets, scores)
+    table = confusion_matrix(true, predicted, labels=range(N_CLASSES))
+    expected = table.sum(axis=1), table.sum(axis=0), np.diag(table)
+    np.testing.assert_array_equal((counts.true, counts.predicted, counts.hits), expected)
     expected = precision_recall_fscore_support(true, predicted, zero_division=0)[:3]
     found = classification.precision(counts), classification.recall(counts), classification.f1(counts)
     np.testing.assert_allclose(found, expected, atol=1e-12)
@@ -70,7 +73,7 @@ def test_a_class_without_rows_is_left_out_of_macro_means_where_scikit_learn_coun
     targets, scores = targets[kept], scores[kept]
     true, predicted = classes_of(targets, scores)
     assert (predicted == 2).any()
-    counts = metrics.confusion(targets, scores)
+    counts = metrics.count_rows(targets, scores)
     per_class = classification.f1(counts)
     assert np.isnan(
         [per_class[2], classification.precision(counts)[2], classification.recall(counts)[2]]
@@ -99,8 +102,8 @@ def test_rows_without_a_label_are_left_out() -> None:
 
 
 def test_equal_scores_predict_the_first_of_their_classes() -> None:
-    counts = metrics.confusion(np.eye(3), np.array([[1, 1, 0], [0, 2, 2], [3, 3, 3]]))
-    assert counts.tolist() == [[1, 0, 0], [0, 1, 0], [1, 0, 0]]
+    counts = metrics.count_rows(np.eye(3), np.array([[1, 1, 0], [0, 2, 2], [3, 3, 3]]))
+    assert (counts.predicted.tolist(), counts.hits.tolist()) == ([2, 1, 0], [1, 1, 0])
 
 
 def test_kappa_punishes_by_the_squared_distance_of_columns_and_is_undefined_for_a_single_class() -> None:
@@ -116,12 +119,12 @@ def test_kappa_punishes_by_the_squared_distance_of_columns_and_is_undefined_for_
 @pytest.mark.parametrize("row", [[1, 1, 0], [0, 0, 0]])
 def test_rows_that_do_not_have_exactly_one_class_are_refused(row: list[int]) -> None:
     with pytest.raises(ValueError, match="one-hot"):
-        metrics.confusion(np.array([[1, 0, 0], row]), np.zeros((2, 3)))
+        metrics.count_rows(np.array([[1, 0, 0], row]), np.zeros((2, 3)))
 
 
 def test_a_known_row_without_a_score_is_refused() -> None:
     with pytest.raises(ValueError, match="has no score"):
-        metrics.confusion(np.eye(2), np.array([[1, np.nan], [0, 1]]))
+        metrics.count_rows(np.eye(2), np.array([[1, np.nan], [0, 1]]))
 
 
 def drawn_rows(patient: np.ndarray, draw: int, n_draws: int, seed: int) -> np.ndarray:
@@ -140,21 +143,22 @@ def test_a_draw_is_every_metric_over_the_rows_of_the_patients_drawn() -> None:
         for name in metrics.CONFUSION_METRICS:
             expected = metrics.macro_metric(name, targets[rows], scores[rows])
             assert drawn.draws[name][draw] == pytest.approx(expected, abs=1e-12)
-        expected = classification.f1(metrics.confusion(targets[rows], scores[rows]))
+        expected = classification.f1(metrics.count_rows(targets[rows], scores[rows]))
         np.testing.assert_allclose(drawn.f1_draws[draw], expected, atol=1e-12)
     for name, value in drawn.values.items():
         assert value == metrics.macro_metric(name, targets, scores)
 
 
 def test_the_patients_drawn_are_those_of_the_ranking_bootstrap_whatever_rows_are_unlabelled() -> None:
-    """With one row per class and patient a class has an AUROC in just the draws that have its F1."""
+    """With one row per class and patient a class has an AP in just the draws that have its F1 and others'."""
     targets = np.eye(4)
     targets[3] = np.nan
     settings = {"clusters": np.arange(4), "n_draws": 60, "seed": 3}
     by_class = metrics.classification_bootstrap(targets, targets, **settings)
     ranked = metrics.bootstrap(targets, np.nan_to_num(targets), **settings)
-    assert np.array_equal(np.isnan(by_class.f1_draws), np.isnan(ranked.ap_draws))
-    assert 0 < np.isnan(by_class.f1_draws[:, 0]).sum() < 60
+    drawn = ~np.isnan(by_class.f1_draws)
+    assert np.array_equal(drawn & (drawn.sum(axis=1) > 1)[:, None], ~np.isnan(ranked.ap_draws))
+    assert 0 < drawn[:, 0].sum() < 60
 
 
 def test_differences_are_paired_and_those_of_kappa_may_exceed_1() -> None:
@@ -169,3 +173,15 @@ def test_differences_are_paired_and_those_of_kappa_may_exceed_1() -> None:
     a, b = (metrics.classification_bootstrap(right, s, np.arange(40), 20) for s in (right, wrong))
     assert metrics.paired_difference(a.drawn("kappa"), b.drawn("kappa")).value == 2
     assert b.drawn("kappa").interval().low == -1
+
+
+def test_the_memory_for_draws_grows_with_classes_and_not_with_pairs_of_them() -> None:
+    n_classes = 1500
+    targets = np.eye(n_classes)[np.arange(n_classes)]
+    scores = np.roll(targets, 1, axis=1) + 2 * targets * (np.arange(n_classes) % 2 == 0)
+    tracemalloc.start()
+    drawn = metrics.classification_bootstrap(targets, scores, np.arange(n_classes), n_draws=32)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert drawn.values["accuracy"] == 0.5
+    assert peak < 10 * targets.nbytes  # the tables of 32 draws would be 32 times that

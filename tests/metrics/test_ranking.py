@@ -58,10 +58,29 @@ def test_a_class_without_positives_is_undefined_and_left_out_of_the_macro_mean()
     assert np.isnan(metrics.macro(np.full(3, np.nan)))
 
 
-def test_a_class_without_negatives_has_an_average_precision_but_no_auroc() -> None:
-    targets, scores = np.ones((4, 1)), np.arange(4.0)[:, None]
-    assert metrics.average_precision(targets, scores) == 1
-    assert np.isnan(metrics.auroc(targets, scores)).all()
+@pytest.mark.parametrize("only", [0.0, 1.0])
+def test_a_class_with_one_value_and_blanks_is_undefined_and_left_out_of_every_macro_mean(only: float) -> None:
+    targets, scores = ranked(50, 3)
+    targets[:, 1] = np.where(np.arange(50) % 3, only, np.nan)
+    assert metrics.has_both_values(targets).tolist() == [True, False, True]
+    others = [0, 2]
+    for name, values in metrics.ranking_values(targets, scores).items():
+        assert np.isnan(values[1])
+        expected = metrics.macro_metric(name, targets[:, others], scores[:, others])
+        assert metrics.macro_metric(name, targets, scores) == expected
+        drawn, alone = (
+            metrics.bootstrap(targets[:, kept], scores[:, kept], np.arange(50), 20).drawn(name)
+            for kept in ([0, 1, 2], others)
+        )
+        assert drawn.value == alone.value
+        np.testing.assert_array_equal(drawn.draws, alone.draws)
+
+
+def test_a_draw_without_negatives_of_a_class_is_undefined_there() -> None:
+    targets, scores = np.array([[1.0], [1.0], [1.0], [0.0]]), np.array([[0.9], [0.8], [0.1], [0.5]])
+    drawn = metrics.bootstrap(targets, scores, np.arange(4), n_draws=60)
+    assert 0 < np.isnan(drawn.ap_draws).sum() < 60
+    np.testing.assert_array_equal(np.isnan(drawn.ap_draws), np.isnan(drawn.auroc_draws))
 
 
 def test_rows_that_are_not_annotated_for_a_class_are_left_out_of_that_class_only() -> None:

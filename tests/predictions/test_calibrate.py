@@ -9,14 +9,14 @@ from scipy.special import expit, logit
 from cxrlt.errors import UserError
 from cxrlt.folds.make import make_folds
 from cxrlt.metrics import average_precision
-from cxrlt.metrics.calibration import LOCAL_ECE, LOG_LOSS, MF1, class_f1
+from cxrlt.metrics.calibration import LOCAL_ECE, LOG_LOSS, MF1, class_f1, class_log_loss
 from cxrlt.predictions.calibrate import Nested, calibrate
 from cxrlt.predictions.calibration import CALIBRATION, fit_calibration, read_calibration
 from cxrlt.predictions.choices import METHODS, VARIANTS
 from cxrlt.predictions.ensemble import make_ensemble
 from cxrlt.predictions.runs import read_final
 from cxrlt.recipe import PredictConfig, Recipe
-from simulated_runs import CLASSES, SimulatedRuns, edit_parquet, set_up_challenge, squeeze
+from simulated_runs import CLASSES, SimulatedRuns, blank_negatives, edit_parquet, set_up_challenge, squeeze
 
 OFF = Recipe(predict=PredictConfig(study_mean="off"))
 
@@ -232,3 +232,26 @@ def test_a_threshold_is_moved_to_one_half(shared: SimulatedRuns) -> None:
     gap = calibration.apply(logits, "calibrated") - calibration.apply(logits, "f1")
     for name in CLASSES:
         assert gap[name].to_numpy() == pytest.approx(logit(calibration.thresholds[name]))
+
+
+def test_a_class_that_has_only_positives_in_a_fold_does_not_raise_its_ranking(runs: SimulatedRuns) -> None:
+    blank_negatives(runs, "Effusion", fold=1)
+    runs.add_run("model", skill=2.5, recipe=OFF)
+    report, rows = calibrate(*of(runs), n_draws=20), nested(runs)
+    folds = []
+    for fold, frame in rows.without.items():
+        inside = rows.fold == fold
+        ap = average_precision(rows.labels[inside], frame[inside])
+        assert np.isnan(ap).tolist() == [fold == 1, False, False]
+        folds.append(np.nanmean(ap))
+    assert report.variants["raw"].ranking == pytest.approx(np.mean(folds))
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_class_with_positives_and_blanks_only_is_out_of_every_figure(runs: SimulatedRuns) -> None:
+    blank_negatives(runs, "Effusion")
+    runs.add_run("model", skill=2.5, recipe=OFF)
+    raw, rows = calibrate(*of(runs), n_draws=20).variants["raw"], nested(runs)
+    logits, labels = rows.logits("temperature")["raw"], rows.labels
+    assert raw.figures[LOG_LOSS].value == pytest.approx(class_log_loss(labels, logits)[1:].mean())
+    assert raw.figures[MF1].value == pytest.approx(class_f1(labels, expit(logits))[1:].mean())

@@ -8,6 +8,7 @@ import pytest
 
 from cxrlt.challenges.base import Challenge
 from cxrlt.folds.make import Folds
+from cxrlt.metrics import average_precision
 from cxrlt.predictions.candidates import (
     BY_SIMPLICITY,
     STACK_CONTEXT,
@@ -17,6 +18,7 @@ from cxrlt.predictions.candidates import (
     compare,
     cross_fit,
 )
+from cxrlt.predictions.oof import oof_scores
 from cxrlt.predictions.runs import TrainRows
 from cxrlt.predictions.selection import OWN_EVIDENCE
 from cxrlt.predictions.view_weights import fixed_study_mean
@@ -161,3 +163,18 @@ def test_the_simplest_kind_within_noise_of_the_best_is_chosen(lows: dict[str, fl
     kind, why = choose(nested)
     assert kind == expected
     assert ("not clearly behind the best, per_class" in why) == (expected != "per_class")
+
+
+def test_a_class_with_positives_and_blanks_only_is_in_no_nested_score(challenge: Challenge) -> None:
+    rows = train_rows(600)
+    frames = {name: member(rows, (1.5, 1.5, 1.5), seed) for seed, name in enumerate("ab")}
+    blank = rows.table.assign(Effusion=rows.table["Effusion"].where(rows.table["Effusion"] == 1))
+    rows = TrainRows(rows.folds, blank)
+    fitted, nested = fit(challenge, rows, frames)
+    for kind, each in fitted.items():
+        pooled = oof_scores(each.scores, rows.fold, challenge.task)
+        ap = average_precision(blank[list(CLASSES)[1:]], pooled[list(CLASSES)[1:]])
+        assert nested[kind].score == pytest.approx(ap.mean())
+    best = max(each.score for each in nested.values())
+    for each in nested.values():
+        assert each.behind == pytest.approx(best - each.score)

@@ -12,7 +12,7 @@ from cxrlt.predictions.runs import read_final
 from cxrlt.predictions.store import read_predictions
 from cxrlt.recipe import PredictConfig, Recipe
 from cxrlt.reports.score_table import leaderboard_table, score_table
-from simulated_runs import SimulatedRuns, edit_parquet
+from simulated_runs import SimulatedRuns, blank_negatives, edit_parquet
 
 OFF = Recipe(predict=PredictConfig(study_mean="off"))
 
@@ -101,6 +101,28 @@ def test_a_class_without_positives_is_named_and_left_out_of_the_mean(runs: Simul
         np.mean([s.metrics["AP"].value for s in evaluation.classes[:2]])
     )
     assert "without both values: Hernia" in score_table(evaluation)
+
+
+def test_a_class_with_positives_and_blanks_only_is_out_of_every_mean(runs: SimulatedRuns) -> None:
+    blank_negatives(runs, "Effusion")
+    runs.add_run("model", skill=2, recipe=OFF)
+    evaluation = evaluate(*of(runs, "model"), n_draws=20)
+    assert evaluation.undefined == ("Effusion",)
+    parts = [(labels[:, 1:], logits[:, 1:]) for labels, logits in per_fold(runs, "model")]
+    labels, raw = (np.concatenate(each) for each in zip(*parts, strict=True))
+    assert evaluation.raw_pooled == pytest.approx(average_precision_score(labels, raw), abs=1e-9)
+    folds = [average_precision_score(*part) for part in parts]
+    assert evaluation.mean_over_folds == pytest.approx(np.mean(folds), abs=1e-9)
+
+
+def test_a_class_that_has_only_positives_in_a_fold_is_out_of_that_folds_mean(runs: SimulatedRuns) -> None:
+    blank_negatives(runs, "Effusion", fold=1)
+    runs.add_run("model", skill=2, recipe=OFF)
+    evaluation = evaluate(*of(runs, "model"), n_draws=20)
+    assert evaluation.undefined == ()
+    labels, logits = per_fold(runs, "model")[1]
+    expected = average_precision_score(labels[:, 1:], logits[:, 1:])
+    assert evaluation.per_fold[1]["mAP"] == pytest.approx(expected, abs=1e-9)
 
 
 def test_scores_are_written_as_json_that_keeps_other_splits(runs: SimulatedRuns) -> None:

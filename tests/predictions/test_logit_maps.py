@@ -64,6 +64,14 @@ def test_a_temperature_is_found_and_shared_by_all_classes() -> None:
     assert all(each.offset == 0 for each in maps)
 
 
+@pytest.mark.parametrize("only", [True, False])
+def test_a_class_with_one_value_has_no_say_in_the_temperature_of_the_others(only: bool) -> None:
+    labels, truth = draw(2000)
+    classes = {str(c): (3 * truth[:, c], labels[:, c]) for c in range(4)}
+    alike = classes | {"one value": (np.full(500, 4.0), np.full(500, only))}
+    assert fit_maps("temperature", alike)["0"] == fit_maps("temperature", classes)["0"]
+
+
 def test_with_many_positives_the_line_is_scikit_learns_logistic_regression() -> None:
     labels, truth = draw(20_000)
     logits = like_ral(truth)

@@ -1,5 +1,6 @@
 import numpy as np
 import pandas as pd
+import pytest
 
 from cxrlt.challenges import get_challenge
 from cxrlt.metrics import average_precision, macro
@@ -48,3 +49,12 @@ def test_rows_without_a_prediction_are_not_scored() -> None:
     rest = labels.index != 4
     of_the_rest = oof_score(BY_MAP, scores[rest], labels[rest], fold[rest])
     assert oof_score(BY_MAP, scores, labels, fold) == of_the_rest
+
+
+def test_a_class_with_positives_and_blanks_only_is_not_in_the_score() -> None:
+    labels, scores = draw(np.random.default_rng(0), 2000)
+    fold = pd.Series(np.arange(2000) % 2)
+    rest = CLASSES[1:]
+    of_the_rest = oof_score(BY_MAP, scores[rest], labels[rest], fold)
+    labels["c0"] = labels["c0"].where(labels["c0"] == 1)
+    assert oof_score(BY_MAP, scores, labels, fold) == pytest.approx(of_the_rest)

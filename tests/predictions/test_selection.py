@@ -118,3 +118,16 @@ def test_with_one_class_per_row_every_metric_is_climbed_over_averaged_probabilit
     assert 0 < weights[0] < 1
     labelled = [member[:, known] for member in scores]
     assert weights.tolist() == greedy_weights(labelled, blank[known], metric, "single_label").tolist()
+
+
+@pytest.mark.parametrize("metric", ["mAP", "mAUROC"])
+def test_a_class_with_positives_and_blanks_only_is_out_of_what_members_are_chosen_by(metric: str) -> None:
+    scores, targets = members(1.0, 1.5)
+    blank = targets.copy()
+    blank[targets[:, 0] == 0, 0] = np.nan
+    judge = selection._ranking_judge(blank, metric, "multi_label")
+    expected = macro_metric(metric, targets[:, 1:], scores[1][1:].T)
+    assert judge(np.zeros_like(scores[0]), scores[1], 1) == pytest.approx(expected)
+    overall = greedy_weights(scores, blank, metric)
+    assert overall.tolist() == greedy_weights([each[1:] for each in scores], targets[:, 1:], metric).tolist()
+    assert class_weights(scores, blank, metric, overall)[0].tolist() == overall.tolist()

@@ -104,3 +104,15 @@ def test_the_labels_of_a_fold_have_no_say_in_its_own_weights() -> None:
         assert after.by_fold[fold] == before.by_fold[fold]
         others_change |= after != before
     assert others_change
+
+
+def test_a_class_with_positives_and_blanks_only_is_not_in_the_scores_that_are_compared() -> None:
+    scores, table = draw(1.0, n_studies=300)
+    only, rest = CLASSES[:1], CLASSES[1:]
+    table[only] = table[only].where(table[only] == 1)
+    expected = [
+        oof_score(CHALLENGE, frame[rest], table, table["fold"])
+        for frame in (study_mean(scores, table), scores)
+    ]
+    chosen = choose_study_mean(CHALLENGE, scores, table, "auto")
+    assert chosen.why == "out-of-fold mAP {:.4f} with the mean, {:.4f} without".format(*expected)

@@ -1,11 +1,20 @@
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
 from matplotlib import colors
 from matplotlib.image import imread
+from matplotlib.text import Text
 
-from cxrlt.metrics import Interval, auroc, average_precision
-from cxrlt.reports.figures import by_count, class_counts_figure, co_occurrence_figure, save_figure
+from cxrlt.metrics import Interval, auroc, average_precision, has_both_values
+from cxrlt.reports.figures import (
+    by_count,
+    class_counts_figure,
+    co_occurrence_figure,
+    readable,
+    save_figure,
+)
 from cxrlt.reports.loss_figures import (
     differences_figure,
     loss_curves_figure,
@@ -25,6 +34,10 @@ LABELS = pd.DataFrame(
 SCORES = {
     name: pd.DataFrame(RNG.normal(size=LABELS.shape), columns=LABELS.columns) for name in ("bce", "ral")
 }
+
+
+def text_of(figure):
+    return " ".join(text.get_text().replace("\n", " ") for text in figure.findobj(Text))
 
 
 def titles(figure):
@@ -135,3 +148,64 @@ def test_differences_have_the_colours_they_are_given():
     figure = differences_figure(differences, "mAP", "base", {"gem": COLOURS[3], "flip": COLOURS[7]})
     drawn = line_colours(figure.axes[0])
     assert {COLOURS[3].lower(), COLOURS[7].lower()} <= set(drawn)
+
+
+NAMES = ["Cost $$", "a $5 b $x", r"$\alpha", "x_1^2", "结节 🫁", "<b>"]
+
+
+def figures_of(names):
+    """Every figure, with these names of classes, runs, losses, settings, metrics and panels."""
+    rng = np.random.default_rng(1)
+    labels = pd.DataFrame(rng.random((40, len(names))) < 0.4, columns=names).astype(float)
+    scores = {name: pd.DataFrame(rng.normal(size=labels.shape), columns=names) for name in names[:4]}
+    p, interval = np.linspace(0.1, 0.9, 9), Interval(0.01, -0.02, 0.03, 0)
+    curves = {loss: {name: (-np.log(p), -np.log1p(-p)) for name in names} for loss in names}
+    means = pd.DataFrame({"positives": 0.7, "negatives": 0.2}, index=names)
+    settings = pd.DataFrame(0.2, index=names, columns=names[:2])
+    return [
+        (class_counts_figure(labels, {"head": names}), names),
+        (co_occurrence_figure(labels), names),
+        (loss_curves_figure(p, curves, {name: name for name in names}), names),
+        (mean_probability_figure(dict.fromkeys(names[:2], means)), names),
+        (roc_figure(labels, scores), names),
+        (precision_recall_figure(labels, scores), names),
+        (differences_figure(dict.fromkeys(names[1:], interval), "mAP", names[0]), names),
+        (settings_figure(dict.fromkeys(names[:2], settings)), names),
+    ]
+
+
+@pytest.mark.filterwarnings("error")
+def test_names_are_shown_as_they_are_written_in_every_figure(tmp_path):
+    for number, (figure, names) in enumerate(figures_of(NAMES)):
+        save_figure(figure, tmp_path / f"{number}.png")
+        assert not any(text.get_parse_math() for text in figure.findobj(Text))
+        shown = text_of(figure)
+        assert all(name in shown or readable(name) in shown for name in names)
+        assert "mathdefault" not in shown
+
+
+def test_logarithmic_axes_have_powers_of_ten():
+    p = np.linspace(0.001, 0.999, 99)
+    figure = loss_curves_figure(p, {"bce": {"Mass": (-np.log(p), -np.log1p(-p))}}, {"Mass": "Mass"})
+    figure.draw_without_rendering()
+    shown = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert {"10⁻²", "10⁻¹", "10⁰"} <= set(shown)
+
+
+def test_of_very_many_classes_the_most_frequent_are_drawn_and_the_figure_says_so():
+    rng, names = np.random.default_rng(0), [f"class {n}" for n in range(1200)]
+    labels = pd.DataFrame(rng.random((30, 1200)) < np.linspace(1.3, 0.1, 1200), columns=names).astype(float)
+    scores = {"bce": pd.DataFrame(rng.normal(size=labels.shape), columns=names)}
+    means = pd.DataFrame({"positives": 0.7, "negatives": 0.2}, index=by_count(labels))
+    figures = [
+        class_counts_figure(labels, {"head": names}),
+        co_occurrence_figure(labels),
+        mean_probability_figure({"bce": means}),
+        roc_figure(labels, scores),
+    ]
+    for figure in figures:
+        assert max(figure.get_size_inches()) < 30
+        (note,) = re.findall(r"the 60 most frequent of ([\d,]+) classes", text_of(figure))
+        assert note == (f"{sum(has_both_values(labels)):,}" if figure is figures[-1] else "1,200")
+    ticks = [label.get_text() for label in figures[1].axes[0].get_yticklabels()]
+    assert ticks == by_count(labels)[:60]

@@ -2,10 +2,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from cxrlt.folds.make import read_folds
 from cxrlt.predictions.calibrate import calibrate
+from cxrlt.predictions.ensemble import make_ensemble
 from cxrlt.predictions.evaluate import evaluate, leaderboard
 from cxrlt.reports.score_table import calibration_table, leaderboard_table, score_table
-from simulated_runs import SimulatedRuns, set_up_challenge
+from simulated_runs import CLASSES, SimulatedRuns, set_up_challenge
 
 
 @pytest.fixture
@@ -53,3 +55,27 @@ def test_a_calibration_table_shows_every_variant_and_threshold(runs: SimulatedRu
     assert f"{report.calibration.thresholds['Hernia']:.4f}" in text
     forced = calibrate(runs.challenge, runs.workspace, "model", method="temperature", n_draws=20)
     assert "temperature, as asked for" in calibration_table(forced)
+
+
+@pytest.mark.filterwarnings("error")
+def test_folds_in_which_nothing_is_defined_leave_no_nan_and_no_warning(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    runs = set_up_challenge(tmp_path_factory.mktemp("root"))
+    path = runs.workspace.inputs_dir("csv") / "train.csv"
+    table, fold_of = pd.read_csv(path), read_folds(runs.challenge, runs.workspace).frame["fold"]
+    first = (table["image"].map(fold_of) == 0).astype(int)
+    table.assign(**dict.fromkeys(CLASSES, first)).to_csv(path, index=False)
+    for name in ("one", "two"):
+        runs.add_run(name, skill=2)
+    of = runs.challenge, runs.workspace
+    evaluation = evaluate(*of, "one", n_draws=20)
+    assert evaluation.undefined == ()
+    texts = [
+        score_table(evaluation),
+        leaderboard_table(leaderboard(*of, n_draws=20)),
+        calibration_table(calibrate(*of, "one", n_draws=20)),
+        str(make_ensemble(*of, "both", ["one", "two"])),
+    ]
+    assert not [text for text in texts if "nan" in text or "inf" in text]
+    assert "mean over folds - (-, -, -; s.d. -)" in texts[0]

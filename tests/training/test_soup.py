@@ -9,6 +9,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
+from sklearn.metrics import average_precision_score
 
 from cxrlt.artifacts import read_json
 from cxrlt.metrics import macro_metric
@@ -126,6 +127,22 @@ def test_every_score_is_of_the_inner_rows(source, monkeypatch):
     assert {name for name, _, _ in seen} == {source.challenge.metric}
     scores = [macro_metric(*one) for one in seen[:3]]
     assert sorted(scores) == sorted(report_of(job)["snapshots"].values())
+
+
+def test_a_class_with_positives_and_blanks_only_is_not_in_the_scores_of_a_soup(source, monkeypatch):
+    seen = []
+    real = soup.scores_on
+    monkeypatch.setattr(soup, "scores_on", lambda *args: seen.append(real(*args)) or seen[-1])
+    (job,) = fold_jobs(source, plan("judged-blank", "average"))
+    table = job.table.assign(Disc=job.table["Disc"].where(job.table["Disc"] == 1))
+    job = dataclasses.replace(job, table=table)
+    job.run_dir.mkdir(parents=True)
+    fit_in_stages(job, create_accelerator(job.recipe))
+    labels = job.inner[CLASSES].to_numpy()
+    others = [c for c in (1, 2) if len(set(labels[:, c])) == 2]
+    expected = [np.mean([average_precision_score(labels[:, c], one[:, c]) for c in others]) for one in seen]
+    assert list(report_of(job)["snapshots"].values()) == pytest.approx(expected[:3])
+    assert [one["score"] for one in report_of(job)["tried"]] == pytest.approx(expected[2:4])
 
 
 @pytest.mark.parametrize("refit", [False, True])

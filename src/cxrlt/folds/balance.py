@@ -3,6 +3,8 @@
 import numpy as np
 import pandas as pd
 
+from cxrlt.errors import listing
+
 
 def balance(table: pd.DataFrame, classes: tuple[str, ...], fold: pd.Series) -> dict[str, object]:
     """Sizes, leak check and, per class, positives, patients and rates per fold (lists in fold order).
@@ -55,7 +57,7 @@ def describe(figures: dict, title: str) -> str:
     who = f"{figures['n_patients']:,} patients" if figures["n_patients"] else "no patient column: rows split"
     lines = [
         f"{title}: {figures['n_rows']:,} rows ({who}) in {len(sizes)} folds",
-        f"  sizes      {', '.join(f'{size:,}' for size in sizes)} (at most {figures['size_spread']:.2%} off)",
+        f"  sizes      {listing(f'{size:,}' for size in sizes)} (at most {figures['size_spread']:.2%} off)",
         f"  leak check {figures['patients_in_two_folds']} patients in two folds",
     ]
     if figures["label_cv_mean"] is not None:
@@ -65,9 +67,9 @@ def describe(figures: dict, title: str) -> str:
         )
     if figures["scarce"]:
         lines.append(
-            f"  fewer positive patients than folds: {', '.join(figures['scarce'])} "
+            f"  fewer positive patients than folds: {listing(figures['scarce'])} "
             "(trained on; left out of a mean where undefined)"
         )
     if figures["absent"]:
-        lines.append(f"  absent from a fold: {', '.join(figures['absent'])}")
+        lines.append(f"  absent from a fold: {listing(figures['absent'])}")
     return "\n".join(lines)

@@ -54,7 +54,7 @@ class TrainRows:
         return notes
 
     def require_complete(self, challenge: str) -> None:
-        """Raises UserError if the folds hold rows that the table lacks, or a patient in more than one fold."""
+        """Raises UserError if the folds hold rows that the table lacks, or a patient in several folds."""
         if len(self.gone):
             raise UserError(
                 f"{challenge}: {len(self.gone):,} rows of folds.csv are no longer in the training table: "

@@ -6,7 +6,7 @@ import pandas as pd
 
 from cxrlt.artifacts import Workspace
 from cxrlt.challenges.base import Challenge
-from cxrlt.errors import UserError
+from cxrlt.errors import UserError, listing
 from cxrlt.inputs.locate import locate_images
 from cxrlt.inputs.shared_patients import SharedPatients, find_shared_patients, other_tables
 
@@ -84,7 +84,7 @@ def with_files(challenge: Challenge, table: pd.DataFrame, workspace: Workspace) 
 def missing_images(challenge: Challenge, split: str, table: pd.DataFrame, workspace: Workspace) -> str:
     """The sentence about the rows of a table `with_files` that have none."""
     missing = table["path"][table["file"].isna()]
-    shown = ", ".join(missing[:10]) + (" …" if len(missing) > 10 else "")
+    shown = listing(missing)
     images_dir = workspace.images_dir(challenge.name)
     counts = f"{len(missing):,} of {len(table):,} images"
     return f"{challenge.name} {split}: {counts} are not in {images_dir}: {shown}."

@@ -164,7 +164,8 @@ def create_loss(
     missing = [c for c in classes if c not in class_counts]
     unknown = [c for c in class_counts if c not in classes]
     if missing or unknown:
-        raise ValueError(f"class_counts does not fit the classes: missing {missing}, unknown {unknown}")
+        shown = f"missing {missing[:10]}, unknown {unknown[:10]}"
+        raise ValueError(f"class_counts does not fit the classes: {shown}")
     counts = [float(class_counts[c]) for c in classes]
     return LOSSES[name].loss(class_counts=counts, n_samples=n_samples, **options)
 

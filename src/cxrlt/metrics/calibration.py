@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import csr_array
 from scipy.special import expit
 
-from cxrlt.metrics.ranking import checked, macro, ratio
+from cxrlt.metrics.ranking import checked, has_both_values, macro, ratio
 from cxrlt.metrics.resampling import Drawn, Floats, cluster_codes, cluster_weights
 
 N_BINS = 15
@@ -66,7 +66,7 @@ def calibration_bootstrap(
     targets, logits = checked(targets, logits)
     cluster, n_clusters = cluster_codes(clusters, len(targets))
     known = ~np.isnan(targets)
-    chosen = [c for c in range(targets.shape[1]) if _both(targets[known[:, c], c] == 1)]
+    chosen = np.flatnonzero(has_both_values(targets))
     sums = [
         _sums(targets[known[:, c], c] == 1, logits[known[:, c], c], cluster[known[:, c]], n_clusters)
         for c in chosen

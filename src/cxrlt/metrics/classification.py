@@ -1,7 +1,8 @@
-"""Metrics of one class per row, all read off the table of true against predicted classes.
+"""Metrics of one class per row, all read off how often each class is true, predicted, and both.
 
-A row's prediction is the class of its highest score, so a set of rows is reduced to c x c counts. A bootstrap
-draw is a weight per cluster (patient): with cells x clusters counts kept sparse, the tables of a thousand
+A row's prediction is the class of its highest score, so a set of rows is reduced to three counts per class:
+the table of true against predicted classes would have a million cells for a thousand classes. A bootstrap
+draw is a weight per cluster (patient): with classes x clusters counts kept sparse, the counts of a thousand
 draws are one matrix product.
 
 A class without rows of its own has no recall and no F1 (NaN) and is left out of macro means. scikit-learn
@@ -20,88 +21,99 @@ from cxrlt.metrics.ranking import checked, macro, ratio
 from cxrlt.metrics.resampling import Drawn, Floats, cluster_codes, cluster_weights
 
 
-def confusion(targets: ArrayLike, scores: ArrayLike) -> Floats:
-    """How often each class (rows) was predicted as each class (columns): (n, c) arrays -> (c, c) counts.
+@dataclass(frozen=True)
+class Counts:
+    """How many rows have each class, are given it, and both (..., c).
+
+    `squared` (...) is the sum over rows of the squared distance between the columns of the two.
+    """
+
+    true: Floats
+    predicted: Floats
+    hits: Floats
+    squared: Floats
+
+
+def count_rows(targets: ArrayLike, scores: ArrayLike) -> Counts:
+    """The counts of (n, c) targets and scores.
 
     Targets are one-hot; a row with a NaN in them is left out. The prediction is the class of the highest
     score, the first one where several are. Raises ValueError for rows that do not hold exactly one 1, unequal
     shapes, or a NaN score where the target is known.
     """
     targets, scores = checked(targets, scores)
-    cell, n_classes = _cells(targets, scores)[0], targets.shape[1]
-    return confusion_counts(cell // n_classes, cell % n_classes, n_classes)
+    true, predicted, _ = _classes(targets, scores)
+    return count_classes(true, predicted, targets.shape[1])
 
 
-def confusion_counts(true: NDArray[np.intp], predicted: NDArray[np.intp], n_classes: int) -> Floats:
-    """The (c, c) counts of class numbers (n,)."""
-    counts = np.bincount(true * n_classes + predicted, minlength=n_classes**2)
-    return counts.reshape(n_classes, n_classes).astype(np.float64)
+def count_classes(true: NDArray[np.intp], predicted: NDArray[np.intp], n_classes: int) -> Counts:
+    """The counts of class numbers (n,)."""
+    parts = (true, predicted, true[true == predicted])
+    by_class = (np.bincount(part, minlength=n_classes).astype(np.float64) for part in parts)
+    return Counts(*by_class, ((true - predicted) ** 2.0).sum())
 
 
-def recall(counts: Floats) -> Floats:
-    """Share of a class's rows that were found: (..., c, c) counts -> (..., c); NaN where there are none."""
-    return ratio(_hits(counts), counts.sum(axis=-1))
+def recall(counts: Counts) -> Floats:
+    """Share of a class's rows that were found (..., c); NaN where there are none."""
+    return ratio(counts.hits, counts.true)
 
 
-def precision(counts: Floats) -> Floats:
-    """Share of the rows given a class that have it: (..., c, c) counts -> (..., c).
+def precision(counts: Counts) -> Floats:
+    """Share of the rows given a class that have it (..., c).
 
     NaN for a class without rows; 0 for one with rows that is never predicted.
     """
-    predicted = counts.sum(axis=-2)
-    value = ratio(_hits(counts), np.maximum(predicted, 1))
-    return np.where(counts.sum(axis=-1) > 0, value, np.nan)
+    value = ratio(counts.hits, np.maximum(counts.predicted, 1))
+    return np.where(counts.true > 0, value, np.nan)
 
 
-def f1(counts: Floats) -> Floats:
-    """Harmonic mean of precision and recall: (..., c, c) counts -> (..., c); NaN for a class without rows."""
-    rows = counts.sum(axis=-1)
-    value = ratio(2 * _hits(counts), rows + counts.sum(axis=-2))
-    return np.where(rows > 0, value, np.nan)
+def f1(counts: Counts) -> Floats:
+    """Harmonic mean of precision and recall (..., c); NaN for a class without rows."""
+    value = ratio(2 * counts.hits, counts.true + counts.predicted)
+    return np.where(counts.true > 0, value, np.nan)
 
 
-def macro_f1(counts: Floats) -> Floats:
-    """Mean F1 of the classes with rows: (..., c, c) counts -> (...)."""
+def macro_f1(counts: Counts) -> Floats:
+    """Mean F1 of the classes with rows (...)."""
     return macro(f1(counts))
 
 
-def accuracy(counts: Floats) -> Floats:
-    """Share of rows predicted right: (..., c, c) counts -> (...)."""
-    return ratio(_hits(counts).sum(axis=-1), counts.sum(axis=(-2, -1)))
+def accuracy(counts: Counts) -> Floats:
+    """Share of rows predicted right (...)."""
+    return ratio(counts.hits.sum(axis=-1), counts.true.sum(axis=-1))
 
 
-def balanced_accuracy(counts: Floats) -> Floats:
-    """Mean recall of the classes with rows: (..., c, c) counts -> (...)."""
+def balanced_accuracy(counts: Counts) -> Floats:
+    """Mean recall of the classes with rows (...)."""
     return macro(recall(counts))
 
 
-def weighted_f1(counts: Floats) -> Floats:
-    """Mean F1 weighted by the classes' rows: (..., c, c) counts -> (...)."""
-    rows = counts.sum(axis=-1)
-    return ratio((np.nan_to_num(f1(counts)) * rows).sum(axis=-1), rows.sum(axis=-1))
+def weighted_f1(counts: Counts) -> Floats:
+    """Mean F1 weighted by the classes' rows (...)."""
+    weighted = np.nan_to_num(f1(counts)) * counts.true
+    return ratio(weighted.sum(axis=-1), counts.true.sum(axis=-1))
 
 
-def quadratic_kappa(counts: Floats) -> Floats:
-    """Cohen's kappa with squared distances between classes as weights: (..., c, c) counts -> (...).
+def quadratic_kappa(counts: Counts) -> Floats:
+    """Cohen's kappa with squared distances between classes as weights (...).
 
     Distances are those of the columns, so it says something only where the order of the classes does, as the
     grades of a disease. NaN where only one class occurs, true and predicted.
     """
-    place = np.arange(counts.shape[-1])
+    place = np.arange(counts.true.shape[-1])
     distance = (place[:, None] - place[None, :]) ** 2.0
-    observed = (counts * distance).sum(axis=(-2, -1))
-    by_chance = np.einsum("...i,ij,...j->...", counts.sum(axis=-1), distance, counts.sum(axis=-2))
-    return 1 - ratio(observed * counts.sum(axis=(-2, -1)), by_chance)
+    by_chance = ((counts.true @ distance) * counts.predicted).sum(axis=-1)
+    return 1 - ratio(counts.squared * counts.true.sum(axis=-1), by_chance)
 
 
-CONFUSION_METRICS: Mapping[str, Callable[[Floats], Floats]] = {
+CONFUSION_METRICS: Mapping[str, Callable[[Counts], Floats]] = {
     "macro-F1": macro_f1,
     "accuracy": accuracy,
     "balanced-accuracy": balanced_accuracy,
     "weighted-F1": weighted_f1,
     "kappa": quadratic_kappa,
 }
-"""What a single-label challenge may be judged by: (..., c, c) counts -> (...)."""
+"""What a single-label challenge may be judged by: counts -> (...)."""
 BOUNDS = {"kappa": (-1.0, 1.0)}
 
 
@@ -132,36 +144,37 @@ def classification_bootstrap(
 ) -> ClassificationBootstrap:
     """Every metric of one-hot targets (n, c), and its values when clusters are drawn with replacement.
 
-    Arguments and errors as in `confusion`; clusters, their draws and their pairing as in `bootstrap`, with
+    Arguments and errors as in `count_rows`; clusters, their draws and their pairing as in `bootstrap`, with
     which the draws agree for the same clusters, n_draws and seed.
     """
     targets, scores = checked(targets, scores)
     cluster, n_clusters = cluster_codes(clusters, len(targets))
-    cell, known = _cells(targets, scores)
-    n_classes = targets.shape[1]
-    shape = (n_classes**2, n_clusters)
-    table = csr_array((np.ones(len(cell), np.float32), (cell, cluster[known])), shape=shape)
+    true, predicted, known = _classes(targets, scores)
+    n_classes, cluster = targets.shape[1], cluster[known]
+    right, lines = true == predicted, 3 * n_classes + 1  # those of Counts, one below the other
+    line = np.concatenate([true, n_classes + predicted, 2 * n_classes + true[right]])
+    line = np.append(line, np.full(len(true), lines - 1))
+    value = np.append(np.ones(len(line) - len(true)), (true - predicted) ** 2.0)
+    clusters_of = np.concatenate([cluster, cluster, cluster[right], cluster])
+    table = csr_array((value, (line, clusters_of)), shape=(lines, n_clusters))
     draws = {name: np.empty(n_draws) for name in CONFUSION_METRICS}
     by_class = np.empty((3, n_draws, n_classes))
     start = 0
     for weights in cluster_weights(n_clusters, n_draws, seed):
         chunk = slice(start, start := start + weights.shape[1])
-        counts = (table @ weights).T.reshape(-1, n_classes, n_classes).astype(np.float64)
+        sums = (table @ weights).T
+        counts = Counts(*np.split(sums[:, :-1], 3, axis=1), sums[:, -1])
         by_class[:, chunk] = precision(counts), recall(counts), f1(counts)
         for name, metric in CONFUSION_METRICS.items():
             draws[name][chunk] = metric(counts)
-    counts = confusion_counts(cell // n_classes, cell % n_classes, n_classes)
+    counts = count_classes(true, predicted, n_classes)
     values = {name: float(metric(counts)) for name, metric in CONFUSION_METRICS.items()}
     return ClassificationBootstrap(values, draws, precision(counts), recall(counts), f1(counts), *by_class)
 
 
-def _cells(targets: Floats, scores: Floats) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
-    """The cell true x c + predicted of every known row, and which rows (n,) are known."""
+def _classes(targets: Floats, scores: Floats) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.bool_]]:
+    """The true and the predicted class of every known row, and which rows (n,) are known."""
     known = ~np.isnan(targets).any(axis=1)
     if not (targets[known].sum(axis=1) == 1).all():
         raise ValueError("targets must be one-hot: exactly one 1 in every row that is annotated.")
-    return targets[known].argmax(axis=1) * targets.shape[1] + scores[known].argmax(axis=1), known
-
-
-def _hits(counts: Floats) -> Floats:
-    return np.diagonal(counts, axis1=-2, axis2=-1)
+    return targets[known].argmax(axis=1), scores[known].argmax(axis=1), known

@@ -22,8 +22,9 @@ def average_precision(targets: ArrayLike, scores: ArrayLike) -> Floats:
     """Average precision of every class: (n, c) targets and scores -> (c,).
 
     Targets are 1, 0 or NaN (the row is left out for that class); scores are any numbers that rank. NaN for a
-    class without positives. Equals scikit-learn's `average_precision_score`, ties included. Raises ValueError
-    for other targets, unequal shapes, or a NaN score where the target is known.
+    class without both values (`has_both_values`); of the others it equals scikit-learn's
+    `average_precision_score`, ties included. Raises ValueError for other targets, unequal shapes, or a NaN
+    score where the target is known.
     """
     return ranking_values(targets, scores, ["mAP"])["mAP"]
 
@@ -31,14 +32,24 @@ def average_precision(targets: ArrayLike, scores: ArrayLike) -> Floats:
 def auroc(targets: ArrayLike, scores: ArrayLike) -> Floats:
     """Area under the ROC curve of every class: (n, c) targets and scores -> (c,).
 
-    As `average_precision`; NaN for a class without positives or without negatives; ties count one half.
+    As `average_precision`; ties count one half.
     """
     return ranking_values(targets, scores, ["mAUROC"])["mAUROC"]
 
 
+def has_both_values(targets: ArrayLike) -> NDArray[np.bool_]:
+    """Which classes (c,) of (n, c) targets (1, 0, NaN) have positive and negative rows.
+
+    The others are left out of every mean over classes: without a negative any ranking has an AP of 1, without
+    a positive it has none.
+    """
+    targets = np.asarray(targets)
+    return (targets == 1).any(axis=0) & (targets == 0).any(axis=0)
+
+
 def average_precision_of(found: Floats, ordered: Floats) -> float:
     """Average precision of one class: scores of its positives and of all its rows, both ascending."""
-    if not len(found):
+    if not 0 < len(found) < len(ordered):
         return float("nan")
     n_found = len(found) - np.searchsorted(found, found)
     n_above = len(ordered) - np.searchsorted(ordered, found)
@@ -48,7 +59,7 @@ def average_precision_of(found: Floats, ordered: Floats) -> float:
 def auroc_of(found: Floats, ordered: Floats) -> float:
     """Area under the ROC curve of one class: scores of its positives and of all its rows, both ascending."""
     n_positive, n_negative = len(found), len(ordered) - len(found)
-    if not n_positive or not n_negative:
+    if not 0 < n_positive < len(ordered):
         return float("nan")
     twice = sum(int(np.searchsorted(ordered, found, side).sum()) for side in ("left", "right"))
     # a positive is above half of all positives on average, itself with one half: those pairs do not count
@@ -56,7 +67,9 @@ def auroc_of(found: Floats, ordered: Floats) -> float:
 
 
 CLASS_METRICS = {"mAP": average_precision_of, "mAUROC": auroc_of}
-"""What a challenge is judged by, class by class: (positives' scores, all scores), ascending -> one number."""
+"""What a challenge is judged by, class by class: (positives' scores, all scores), ascending -> one number.
+
+NaN for a class that does not have both values."""
 
 
 def ranking_values(
@@ -135,7 +148,8 @@ def bootstrap(
 
     `clusters` (n,) holds one value per row. The draws depend on `seed`, `n_draws` and the clusters alone: two
     score matrices on the same rows meet the same draws, so their difference is a paired one. A draw without
-    positives of a class is NaN there, and `macro` over it is the mean of the other classes.
+    positives or without negatives of a class is NaN there, and `macro` over it is the mean of the other
+    classes.
     """
     targets, scores = _checked(targets, scores)
     cluster, n_clusters = cluster_codes(clusters, len(targets))
@@ -204,7 +218,8 @@ class _Steps:
         wrong -= np.einsum("kd,kd->d", tied[:, 0], tied[:, 1], dtype=np.float64) / 2
         n_positives, n_negatives = passed.astype(np.float64)
         pairs = n_positives * n_negatives
-        return np.stack([ratio(ap_sum, n_positives), ratio(pairs - wrong, pairs)])
+        ap = np.where(n_negatives > 0, ratio(ap_sum, n_positives), np.nan)
+        return np.stack([ap, ratio(pairs - wrong, pairs)])
 
 
 def _accumulate(runs: NDArray[np.float32]) -> None:

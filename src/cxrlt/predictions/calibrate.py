@@ -19,12 +19,11 @@ from cxrlt.artifacts import Workspace
 from cxrlt.challenges.base import Challenge
 from cxrlt.errors import UserError
 from cxrlt.folds.read import REFIT
-from cxrlt.metrics import Drawn, Interval, macro_metric, paired_difference
+from cxrlt.metrics import Drawn, Interval, has_both_values, macro, macro_metric, paired_difference
 from cxrlt.metrics.calibration import LOG_LOSS, calibration_bootstrap
 from cxrlt.predictions.calibration import Calibration, fit_calibration, write_calibration
 from cxrlt.predictions.choices import METHODS, VARIANTS, Method, Variant
 from cxrlt.predictions.evidence import marks_of
-from cxrlt.predictions.measures import has_both_values
 from cxrlt.predictions.oof import predicted_rows
 from cxrlt.predictions.present import Present, partial_note
 from cxrlt.predictions.run_names import require_run
@@ -190,7 +189,7 @@ class Nested:
     def ranking(self, metric: str, logits: pd.DataFrame) -> float:
         """The mean over folds of `metric` within each."""
         parts = [part for _, part in logits.groupby(self.fold)]
-        return float(np.nanmean([macro_metric(metric, self.labels.loc[part.index], part) for part in parts]))
+        return float(macro([macro_metric(metric, self.labels.loc[part.index], part) for part in parts]))
 
 
 def _behind(losses: Mapping[Method, Drawn]) -> dict[Method, Interval]:

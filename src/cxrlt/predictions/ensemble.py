@@ -183,7 +183,7 @@ def _require_possible(challenge: Challenge, asked: Asked) -> None:
 def _require_same(run_dir: Path, weights: EnsembleWeights, members: Sequence[str], asked: Asked) -> None:
     differing = []
     if set(weights.members) != set(members):
-        differing.append(f"the ensemble of {', '.join(weights.members)}")
+        differing.append(f"the ensemble of {listing(weights.members)}")
     for flag, value in weights.asked:
         if value != getattr(asked, flag, None):
             differing.append(f"made with --{flag.replace('_', '-')} {value}")
@@ -228,7 +228,7 @@ def _predict_available(name: str, present: Present) -> tuple[Path, ...]:
 
 
 def _describe(challenge: Challenge, name: str, weights: EnsembleWeights, paths: Sequence[Path]) -> str:
-    shares = ", ".join(f"{member} {share:.3g}" for member, share in weights.final.shares.items())
+    shares = listing(f"{member} {share:.3g}" for member, share in weights.final.shares.items())
     over = "" if weights.kind in ("mean", "greedy") else " (weights averaged over classes)"
     lines = [
         f"ensemble {name}: {weights.kind} of {shares}{over}; {weights.study_mean.text}",

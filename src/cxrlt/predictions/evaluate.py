@@ -12,7 +12,7 @@ from cxrlt.challenges.base import Challenge
 from cxrlt.errors import UserError
 from cxrlt.folds.rows import TrainRows
 from cxrlt.locks import exclusive
-from cxrlt.metrics import Interval, paired_difference
+from cxrlt.metrics import Interval, macro, paired_difference
 from cxrlt.predictions.evidence import marks_of
 from cxrlt.predictions.measures import macro_values
 from cxrlt.predictions.oof import oof_scores, predicted_rows
@@ -183,6 +183,6 @@ def _beside(challenge: Challenge, rows: TrainRows, run: Final, scores: pd.DataFr
     raw = None if run.raw is None else macro_of(run.raw.loc[scores.index])[challenge.metric]
     return {
         "per_fold": per_fold,
-        "mean_over_folds": float(np.nanmean([fold[challenge.metric] for fold in per_fold])),
+        "mean_over_folds": float(macro([fold[challenge.metric] for fold in per_fold])),
         "raw_pooled": raw,
     }

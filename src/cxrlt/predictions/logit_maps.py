@@ -56,10 +56,10 @@ def fit_maps(method: Method, classes: Mapping[str, Rows]) -> dict[str, LogitMap]
 def fit_temperature(classes: Sequence[Rows]) -> list[LogitMap]:
     """One slope for all classes, no offset: the inverse of a temperature (Guo et al. 2017, section 4.2).
 
-    It minimises the mean over classes of their log-loss, plus (log slope)^2 / 2 over the number of rows: a
-    unit normal prior, for logits that say nothing.
+    It minimises the mean over classes with both values of their log-loss, plus (log slope)^2 / 2 over the
+    number of rows: a unit normal prior, for logits that say nothing.
     """
-    known = [rows for rows in classes if len(rows[0])]
+    known = [rows for rows in classes if rows[1].any() and not rows[1].all()]
     n_rows = max((len(z) for z, _ in known), default=1)
 
     def loss(log_slope: float) -> float:

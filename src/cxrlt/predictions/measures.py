@@ -13,6 +13,7 @@ from cxrlt.metrics import (
     basic_interval,
     bootstrap,
     classification_bootstrap,
+    has_both_values,
     macro,
     macro_metrics,
 )
@@ -112,7 +113,7 @@ def draw_figures(
     With one class per row scores are probabilities. Classes without both values are left out of means.
     """
     both = has_both_values(labels)
-    ranked = bootstrap(np.where(both, labels, np.nan), scores, clusters, n_draws, seed)
+    ranked = bootstrap(labels, scores, clusters, n_draws, seed)
     by_class = {"AP": (ranked.ap, ranked.ap_draws), "AUROC": (ranked.auroc, ranked.auroc_draws)}
     draws = {}
     if challenge.task == "single_label":
@@ -130,18 +131,9 @@ def draw_figures(
     return Figures(by_class, draws | _class_means(by_class, both), groups)
 
 
-def has_both_values(labels: np.ndarray) -> np.ndarray:
-    """Which classes (c,) of (n, c) labels have positive and negative rows."""
-    return (labels == 1).any(axis=0) & (labels == 0).any(axis=0)
-
-
 def macro_values(task: Task, labels: np.ndarray, scores: np.ndarray) -> dict[str, float]:
-    """The task's macro metrics of (n, c) labels and scores, over the classes that have both values."""
-    names = MACRO_METRICS[task]
-    ranked = np.where(has_both_values(labels), labels, np.nan)
-    values = macro_metrics([name for name in names if name in RANKING_METRICS], ranked, scores)
-    values |= macro_metrics([name for name in names if name in CONFUSION_METRICS], labels, scores)
-    return {name: values[name] for name in names}
+    """The task's macro metrics of (n, c) labels and scores."""
+    return macro_metrics(MACRO_METRICS[task], labels, scores)
 
 
 def _class_means(by_class: ByClass, chosen: np.ndarray) -> dict[str, Drawn]:

@@ -231,7 +231,7 @@ def flips(recipe: Recipe, classes: tuple[str, ...]) -> bool:
     wanted = recipe.predict.tta.flip and recipe.data.augment.flip and not recipe.model.frozen
     if wanted and sided:
         raise UserError(
-            f"Classes {', '.join(sided)} have a side, which a mirror image exchanges: "
+            f"Classes {listing(sided)} have a side, which a mirror image exchanges: "
             "train with --data.augment.flip False."
         )
     return wanted

@@ -125,12 +125,12 @@ class Present:
         return parts
 
     def differing(self, before: Mapping[str, object], now: MadeOf, fold: str | None) -> dict[str, list[str]]:
-        """As `provenance.differing`, for which a split that was only extended is the same, and other rows another."""
+        """As `provenance.differing`; a split that was only extended is the same one."""
         found = differing(self.folds.accepting(before, fold), now)
         return ({"split": found.pop("rows")} if "rows" in found else {}) | found
 
     def changed_pixels(self, ids: pd.Index, before: pd.Series | None, split: str) -> pd.Index:
-        """Those of `ids` whose image is known to be another than the one of `before` (`pixel_numbers` by id)."""
+        """Those of `ids` whose image is known to be another than in `before` (`pixel_numbers` by id)."""
         now = self.pixels(split)
         if now is None:
             return ids[:0]

@@ -9,8 +9,8 @@ import pandas as pd
 from cxrlt.challenges.base import Challenge, Task
 from cxrlt.challenges.spelling import other_spellings
 from cxrlt.errors import UserError, listing
-from cxrlt.metrics import Drawn
-from cxrlt.predictions.measures import ClassScore, MacroScore, has_both_values, measure
+from cxrlt.metrics import Drawn, has_both_values
+from cxrlt.predictions.measures import ClassScore, MacroScore, measure
 
 N_DRAWS = 1000
 

@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from scipy.special import softmax
 
 from cxrlt.challenges.base import Task
-from cxrlt.metrics import CONFUSION_METRICS, macro
-from cxrlt.metrics.classification import confusion_counts
+from cxrlt.metrics import CONFUSION_METRICS, has_both_values, macro
+from cxrlt.metrics.classification import count_classes
 from cxrlt.metrics.ranking import CLASS_METRICS, class_rows
 
 ROUNDS = 20
@@ -75,7 +75,7 @@ def class_weights(
     """
     weights = np.tile(np.asarray(overall, dtype=np.float64), (targets.shape[1], 1))
     n_positive = (targets == 1).sum(axis=0)
-    chosen = np.flatnonzero((n_positive > 0) & (targets == 0).any(axis=0))
+    chosen = np.flatnonzero(has_both_values(targets))
     with _threads(len(targets)) as parallel:
         found = parallel(
             delayed(_own_weights)([member[c : c + 1] for member in members], targets[:, [c]], metric)
@@ -116,6 +116,6 @@ def _confusion_judge(targets: NDArray[np.float64], metric: str) -> Judge:
 
     def judge(total: Scores, member: Scores, n: int) -> float:
         predicted = (total + member).argmax(axis=0)[known]
-        return float(CONFUSION_METRICS[metric](confusion_counts(true, predicted, len(total))))
+        return float(CONFUSION_METRICS[metric](count_classes(true, predicted, len(total))))
 
     return judge

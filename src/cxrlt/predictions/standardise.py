@@ -42,7 +42,7 @@ class Constants:
 
 
 class ConstantsRecord(Artifact):
-    """constants.json: median and interquartile range by class, and what the logits they are of were made of."""
+    """constants.json: median and interquartile range by class, and what their logits were made of."""
 
     median: dict[str, float]
     iqr: dict[str, float]

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from cxrlt.artifacts import Artifact, read_model
 from cxrlt.challenges.base import Challenge
-from cxrlt.errors import UserError
+from cxrlt.errors import UserError, listing
 from cxrlt.predictions.oof import oof_scores, predicted_rows, score_of
 from cxrlt.predictions.study import FRONTAL, disputed_rows, has_studies, study_mean
 from cxrlt.provenance import MadeOf
@@ -44,7 +44,7 @@ class StudyMean(Artifact):
 
     @property
     def text(self) -> str:
-        by_fold = f", by fold {', '.join(map(_ratio, self.by_fold))}"
+        by_fold = f", by fold {listing(map(_ratio, self.by_fold))}"
         folds = "" if set(self.by_fold) == {self.final} else by_fold
         if self.final is None:
             return f"not averaged over studies{folds} ({self.why})"

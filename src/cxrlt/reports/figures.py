@@ -6,17 +6,23 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 from cxrlt.artifacts import atomic_path
+from cxrlt.literal_figure import LiteralFigure
 from cxrlt.reports.palette import GROUP_COLOURS, NEGATIVES
 
 DPI = 150
 WIDTH = 8.0  # inches: at a README's width the letters are then about as large as its own
 SMALL, NORMAL = 8, 9
 INCHES_PER_CLASS = 0.27
+MOST_CLASSES = 60
+"""In one figure, the most frequent first: of a thousand nobody reads one, and no memory holds it."""
 NO_FINDING = "no finding"
+SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 GROUP = {"head": "head, > 10 %", "medium": "medium", "tail": "tail, < 1 %"}
 
 
@@ -26,12 +32,17 @@ def save_figure(figure: Figure, path: Path) -> None:
 
 
 def new_figure(height: float, width: float = WIDTH) -> Figure:
-    return Figure(figsize=(width, height), layout="constrained")
+    return LiteralFigure(figsize=(width, height), layout="constrained")
 
 
 def by_count(labels: pd.DataFrame) -> list[str]:
     """Class names from the most to the least frequent."""
     return list(labels.sum().sort_values(ascending=False, kind="stable").index)
+
+
+def of_classes(n_classes: int) -> str:
+    """What an axis says of the classes that a figure leaves out, if it does."""
+    return f" (the {MOST_CLASSES} most frequent of {n_classes:,} classes)" if n_classes > MOST_CLASSES else ""
 
 
 def readable(class_name: str) -> str:
@@ -43,15 +54,22 @@ def clean(axes: Axes) -> None:
     axes.tick_params(labelsize=SMALL)
 
 
+def label_powers_of_ten(axis: Axis) -> None:
+    """Numbers at the ticks of a logarithmic axis; matplotlib's own are mathematics, which no text here is."""
+    axis.set_major_formatter(lambda value, _: f"10{f'{np.log10(value):.0f}'.translate(SUPERSCRIPT)}")
+    axis.set_minor_formatter(NullFormatter())
+
+
 def class_counts_figure(labels: pd.DataFrame, groups: Mapping[str, Sequence[str]]) -> Figure:
     """Positives and negatives of every class on a logarithmic scale, and how many findings images have.
 
     `labels` (n, c) hold 1, 0 or NaN; `groups` name the head, medium and tail classes.
     """
-    names = by_count(labels)
+    names = by_count(labels)[:MOST_CLASSES]
     figure = new_figure(INCHES_PER_CLASS * len(names) + 2.6)
     above, below = figure.subplots(2, 1, height_ratios=[INCHES_PER_CLASS * len(names) + 0.6, 1.6])
     _class_bars(above, labels[names], groups)
+    above.set_xlabel(f"images{of_classes(labels.shape[1])}", fontsize=NORMAL)
     _findings_bars(below, labels)
     return figure
 
@@ -77,7 +95,7 @@ def _class_bars(axes: Axes, labels: pd.DataFrame, groups: Mapping[str, Sequence[
     axes.set_ylim(len(places) - 0.4, -0.6)
     axes.set_xlim(left=0.8)
     axes.xaxis.set_major_formatter("{x:,.0f}")
-    axes.set_xlabel("images", fontsize=NORMAL)
+    axes.xaxis.set_minor_formatter(NullFormatter())  # matplotlib's own is mathematics
     clean(axes)
     axes.legend(
         fontsize=SMALL, frameon=False, ncols=4, loc="lower center", bbox_to_anchor=(0.5, 1), borderaxespad=0.1
@@ -103,7 +121,7 @@ def _findings_bars(axes: Axes, labels: pd.DataFrame) -> None:
 
 def co_occurrence_figure(labels: pd.DataFrame) -> Figure:
     """Of the images with the class of a row, the share that also has the class of a column."""
-    names = by_count(labels)
+    names = by_count(labels)[:MOST_CLASSES]
     present = (labels[names] == 1).to_numpy(np.float64)
     together = present.T @ present
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -118,7 +136,7 @@ def co_occurrence_figure(labels: pd.DataFrame) -> Figure:
     axes.set_xticks(ticks, words, rotation=90)
     axes.set_yticks(ticks, words)
     axes.tick_params(labelsize=SMALL, length=0)
-    axes.set_xlabel("… the share that also shows", fontsize=NORMAL)
+    axes.set_xlabel(f"… the share that also shows{of_classes(labels.shape[1])}", fontsize=NORMAL)
     axes.set_ylabel("of the images that show …", fontsize=NORMAL)
     bar = figure.colorbar(image, ax=axes, shrink=0.7, ticks=[0, 0.02, 0.1, 0.25, 0.5, 1], format="{x:.0%}")
     bar.ax.tick_params(labelsize=SMALL)

@@ -9,15 +9,18 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from cxrlt.metrics import Interval
+from cxrlt.metrics import Interval, has_both_values
 from cxrlt.reports.figures import (
     INCHES_PER_CLASS,
+    MOST_CLASSES,
     NORMAL,
     SMALL,
     WIDTH,
     by_count,
     clean,
+    label_powers_of_ten,
     new_figure,
+    of_classes,
     readable,
 )
 from cxrlt.reports.palette import styles
@@ -42,6 +45,7 @@ def loss_curves_figure(
         for axes, (name, title) in zip(grid[row], panel_titles.items(), strict=True):
             _loss_lines(axes, p, {loss: by_class[name][row] for loss, by_class in curves.items()})
             axes.set_yscale("log")
+            label_powers_of_ten(axes.yaxis)
             axes.grid(alpha=0.25)
             axes.set_title(title if row == 0 else "", fontsize=SMALL)
             clean(axes)
@@ -69,6 +73,8 @@ def mean_probability_figure(means: Mapping[str, pd.DataFrame]) -> Figure:
 
     `means[loss]` has the classes as index, in the order of the rows, and columns positives and negatives.
     """
+    n_classes = len(next(iter(means.values())))
+    means = {loss: frame.iloc[:MOST_CLASSES] for loss, frame in means.items()}
     names = list(next(iter(means.values())).index)
     figure = new_figure(INCHES_PER_CLASS * len(names) * 1.15 + 1.3)
     axes = figure.subplots()
@@ -83,7 +89,8 @@ def mean_probability_figure(means: Mapping[str, pd.DataFrame]) -> Figure:
     axes.set_yticks(range(len(names)), [readable(name) for name in names])
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.set_xlim(0, 1)
-    axes.set_xlabel("mean predicted probability: ● positives, ○ negatives", fontsize=NORMAL)
+    label = f"mean predicted probability: ● positives, ○ negatives{of_classes(n_classes)}"
+    axes.set_xlabel(label, fontsize=NORMAL)
     clean(axes)
     _legend(figure, list(means))
     return figure
@@ -91,23 +98,21 @@ def mean_probability_figure(means: Mapping[str, pd.DataFrame]) -> Figure:
 
 def roc_figure(labels: pd.DataFrame, scores: Mapping[str, pd.DataFrame]) -> Figure:
     """ROC curve of every class, one line per loss. `labels` and each of `scores` have the same rows."""
-    figure, panels = _panels(labels, list(scores))
+    figure, panels = _panels(labels, list(scores), "false positive rate")
     for name, axes in panels.items():
         axes.plot([0, 1], [0, 1], color="#BBBBBB", linewidth=0.8)
         _lines(axes, labels[name], {loss: frame[name] for loss, frame in scores.items()}, roc_curve)
-    figure.supxlabel("false positive rate", fontsize=NORMAL)
     figure.supylabel("true positive rate", fontsize=NORMAL)
     return figure
 
 
 def precision_recall_figure(labels: pd.DataFrame, scores: Mapping[str, pd.DataFrame]) -> Figure:
     """Precision-recall curve of every class, one line per loss; grey: the class's share of positives."""
-    figure, panels = _panels(labels, list(scores))
+    figure, panels = _panels(labels, list(scores), "recall")
     for name, axes in panels.items():
         axes.axhline(float(labels[name].mean()), color="#BBBBBB", linewidth=0.8)
         curves = {loss: frame[name] for loss, frame in scores.items()}
         _lines(axes, labels[name], curves, precision_recall_curve)
-    figure.supxlabel("recall", fontsize=NORMAL)
     figure.supylabel("precision", fontsize=NORMAL)
     return figure
 
@@ -177,9 +182,11 @@ def _counts_above(positive: np.ndarray, score: np.ndarray) -> tuple[np.ndarray, 
     return np.append(0, np.cumsum(positive[order]))[passed], passed
 
 
-def _panels(labels: pd.DataFrame, losses: Sequence[str]) -> tuple[Figure, dict[str, Axes]]:
+def _panels(labels: pd.DataFrame, losses: Sequence[str], x_label: str) -> tuple[Figure, dict[str, Axes]]:
     """A panel for every class with both values, the most frequent first."""
-    both = [name for name in by_count(labels) if (labels[name] == 1).any() and (labels[name] == 0).any()]
+    names = by_count(labels)
+    with_both = [name for name, yes in zip(names, has_both_values(labels[names]), strict=True) if yes]
+    both = with_both[:MOST_CLASSES]
     columns = min(COLUMNS, len(both))
     n_rows = -(-len(both) // columns)
     figure = new_figure(PANEL_INCHES * n_rows + 0.9, max(WIDTH * columns / COLUMNS, 4))
@@ -195,6 +202,7 @@ def _panels(labels: pd.DataFrame, losses: Sequence[str]) -> tuple[Figure, dict[s
         axes.tick_params(labelbottom=place + columns >= len(both))
     for axes in grid.flat[len(both) :]:
         axes.set_visible(False)
+    figure.supxlabel(f"{x_label}{of_classes(len(with_both))}", fontsize=NORMAL)
     _legend(figure, losses)
     return figure, panels
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from cxrlt.errors import listing
 from cxrlt.metrics import Interval, paired_difference
 from cxrlt.predictions.calibrate import CalibrationReport
 from cxrlt.predictions.evaluate import Leaderboard
@@ -25,7 +26,7 @@ def score_table(evaluation: Evaluation) -> str:
     blocks.append(_class_table(evaluation))
     notes = [f"note: {note}" for note in evaluation.notes]
     if evaluation.undefined:
-        notes.append(f"left out of every mean, without both values: {', '.join(evaluation.undefined)}")
+        notes.append(f"left out of every mean, without both values: {listing(evaluation.undefined)}")
     return "\n\n".join([*blocks, "\n".join(notes)] if notes else blocks)
 
 
@@ -77,7 +78,7 @@ def calibration_table(report: CalibrationReport) -> str:
         [name, f"{n:,}", f"{calibration.thresholds[name]:.4f}"] for name, n in report.n_positive.items()
     ]
     blocks.append(_aligned(["class", "positives", "best F1 from"], thresholds, n_text=1))
-    return "\n\n".join([*blocks, str(report.path)])
+    return "\n\n".join([*blocks, *(f"note: {note}" for note in report.notes), str(report.path)])
 
 
 def ahead_line(first: Evaluation, second: Evaluation, name: str) -> str:
@@ -101,8 +102,10 @@ def _oof_lines(evaluation: Evaluation) -> list[str]:
     if not evaluation.per_fold:
         return []
     values = [fold[evaluation.metric] for fold in evaluation.per_fold]
-    folds = ", ".join(map(_number, values))
-    beside = f"mean over folds {_number(evaluation.mean_over_folds)} ({folds}; s.d. {np.nanstd(values):.4f})"
+    defined = [value for value in values if not np.isnan(value)]
+    spread = _number(float(np.std(defined)) if defined else None)
+    folds = listing(map(_number, values))
+    beside = f"mean over folds {_number(evaluation.mean_over_folds)} ({folds}; s.d. {spread})"
     if evaluation.raw_pooled is not None:
         beside = f"raw logits pooled {_number(evaluation.raw_pooled)}; {beside}"
     pooled = "probabilities" if evaluation.task == "single_label" else "standardised logits"

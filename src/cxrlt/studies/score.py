@@ -9,7 +9,7 @@ import pandas as pd
 
 from cxrlt.challenges.base import RANKING_METRICS, Challenge, Task
 from cxrlt.errors import UserError, listing
-from cxrlt.metrics import Drawn
+from cxrlt.metrics import Drawn, has_both_values
 from cxrlt.predictions.measures import CLASS_MEANS, draw_figures
 from cxrlt.predictions.scoring import N_DRAWS
 from cxrlt.studies.plan import Study
@@ -48,7 +48,7 @@ class RunScore:
 def read_truths(study: Study) -> list[Truth]:
     """The challenge's own labels, then every further truth file's, by its stem.
 
-    Raises UserError for a truth file that lacks rows of folds.csv.
+    Raises UserError for a truth file that lacks rows of folds.csv, and where no class has both values.
     """
     challenge, rows = study.challenge, study.split.frame.index
     table = challenge.read("train", study.source.workspace.inputs_dir(challenge.name)).loc[rows]
@@ -60,6 +60,13 @@ def read_truths(study: Study) -> list[Truth]:
         if len(missing):
             raise UserError(f"--truth {path} lacks rows that were split into folds: {listing(missing)}.")
         truths.append(Truth(_stem(path, truths), labels.loc[rows], patients))
+    scored = study.split.frame["fold"].isin(study.folds)
+    for truth, where in zip(truths, (f"{challenge.name} train", *study.plan.truth), strict=True):
+        if not has_both_values(truth.labels[scored]).any():
+            raise UserError(
+                f"{where}: no class has both positive and negative rows in the folds {listing(study.folds)}, "
+                "so there is nothing to compare by. Name other ones with --folds."
+            )
     return truths
 
 

@@ -6,13 +6,13 @@ from pathlib import Path
 
 from cxrlt.artifacts import Workspace
 from cxrlt.challenges.base import Challenge
-from cxrlt.errors import UserError
+from cxrlt.errors import UserError, listing
 from cxrlt.predictions.calibration import CALIBRATION, read_calibration
 from cxrlt.predictions.ensemble import is_predicted
 from cxrlt.predictions.evidence import current_weights
 from cxrlt.predictions.fold_files import predict_command
 from cxrlt.predictions.present import Present
-from cxrlt.predictions.runs import holds_run
+from cxrlt.predictions.run_names import run_names
 from cxrlt.predictions.store import read_meta, read_pixels
 from cxrlt.predictions.trained import fold_dirs, fold_of, recipe_of
 from cxrlt.predictions.weights import EnsembleWeights, is_ensemble, read_weights
@@ -48,7 +48,7 @@ def outdated(
 ) -> Iterator[Outdated]:
     """Trainings, predictions, ensembles, calibrations and submissions that are outdated, in that order."""
     present = Present(challenge, workspace)
-    there = _run_names(present)
+    there = run_names(challenge.name, workspace)
     ensembles = {name: _weights(present, name) for name in there if is_ensemble(_run_dir(present, name))}
     models, chosen = [name for name in there if name not in ensembles], set(there if names is None else names)
     for name in models:
@@ -70,16 +70,6 @@ def outdated(
 
 def _run_dir(present: Present, name: str) -> Path:
     return present.workspace.run_dir(present.challenge.name, name)
-
-
-def _run_names(present: Present) -> list[str]:
-    """Of all models and ensembles, those of studies included."""
-    root = present.workspace.folds_dir(present.challenge.name)
-    return sorted(
-        folder.relative_to(root).as_posix()
-        for folder in root.rglob("*")
-        if folder.is_dir() and holds_run(folder)
-    )
 
 
 def _weights(present: Present, name: str) -> EnsembleWeights | None:
@@ -157,7 +147,7 @@ def _predictions(present: Present, name: str) -> Iterator[Outdated]:
             continue
         reasons = {fold_of(d): _why(path, split, present) for d, path in files.items()}
         if behind := {fold: why for fold, why in reasons.items() if why}:
-            which = ", ".join(behind)
+            which = listing(behind)
             why = "; ".join(dict.fromkeys(behind.values()))
             what = f"{split} predictions of {name}, fold{'s' * (len(behind) > 1)} {which} ({why})"
             yield Outdated(what, predict_command(name, challenge, split))

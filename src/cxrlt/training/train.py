@@ -139,7 +139,7 @@ def _fold_job(
     cache: ImageCache,
     pixels: pd.Series | None,
 ) -> FoldJob:
-    """`table` has the rows whose image can be read, `rows` and `pixels` (index image_id) those without too."""
+    """`table` has the rows whose image can be read; `rows` and `pixels` (by id) also have the others."""
     challenge, cfg = source.challenge, plan.recipe
     left_out = (table["fold"].astype(str) == fold).to_numpy()
     judging = np.zeros(len(table), dtype=bool)

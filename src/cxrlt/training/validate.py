@@ -18,7 +18,7 @@ from cxrlt.stopping import Stopped, stop_if_asked
 from cxrlt.training.checkpoint import remove_checkpoints, save_checkpoint, save_tensors
 from cxrlt.training.data import evaluation_set
 from cxrlt.training.infer import infer
-from cxrlt.training.job import tags
+from cxrlt.training.job import FoldJob, tags
 from cxrlt.training.places import WEIGHTS
 from cxrlt.training.setup import Trainer, updates_per_epoch, worker_count
 
@@ -70,14 +70,7 @@ def end_epoch(trainer: Trainer, row: dict[str, float]) -> None:
     if not trainer.accelerator.is_main_process:
         return
     if not sys.stderr.isatty():
-        scores = ", ".join(
-            f"{key.removeprefix('oof_')} {score:.4f}" for key, score in row.items() if key.startswith("oof_")
-        )
-        print(
-            f"fold {job.fold} epoch {row['epoch']}: loss {row['loss']:.4f}, OOF {scores}, "
-            f"{row['images_per_s']:.0f} images/s",
-            flush=True,
-        )
+        print(_log_line(job, row), flush=True)
     log = pd.DataFrame(progress.log)
     monitored = f"oof_{job.metric}"
     if job.recipe.predict.weights == "best" and row[monitored] >= log[monitored].max():
@@ -85,6 +78,21 @@ def end_epoch(trainer: Trainer, row: dict[str, float]) -> None:
     with atomic_path(job.run_dir / "log.csv") as temporary:
         log.to_csv(temporary, index=False)
     save_if_due(trainer, epoch_is_over=True)
+
+
+def _log_line(job: FoldJob, row: dict[str, float]) -> str:
+    """The epoch for a person to read; that nothing can be scored is said with the first one alone."""
+    scores = {key.removeprefix("oof_"): score for key, score in row.items() if key.startswith("oof_")}
+    parts = [f"loss {row['loss']:.4f}"]
+    if not all(map(math.isnan, scores.values())):
+        parts.append("OOF " + ", ".join(f"{name} {_number(score)}" for name, score in scores.items()))
+    elif job.left_out.any() and row["epoch"] == 1:
+        parts.append("OOF undefined (no class has both values among the left-out rows)")
+    return f"fold {job.fold} epoch {row['epoch']}: {', '.join(parts)}, {row['images_per_s']:.0f} images/s"
+
+
+def _number(score: float) -> str:
+    return "undefined" if math.isnan(score) else f"{score:.4f}"
 
 
 def save_if_due(trainer: Trainer, *, epoch_is_over: bool) -> None:

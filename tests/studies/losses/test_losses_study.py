@@ -11,7 +11,7 @@ from cxrlt.recipe import load_recipe
 from cxrlt.studies.losses.plan import LossStudy
 from cxrlt.studies.losses.study import study_losses
 from cxrlt.studies.score import OWN_LABELS
-from tiny import make_tiny
+from tiny import CLASSES, make_tiny
 
 
 def fold_dirs(source, name):
@@ -204,3 +204,15 @@ def test_processes_find_what_this_one_finds(source, plan):
     np.testing.assert_allclose(
         results[0].select_dtypes("number"), results[1].select_dtypes("number"), atol=1e-6
     )
+
+
+def test_a_truth_in_which_no_class_has_both_values_is_refused_before_anything_is_trained(
+    source, plan, tmp_path
+):
+    truth = tmp_path / "ones.csv"
+    table = pd.read_csv(source.workspace.inputs_dir("csv") / "train.csv")
+    table[CLASSES] = table[CLASSES].where(table[CLASSES] == 1)
+    table.to_csv(truth, index=False)
+    with pytest.raises(UserError, match=r"ones.csv: no class has both positive and negative rows"):
+        study_losses(source, plan(name="one-valued", truth=(truth,)))
+    assert not source.workspace.run_dir("csv", "one-valued").exists()

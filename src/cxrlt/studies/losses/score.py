@@ -7,9 +7,8 @@ import pandas as pd
 
 from cxrlt.challenges.base import Challenge
 from cxrlt.errors import UserError
-from cxrlt.metrics import macro_metric
+from cxrlt.metrics import has_both_values, macro_metric
 from cxrlt.predictions.fold_files import read_current
-from cxrlt.predictions.measures import has_both_values
 from cxrlt.predictions.oof import oof_scores
 from cxrlt.predictions.scoring import N_DRAWS
 from cxrlt.studies.losses.plan import LossStudy

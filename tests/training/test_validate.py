@@ -1,0 +1,94 @@
+"""The scores of an epoch: of the classes that have both values among the rows that the fold leaves out."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import average_precision_score
+
+from cxrlt.training import loop
+from cxrlt.training.job import FoldJob
+from cxrlt.training.setup import create_accelerator, create_trainer
+from cxrlt.training.stages import fit_in_stages
+from cxrlt.training.train import TrainPlan, fold_jobs, train
+from cxrlt.training.validate import scores_on, validate
+from tiny import CLASSES, same, tiny_recipe, weights_of
+
+SHORT = {"schedule.epochs": 2}
+
+
+def job_of(source, name: str, blank: list[str], *, everywhere: bool = True, **over) -> FoldJob:
+    """A fold with blanks instead of the zeros of some classes, in all rows or in those it leaves out."""
+    plan = TrainPlan(name, tiny_recipe(**SHORT, **over), folds=(0,))
+    (job,) = fold_jobs(source, plan)
+    table = job.table.copy()
+    rows = slice(None) if everywhere else job.left_out
+    table.loc[rows, blank] = table.loc[rows, blank].where(table.loc[rows, blank] == 1)
+    job.run_dir.mkdir(parents=True, exist_ok=True)
+    return dataclasses.replace(job, table=table)
+
+
+@pytest.mark.parametrize("everywhere", [True, False])
+def test_a_class_with_positives_and_blanks_only_is_not_in_the_mean_of_an_epoch(source, everywhere):
+    job = job_of(source, f"no-negatives-{everywhere}", CLASSES[:1], everywhere=everywhere)
+    trainer = create_trainer(job, create_accelerator(job.recipe))
+    scores, labels = scores_on(trainer, job.valid), job.valid[CLASSES]
+    assert labels[CLASSES[0]].eq(1).any() and not labels[CLASSES[0]].eq(0).any()
+    others = [c for c in (1, 2) if labels[CLASSES[c]].nunique() == 2]
+    expected = np.mean([average_precision_score(labels[CLASSES[c]], scores[:, c]) for c in others])
+    assert validate(trainer)["oof_mAP"] == pytest.approx(expected)
+
+
+def test_an_epoch_of_a_refit_says_nothing_of_out_of_fold_scores(source, capsys):
+    (job,) = train(source, TrainPlan("refit-quiet", tiny_recipe(**SHORT), refit=True))
+    lines = [line for line in capsys.readouterr().out.splitlines() if " epoch " in line]
+    assert [line.partition(":")[0] for line in lines] == ["fold refit epoch 1", "fold refit epoch 2"]
+    assert all(", OOF" not in line and "nan" not in line and "images/s" in line for line in lines)
+    assert pd.read_csv(job.run_dir / "log.csv")["oof_mAP"].isna().all()
+
+
+def test_a_fold_in_which_no_class_has_both_values_says_so_once(source, capsys):
+    job = job_of(source, "undefined", CLASSES, everywhere=False)
+    fit_in_stages(job, create_accelerator(job.recipe))
+    first, second = [line for line in capsys.readouterr().out.splitlines() if " epoch " in line]
+    assert "OOF undefined (no class has both values among the left-out rows)" in first
+    assert "OOF" not in second
+    assert "nan" not in first + second
+
+
+def test_a_metric_that_is_undefined_beside_one_that_is_not_is_named(single_source, capsys, monkeypatch):
+    real = loop.validate
+    monkeypatch.setattr(loop, "validate", lambda trainer: real(trainer) | {"oof_mAP": math.nan})
+    train(single_source, TrainPlan("beside", tiny_recipe(**SHORT, **{"loss.name": "ce"}), folds=(0,)))
+    assert "mAP undefined, mAUROC 0." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("refit", [False, True])
+def test_a_training_without_out_of_fold_scores_goes_on_after_it_was_cut_off(source, monkeypatch, refit):
+    recipe = tiny_recipe(**SHORT, checkpoint_minutes=1e-9)
+
+    def run(name):
+        if refit:
+            (job,) = fold_jobs(source, TrainPlan(name, recipe, refit=True))
+            job.run_dir.mkdir(parents=True, exist_ok=True)
+        else:
+            job = job_of(source, name, CLASSES, everywhere=False, checkpoint_minutes=1e-9)
+        fit_in_stages(job, create_accelerator(job.recipe))
+        return job
+
+    def cut(trainer, *args):
+        if len(trainer.progress.log) == 1:
+            raise KeyboardInterrupt
+        return real(trainer, *args)
+
+    whole = run(f"uncut-{refit}")
+    real = loop.train_epoch
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(loop, "train_epoch", cut)
+        run(f"cut-{refit}")
+    resumed = run(f"cut-{refit}")
+    assert same(weights_of(resumed), weights_of(whole))
+    logs = [pd.read_csv(job.run_dir / "log.csv")[["epoch", "loss", "oof_mAP"]] for job in (resumed, whole)]
+    pd.testing.assert_frame_equal(*logs)
