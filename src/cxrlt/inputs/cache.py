@@ -179,8 +179,9 @@ def cache_path(
     identity = hashlib.sha256(json.dumps([DECODERS[channels], size, real_path(images_dir)]).encode())
     start = str(images_dir.absolute()).rstrip(os.sep) + os.sep
     files = files.sort_index()
-    for image_id, file in zip(files.index, files, strict=True):
-        identity.update(f"\n{image_id}\0{file.removeprefix(start)}".encode(errors="surrogateescape"))
+    pairs = zip(files.index.tolist(), files.tolist(), strict=True)
+    lines = "".join(f"\n{image_id}\0{file.removeprefix(start)}" for image_id, file in pairs)
+    identity.update(lines.encode(errors="surrogateescape"))
     return cache_dir / f"{challenge}-{split}-{identity.hexdigest()[:12]}"
 
 

@@ -85,4 +85,4 @@ class ImageSource:
         )
         give_back_memory()
         # nobody needs the paths any more, and they are half of the table
-        return table.drop(columns=["path", "file"])[table.index.isin(cache.ids)], cache
+        return table.drop(columns=["path", "file"])[~table.index.isin(cache.quarantined)], cache
