@@ -59,6 +59,8 @@ DAMAGES = {
     "images in colour": lambda d: np.save(d / "images.npy", np.zeros((8, SIZE, SIZE, 3), np.uint8)),
     "pickled images": lambda d: np.save(d / "images.npy", np.array([{}], object), allow_pickle=True),
     "too few images": lambda d: np.save(d / "images.npy", np.zeros((7, SIZE, SIZE), np.uint8)),
+    "thumbs cut off": lambda d: cut(d / "thumbs.npy", 0.9),
+    "thumbs of another size": lambda d: np.save(d / "thumbs.npy", np.zeros((8, 4, 4), np.uint8)),
     "hashes cut off": lambda d: cut(d / "hashes.npy", 0.9),
     "hashes of another type": lambda d: np.save(d / "hashes.npy", np.zeros((8, 32))),
     "hashes gone": lambda d: (d / "hashes.npy").unlink(),

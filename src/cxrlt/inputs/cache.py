@@ -2,7 +2,8 @@
 
 A folder `<challenge>-<split>-<key>` holds images.npy (n, size, size) uint8, or (n, size, size, 3) in the
 order red, green, blue where a challenge has three channels; ids.csv with the image id of each row;
-hashes.npy (n, 32) uint8, the SHA-256 of the bytes that a row was decoded from; sources.npy (n, 4) int64, the
+thumbs.npy (n, 16, 16) uint8, small grey copies of all images; hashes.npy (n, 32) uint8, the SHA-256 of the
+bytes that a row was decoded from; sources.npy (n, 4) int64, the
 stat of the file that they were read from (see sources.py; zeros: not yet); quarantine.csv, and meta.json. A
 row counts only once its stat is in sources.npy, which is written after the others are on disk; so a build
 may be killed at any moment. A file whose stat differs is hashed again, and decoded again if its bytes differ.
@@ -25,6 +26,7 @@ from cxrlt.artifacts import atomic_path
 from cxrlt.errors import UserError, listing
 from cxrlt.inputs.decode import DECODERS
 from cxrlt.inputs.filling import array_fault
+from cxrlt.inputs.inverted import THUMB
 from cxrlt.inputs.sources import HASH_BYTES, STAT, hex_of
 
 META = "meta.json"
@@ -71,6 +73,11 @@ class ImageCache:
     def hashes(self) -> np.ndarray:
         """Of the bytes that each row was decoded from, read-only, uint8 (n, 32)."""
         return np.load(self.directory / "hashes.npy", mmap_mode="r")
+
+    @property
+    def thumbs(self) -> np.ndarray:
+        """Small grey copies of the images `ids`, uint8 (n, 16, 16)."""
+        return np.load(self.directory / "thumbs.npy", mmap_mode="r")[self.rows.to_numpy()]
 
     def hash_of(self, ids: Iterable[str]) -> pd.Series:
         """SHA-256 of the bytes that each of these images was decoded from, in hexadecimal.
@@ -138,6 +145,7 @@ def read_parts(directory: Path) -> tuple[dict, pd.Index]:
     shape = (n, size, size) if channels == 1 else (n, size, size, channels)
     fault = (
         array_fault(directory / "images.npy", np.uint8, shape)
+        or array_fault(directory / "thumbs.npy", np.uint8, (n, THUMB, THUMB))
         or array_fault(directory / "hashes.npy", np.uint8, (n, HASH_BYTES))
         or array_fault(directory / "sources.npy", np.int64, (n, len(STAT)))
     )
