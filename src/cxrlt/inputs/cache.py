@@ -138,6 +138,7 @@ def read_parts(directory: Path) -> tuple[dict, pd.Index]:
     try:
         meta = json.loads((directory / META).read_text(encoding="utf-8"))
         n, size, channels = meta["n_images"], meta["size"], CHANNELS[meta["decoder"]]
+        _ = meta["challenge"], meta["split"], meta["images"]
         ids = pd.Index(read_csv(directory / "ids.csv")["image_id"])
         read_quarantine(directory)
     except (OSError, ValueError, KeyError, TypeError) as error:

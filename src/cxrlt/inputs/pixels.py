@@ -86,7 +86,7 @@ def recorded_hashes(challenge: Challenge, workspace: Workspace, table: pd.DataFr
             known[row] = True
             if sha256 and (stat == stats[row]).all():
                 hashes[row] = sha256
-    changed = np.flatnonzero(known & pd.isna(hashes) & is_done(stats))
+    changed = np.flatnonzero(known & pd.isna(hashes) & stats.any(axis=1))
     return Recorded(files, pd.Series(hashes, table.index, dtype=object, name=NAME), changed)
 
 
