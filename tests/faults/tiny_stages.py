@@ -36,6 +36,7 @@ STAGES = {
 }
 GROWING = (
     "images.npy",
+    "thumbs.npy",
     "hashes.npy",
     "sources.npy",
     "features.npy",

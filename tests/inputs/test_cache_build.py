@@ -262,6 +262,8 @@ def test_of_a_table_with_one_image_more_one_image_is_decoded(
     assert all((many[image_id] == 7).all() for image_id in copied)
     for image_id in ("0004", "0011"):
         np.testing.assert_array_equal(many[image_id], decode(Path(table.loc[image_id, "file"]), SIZE))
+    fresh = build_cache(table, SIZE, tmp_path / "fresh", *places[2:], workers=1, quarantine=True)
+    np.testing.assert_array_equal(many.thumbs, fresh.thumbs)
     for image_id, sha256 in many.hash_of(many.ids).items():
         assert sha256 == hashlib.sha256(Path(table.loc[image_id, "file"]).read_bytes()).hexdigest()
 

@@ -1,5 +1,6 @@
 """A cache is derived data: what is damaged is told and built anew, never used."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -49,6 +50,12 @@ def cut(path: Path, share: float = 0.5) -> None:
     path.write_bytes(data[: int(len(data) * share)])
 
 
+def without(path: Path, key: str) -> None:
+    meta = json.loads(path.read_text())
+    del meta[key]
+    path.write_text(json.dumps(meta))
+
+
 DAMAGES = {
     "images cut off": lambda d: cut(d / "images.npy"),
     "images one byte short": lambda d: cut(d / "images.npy", 0.9999),
@@ -59,6 +66,8 @@ DAMAGES = {
     "images in colour": lambda d: np.save(d / "images.npy", np.zeros((8, SIZE, SIZE, 3), np.uint8)),
     "pickled images": lambda d: np.save(d / "images.npy", np.array([{}], object), allow_pickle=True),
     "too few images": lambda d: np.save(d / "images.npy", np.zeros((7, SIZE, SIZE), np.uint8)),
+    "thumbs cut off": lambda d: cut(d / "thumbs.npy", 0.9),
+    "thumbs of another size": lambda d: np.save(d / "thumbs.npy", np.zeros((8, 4, 4), np.uint8)),
     "hashes cut off": lambda d: cut(d / "hashes.npy", 0.9),
     "hashes of another type": lambda d: np.save(d / "hashes.npy", np.zeros((8, 32))),
     "hashes gone": lambda d: (d / "hashes.npy").unlink(),
@@ -73,6 +82,7 @@ DAMAGES = {
     "an id twice": lambda d: (d / "ids.csv").write_text("image_id\n" + "0\n" * 8),
     "ids without their column": lambda d: (d / "ids.csv").write_text("id\n" + "x\n" * 8),
     "meta cut off": lambda d: cut(d / "meta.json"),
+    "meta without the images folder": lambda d: without(d / "meta.json", "images"),
     "meta of something else": lambda d: (d / "meta.json").write_text("[]"),
     "quarantine cut off": lambda d: cut(d / "quarantine.csv", 0.3),
     "quarantine without bytes": lambda d: (d / "quarantine.csv").write_text("image_id,path,reason\n7,x,y\n"),

@@ -131,6 +131,12 @@ def test_an_unreadable_image_has_a_hash_too(source: ImageSource):
     assert hashes_of(source).to_dict() == on_disk(source) != before.to_dict()
 
 
+def test_an_image_that_became_an_empty_file_has_another_hash(source: ImageSource):
+    source.split("train", 16)
+    file_of(source, "00001_pa").write_bytes(b"")
+    assert hashes_of(source).to_dict() == on_disk(source)
+
+
 def test_a_copy_of_the_images_elsewhere_is_another_data_set(source: ImageSource, tmp_path: Path):
     source.split("train", 16)
     shutil.copytree(source.workspace.images_dir("csv"), tmp_path / "copy")

@@ -153,7 +153,7 @@ def test_a_snapshot_of_an_epoch_is_refused(tmp_path: Path, hostile: bytes):
         read_tensors(path)
 
 
-@pytest.mark.parametrize("name", ["images.npy", "hashes.npy", "sources.npy"])
+@pytest.mark.parametrize("name", ["images.npy", "thumbs.npy", "hashes.npy", "sources.npy"])
 def test_an_array_of_objects_in_a_cache_is_never_loaded(root: Path, tmp_path: Path, marker: Path, name: str):
     shutil.copytree(root, copy := tmp_path / "root")
     for folder in (copy / "inputs" / "cache").iterdir():

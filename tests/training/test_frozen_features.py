@@ -1,5 +1,8 @@
 """Features of a backbone: once per image, for just that backbone and those images."""
 
+import os
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -100,6 +103,19 @@ def test_the_key_knows_whatever_changes_them_and_nothing_else(source):
         key_of(source, tiny_recipe(**CSRA | {"model.head": "linear"})),
     ]
     assert all(other != key for other in others)
+
+
+def test_the_key_is_of_the_content_of_images_not_of_their_place_or_time(source, tmp_path):
+    recipe = tiny_recipe(**CSRA)
+    key = key_of(source, recipe)
+    pictures = source.workspace.inputs_dir("csv") / "pictures"
+    os.utime(pictures / "01000_pa.png", ns=(10**18, 10**18))
+    assert key_of(source, recipe) == key
+    shutil.copytree(source.workspace.inputs_dir("csv"), tmp_path / "copy")
+    copy = replace(source, workspace=replace(source.workspace, images=tmp_path / "copy"))
+    assert key_of(copy, recipe) == key
+    (tmp_path / "copy" / "pictures" / "01000_pa.png").write_bytes((pictures / "01001_pa.png").read_bytes())
+    assert key_of(copy, recipe) != key == key_of(source, recipe)
 
 
 def test_one_changed_weight_or_buffer_is_another_backbone(source):

@@ -12,6 +12,7 @@ from cxrlt.challenges.cxr_lt import COUNTS_2023, CXR_LT_2023
 from cxrlt.inputs.cache import ImageCache, cache_path, open_cache, real_path, write_csv
 from cxrlt.inputs.decode import DECODERS
 from cxrlt.inputs.filling import create_array, writing_rows
+from cxrlt.inputs.inverted import THUMB
 from cxrlt.inputs.sources import HASH_BYTES, STAT
 from cxrlt.recipe import Recipe
 from cxrlt.training.job import FoldJob
@@ -40,6 +41,7 @@ def write_noise(ids: Sequence[str], size: int, cache_dir: Path, challenge: str) 
     with writing_rows(directory / "images.npy") as write:
         for row in range(len(ids)):
             write(row, np.frombuffer(rng.bytes(size * size), np.uint8).reshape(size, size))
+    create_array(directory / "thumbs.npy", np.uint8, (len(ids), THUMB, THUMB))
     np.save(directory / "hashes.npy", rng.integers(0, 256, (len(ids), HASH_BYTES), np.uint8))
     np.save(directory / "sources.npy", np.full((len(ids), len(STAT)), FILE_BYTES, np.int64))
     write_csv(directory / "ids.csv", pd.DataFrame({"image_id": ids}))

@@ -2,7 +2,8 @@
 
 A folder `<challenge>-<split>-<key>` holds images.npy (n, size, size) uint8, or (n, size, size, 3) in the
 order red, green, blue where a challenge has three channels; ids.csv with the image id of each row;
-hashes.npy (n, 32) uint8, the SHA-256 of the bytes that a row was decoded from; sources.npy (n, 4) int64, the
+thumbs.npy (n, 16, 16) uint8, small grey copies of all images; hashes.npy (n, 32) uint8, the SHA-256 of the
+bytes that a row was decoded from; sources.npy (n, 4) int64, the
 stat of the file that they were read from (see sources.py; zeros: not yet); quarantine.csv, and meta.json. A
 row counts only once its stat is in sources.npy, which is written after the others are on disk; so a build
 may be killed at any moment. A file whose stat differs is hashed again, and decoded again if its bytes differ.
@@ -25,6 +26,7 @@ from cxrlt.artifacts import atomic_path
 from cxrlt.errors import UserError, listing
 from cxrlt.inputs.decode import DECODERS
 from cxrlt.inputs.filling import array_fault
+from cxrlt.inputs.inverted import THUMB
 from cxrlt.inputs.sources import HASH_BYTES, STAT, hex_of
 
 META = "meta.json"
@@ -71,6 +73,11 @@ class ImageCache:
     def hashes(self) -> np.ndarray:
         """Of the bytes that each row was decoded from, read-only, uint8 (n, 32)."""
         return np.load(self.directory / "hashes.npy", mmap_mode="r")
+
+    @property
+    def thumbs(self) -> np.ndarray:
+        """Small grey copies of the images `ids`, uint8 (n, 16, 16)."""
+        return np.load(self.directory / "thumbs.npy", mmap_mode="r")[self.rows.to_numpy()]
 
     def hash_of(self, ids: Iterable[str]) -> pd.Series:
         """SHA-256 of the bytes that each of these images was decoded from, in hexadecimal.
@@ -131,6 +138,7 @@ def read_parts(directory: Path) -> tuple[dict, pd.Index]:
     try:
         meta = json.loads((directory / META).read_text(encoding="utf-8"))
         n, size, channels = meta["n_images"], meta["size"], CHANNELS[meta["decoder"]]
+        _ = meta["challenge"], meta["split"], meta["images"]
         ids = pd.Index(read_csv(directory / "ids.csv")["image_id"])
         read_quarantine(directory)
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -138,6 +146,7 @@ def read_parts(directory: Path) -> tuple[dict, pd.Index]:
     shape = (n, size, size) if channels == 1 else (n, size, size, channels)
     fault = (
         array_fault(directory / "images.npy", np.uint8, shape)
+        or array_fault(directory / "thumbs.npy", np.uint8, (n, THUMB, THUMB))
         or array_fault(directory / "hashes.npy", np.uint8, (n, HASH_BYTES))
         or array_fault(directory / "sources.npy", np.int64, (n, len(STAT)))
     )
@@ -179,8 +188,9 @@ def cache_path(
     identity = hashlib.sha256(json.dumps([DECODERS[channels], size, real_path(images_dir)]).encode())
     start = str(images_dir.absolute()).rstrip(os.sep) + os.sep
     files = files.sort_index()
-    for image_id, file in zip(files.index, files, strict=True):
-        identity.update(f"\n{image_id}\0{file.removeprefix(start)}".encode(errors="surrogateescape"))
+    pairs = zip(files.index.tolist(), files.tolist(), strict=True)
+    lines = "".join(f"\n{image_id}\0{file.removeprefix(start)}" for image_id, file in pairs)
+    identity.update(lines.encode(errors="surrogateescape"))
     return cache_dir / f"{challenge}-{split}-{identity.hexdigest()[:12]}"
 
 

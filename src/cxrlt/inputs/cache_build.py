@@ -31,6 +31,7 @@ from cxrlt.inputs.cache import (
 from cxrlt.inputs.cache_rows import Unreadable, decode_rows
 from cxrlt.inputs.decode import DECODERS
 from cxrlt.inputs.filling import create_array, require_room, writing_rows
+from cxrlt.inputs.inverted import THUMB
 from cxrlt.inputs.processes import in_processes
 from cxrlt.inputs.sources import HASH_BYTES, STAT, hashing, stats_of
 from cxrlt.locks import exclusive, sweep
@@ -41,6 +42,8 @@ COPY_CHUNK = 1024
 """Rows that are copied from another cache before they are marked as done."""
 N_TIMED = 8
 """Images decoded by one process before the others, to say how long the rest will take."""
+DECODED = ("images.npy", "thumbs.npy", "hashes.npy")
+"""What is made of a file, a row each; a row of sources.npy says that they are there."""
 NOT_YET = np.zeros(len(STAT), np.int64)
 """What sources.npy holds of a row that is not decoded."""
 
@@ -183,6 +186,7 @@ class _Build:
         n = len(self.table)
         create_array(self.directory / "images.npy", np.uint8, (n, *self.image_shape))
         create_array(self.directory / "hashes.npy", np.uint8, (n, HASH_BYTES))
+        create_array(self.directory / "thumbs.npy", np.uint8, (n, THUMB, THUMB))
         create_array(self.directory / "sources.npy", np.int64, (n, len(STAT)))
         write_csv(self.directory / "ids.csv", pd.DataFrame({"image_id": self.table.index}))
         write_json(
@@ -200,7 +204,7 @@ class _Build:
     def clear(self, fault: str) -> None:
         """Remove what is damaged; meta.json, which says that the others are whole, first."""
         print(f"{self.directory} is damaged ({fault}): it is built anew", file=sys.stderr, flush=True)
-        for name in (META, "sources.npy", "hashes.npy", "images.npy", "ids.csv", "quarantine.csv"):
+        for name in (META, "sources.npy", *DECODED, "ids.csv", "quarantine.csv"):
             (self.directory / name).unlink(missing_ok=True)
 
     def look_again(self, rows: np.ndarray) -> None:
@@ -219,6 +223,8 @@ class _Build:
 
     def copy(self, pending: np.ndarray) -> None:
         """Take rows from other caches of the challenge whose files had the stat that these have now."""
+        if not len(pending):
+            return
         for directory, meta, ids in caches_of(self.directory.parent, self.challenge):
             if directory == self.directory or (meta["size"], meta["decoder"]) != self.decoding:
                 continue
@@ -239,7 +245,7 @@ class _Build:
                 bar.update(len(chunk))
 
     def copy_chunk(self, directory: Path, there: np.ndarray, rows: np.ndarray) -> None:
-        for name in ("images.npy", "hashes.npy"):
+        for name in DECODED:
             theirs = np.load(directory / name, mmap_mode="r")
             with writing_rows(self.directory / name) as write:
                 for row, other in zip(rows.tolist(), there.tolist(), strict=True):

@@ -9,6 +9,7 @@ import numpy as np
 
 from cxrlt.inputs.decode import UnreadableImageError, decode_bytes, read_image
 from cxrlt.inputs.filling import writing_rows
+from cxrlt.inputs.inverted import THUMB
 from cxrlt.inputs.sources import stat_of
 
 
@@ -23,7 +24,7 @@ class Unreadable(NamedTuple):
 def decode_rows(
     directory: Path, rows: np.ndarray, files: list[str]
 ) -> tuple[dict[int, tuple[int, ...]], dict[int, Unreadable]]:
-    """Decode `files` into `rows` of images.npy and hash them into those of hashes.npy, each file read once.
+    """Decode `files` into `rows` of images.npy and thumbs.npy, their hashes into hashes.npy; read each once.
 
     Returns by row the stat of the file, taken before it was read, and of the others why they failed.
     """
@@ -34,16 +35,24 @@ def decode_rows(
     with (
         writing_rows(directory / "images.npy") as write_image,
         writing_rows(directory / "hashes.npy") as write_hash,
+        writing_rows(directory / "thumbs.npy") as write_thumb,
     ):
         for row, file in zip(rows.tolist(), files, strict=True):
             stat, sha256 = stat_of(file), b""
             try:
                 data = read_image(Path(file))
                 sha256 = hashlib.sha256(data).digest()
-                write_image(row, decode_bytes(data, Path(file), size, channels))
+                image = decode_bytes(data, Path(file), size, channels)
             except UnreadableImageError as error:
                 failures[row] = Unreadable(stat, sha256.hex(), error.reason)
                 continue
+            write_image(row, image)
+            write_thumb(row, _thumb(image))
             write_hash(row, np.frombuffer(sha256, np.uint8))
             done[row] = stat
     return done, failures
+
+
+def _thumb(image: np.ndarray) -> np.ndarray:
+    grey = image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+    return cv2.resize(grey, (THUMB, THUMB), interpolation=cv2.INTER_AREA)

@@ -10,7 +10,7 @@ from cxrlt.artifacts import Workspace
 from cxrlt.challenges.base import VIEWS, Challenge
 from cxrlt.challenges.spelling import other_spellings
 from cxrlt.errors import UserError, listing
-from cxrlt.inputs.pixels import recorded_hashes
+from cxrlt.inputs.pixels import inverted_in_caches, recorded_hashes
 from cxrlt.inputs.shared_patients import find_shared_patients
 from cxrlt.inputs.shared_pictures import same_pictures
 from cxrlt.inputs.table import missing_images, with_files, without_shared
@@ -130,6 +130,7 @@ def _from_caches(challenge: Challenge, workspace: Workspace, tables: dict[str, p
         hashes[split] = found.hashes.iloc[start : start + len(table)]
         start += len(table)
     sentences = same_pictures(hashes, tables).sentences(challenge.name)
+    sentences += inverted_in_caches(challenge, workspace)
     return [line for sentence in sentences for line in ("", sentence)]
 
 

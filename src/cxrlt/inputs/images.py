@@ -10,6 +10,7 @@ from cxrlt.challenges.base import Challenge
 from cxrlt.errors import UserError
 from cxrlt.inputs.cache import ImageCache
 from cxrlt.inputs.cache_build import build_cache
+from cxrlt.inputs.inverted import inverted_sentence
 from cxrlt.inputs.memory import give_back_memory
 from cxrlt.inputs.shared_pictures import same_pictures
 from cxrlt.inputs.table import NoImagesError, load_table, missing_images, with_files
@@ -32,7 +33,7 @@ class ImageSource:
     def all_splits(self, size: int) -> dict[str, ImageCache]:
         """The cache of every split, or, if images may be missing, of every split that has any.
 
-        Warns on stderr of pictures that are there twice.
+        Warns on stderr of pictures that are there twice, and of those that look inverted.
         """
         caches: dict[str, ImageCache] = {}
         patients: dict[str, pd.DataFrame] = {}
@@ -45,10 +46,17 @@ class ImageSource:
                 print(f"{error} That split is left out (--allow-missing).", file=sys.stderr)
             else:
                 patients[split] = table[["patient"]]
-        hashes = {split: cache.hash_of(cache.ids) for split, cache in caches.items()}
-        for sentence in same_pictures(hashes, patients).sentences(self.challenge.name):
-            print(sentence, file=sys.stderr)
+        self._warn(caches, patients)
         return caches
+
+    def _warn(self, caches: dict[str, ImageCache], patients: dict[str, pd.DataFrame]) -> None:
+        name = self.challenge.name
+        hashes = {split: cache.hash_of(cache.ids) for split, cache in caches.items()}
+        warnings = same_pictures(hashes, patients).sentences(name)
+        if self.challenge.channels == 1:
+            warnings += [inverted_sentence(name, split, one.thumbs, one.ids) for split, one in caches.items()]
+        for sentence in filter(None, warnings):
+            print(sentence, file=sys.stderr)
 
     def folded(self, table: pd.DataFrame, size: int) -> tuple[pd.DataFrame, ImageCache]:
         """The rows of `table` that were split into folds, as far as they can be read, and their cache."""
@@ -74,4 +82,4 @@ class ImageSource:
         )
         give_back_memory()
         # nobody needs the paths any more, and they are half of the table
-        return table.drop(columns=["path", "file"])[table.index.isin(cache.ids)], cache
+        return table.drop(columns=["path", "file"])[~table.index.isin(cache.quarantined)], cache

@@ -14,8 +14,9 @@ from tqdm import tqdm
 from cxrlt.artifacts import Workspace
 from cxrlt.challenges.base import Challenge
 from cxrlt.errors import UserError
-from cxrlt.inputs.cache import caches_of, is_done, read_quarantine, real_path
+from cxrlt.inputs.cache import CHANNELS, caches_of, is_done, read_quarantine, real_path
 from cxrlt.inputs.filling import writing_rows
+from cxrlt.inputs.inverted import inverted_sentence
 from cxrlt.inputs.sources import STAT, Hashed, hashing, hex_of, stats_of
 from cxrlt.inputs.table import with_files
 from cxrlt.locks import exclusive
@@ -60,7 +61,7 @@ def pixel_hashes(
         now = list(tqdm(looked_at, total=len(files), desc="hash", unit="image", leave=False, disable=None))
     hashes = found.hashes.copy()
     hashes.iloc[found.changed] = [one.sha256.hex() if one.sha256 else None for one in now]
-    for directory, ids in _caches(challenge, workspace):
+    for directory, _, ids in _caches(challenge, workspace):
         _renew(directory, ids, files.index, now)
     return hashes
 
@@ -74,7 +75,7 @@ def recorded_hashes(challenge: Challenge, workspace: Workspace, table: pd.DataFr
     stats = stats_of([file if isinstance(file, str) else None for file in files])
     hashes = np.full(len(table), None, object)
     known = np.zeros(len(table), bool)
-    for directory, ids in caches:
+    for directory, _, ids in caches:
         sources, theirs = np.load(directory / "sources.npy"), np.load(directory / "hashes.npy", mmap_mode="r")
         there = ids.get_indexer(table.index)
         decoded = (there >= 0) & is_done(sources)[there]
@@ -85,16 +86,28 @@ def recorded_hashes(challenge: Challenge, workspace: Workspace, table: pd.DataFr
             known[row] = True
             if sha256 and (stat == stats[row]).all():
                 hashes[row] = sha256
-    changed = np.flatnonzero(known & pd.isna(hashes) & is_done(stats))
+    changed = np.flatnonzero(known & pd.isna(hashes) & stats.any(axis=1))
     return Recorded(files, pd.Series(hashes, table.index, dtype=object, name=NAME), changed)
 
 
-def _caches(challenge: Challenge, workspace: Workspace) -> Iterator[tuple[Path, pd.Index]]:
-    """Folder and ids of the caches of a challenge and its images folder."""
+def inverted_in_caches(challenge: Challenge, workspace: Workspace) -> list[str]:
+    """A sentence for every split of which cached images look inverted, from the cache of most of them."""
+    largest: dict[str, tuple[NDArray[np.uint8], pd.Index]] = {}
+    for directory, meta, ids in _caches(challenge, workspace):
+        done = is_done(np.load(directory / "sources.npy", mmap_mode="r"))
+        split = meta["split"]
+        if CHANNELS[meta["decoder"]] == 1 and (split not in largest or done.sum() > len(largest[split][1])):
+            largest[split] = np.load(directory / "thumbs.npy", mmap_mode="r")[done], ids[done]
+    sentences = (inverted_sentence(challenge.name, split, *found) for split, found in largest.items())
+    return [sentence for sentence in sentences if sentence]
+
+
+def _caches(challenge: Challenge, workspace: Workspace) -> Iterator[tuple[Path, dict, pd.Index]]:
+    """Folder, meta.json and ids of the caches of a challenge and its images folder."""
     images = real_path(workspace.images_dir(challenge.name))
     for directory, meta, ids in caches_of(workspace.cache_dir(), challenge.name):
         if meta["images"] == images:
-            yield directory, ids
+            yield directory, meta, ids
 
 
 def _unreadable(directory: Path, ids: pd.Index) -> Iterator[tuple[int, NDArray[np.int64], str]]:
