@@ -40,12 +40,18 @@ def _alternatives(cfg: ModelConfig) -> Iterator[tuple[ModelConfig, str]]:
 
 def _sizes_near(cfg: ModelConfig, size: int, fits: Fits) -> list[int]:
     """The nearest that fits below, and the nearest above; if there is none near, timm's own."""
-    own = timm.get_pretrained_cfg(cfg.backbone).input_size[-1]
+    known = timm.get_pretrained_cfg(cfg.backbone)
+    own = known.input_size[-1] if known else size
     if own != size and not fits(cfg, own):
         return []
-    below = next(
-        (side for side in range(size - 1, max(size - REACH, SMALLEST) - 1, -1) if fits(cfg, side)), None
-    )
-    above = next((side for side in range(size + 1, size + REACH + 1) if fits(cfg, side)), None)
-    near = [side for side in (below, above) if side is not None]
-    return near or [own]
+    near = [_nearest(cfg, size, direction, fits) for direction in (-1, 1)]
+    return [side for side in near if side is not None] or [own] * (own != size)
+
+
+def _nearest(cfg: ModelConfig, size: int, direction: int, fits: Fits) -> int | None:
+    sides = [size + direction * step for step in range(1, REACH + 1) if size + direction * step >= SMALLEST]
+    # one by one only where there is something to be found
+    likely = [side for step, side in enumerate(sides, 1) if step < 4 or side % 16 == 0 or side % 14 == 0]
+    if not any(fits(cfg, side) for side in likely):
+        return None
+    return next(side for side in sides if fits(cfg, side))

@@ -17,6 +17,7 @@ from cxrlt.inputs.images import ImageSource
 from cxrlt.inputs.readers import readers_watched
 from cxrlt.locks import HOLDER, LOCK, exclusive, sweep
 from cxrlt.recipe import Recipe
+from cxrlt.training.batch_size import require_batches_that_train
 from cxrlt.training.inner import inner_rows
 from cxrlt.training.job import RUN, FoldJob, Start, describe_run, licence_of, require_same_run
 from cxrlt.training.memory import memory_watched
@@ -50,6 +51,7 @@ def train(source: ImageSource, plan: TrainPlan) -> list[FoldJob]:
         if not plan.force:
             require_same_run(job)
         loss_of(job)  # a wrong option is found before any fold is trained
+    require_batches_that_train([job for job in jobs if plan.force or not job.finished], accelerator)
     accelerator.wait_for_everyone()
     for licence in dict.fromkeys(licence_of(job) for job in jobs):
         accelerator.print(f"train {plan.name}: weights' licence: {licence}")
