@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from cxrlt.errors import UserError
 from cxrlt.models.advice import Fits, what_fits
-from cxrlt.models.dry_run import first_pass, sees_the_edge
+from cxrlt.models.dry_run import first_pass
 from cxrlt.models.fusion import StudyEncoder
 from cxrlt.models.head import Head, LinearHead, create_head
 from cxrlt.models.pretrained import local_weights, no_weights
@@ -180,8 +180,7 @@ def _layout(backbone: nn.Module, cfg: ModelConfig, size: int, channels: int) -> 
     # windows that do not divide the image show only when an image passes: better now than in training
     with _of_timm(f"{cfg.backbone} cannot take data.size {size}"):
         found = first_pass(backbone, size, channels)
-        blind = found.ends_early and not sees_the_edge(backbone, size, channels)
-    if blind:
+    if not found.sees_the_edge:
         raise _DoesNotFitError(
             f"{cfg.backbone} at data.size {size} never sees the last pixels on the right and at the bottom"
         )
@@ -235,5 +234,5 @@ def _of_timm(sentence: str) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
-        reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
-        raise _DoesNotFitError(f"{sentence}: {reason}") from error
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise _DoesNotFitError(f"{sentence}: {reason}" if reason else sentence) from error

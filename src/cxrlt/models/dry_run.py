@@ -10,47 +10,42 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 @dataclass(frozen=True)
 class FirstPass:
-    """Shape of what a backbone makes of one image, and whether a layer on the way leaves out an end."""
+    """Shape of what a backbone makes of one image, and whether its last row or column has any influence."""
 
     shape: torch.Size
-    ends_early: bool
+    sees_the_edge: bool
 
 
 def first_pass(backbone: nn.Module, size: int, channels: int) -> FirstPass:
-    """What the backbone makes of one image in eval mode. Raises what it does if it cannot take the image."""
-    ends_early: list[bool] = []
+    """What an image shows of the backbone in eval mode. Raises what the backbone does if it cannot take it.
+
+    A backbone on the meta device, as for a quick trial, sees no edge that its first layer leaves out.
+    """
+    image = torch.zeros(1, channels, size, size)
+    leave_out: list[bool] = []  # of every layer that does, whether it is given the image itself
 
     def look(layer: nn.Module, args: tuple, output: object) -> None:
-        ends_early.append(_leaves_out(layer, args, output))
+        if _leaves_out(layer, args, output):
+            leave_out.append(args[0].shape == image.shape)
 
     layers = [layer for layer in backbone.modules() if hasattr(layer, "kernel_size")]
     hooks = [layer.register_forward_hook(look) for layer in layers]
-    image = torch.zeros(1, channels, size, size)
     try:
         try:
             output = _evaluated(meta_copy(backbone), image.to("meta"))
         except Exception:  # too small an image, or a backbone that makes tensors elsewhere: see for real
+            leave_out.clear()
             output = _evaluated(backbone, image)
     finally:
         for hook in hooks:
             hook.remove()
     if not isinstance(output, Tensor):
         raise TypeError(f"it returns a {type(output).__name__}")
-    return FirstPass(output.shape, any(ends_early))
-
-
-def sees_the_edge(backbone: nn.Module, size: int, channels: int) -> bool:
-    """Whether the last row or the last column of an image has any influence on the output.
-
-    NaN passes through weights of 0, too, so that the weights of the day do not decide. On the meta device,
-    where nothing is computed, the answer is no.
-    """
+    if not leave_out:
+        return FirstPass(output.shape, True)
     if next(backbone.parameters()).is_meta:
-        return False
-    image = torch.rand(1, channels, size, size, generator=torch.Generator().manual_seed(0))
-    changed = image.clone()
-    changed[..., -1, :] = changed[..., -1] = torch.nan
-    return not torch.equal(_evaluated(backbone, image), _evaluated(backbone, changed))
+        return FirstPass(output.shape, not any(leave_out) and _sees_the_edge(_of_zeros(backbone), image))
+    return FirstPass(output.shape, _sees_the_edge(backbone, image))
 
 
 def needs_two_images(backbone: nn.Module, size: int, channels: int) -> bool:
@@ -66,9 +61,31 @@ def needs_two_images(backbone: nn.Module, size: int, channels: int) -> bool:
 
 
 def meta_copy(module: nn.Module) -> nn.Module:
-    """A copy without values, so that a pass through it costs nothing; shared parts are shared in it, too."""
+    """A copy without values, so that a pass through it costs nothing; shared parts are shared in it, too.
+
+    A module that has none is its own copy.
+    """
     tensors = [*module.parameters(), *module.buffers()]
+    if all(tensor.is_meta for tensor in tensors):
+        return module
     return copy.deepcopy(module, {id(tensor): _without_values(tensor) for tensor in tensors})
+
+
+def _of_zeros(backbone: nn.Module) -> nn.Module:
+    """A copy of a backbone on the meta device that can compute."""
+    copied = copy.deepcopy(backbone).to_empty(device="cpu")
+    with torch.no_grad():
+        for tensor in [*copied.parameters(), *copied.buffers()]:
+            tensor.zero_()
+    return copied
+
+
+def _sees_the_edge(backbone: nn.Module, image: Tensor) -> bool:
+    """NaN passes through weights of 0, too, so that the weights of the day do not decide."""
+    image = torch.rand(image.shape, generator=torch.Generator().manual_seed(0), device="cpu")
+    changed = image.clone()
+    changed[..., -1, :] = changed[..., -1] = torch.nan
+    return not torch.equal(_evaluated(backbone, image), _evaluated(backbone, changed))
 
 
 def _without_values(tensor: Tensor) -> Tensor:
