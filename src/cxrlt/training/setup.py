@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from accelerate import Accelerator
+from timm.layers import convert_sync_batchnorm
 from timm.scheduler.scheduler import Scheduler
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
@@ -100,7 +101,7 @@ def create_trainer(job: FoldJob, accelerator: Accelerator) -> Trainer:
     n_updates = cfg.schedule.epochs * updates_per_epoch(len(dataset), cfg.optim.batch_size)
     needed = rows_needed(bare, job, accelerator)
     if synchronises_batchnorm(accelerator):
-        bare = nn.SyncBatchNorm.convert_sync_batchnorm(bare)
+        bare = convert_sync_batchnorm(bare)  # torch's own would drop the activations in timm's
     ema = create_ema(bare, cfg.optim.ema_share, n_updates)
     optimizer = create_optimizer(bare, cfg.optim)
     scheduler = create_scheduler(optimizer, cfg.schedule, n_updates)
