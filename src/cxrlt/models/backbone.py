@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from cxrlt.errors import UserError
 from cxrlt.models.advice import Fits, what_fits
+from cxrlt.models.chatter import without_chatter
 from cxrlt.models.dry_run import first_pass
 from cxrlt.models.fusion import StudyEncoder
 from cxrlt.models.head import Head, LinearHead, create_head
@@ -214,7 +215,8 @@ def _create_backbone(cfg: ModelConfig, n_classes: int, size: int, channels: int)
 
 def _created(cfg: ModelConfig, options: dict[str, object]) -> nn.Module:
     try:
-        return timm.create_model(cfg.backbone, **options)
+        with without_chatter():
+            return timm.create_model(cfg.backbone, **options)
     except TypeError as error:
         if "drop_path_rate" not in str(error):
             raise
