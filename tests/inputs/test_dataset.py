@@ -255,6 +255,17 @@ def test_the_ranks_together_see_every_row_of_an_epoch_once(world: int, max_batch
         assert np.concatenate(micro_batches).tolist() == batch.tolist()
 
 
+@pytest.mark.parametrize("world", [1, 2, 4])
+@pytest.mark.parametrize("limit", [1, 2, 3, 64])
+def test_no_micro_batch_has_fewer_rows_than_are_needed(world: int, limit: int):
+    for n in range(2 * world, 40):
+        shares = [rank_share(np.arange(n), rank, world, limit, at_least=2) for rank in range(world)]
+        assert len({len(share) for share in shares}) == 1
+        micro_batches = [micro for share in shares for micro in share]
+        assert all(1 < len(micro) <= max(limit, 4) for micro in micro_batches)
+        assert np.concatenate(micro_batches).tolist() == list(range(n))
+
+
 @pytest.mark.parametrize(("n", "world", "limit"), [(3, 4, 8), (7, 2, 1)])
 def test_a_batch_that_some_rank_would_have_no_part_in_is_refused(n: int, world: int, limit: int):
     with pytest.raises(UserError, match="batch_size"):

@@ -232,3 +232,13 @@ def test_one_process_of_several_names_the_flag_and_all_end(tmp_path):
         "cxrlt: fold 0: the device's memory does not hold 4 rows at once. Run the same command" in done.stderr
     )
     assert "--optim.max-batch-per-device 2" in done.stderr
+
+
+def test_memory_that_does_not_hold_what_batchnorm_needs_is_a_sentence(source, monkeypatch):
+    hold_at_most(monkeypatch, 1)
+    recipe = tiny_recipe(**{"model.backbone": "test_resnet"})
+    with pytest.raises(
+        UserError,
+        match=r"does not hold 2 rows at once, and the backbone's BatchNorm cannot train on one\. Lower",
+    ):
+        train(source, TrainPlan("one-value", recipe, folds=(0,)))

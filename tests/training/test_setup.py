@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from cxrlt.errors import UserError
+from cxrlt.training import setup
 from cxrlt.training.setup import create_accelerator, initial_model, loss_of, seed_of
 from cxrlt.training.train import TrainPlan, fold_jobs
 from tiny import CLASSES, tiny_recipe
@@ -64,3 +65,15 @@ def test_kernels_are_timed_and_chosen_only_where_batches_have_few_sizes():
     assert not torch.backends.cudnn.benchmark
     create_accelerator(tiny_recipe())
     assert torch.backends.cudnn.benchmark
+
+
+def test_batchnorm_shared_by_processes_keeps_the_activations_in_timms(job, monkeypatch):
+    monkeypatch.setattr(setup, "synchronises_batchnorm", lambda _: True)
+    job = with_recipe(job, **{"model.backbone": "test_efficientnet"})
+    job.run_dir.mkdir(parents=True, exist_ok=True)
+    shared = setup.create_trainer(job, create_accelerator(job.recipe)).bare.eval()
+    assert any(isinstance(part, torch.nn.SyncBatchNorm) for part in shared.modules())
+    images = {"images": torch.randint(0, 256, (2, 1, 32, 32), dtype=torch.uint8)}
+    alone = initial_model(job, loss_of(job)).eval()
+    with torch.no_grad():
+        assert torch.allclose(shared(images), alone(images), atol=1e-6)

@@ -166,14 +166,19 @@ class XRayDataset(LabelledRows):
         return torch.from_numpy(self.mixing.targets(mix, self.targets[mix.rows].numpy()))
 
 
-def rank_share(batch: np.ndarray, rank: int, world: int, max_batch_per_device: int) -> list[np.ndarray]:
+def rank_share(
+    batch: np.ndarray, rank: int, world: int, max_batch_per_device: int, at_least: int = 1
+) -> list[np.ndarray]:
     """The micro-batches of process `rank`: over all ranks every row of `batch` once.
 
     All ranks get the same number of them, none empty, for SyncBatchNorm waits for every rank in each one.
-    Raises UserError where the batch is too small for that.
+    Where one would have fewer than `at_least` rows there are fewer of them, if need be larger than
+    `max_batch_per_device`. Raises UserError where the batch is too small to be shared.
     """
     largest_share, smallest_share = -(-len(batch) // world), len(batch) // world
     n_micro = -(-largest_share // max_batch_per_device)
+    if at_least > 1:
+        n_micro = min(n_micro, max(smallest_share // at_least, 1))
     if smallest_share < n_micro:
         raise UserError(
             f"A batch of {len(batch)} images cannot be shared evenly by {world} processes with at most "

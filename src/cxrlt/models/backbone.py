@@ -1,6 +1,9 @@
 """A timm backbone that reads radiographs of one channel, or of three, and what stands on it."""
 
 import difflib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 import timm
@@ -8,10 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from cxrlt.errors import UserError
+from cxrlt.models.advice import Fits, what_fits
+from cxrlt.models.chatter import without_chatter
+from cxrlt.models.dry_run import first_pass
 from cxrlt.models.fusion import StudyEncoder
 from cxrlt.models.head import Head, LinearHead, create_head
 from cxrlt.models.pretrained import local_weights, no_weights
-from cxrlt.models.tokens import FeatureLayout, layout_of, output_shape
+from cxrlt.models.tokens import FeatureLayout, layout_of
 from cxrlt.recipe import ModelConfig
 
 Inputs = dict[str, Tensor]
@@ -89,96 +95,146 @@ class XRayModel(nn.Module):
 def create_model(cfg: ModelConfig, n_classes: int, size: int, channels: int = 1) -> XRayModel:
     """The model of a recipe for `n_classes` classes and `size` x `size` images of 1 or 3 `channels`.
 
-    Raises UserError for an unknown backbone, a size, pool, head or fusion it cannot take, weights that cannot
-    be had or do not fit.
+    Raises UserError for an unknown backbone, a size, pool, head or fusion it cannot take, a size whose last
+    pixels it would never see, and weights that cannot be had or do not fit.
     """
     architecture = cfg.backbone.split(".")[0]
     if not timm.is_model(architecture):
         near = difflib.get_close_matches(architecture, timm.list_models())
         hint = f" (did you mean {', '.join(near)}?)" if near else ""
         raise UserError(f"model.backbone {cfg.backbone!r} is not a timm model{hint}.")
-    known = timm.get_pretrained_cfg(cfg.backbone)
-    fixed_size = known is not None and known.fixed_input_size
-    options: dict[str, object] = {"in_chans": channels, "num_classes": n_classes}
-    backbone = _create_backbone(cfg, size, options | ({"img_size": size} if fixed_size else {}))
-    fuses = cfg.fusion.max_images > 1
-    if not cfg.reads_map and not fuses:
-        layout, head = _pooled(backbone, cfg, n_classes, size, channels)
-        fusion = None
-    else:
-        layout = _unpooled(backbone, cfg, size, channels)
-        fusion = StudyEncoder(layout.dim, cfg.fusion) if fuses else None
-        head = create_head(cfg, cfg.fusion.dim if fuses else layout.dim, n_classes)
-    model = XRayModel(backbone, layout, fusion, head, channels, cfg.normalise)
+    if cfg.grid is not None and not _reads_map(cfg):
+        raise UserError("model.grid needs a feature map: choose a model.pool other than backbone.")
+    try:
+        model = _create(cfg, n_classes, size, channels)
+    except _DoesNotFitError as error:
+        raise UserError(f"{error}. {what_fits(cfg, size, _trials(channels))}") from error
     return model.to(memory_format=torch.channels_last)  # faster on GPUs and CPUs alike
 
 
-def _pooled(
-    backbone: nn.Module, cfg: ModelConfig, n_classes: int, size: int, channels: int
-) -> tuple[FeatureLayout, Head]:
-    """Takes timm's classifier out; a linear head goes on from its weights."""
-    classifier = backbone.get_classifier()
-    if cfg.grid is not None:
-        raise UserError("model.grid needs a feature map: choose a model.pool other than backbone.")
-    if not isinstance(classifier, nn.Linear | nn.Conv2d):
-        raise UserError(
-            f"model.head {cfg.head} does not fit {cfg.backbone}: its classifier is "
-            f"{type(classifier).__name__}, not Linear. Choose model.pool average."
-        )
-    backbone.reset_classifier(0)
-    layout = FeatureLayout("pooled", _output_shape(backbone, cfg, size, channels)[1])
-    head = create_head(cfg, layout.dim, n_classes)
-    if isinstance(head, LinearHead):
+class _DoesNotFitError(Exception):
+    """Backbone, size, pool and head do not go together: how the sentence that says so begins."""
+
+
+def _create(cfg: ModelConfig, n_classes: int, size: int, channels: int) -> XRayModel:
+    backbone = _create_backbone(cfg, n_classes, size, channels)
+    classifier = _take_classifier(backbone, cfg)
+    layout = _layout(backbone, cfg, size, channels)
+    fuses = cfg.fusion.max_images > 1
+    fusion = StudyEncoder(layout.dim, cfg.fusion) if fuses else None
+    head = create_head(cfg, cfg.fusion.dim if fuses else layout.dim, n_classes)
+    if classifier is not None and isinstance(head, LinearHead):
         with torch.no_grad():
             head.weight.copy_(classifier.weight.flatten(1))  # a convolution of one pixel in some
             if classifier.bias is not None:
                 head.bias.copy_(classifier.bias)
-    return layout, head
+    return XRayModel(backbone, layout, fusion, head, channels, cfg.normalise)
 
 
-def _unpooled(backbone: nn.Module, cfg: ModelConfig, size: int, channels: int) -> FeatureLayout:
-    """Takes timm's pool and classifier out, but for the norm between them."""
+def _trials(channels: int) -> Fits:
+    """Tries models without values, for which nothing is computed."""
+
+    @cache
+    def bare(cfg: ModelConfig, size: int) -> nn.Module:
+        with torch.device("meta"):
+            backbone = _create_backbone(cfg, 1, size, channels)
+        _take_classifier(backbone, cfg)
+        return backbone
+
+    def fits(cfg: ModelConfig, size: int) -> bool:
+        cfg = cfg.model_copy(update={"pretrained": False})
+        try:
+            _layout(bare(cfg, size if _is_of_one_size(cfg) else 0), cfg, size, channels)
+        except _DoesNotFitError:
+            return False
+        return True
+
+    return fits
+
+
+def _reads_map(cfg: ModelConfig) -> bool:
+    return cfg.reads_map or cfg.fusion.max_images > 1
+
+
+def _is_of_one_size(cfg: ModelConfig) -> bool:
+    """Whether timm's model is made for images of one size, which timm has to be told."""
+    known = timm.get_pretrained_cfg(cfg.backbone)
+    return known is not None and known.fixed_input_size
+
+
+def _take_classifier(backbone: nn.Module, cfg: ModelConfig) -> nn.Linear | nn.Conv2d | None:
+    """Takes timm's classifier out and returns it; of a feature map also the pool, but for a norm between."""
+    if _reads_map(cfg):
+        with _of_timm(_no_map(cfg)):
+            backbone.reset_classifier(0, "")
+        return None
+    with _of_timm(f"model.head {cfg.head} does not fit {cfg.backbone}"):
+        classifier = backbone.get_classifier()
+        if not isinstance(classifier, nn.Linear | nn.Conv2d):
+            raise TypeError(f"its classifier is {type(classifier).__name__}, not Linear")
+        backbone.reset_classifier(0)
+    return classifier
+
+
+def _layout(backbone: nn.Module, cfg: ModelConfig, size: int, channels: int) -> FeatureLayout:
+    """How to read what the backbone returns for images of this size."""
+    # windows that do not divide the image show only when an image passes: better now than in training
+    with _of_timm(f"{cfg.backbone} cannot take data.size {size}"):
+        found = first_pass(backbone, size, channels)
+    if not found.sees_the_edge:
+        raise _DoesNotFitError(
+            f"{cfg.backbone} at data.size {size} never sees the last pixels on the right and at the bottom"
+        )
+    if not _reads_map(cfg):
+        return FeatureLayout("pooled", found.shape[1])
     try:
-        backbone.reset_classifier(0, "")
-        return layout_of(backbone, _output_shape(backbone, cfg, size, channels), cfg.grid)
-    except (AssertionError, ValueError, TypeError) as error:
-        part = "model.fusion" if cfg.fusion.max_images > 1 else f"model.head {cfg.head}"
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(
-            f"{cfg.backbone} has no feature map for {part} with model.pool {cfg.pool}: {reason}."
-        ) from error
+        return layout_of(backbone, found.shape, cfg.grid)
+    except ValueError as error:
+        raise _DoesNotFitError(f"{_no_map(cfg)}: {error}") from error
 
 
-def _create_backbone(cfg: ModelConfig, size: int, options: dict[str, object]) -> nn.Module:
+def _create_backbone(cfg: ModelConfig, n_classes: int, size: int, channels: int) -> nn.Module:
     """timm's model, its errors in words of the recipe."""
     # timm leaves out what is None: not every backbone knows stochastic depth; dropout is the head's
-    options = options | {"drop_rate": 0.0, "drop_path_rate": cfg.drop_path or None}
+    options: dict[str, object] = {"drop_rate": 0.0, "drop_path_rate": cfg.drop_path or None}
+    options |= {"in_chans": channels, "num_classes": n_classes}
+    options |= {"img_size": size} if _is_of_one_size(cfg) else {}
+    if not cfg.pretrained:
+        with _of_timm(f"{cfg.backbone} cannot take data.size {size}"):
+            return _created(cfg, options)
     if isinstance(cfg.pretrained, Path):
         options["pretrained_cfg_overlay"] = {"state_dict": local_weights(cfg)}
     try:
-        return timm.create_model(cfg.backbone, pretrained=bool(cfg.pretrained), **options)
+        return _created(cfg, options | {"pretrained": True})
+    except UserError:
+        raise
+    except Exception as error:  # timm, torch and the hub each raise their own kinds
+        _create_backbone(cfg.model_copy(update={"pretrained": False}), n_classes, size, channels)
+        raise no_weights(cfg, error) from error
+
+
+def _created(cfg: ModelConfig, options: dict[str, object]) -> nn.Module:
+    try:
+        with without_chatter():
+            return timm.create_model(cfg.backbone, **options)
     except TypeError as error:
         if "drop_path_rate" not in str(error):
             raise
         raise UserError(f"{cfg.backbone} has no stochastic depth: set model.drop_path to 0.") from error
-    except (AssertionError, ValueError) as error:
-        raise _wrong_size(cfg, size, error) from error
-    except (RuntimeError, OSError) as error:
-        if not cfg.pretrained:
-            raise
-        raise no_weights(cfg, error) from error
 
 
-def _output_shape(backbone: nn.Module, cfg: ModelConfig, size: int, channels: int) -> torch.Size:
-    """Windows that do not divide the image show only when an image passes: better now than in training."""
+def _no_map(cfg: ModelConfig) -> str:
+    part = "model.fusion" if cfg.fusion.max_images > 1 else f"model.head {cfg.head}"
+    return f"{cfg.backbone} has no feature map for {part} with model.pool {cfg.pool}"
+
+
+@contextmanager
+def _of_timm(sentence: str) -> Iterator[None]:
+    """Within it run timm's models alone: what they raise is why they do not fit."""
     try:
-        return output_shape(backbone, size, channels)
-    except (AssertionError, RuntimeError, ValueError) as error:
-        raise _wrong_size(cfg, size, error) from error
-
-
-def _wrong_size(cfg: ModelConfig, size: int, error: Exception) -> UserError:
-    reason = " ".join(str(error).split()) or type(error).__name__
-    return UserError(
-        f"{cfg.backbone} cannot take data.size {size} (a multiple of 32 is the safest): {reason}"
-    )
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise _DoesNotFitError(f"{sentence}: {reason}" if reason else sentence) from error

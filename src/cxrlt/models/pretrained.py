@@ -8,6 +8,7 @@ from timm.models import load_state_dict
 from torch import Tensor
 
 from cxrlt.errors import UserError, listing
+from cxrlt.models.chatter import without_chatter
 from cxrlt.recipe import ModelConfig
 
 
@@ -37,7 +38,8 @@ def local_weights(cfg: ModelConfig) -> dict[str, Tensor]:
         raise UserError(_unsafe(path, "what is in it are not named tensors"))
     own = {key.removeprefix("backbone."): v for key, v in state.items() if key.startswith("backbone.")}
     state = own or state  # a run's weights hold more than its backbone
-    bare = timm.create_model(cfg.backbone, pretrained=False, in_chans=1, num_classes=0)
+    with without_chatter():
+        bare = timm.create_model(cfg.backbone, pretrained=False, in_chans=1, num_classes=0)
     missing = [key for key in bare.state_dict() if key not in state]
     if missing:
         raise UserError(

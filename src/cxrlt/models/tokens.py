@@ -7,7 +7,6 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.func import functional_call
 
 
 @dataclass(frozen=True)
@@ -52,23 +51,3 @@ def layout_of(backbone: nn.Module, output: torch.Size, grid: int | None) -> Feat
     if n_places < 1 or math.isqrt(n_places) ** 2 != n_places:
         raise ValueError(f"its {output[1]} tokens are not the places of a square")
     return FeatureLayout("tokens", output[2], n_prefix, grid)
-
-
-def output_shape(backbone: nn.Module, size: int, channels: int) -> torch.Size:
-    """Shape of what the backbone makes of one image. Raises what the backbone does if it cannot take it."""
-    was_training = backbone.training
-    backbone.eval()
-    image = torch.zeros(1, channels, size, size)
-    state = dict([*backbone.named_parameters(), *backbone.named_buffers()])
-    state = {name: tensor.to("meta") for name, tensor in state.items()}
-    try:
-        with torch.no_grad():
-            try:
-                output = functional_call(backbone, state, (image.to("meta"),))
-            except Exception:  # too small an image, or a backbone that keeps tensors elsewhere: see for real
-                output = backbone(image)
-    finally:
-        backbone.train(was_training)
-    if not isinstance(output, Tensor):
-        raise TypeError(f"it returns a {type(output).__name__}")
-    return output.shape

@@ -9,8 +9,9 @@ from cxrlt.errors import UserError
 from cxrlt.inputs.contact_sheet import write_contact_sheet
 from cxrlt.inputs.dataset import Inputs, Item, item_loader, rank_share
 from cxrlt.inputs.sampling import epoch_batches
-from cxrlt.training.memory import half_of
-from cxrlt.training.setup import Trainer, updates_per_epoch, worker_count
+from cxrlt.training.batch_size import updates_per_epoch
+from cxrlt.training.memory import MENDS, half_of
+from cxrlt.training.setup import Trainer, worker_count
 
 DRAWN = 16  # images of the first batch
 
@@ -26,17 +27,20 @@ def batches_of(trainer: Trainer, epoch: int, done: int = 0) -> list[np.ndarray]:
 
 def share_of(trainer: Trainer, batch: np.ndarray) -> list[np.ndarray]:
     """The micro-batches of `batch` that this process computes."""
-    accelerator = trainer.accelerator
-    return rank_share(batch, accelerator.process_index, accelerator.num_processes, trainer.rows_per_pass)
+    rank, world = trainer.accelerator.process_index, trainer.accelerator.num_processes
+    return rank_share(batch, rank, world, trainer.rows_per_pass, trainer.rows_needed)
 
 
 def take_half(trainer: Trainer, batch: np.ndarray) -> None:
     """Be as before an update of `batch` that the device's memory did not hold, and take half at a time.
 
-    Raises UserError for a single row, and where other processes wait for the gradients of this one.
+    Raises UserError for a single row, for rows that BatchNorm needs together, and where other processes wait
+    for the gradients of this one.
     """
     job, progress, n_rows = trainer.job, trainer.progress, max(map(len, share_of(trainer, batch)))
     too_many = f"fold {job.fold}: the device's memory does not hold {n_rows} rows at once"
+    if 1 < n_rows < 2 * trainer.rows_needed:
+        raise UserError(f"{too_many}, and the backbone's BatchNorm cannot train on one. {MENDS}")
     if n_rows > 1 and trainer.accelerator.num_processes > 1:
         raise UserError(
             f"{too_many}. Run the same command again with --optim.max-batch-per-device {n_rows // 2}: it "

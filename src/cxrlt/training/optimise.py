@@ -10,6 +10,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from cxrlt.models.backbone import XRayModel
+from cxrlt.models.chatter import without_chatter
 from cxrlt.recipe import OptimConfig, ScheduleConfig
 
 FUSED = ("cpu", "cuda")
@@ -73,13 +74,14 @@ def create_scheduler(optimizer: Optimizer, cfg: ScheduleConfig, n_updates: int) 
         return StepLRScheduler(
             optimizer, decay_t=decay_t, decay_rate=cfg.step_factor, warmup_prefix=False, **shared
         )
-    return CosineLRScheduler(
-        optimizer,
-        t_initial=max(n_updates - 1 - warmup, 1),
-        lr_min=lr * cfg.min_lr_share,
-        warmup_prefix=True,
-        **shared,
-    )
+    with without_chatter():
+        return CosineLRScheduler(
+            optimizer,
+            t_initial=max(n_updates - 1 - warmup, 1),
+            lr_min=lr * cfg.min_lr_share,
+            warmup_prefix=True,
+            **shared,
+        )
 
 
 def create_ema(model: nn.Module, share: float, n_updates: int) -> ModelEmaV3:

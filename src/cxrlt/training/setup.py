@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from accelerate import Accelerator
+from timm.layers import convert_sync_batchnorm
 from timm.scheduler.scheduler import Scheduler
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
@@ -22,6 +23,7 @@ from cxrlt.losses import Loss, create_loss, loss_names, population_minimiser
 from cxrlt.models.backbone import XRayModel, create_model
 from cxrlt.models.transfer import load_weights
 from cxrlt.recipe import Recipe
+from cxrlt.training.batch_size import rows_needed, synchronises_batchnorm, updates_per_epoch
 from cxrlt.training.checkpoint import Progress, load_checkpoint, read_tensors
 from cxrlt.training.data import Stored, rows_per_pass, training_set
 from cxrlt.training.features import feature_cache
@@ -43,7 +45,8 @@ class Trainer:
 
     `stored` is where rows are read from: images, or the features of a frozen backbone, whose tensors are then
     `fixed`, and which `bare` and `ema` lack. `row_weights` says how often each row is drawn, None: all alike.
-    `compiled`: whether `model` is, which the recipe may ask for where no compiler is.
+    `compiled`: whether `model` is, which the recipe may ask for where no compiler is. `rows_needed` is how
+    many rows a micro-batch has to have.
     """
 
     job: FoldJob
@@ -62,6 +65,7 @@ class Trainer:
     row_weights: np.ndarray | None = None
     compiled: bool = False
     fixed: Mapping[str, Tensor] = field(default_factory=dict)
+    rows_needed: int = 1
 
     @property
     def rows_per_pass(self) -> int:
@@ -95,8 +99,9 @@ def create_trainer(job: FoldJob, accelerator: Accelerator) -> Trainer:
         bare, stored, fixed = _frozen(bare, job, accelerator)
     dataset = training_set(job, stored)
     n_updates = cfg.schedule.epochs * updates_per_epoch(len(dataset), cfg.optim.batch_size)
-    if accelerator.device.type == "cuda" and accelerator.num_processes > 1:
-        bare = nn.SyncBatchNorm.convert_sync_batchnorm(bare)
+    needed = rows_needed(bare, job, accelerator)
+    if synchronises_batchnorm(accelerator):
+        bare = convert_sync_batchnorm(bare)  # torch's own would drop the activations in timm's
     ema = create_ema(bare, cfg.optim.ema_share, n_updates)
     optimizer = create_optimizer(bare, cfg.optim)
     scheduler = create_scheduler(optimizer, cfg.schedule, n_updates)
@@ -119,6 +124,7 @@ def create_trainer(job: FoldJob, accelerator: Accelerator) -> Trainer:
         row_weights=row_weights(dataset.targets.numpy(), cfg.data.sampling),
         compiled=compiled,
         fixed=fixed,
+        rows_needed=needed,
     )
 
 
@@ -131,11 +137,6 @@ def _frozen(
     light = model.without_backbone()
     trained = light.state_dict().keys()
     return light, features, {k: v.cpu() for k, v in model.state_dict().items() if k not in trained}
-
-
-def updates_per_epoch(n_rows: int, batch_size: int) -> int:
-    """How many batches the rows of a data set make."""
-    return -(-n_rows // batch_size)
 
 
 def loss_of(job: FoldJob) -> Loss:

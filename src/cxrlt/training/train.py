@@ -20,6 +20,7 @@ from cxrlt.inputs.pixels import pixel_hashes
 from cxrlt.inputs.readers import readers_watched
 from cxrlt.locks import HOLDER, LOCK, exclusive, sweep
 from cxrlt.recipe import Recipe
+from cxrlt.training.batch_size import require_batches_that_train
 from cxrlt.training.inner import inner_rows
 from cxrlt.training.job import FoldJob, Start, describe_run, licence_of
 from cxrlt.training.memory import memory_watched
@@ -65,6 +66,7 @@ def train(source: ImageSource, plan: TrainPlan) -> list[FoldJob]:
         keep_or_refuse(jobs, rows, keep=plan.keep_trained, write=main)
     for job in jobs:
         loss_of(job)  # a wrong option is found before any fold is trained
+    require_batches_that_train([job for job in jobs if plan.force or not job.finished], accelerator)
     accelerator.wait_for_everyone()
     for licence in dict.fromkeys(licence_of(job) for job in jobs):
         accelerator.print(f"train {plan.name}: weights' licence: {licence}")

@@ -1,0 +1,131 @@
+"""What a backbone does with images of some size, found with as little computing as possible."""
+
+import copy
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+
+@dataclass(frozen=True)
+class FirstPass:
+    """Shape of what a backbone makes of one image, and whether its last row or column has any influence."""
+
+    shape: torch.Size
+    sees_the_edge: bool
+
+
+def first_pass(backbone: nn.Module, size: int, channels: int) -> FirstPass:
+    """What an image shows of the backbone in eval mode. Raises what the backbone does if it cannot take it.
+
+    A backbone on the meta device, as for a quick trial, sees no edge that its first layer leaves out.
+    """
+    image = torch.zeros(1, channels, size, size)
+    leave_out: list[bool] = []  # of every layer that does, whether it is given the image itself
+
+    def look(layer: nn.Module, args: tuple, output: object) -> None:
+        if _leaves_out(layer, args, output):
+            leave_out.append(args[0].shape == image.shape)
+
+    layers = [layer for layer in backbone.modules() if hasattr(layer, "kernel_size")]
+    hooks = [layer.register_forward_hook(look) for layer in layers]
+    try:
+        try:
+            output = _evaluated(meta_copy(backbone), image.to("meta"))
+        except Exception:  # too small an image, or a backbone that makes tensors elsewhere: see for real
+            leave_out.clear()
+            output = _evaluated(backbone, image)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if not isinstance(output, Tensor):
+        raise TypeError(f"it returns a {type(output).__name__}")
+    if not leave_out:
+        return FirstPass(output.shape, True)
+    if next(backbone.parameters()).is_meta:
+        return FirstPass(output.shape, not any(leave_out) and _sees_the_edge(_of_zeros(backbone), image))
+    return FirstPass(output.shape, _sees_the_edge(backbone, image))
+
+
+def needs_two_images(backbone: nn.Module, size: int, channels: int) -> bool:
+    """Whether a BatchNorm would have one value per channel to train on if an image came alone."""
+    if not any(isinstance(layer, _BatchNorm) for layer in backbone.modules()):
+        return False
+    image = torch.zeros(1, channels, size, size)
+    try:
+        return not _trains_on(meta_copy(backbone), image.to("meta"))
+    except Exception:  # a backbone that makes tensors elsewhere
+        with torch.random.fork_rng(devices=[]):
+            return not _trains_on(copy.deepcopy(backbone).cpu(), image)
+
+
+def meta_copy(module: nn.Module) -> nn.Module:
+    """A copy without values, so that a pass through it costs nothing; shared parts are shared in it, too.
+
+    A module that has none is its own copy.
+    """
+    tensors = [*module.parameters(), *module.buffers()]
+    if all(tensor.is_meta for tensor in tensors):
+        return module
+    return copy.deepcopy(module, {id(tensor): _without_values(tensor) for tensor in tensors})
+
+
+def _of_zeros(backbone: nn.Module) -> nn.Module:
+    """A copy of a backbone on the meta device that can compute."""
+    copied = copy.deepcopy(backbone).to_empty(device="cpu")
+    with torch.no_grad():
+        for tensor in [*copied.parameters(), *copied.buffers()]:
+            tensor.zero_()
+    return copied
+
+
+def _sees_the_edge(backbone: nn.Module, image: Tensor) -> bool:
+    """NaN passes through weights of 0, too, so that the weights of the day do not decide."""
+    image = torch.rand(image.shape, generator=torch.Generator().manual_seed(0), device="cpu")
+    changed = image.clone()
+    changed[..., -1, :] = changed[..., -1] = torch.nan
+    return not torch.equal(_evaluated(backbone, image), _evaluated(backbone, changed))
+
+
+def _without_values(tensor: Tensor) -> Tensor:
+    empty = tensor.detach().to("meta")
+    return nn.Parameter(empty, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else empty
+
+
+def _evaluated(backbone: nn.Module, images: Tensor) -> object:
+    was_training = backbone.training
+    backbone.eval()
+    try:
+        with torch.no_grad():
+            return backbone(images)
+    finally:
+        backbone.train(was_training)
+
+
+def _trains_on(backbone: nn.Module, images: Tensor) -> bool:
+    try:
+        with torch.no_grad():
+            backbone.train()(images)
+    except ValueError as error:
+        if not str(error).startswith("Expected more than 1 value per channel"):
+            raise
+        return False
+    return True
+
+
+def _leaves_out(layer: nn.Module, args: tuple, output: object) -> bool:
+    """Whether a convolution or pool (n, d, h, w) ends before its input does. One of 1 x 1 is a shortcut."""
+    if not (args and isinstance(output, Tensor) and args[0].ndim == output.ndim == 4):
+        return False
+    if isinstance(layer.padding, str):  # "same"
+        return False
+    for axis in (0, 1):
+        kernel, stride, padding, dilation = (
+            value[axis] if isinstance(value, tuple | list) else value
+            for value in (layer.kernel_size, layer.stride, layer.padding, getattr(layer, "dilation", 1))
+        )
+        last = (output.shape[2 + axis] - 1) * stride - padding + dilation * (kernel - 1)
+        if kernel > 1 and last < args[0].shape[2 + axis] - 1:
+            return True
+    return False

@@ -1,0 +1,32 @@
+"""Backbones of many families: every head works, or is refused with a sentence whose advice works."""
+
+import runpy
+from pathlib import Path
+
+import pytest
+
+TOOL = Path(__file__).parents[2] / "tools" / "check_backbones.py"
+BACKBONES = [
+    "test_vit",
+    "coat_tiny",
+    "convnext_atto",
+    "swin_tiny_patch4_window7_224",
+    "test_efficientnet",
+    "resnet10t",
+    "gmixer_12_224",
+    "edgenext_xx_small",
+    "maxvit_rmlp_pico_rw_256",
+    "efficientvit_b0",
+]
+
+
+@pytest.fixture(scope="module")
+def check():
+    return runpy.run_path(str(TOOL))["check"]
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_a_backbone_works_or_says_what_does(check, backbone):
+    findings = check(backbone, sizes=(96, 100))
+    assert findings.faults == []
+    assert set(findings.outcomes.values()) <= {"works", "refused"}

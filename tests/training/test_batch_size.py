@@ -1,0 +1,116 @@
+"""One image alone may leave a BatchNorm a single value per channel: no run begins that would meet one."""
+
+import dataclasses
+
+import pytest
+
+from cxrlt.errors import UserError
+from cxrlt.training.batch_size import require_batches_that_train
+from cxrlt.training.batches import batches_of, share_of
+from cxrlt.training.setup import create_accelerator, create_trainer
+from cxrlt.training.train import TrainPlan, fold_jobs, train
+from tiny import same, tiny_recipe, weights_of
+
+ONE_PIXEL = {"model.backbone": "test_resnet", "data.size": 32, "schedule.epochs": 1}
+"""A BatchNorm network and a size that leaves its last map one pixel."""
+
+
+def jobs_of(source, name, **over):
+    return fold_jobs(source, TrainPlan(name, tiny_recipe(**over), folds=(0,)))
+
+
+def with_rows(job, n_rows):
+    """The job with its first training rows alone."""
+    left_out = job.left_out.copy()
+    left_out[(~left_out).nonzero()[0][n_rows:]] = True
+    return dataclasses.replace(job, left_out=left_out)
+
+
+def require(jobs, world=1):
+    accelerator = create_accelerator(jobs[0].recipe)
+
+    class Several:
+        """As many processes on a CPU, where each BatchNorm sees its own rows alone."""
+
+        device, num_processes = accelerator.device, world
+
+    require_batches_that_train(jobs, Several())
+
+
+def test_batches_of_one_image_are_refused_before_anything_is_written(source):
+    plan = TrainPlan("alone", tiny_recipe(**ONE_PIXEL, **{"optim.batch_size": 1}))
+    with pytest.raises(
+        UserError,
+        match=r"optim\.batch_size 1 leaves a row alone in a batch of fold 0 \(32 rows\), and the BatchNorm "
+        r"of test_resnet at data\.size 32 cannot train on one image\. Take --optim\.batch-size 2\.",
+    ):
+        train(source, plan)
+    assert not source.workspace.run_dir("csv", "alone").exists()
+
+
+@pytest.mark.parametrize(
+    "over", [{"data.size": 64}, {"model.backbone": "test_convnext"}, {"model.frozen": True}]
+)
+def test_batches_of_one_image_go_on_where_they_can(source, over):
+    require(jobs_of(source, "can", **(ONE_PIXEL | {"optim.batch_size": 1} | over)))
+
+
+def test_an_epochs_tail_of_one_image_is_refused_with_a_size_that_leaves_none(source):
+    (job,) = jobs_of(source, "tail", **ONE_PIXEL, **{"optim.batch_size": 2})
+    require([job])
+    with pytest.raises(UserError, match=r"batch_size 2 leaves .* \(31 rows\).* Take --optim\.batch-size 3\."):
+        require([job, with_rows(job, 31)])
+    with pytest.raises(UserError, match=r"\(1 rows\).*Take another --model\.backbone, without BatchNorm\."):
+        require([with_rows(job, 1)])
+
+
+def test_every_process_needs_two_images(source):
+    jobs = jobs_of(source, "shared", **ONE_PIXEL, **{"optim.batch_size": 4})
+    require(jobs, world=2)
+    with pytest.raises(UserError, match=r"\(32 rows shared by 4 processes\).*Take --optim\.batch-size 8\."):
+        require(jobs, world=4)
+
+
+def test_a_stage_that_cannot_train_is_found_before_the_first(source):
+    stages = ({"epochs": 1}, {"epochs": 1, "size": 32})
+    over = {**ONE_PIXEL, "data.size": 64, "optim.batch_size": 1, "schedule.stages": stages}
+    with pytest.raises(UserError, match=r"of fold 0 stage 2 \(32 rows\).*data\.size 32"):
+        train(source, TrainPlan("staged", tiny_recipe(**over), folds=(0,)))
+    assert not source.workspace.run_dir("csv", "staged").exists()
+
+
+def test_studies_of_two_images_are_never_one_image_alone(source):
+    fusion = {"model.fusion": {"max_images": 2, "depth": 1, "n_heads": 2, "dim": 16}, "optim.batch_size": 1}
+    (job,) = jobs_of(source, "studies", **ONE_PIXEL, **fusion)
+    require([job])
+    with pytest.raises(UserError, match=r"\(8 rows\)"):
+        require([with_rows(job, 15)])
+
+
+@pytest.mark.parametrize("per_pass", [1, 2])
+def test_a_micro_batch_of_one_image_is_joined_to_another(source, per_pass):
+    over = ONE_PIXEL | {"optim.batch_size": 7, "optim.max_batch_per_device": per_pass}
+    (job,) = jobs_of(source, f"micro-{per_pass}", **over)
+    job.run_dir.mkdir(parents=True)
+    trainer = create_trainer(job, create_accelerator(job.recipe))
+    sizes = [[len(micro) for micro in share_of(trainer, batch)] for batch in batches_of(trainer, 0)]
+    assert sizes == [[2, 2, 3][::-1]] * 2 + [[2, 2, 2]] * 3
+    assert train(source, TrainPlan(f"micro-{per_pass}", job.recipe, folds=(0,)))[0].finished
+
+
+def test_a_network_that_trains_on_one_image_keeps_its_micro_batches(source):
+    over = ONE_PIXEL | {"data.size": 64, "optim.batch_size": 7, "optim.max_batch_per_device": 2}
+    (job,) = jobs_of(source, "kept", **over)
+    trainer = create_trainer(job, create_accelerator(job.recipe))
+    assert [len(micro) for micro in share_of(trainer, batches_of(trainer, 0)[0])] == [2, 2, 2, 1]
+
+
+def test_micro_batches_of_two_are_the_same_with_and_without_the_limit(source):
+    runs = [
+        train(
+            source,
+            TrainPlan(f"limit-{limit}", tiny_recipe(**ONE_PIXEL, **{"optim.max_batch_per_device": limit})),
+        )
+        for limit in (1, 2)
+    ]
+    assert same(weights_of(runs[0][0]), weights_of(runs[1][0]))
