@@ -20,6 +20,7 @@ from cxrlt.predictions.candidates import (
     cross_fit,
 )
 from cxrlt.predictions.evidence import made_of_evidence, made_of_final
+from cxrlt.predictions.fold_files import require_current_oof
 from cxrlt.predictions.present import Present
 from cxrlt.predictions.run_names import require_run
 from cxrlt.predictions.runs import read_final, read_oof
@@ -82,6 +83,8 @@ def make_ensemble(
             _require_same(run_dir, weights, members, asked)
             found = present.differing(weights.made_of, made_of, None)
             if not found:
+                for member in members:
+                    require_current_oof(member, present)
                 paths = _predict_available(name, present)
                 text = "\n".join([f"ensemble {name}: already done ({run_dir})", *_indented(notes)])
                 return EnsembleReport(weights, paths, True, text)

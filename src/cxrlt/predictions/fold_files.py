@@ -24,15 +24,20 @@ def read_fold(
     """
     directory, challenge = unit_dir(run_dir, fold), present.challenge
     path = directory / f"{split}.parquet"
-    if not (directory / WEIGHTS).is_file() and not path.is_file():
-        raise UserError(
-            f"{directory} is not trained. Train it with: {train_command(run_dir, fold, challenge.name)}"
-        )
+    _require_trained(path, challenge.name)
     command = predict_command(name_of_run(run_dir, challenge.name), challenge.name, split)
     if not path.is_file():
         raise UserError(f"{path} does not exist. Make it with: {command}")
     logits, meta = read_current(path, present, command)
     return comparable_logits(logits, challenge.task), meta
+
+
+def _require_trained(path: Path, challenge: str) -> None:
+    """Raises UserError if neither `path` nor the weights beside it are there."""
+    directory = path.parent
+    if not (directory / WEIGHTS).is_file() and not path.is_file():
+        command = train_command(directory.parent, fold_of(directory), challenge)
+        raise UserError(f"{directory} is not trained. Train it with: {command}")
 
 
 def read_current(path: Path, present: Present, made_by: str) -> tuple[pd.DataFrame, PredictionsMeta]:
@@ -47,10 +52,21 @@ def read_current(path: Path, present: Present, made_by: str) -> tuple[pd.DataFra
     return logits[logits.index.isin(present.table(meta.split).index)], meta
 
 
+def require_current_oof(name: str, present: Present) -> None:
+    """Raises OutdatedError if a model's out-of-fold predictions were made of something else than there is."""
+    challenge = present.challenge.name
+    command = predict_command(name, challenge, "oof")
+    for fold in present.folds.held:
+        path = unit_dir(present.workspace.run_dir(challenge, name), fold) / "oof.parquet"
+        if path.is_file():
+            present.require_current(path, read_meta(path, command), command)
+
+
 def constants_of_fold(run_dir: Path, fold: int, present: Present) -> Constants:
     """What a fold's logits are standardised with. Raises UserError if missing, outdated or damaged."""
     directory, name = unit_dir(run_dir, fold), present.challenge.name
     made_by = predict_command(name_of_run(run_dir, name), name, "oof")
+    _require_trained(directory / CONSTANTS, name)
     constants, made_of = read_constants(directory, present.challenge.classes, made_by)
     oof = directory / "oof.parquet"
     now = present.made_of_predictions(directory)

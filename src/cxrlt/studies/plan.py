@@ -130,9 +130,9 @@ class Study:
     def is_predicted(self, run: Run, fold: int, file: str = "oof.parquet", rows: int | None = None) -> bool:
         """Whether a fold's `file` is what predicting the images of fold `rows` (default: its own) gives."""
         path = self.fold_dir(run, fold) / file
-        present = Present(self.challenge, self.source.workspace, self.present.rows)
-        ids = present.rows.fold.index[present.rows.fold == (fold if rows is None else rows)]
-        return what_is_behind(path, path.stem, ids, present).reason is None
+        fold_of = self.present.rows.fold
+        ids = fold_of.index[fold_of == (fold if rows is None else rows)]
+        return what_is_behind(path, path.stem, ids, self.present).reason is None
 
     def todo(self, runs: Sequence[Run], folds: Sequence[int]) -> list[tuple[Run, int]]:
         """The folds of `runs` that are to be trained."""

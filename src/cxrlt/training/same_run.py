@@ -3,14 +3,14 @@
 from collections.abc import Sequence
 
 from cxrlt.artifacts import write_model
-from cxrlt.errors import UserError
+from cxrlt.errors import UserError, listing
 from cxrlt.folds.rows import TrainRows
 from cxrlt.locks import exclusive
 from cxrlt.provenance import in_words, is_current, only
 from cxrlt.recipe import differing_in, load_recipe, save_recipe
 from cxrlt.training.checkpoint import checkpoints
 from cxrlt.training.job import FoldJob
-from cxrlt.training.places import CONFIG, RUN, train_command
+from cxrlt.training.places import CONFIG, RUN, train_run_command
 from cxrlt.training.record import DATA, changes_in_data, read_run
 
 
@@ -53,7 +53,8 @@ def keep_or_refuse(jobs: Sequence[FoldJob], rows: TrainRows, *, keep: bool, writ
     Finished ones stay as they are if the user says so (`keep`), which is noted in run.json. Raises UserError
     for the others: a training goes on with the data it began with, or not at all.
     """
-    begun, finished = [], []
+    begun: dict[str, list[str]] = {}
+    finished: dict[str, list[str]] = {}
     for job in jobs:
         if not (job.run_dir / RUN).is_file():
             continue
@@ -61,33 +62,37 @@ def keep_or_refuse(jobs: Sequence[FoldJob], rows: TrainRows, *, keep: bool, writ
         changes = changes_in_data(record, job.made_of, rows)
         if not changes:
             continue
-        data = only(DATA, job.made_of)
-        words = f"fold {job.fold} with {in_words(changes)}"
+        words, data = in_words(changes), only(DATA, job.made_of)
         if not job.finished:
-            if checkpoints(job.run_dir) or (job.stages and any(job.run_dir.glob("stage*"))):
-                begun.append(words)
+            if checkpoints(job.run_dir) or any(job.run_dir.glob("stage*")):
+                begun.setdefault(words, []).append(job.fold)
         elif keep or (record.kept and is_current(record.kept, data)):
-            print(f"train {job.name} {words} than there are now: kept as it is")
-            if write and not is_current(record.kept, data):
+            print(
+                f"train {job.name} fold {job.fold}: trained on {words} than there are now, and kept as it is"
+            )
+            if write and not (record.kept and is_current(record.kept, data)):
                 with exclusive(job.run_dir):
                     write_model(job.run_dir / RUN, record.model_copy(update={"kept": data}))
         else:
-            finished.append(words)
-    again = (
-        f"{train_command(jobs[0].run_dir.parent, jobs[0].fold, jobs[0].challenge)} --force" if jobs else ""
-    )
+            finished.setdefault(words, []).append(job.fold)
     if begun:
         raise UserError(
-            f"{jobs[0].name}: the training of {'; '.join(begun)} than there are now was begun, and one "
-            "training does "
-            f"not mix them. Put the former data back, or start that fold again: {again}"
+            f"{jobs[0].name} was begun on {_by_folds(begun)} than there are now, and one training does "
+            "not mix them. Put the former data back, or start again with --force."
         )
     if finished:
+        command = train_run_command(jobs[0].run_dir.parent, jobs[0].challenge)
         raise UserError(
-            f"{jobs[0].name} was trained on other data than there are now: {'; '.join(finished)}. Train it "
-            "again with "
-            "--force, or go on with it as it is with --keep-trained."
+            f"{jobs[0].name} was trained on {_by_folds(finished)} than there are now. Train it again with: "
+            f"{command} --force; or go on with it as it is: {command} --keep-trained"
         )
+
+
+def _by_folds(found: dict[str, list[str]]) -> str:
+    """'other labels (Mass) (folds 0, 1)'."""
+    return " and ".join(
+        f"{words} (fold{'s' * (len(folds) > 1)} {listing(folds)})" for words, folds in found.items()
+    )
 
 
 def take_over_recipe(job: FoldJob) -> None:

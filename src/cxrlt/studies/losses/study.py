@@ -28,7 +28,7 @@ def study_losses(source: ImageSource, plan: StudyPlan) -> str:
         flush=True,
     )
     truths = read_truths(study)
-    source.folded(study.split.frame.index, study.base.data.cache_size)  # one process builds the cache
+    source.folded(study.present.rows.table, study.base.data.cache_size)  # one process builds the cache
     with Workers(study.n_workers) as workers:
         tuned, failures = tune(study, workers)
         settings = settings_of(tuned, study.variants)

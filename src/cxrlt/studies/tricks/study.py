@@ -33,7 +33,7 @@ def study_tricks(source: ImageSource, plan: StudyPlan) -> str:
     print(_opening(study, len(trained) + len(second)), flush=True)
     truths = read_truths(study)
     study.todo([*trained, *second], study.folds)  # what lies there of another study is refused at once
-    source.folded(study.split.frame.index, study.base.data.cache_size)  # one process builds the cache
+    source.folded(study.present.rows.table, study.base.data.cache_size)  # one process builds the cache
     failures: Failures = {}
     with Workers(study.n_workers) as workers:
         failures |= _train(study, workers, trained, "train")
