@@ -7,27 +7,27 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
-from cxrlt.predictions.identity import identity_of
 
 from cxrlt.artifacts import Workspace
 from cxrlt.challenges import get_challenge
 from cxrlt.challenges.base import Challenge
 from cxrlt.challenges.columns import template_ids
 from cxrlt.errors import UserError
-from cxrlt.folds.make import make_folds, read_folds
+from cxrlt.folds.make import make_folds
 from cxrlt.inputs.check import check
 from cxrlt.inputs.contact_sheet import write_contact_sheet
 from cxrlt.predictions.calibrate import calibrate
 from cxrlt.predictions.ensemble import make_ensemble
 from cxrlt.predictions.evaluate import evaluate, leaderboard
 from cxrlt.predictions.predict import flips
+from cxrlt.predictions.present import Present
 from cxrlt.predictions.scoring import score_frame
-from cxrlt.predictions.standardise import write_constants
-from cxrlt.predictions.store import write_predictions
+from cxrlt.predictions.store import PredictionsMeta
 from cxrlt.recipe import Recipe, save_recipe
 from cxrlt.reports.score_table import calibration_table, leaderboard_table, score_table
 from cxrlt.submissions.submit import submit
 from cxrlt.submissions.validate import validate_submission
+from simulated_runs import write_fold
 
 N_CLASSES, N_ROWS, N_FOLDS = 1200, 40, 3
 LONGEST = 400
@@ -65,21 +65,16 @@ def trained(many: tuple[Challenge, Workspace], folds_text: str) -> tuple[Challen
 
 def add_run(challenge: Challenge, workspace: Workspace, name: str) -> None:
     """What training and prediction would write."""
-    folds, rng = read_folds(challenge, workspace), np.random.default_rng(0)
-    inputs = workspace.inputs_dir("csv")
-    table, test = (challenge.read(split, inputs) for split in ("train", "test"))
+    present, rng = Present(challenge, workspace), np.random.default_rng(0)
+    table, test = present.rows.table, present.table("test")
     for fold in range(N_FOLDS):
         directory = workspace.run_dir("csv", name) / f"fold{fold}"
         save_recipe(Recipe(), directory / "config.yaml")
         (directory / "weights.safetensors").touch()
-        made_of = identity_of(directory, challenge, folds)
-        own = table[folds.frame.loc[table.index, "fold"] == fold]
-        for split, rows in (("oof", own), ("test", test)):
+        for split, rows in (("oof", table[table["fold"] == fold]), ("test", test)):
             logits = rows[CLASSES].fillna(0) + rng.normal(size=(len(rows), N_CLASSES))
-            if split == "oof":
-                write_constants(directory, logits, challenge.task, made_of)
-            meta = {"fold": str(fold), "epoch": "last"} | made_of
-            write_predictions(directory / f"{split}.parquet", logits.astype(np.float32), meta)
+            meta = PredictionsMeta(fold=str(fold), epoch="last", split=split)
+            write_fold(directory, logits.astype(np.float32), meta, present)
 
 
 def require_short_lines(text: str) -> None:
