@@ -12,6 +12,7 @@ import cv2
 import pandas as pd
 import pytest
 
+from cxrlt.cli import main
 from cxrlt.errors import UserError
 from cxrlt.folds.make import extend_folds, make_folds
 from cxrlt.predictions.calibrate import calibrate
@@ -354,9 +355,7 @@ def test_a_kept_run_says_so_ever_after_and_is_refused_again_once_the_data_change
     for _ in range(2):
         capsys.readouterr()
         train(tiny_source(root), TrainPlan("model", RECIPE))
-        assert (
-            "trained on other labels (Disc) than there are now, and kept as it is" in capsys.readouterr().out
-        )
+        assert "trained on other labels (Disc) than there are now, and kept" in capsys.readouterr().out
     replace_pixels(root)
     with pytest.raises(UserError, match=r"other labels \(Disc\) and other pixels"):
         train(tiny_source(root), TrainPlan("model", RECIPE))
@@ -499,3 +498,44 @@ def test_images_touched_but_not_changed_change_nothing(root: Path, capfd: pytest
     predict_oof(root)
     printed = "".join(capfd.readouterr())
     assert printed.count("already done") == 2 and "to decode" not in printed
+
+
+def test_check_lists_what_is_outdated_why_and_what_renews_it(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    check = ["check", "csv", "--root", str(root)]
+    main(check)
+    assert "outdated" not in capsys.readouterr().out
+    change_labels(root)
+    replace_pixels(root, "test")
+    main(check)
+    printed = capsys.readouterr().out
+    for line in (
+        "model fold 0 (trained on other labels (Disc)): cxrlt train RECIPE --name model",
+        "test predictions of model, folds 0, 1 (made with other pixels): cxrlt predict model",
+        "ensemble alone (fitted on other labels (Disc)): cxrlt ensemble alone --members model",
+        "calibration of model (fitted on other predictions): cxrlt calibrate model",
+    ):
+        assert line in printed
+
+
+def test_patients_who_share_a_picture_are_one_with_group_duplicates(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = pd.read_csv(table_of(root, "train"))
+    one, other = (root / "inputs/csv" / path for path in table.groupby("patient")["path"].first()[:2])
+    shutil.copy(one, other)
+    folds = ["folds", "csv", "--n-folds", "2", "--root", str(root)]
+    main(["cache", "csv", "--size", "32", "--root", str(root)])
+    assert "identical" in capsys.readouterr().err
+    main([*folds, "--group-duplicates", "--force"])
+    split = pd.read_csv(root / "folds/csv/folds.csv", index_col="image_id")
+    both = table.loc[table["patient"].isin(sorted(set(table["patient"]))[:2]), "image"]
+    assert split.loc[both, "patient"].nunique() == split.loc[both, "fold"].nunique() == 1
+    main(folds)
+    assert "already done" in capsys.readouterr().out
+    add_rows(root)
+    main(["cache", "csv", "--size", "32", "--root", str(root)])
+    main(["folds", "csv", "--extend", "--root", str(root)])
+    after = pd.read_csv(root / "folds/csv/folds.csv", index_col="image_id")
+    assert after.loc[split.index].equals(split)

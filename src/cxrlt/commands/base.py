@@ -38,7 +38,7 @@ class Folders:
         return get_challenge(name, self.workspace.inputs_dir(name))
 
     def print_outdated(self, challenge: Challenge, names: "Collection[str] | None" = None) -> None:
-        """After --force: what has become outdated of all that depends on the runs `names`, or on any."""
+        """Print what is outdated of all that depends on the runs `names`, or on any, and what renews it."""
         from cxrlt.submissions.dependents import outdated_listing
 
         if text := outdated_listing(challenge, self.workspace, names):

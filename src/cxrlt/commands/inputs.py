@@ -30,7 +30,10 @@ class Demo(Folders):
 
 @dataclass(frozen=True, kw_only=True)
 class Check(Folders):
-    """Read every table of a challenge, find every image, and report; changes nothing."""
+    """Read every table of a challenge, find every image, and report; changes nothing.
+
+    Also lists what of the folds, runs and submissions there are is outdated, with the commands that renew it.
+    """
 
     challenge: ChallengeName
     allow_missing: bool = False
@@ -50,6 +53,8 @@ class Check(Folders):
                 drop_shared_patients=self.drop_shared_patients,
             )
         )
+        if self.workspace.folds_path(challenge.name).is_file():
+            self.print_outdated(challenge)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -87,8 +87,6 @@ def predict(
         trained = [unit for unit in trained if unit.fold != REFIT]
         if not trained:
             raise UserError(f"{name} was fitted on all rows (--refit), so it has no out-of-fold predictions.")
-        for note in present.rows.notes(challenge.name):
-            print(f"predict {name} oof: {note}")
         table, cache = source.folded(present.rows.table, trained[0].recipe.data.cache_size)
         ids = present.rows.table.index
     else:
@@ -96,6 +94,8 @@ def predict(
         table, cache = source.split(split, trained[0].recipe.data.cache_size)
         ids = table.index
     accelerator = create_accelerator(trained[0].recipe)
+    for note in present.rows.notes(challenge.name) if split == "oof" else []:
+        accelerator.print(f"predict {name} oof: {note}")
     for unit in trained:
         rows = ids[(present.rows.fold == int(unit.fold)).to_numpy()] if split == "oof" else ids
         asked = Asked(name, split, rows, force)
@@ -138,6 +138,7 @@ def _predict_fold(
     path = unit.directory / f"{asked.split}.parquet"
     label = f"predict {asked.name} fold {unit.fold} {asked.split}"
     behind = what_is_behind(path, asked.split, asked.ids, present)
+    accelerator.wait_for_everyone()  # all have looked before one writes
     if behind.reason is None and not asked.force:
         accelerator.print(f"{label}: already done ({path})")
         return
@@ -203,7 +204,7 @@ def what_is_behind(path: Path, split: str, ids: pd.Index, present: Present) -> B
     if not reasons:
         return Behind(ids[:0])
     reason = " and ".join(reasons)
-    if recipe_of(path.parent, present.challenge.name).fuses:
+    if len(new) + len(changed) == len(ids) or recipe_of(path.parent, present.challenge.name).fuses:
         return replace(whole, reason=reason)
     return Behind(new.append(changed), logits.drop(gone.append(changed)), reason)
 

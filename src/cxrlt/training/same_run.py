@@ -67,9 +67,8 @@ def keep_or_refuse(jobs: Sequence[FoldJob], rows: TrainRows, *, keep: bool, writ
             if checkpoints(job.run_dir) or any(job.run_dir.glob("stage*")):
                 begun.setdefault(words, []).append(job.fold)
         elif keep or (record.kept and is_current(record.kept, data)):
-            print(
-                f"train {job.name} fold {job.fold}: trained on {words} than there are now, and kept as it is"
-            )
+            if write:
+                print(f"train {job.name} fold {job.fold}: trained on {words} than there are now, and kept")
             if write and not (record.kept and is_current(record.kept, data)):
                 with exclusive(job.run_dir):
                     write_model(job.run_dir / RUN, record.model_copy(update={"kept": data}))
