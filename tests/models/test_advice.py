@@ -14,7 +14,7 @@ def multiples_of(step):
     return lambda _, size: size % step == 0
 
 
-def test_the_next_sizes_below_and_above_are_named():
+def test_sizes_near_are_named_below_and_above():
     assert what_fits(cfg(), 200, multiples_of(16)) == "Sizes that fit: 192 and 208."
     assert (
         what_fits(cfg(), 512, lambda _, size: size % 14 == 0 or size == 160) == "Sizes that fit: 504 and 518."
