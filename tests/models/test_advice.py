@@ -51,5 +51,16 @@ def test_another_pool_or_head_is_named_where_no_size_helps(over, other, choice):
     assert what_fits(wanted, 96, fits) == f"Sizes that fit: 128, with {choice}."
 
 
+def test_no_size_is_tried_for_what_fits_at_none():
+    tried = []
+
+    def fits(cfg, size):
+        tried.append((cfg.pool, size))
+        return True
+
+    assert what_fits(cfg(), 96, fits, at_any_size=True) == "Take model.pool average."
+    assert tried == [("average", 96)]
+
+
 def test_another_backbone_is_named_where_nothing_fits():
     assert what_fits(cfg(), 96, lambda *_: False) == "Take another backbone."

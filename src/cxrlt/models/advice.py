@@ -14,9 +14,14 @@ Fits = Callable[[ModelConfig, int], bool]
 """Whether a model can be created at a size in pixels."""
 
 
-def what_fits(cfg: ModelConfig, size: int, fits: Fits) -> str:
-    """A sentence that names sizes near that do fit, or another pool or head, each of which has been tried."""
+def what_fits(cfg: ModelConfig, size: int, fits: Fits, at_any_size: bool = False) -> str:
+    """A sentence that names sizes near that do fit, or another pool or head, each of which has been tried.
+
+    `at_any_size`: `cfg` itself does not fit whatever the size.
+    """
     for other, choice in _alternatives(cfg):
+        if other is cfg and at_any_size:
+            continue
         if other is not cfg and fits(other, size):
             return f"Take {choice}."
         sizes = _sizes_near(other, size, fits)
