@@ -46,14 +46,14 @@ def smallest(family: str) -> str:
     return min([name for name in names if not name.startswith("test_")] or names, key=_n_weights)
 
 
-def check(backbone: str, sizes: tuple[int, ...] = SIZES) -> Findings:
-    """Every head at every size: logits of two images, or one sentence whose advice has been followed."""
+def check(backbone: str, sizes: tuple[int, ...] = SIZES, heads: tuple[str, ...] = tuple(HEADS)) -> Findings:
+    """These heads at these sizes: logits of two images, or one sentence whose advice has been followed."""
     findings = Findings(backbone)
     device = "cpu" if _n_weights(backbone) <= LARGEST_COMPUTED else "meta"
     for size in sizes:
         features: dict[bool, Tensor] = {}
-        for head, over in HEADS.items():
-            cfg = ModelConfig(backbone=backbone, pretrained=False, **over)
+        for head in heads:
+            cfg = ModelConfig(backbone=backbone, pretrained=False, **HEADS[head])
             try:
                 with torch.device(device):
                     sentence = _try(cfg, size, features)

@@ -14,7 +14,7 @@ def multiples_of(step):
     return lambda _, size: size % step == 0
 
 
-def test_the_next_sizes_below_and_above_are_named():
+def test_sizes_near_are_named_below_and_above():
     assert what_fits(cfg(), 200, multiples_of(16)) == "Sizes that fit: 192 and 208."
     assert (
         what_fits(cfg(), 512, lambda _, size: size % 14 == 0 or size == 160) == "Sizes that fit: 504 and 518."
@@ -49,6 +49,17 @@ def test_another_pool_or_head_is_named_where_no_size_helps(over, other, choice):
     assert what_fits(wanted, 96, fits) == f"Take {choice}."
     sizes = (128, 160)
     assert what_fits(wanted, 96, fits) == f"Sizes that fit: 128, with {choice}."
+
+
+def test_no_size_is_tried_for_what_fits_at_none():
+    tried = []
+
+    def fits(cfg, size):
+        tried.append((cfg.pool, size))
+        return True
+
+    assert what_fits(cfg(), 96, fits, at_any_size=True) == "Take model.pool average."
+    assert tried == [("average", 96)]
 
 
 def test_another_backbone_is_named_where_nothing_fits():

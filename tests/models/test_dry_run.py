@@ -88,6 +88,12 @@ def test_a_backbone_sees_the_last_pixels_or_does_not(name, size, seen):
     assert first_pass(meta_copy(backbone), size, 1).sees_the_edge == seen
 
 
+def test_patches_cut_out_by_hand_leave_pixels_out_as_well():
+    backbone = nn.Sequential(nn.Unfold(4, stride=4), nn.Linear(9, 1))
+    assert first_pass(backbone, 12, 1).sees_the_edge
+    assert not first_pass(backbone, 14, 1).sees_the_edge
+
+
 def test_pixels_that_arrive_by_another_way_are_seen():
     assert first_pass(Shortcut(), 9, 1).sees_the_edge
 

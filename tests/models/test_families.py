@@ -13,10 +13,10 @@ BACKBONES = [
     "swin_tiny_patch4_window7_224",
     "test_efficientnet",
     "resnet10t",
-    "gmixer_12_224",
+    "mixer_s32_224",
     "edgenext_xx_small",
-    "maxvit_rmlp_pico_rw_256",
-    "efficientvit_b0",
+    "test_maxvit",
+    "fastvit_t8",
 ]
 
 
@@ -27,6 +27,6 @@ def check():
 
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_a_backbone_works_or_says_what_does(check, backbone):
-    findings = check(backbone, sizes=(96, 100))
+    findings = check(backbone, sizes=(100,), heads=("linear", "csra"))
     assert findings.faults == []
     assert set(findings.outcomes.values()) <= {"works", "refused"}

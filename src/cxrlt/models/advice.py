@@ -14,9 +14,14 @@ Fits = Callable[[ModelConfig, int], bool]
 """Whether a model can be created at a size in pixels."""
 
 
-def what_fits(cfg: ModelConfig, size: int, fits: Fits) -> str:
-    """A sentence that names the nearest sizes that do fit, and with what pool or head, each of them tried."""
+def what_fits(cfg: ModelConfig, size: int, fits: Fits, at_any_size: bool = False) -> str:
+    """A sentence that names sizes near that do fit, or another pool or head, each of which has been tried.
+
+    `at_any_size`: `cfg` itself does not fit whatever the size.
+    """
     for other, choice in _alternatives(cfg):
+        if other is cfg and at_any_size:
+            continue
         if other is not cfg and fits(other, size):
             return f"Take {choice}."
         sizes = _sizes_near(other, size, fits)
@@ -39,19 +44,20 @@ def _alternatives(cfg: ModelConfig) -> Iterator[tuple[ModelConfig, str]]:
 
 
 def _sizes_near(cfg: ModelConfig, size: int, fits: Fits) -> list[int]:
-    """The nearest that fits below, and the nearest above; if there is none near, timm's own."""
+    """One that fits below, and one above; if there is none near, timm's own."""
     known = timm.get_pretrained_cfg(cfg.backbone)
     own = known.input_size[-1] if known else size
     if own != size and not fits(cfg, own):
         return []
-    near = [_nearest(cfg, size, direction, fits) for direction in (-1, 1)]
+    near = [
+        next((side for side in _likely(size, direction) if fits(cfg, side)), None) for direction in (-1, 1)
+    ]
     return [side for side in near if side is not None] or [own] * (own != size)
 
 
-def _nearest(cfg: ModelConfig, size: int, direction: int, fits: Fits) -> int | None:
-    sides = [size + direction * step for step in range(1, REACH + 1) if size + direction * step >= SMALLEST]
-    # one by one only where there is something to be found
-    likely = [side for step, side in enumerate(sides, 1) if step < 4 or side % 16 == 0 or side % 14 == 0]
-    if not any(fits(cfg, side) for side in likely):
-        return None
-    return next(side for side in sides if fits(cfg, side))
+def _likely(size: int, direction: int) -> Iterator[int]:
+    """Sizes on one side, the nearest first: what patches, windows and strides divide, or is a pixel aside."""
+    for step in range(1, REACH + 1):
+        side = size + direction * step
+        if side >= SMALLEST and (step <= 3 or side % 8 == 0 or side % 14 == 0):
+            yield side

@@ -108,12 +108,17 @@ def create_model(cfg: ModelConfig, n_classes: int, size: int, channels: int = 1)
     try:
         model = _create(cfg, n_classes, size, channels)
     except _DoesNotFitError as error:
-        raise UserError(f"{error}. {what_fits(cfg, size, _trials(channels))}") from error
+        at_any_size = isinstance(error, _AtAnySizeError)
+        raise UserError(f"{error}. {what_fits(cfg, size, _trials(channels), at_any_size)}") from error
     return model.to(memory_format=torch.channels_last)  # faster on GPUs and CPUs alike
 
 
 class _DoesNotFitError(Exception):
     """Backbone, size, pool and head do not go together: how the sentence that says so begins."""
+
+
+class _AtAnySizeError(_DoesNotFitError):
+    """The same where it is not the size that does not fit."""
 
 
 def _create(cfg: ModelConfig, n_classes: int, size: int, channels: int) -> XRayModel:
@@ -165,10 +170,10 @@ def _is_of_one_size(cfg: ModelConfig) -> bool:
 def _take_classifier(backbone: nn.Module, cfg: ModelConfig) -> nn.Linear | nn.Conv2d | None:
     """Takes timm's classifier out and returns it; of a feature map also the pool, but for a norm between."""
     if _reads_map(cfg):
-        with _of_timm(_no_map(cfg)):
+        with _of_timm(_no_map(cfg), _AtAnySizeError):
             backbone.reset_classifier(0, "")
         return None
-    with _of_timm(f"model.head {cfg.head} does not fit {cfg.backbone}"):
+    with _of_timm(f"model.head {cfg.head} does not fit {cfg.backbone}", _AtAnySizeError):
         classifier = backbone.get_classifier()
         if not isinstance(classifier, nn.Linear | nn.Conv2d):
             raise TypeError(f"its classifier is {type(classifier).__name__}, not Linear")
@@ -190,7 +195,7 @@ def _layout(backbone: nn.Module, cfg: ModelConfig, size: int, channels: int) -> 
     try:
         return layout_of(backbone, found.shape, cfg.grid)
     except ValueError as error:
-        raise _DoesNotFitError(f"{_no_map(cfg)}: {error}") from error
+        raise _AtAnySizeError(f"{_no_map(cfg)}: {error}") from error
 
 
 def _create_backbone(cfg: ModelConfig, n_classes: int, size: int, channels: int) -> nn.Module:
@@ -229,7 +234,7 @@ def _no_map(cfg: ModelConfig) -> str:
 
 
 @contextmanager
-def _of_timm(sentence: str) -> Iterator[None]:
+def _of_timm(sentence: str, kind: type[_DoesNotFitError] = _DoesNotFitError) -> Iterator[None]:
     """Within it run timm's models alone: what they raise is why they do not fit."""
     try:
         yield
@@ -237,4 +242,4 @@ def _of_timm(sentence: str) -> Iterator[None]:
         raise
     except Exception as error:
         reason = " ".join(str(error).split()).rstrip(".")
-        raise _DoesNotFitError(f"{sentence}: {reason}" if reason else sentence) from error
+        raise kind(f"{sentence}: {reason}" if reason else sentence) from error

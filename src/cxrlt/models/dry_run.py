@@ -1,11 +1,14 @@
 """What a backbone does with images of some size, found with as little computing as possible."""
 
 import copy
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+
+STRIDED = (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d, nn.Unfold)
 
 
 @dataclass(frozen=True)
@@ -22,29 +25,29 @@ def first_pass(backbone: nn.Module, size: int, channels: int) -> FirstPass:
     A backbone on the meta device, as for a quick trial, sees no edge that its first layer leaves out.
     """
     image = torch.zeros(1, channels, size, size)
-    leave_out: list[bool] = []  # of every layer that does, whether it is given the image itself
-
-    def look(layer: nn.Module, args: tuple, output: object) -> None:
-        if _leaves_out(layer, args, output):
-            leave_out.append(args[0].shape == image.shape)
-
-    layers = [layer for layer in backbone.modules() if hasattr(layer, "kernel_size")]
-    hooks = [layer.register_forward_hook(look) for layer in layers]
+    passed: list[tuple[nn.Module, torch.Size, torch.Size]] = []  # layers, what they are given and return
+    hooks = [
+        layer.register_forward_hook(lambda *seen: passed.append((seen[0], seen[1][0].shape, seen[2].shape)))
+        for layer in backbone.modules()
+        if isinstance(layer, STRIDED)
+    ]
     try:
         try:
             output = _evaluated(meta_copy(backbone), image.to("meta"))
         except Exception:  # too small an image, or a backbone that makes tensors elsewhere: see for real
-            leave_out.clear()
+            passed.clear()
             output = _evaluated(backbone, image)
     finally:
         for hook in hooks:
             hook.remove()
     if not isinstance(output, Tensor):
         raise TypeError(f"it returns a {type(output).__name__}")
-    if not leave_out:
+    blind = [given for layer, given, returned in passed if _leaves_out(layer, given, returned)]
+    if not blind:
         return FirstPass(output.shape, True)
     if next(backbone.parameters()).is_meta:
-        return FirstPass(output.shape, not any(leave_out) and _sees_the_edge(_of_zeros(backbone), image))
+        seen = image.shape not in blind and _sees_the_edge(_of_zeros(backbone), image)
+        return FirstPass(output.shape, seen)
     return FirstPass(output.shape, _sees_the_edge(backbone, image))
 
 
@@ -114,18 +117,17 @@ def _trains_on(backbone: nn.Module, images: Tensor) -> bool:
     return True
 
 
-def _leaves_out(layer: nn.Module, args: tuple, output: object) -> bool:
-    """Whether a convolution or pool (n, d, h, w) ends before its input does. One of 1 x 1 is a shortcut."""
-    if not (args and isinstance(output, Tensor) and args[0].ndim == output.ndim == 4):
+def _leaves_out(layer: nn.Module, given: torch.Size, returned: torch.Size) -> bool:
+    """Whether a layer ends before what it is given (n, d, h, w) does. One of 1 x 1 is a shortcut."""
+    if len(given) != 4 or isinstance(layer.padding, str):  # "same"
         return False
-    if isinstance(layer.padding, str):  # "same"
-        return False
+    places = returned[2:] if len(returned) == 4 else (math.isqrt(returned[2]),) * 2  # nn.Unfold's in a row
     for axis in (0, 1):
         kernel, stride, padding, dilation = (
             value[axis] if isinstance(value, tuple | list) else value
             for value in (layer.kernel_size, layer.stride, layer.padding, getattr(layer, "dilation", 1))
         )
-        last = (output.shape[2 + axis] - 1) * stride - padding + dilation * (kernel - 1)
-        if kernel > 1 and last < args[0].shape[2 + axis] - 1:
+        last = (places[axis] - 1) * stride - padding + dilation * (kernel - 1)
+        if kernel > 1 and last < given[2 + axis] - 1:
             return True
     return False
