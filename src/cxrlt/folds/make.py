@@ -86,8 +86,13 @@ def extend_folds(
     with exclusive(path.parent, wait=True):
         there = read_folds(challenge, workspace)
         made = there.made
-        flags = {"allow_missing": allow_missing, "drop_shared_patients": drop_shared_patients}
-        plan = FoldPlan(made.n_folds, made.seed, group_duplicates=made.group_duplicates, **flags)
+        plan = FoldPlan(
+            made.n_folds,
+            made.seed,
+            allow_missing=allow_missing or made.allow_missing,
+            drop_shared_patients=drop_shared_patients or made.drop_shared_patients,
+            group_duplicates=made.group_duplicates,
+        )
         table = _table(challenge, workspace, plan)
         if moved := _moved(there, table):
             raise UserError(
@@ -165,7 +170,9 @@ def _write(
     before = sha256_of(path) if path.is_file() else ""
     figures = {"challenge": challenge.name, "n_folds": plan.n_folds, "seed": plan.seed, "sha256": ""}
     figures |= balance(table, challenge.classes, fold)
-    figures |= {"group_duplicates": plan.group_duplicates, "former": [each.model_dump() for each in former]}
+    flags = ("allow_missing", "drop_shared_patients", "group_duplicates")
+    figures |= {flag: getattr(plan, flag) for flag in flags}
+    figures["former"] = [each.model_dump() for each in former]
     _write_csv(pd.DataFrame({"patient": table["patient"], "fold": fold}), path)
     figures["sha256"] = sha256_of(path)
     write_json(report_path(path), figures)

@@ -105,6 +105,10 @@ class FoldsRecord(Artifact):
     n_folds: int = Field(ge=2, strict=True)
     seed: int = Field(strict=True)
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    allow_missing: bool = False
+    """Rows without an image were left out."""
+    drop_shared_patients: bool = False
+    """Patients that dev or test has too were left out."""
     group_duplicates: bool = False
     """Patients that share an identical picture were made one."""
     former: tuple[FormerSplit, ...] = ()

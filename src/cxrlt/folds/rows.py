@@ -9,6 +9,8 @@ from cxrlt.artifacts import Workspace
 from cxrlt.challenges.base import Challenge
 from cxrlt.errors import UserError, listing
 from cxrlt.folds.read import Folds, read_folds
+from cxrlt.inputs.shared_patients import find_shared_patients, other_tables
+from cxrlt.inputs.table import with_files
 
 
 @dataclass(frozen=True)
@@ -16,8 +18,9 @@ class TrainRows:
     """The rows of folds.csv that the training table still has, with labels and `fold`, in the order of
     folds.csv.
 
-    `new` are rows of the table that are in no fold, `gone` those of the folds that the table lacks, and
-    `leaking` patients of the table who are in more than one fold.
+    `new` are rows of the table that are in no fold, and were not left out on purpose when it was made; `gone`
+    those of the folds that the table lacks, and `leaking` patients of the table who are in more than one
+    fold.
     """
 
     folds: Folds
@@ -74,7 +77,7 @@ def read_train_rows(challenge: Challenge, workspace: Workspace) -> TrainRows:
     table = challenge.read("train", workspace.inputs_dir(challenge.name))
     frame = folds.frame
     gone = frame.index.difference(table.index, sort=False)
-    new = table.index.difference(frame.index, sort=False)
+    new = _could_be_split(challenge, workspace, table, folds, table.index.difference(frame.index, sort=False))
     kept = frame.drop(gone) if len(gone) else frame
     if kept.empty:
         raise UserError(
@@ -85,3 +88,15 @@ def read_train_rows(challenge: Challenge, workspace: Workspace) -> TrainRows:
     table = table.loc[kept.index].assign(fold=kept["fold"])
     pairs = table[["patient", "fold"]].dropna().drop_duplicates()["patient"]
     return TrainRows(folds, table, new, gone, tuple(sorted(pairs[pairs.duplicated()].unique())))
+
+
+def _could_be_split(
+    challenge: Challenge, workspace: Workspace, table: pd.DataFrame, folds: Folds, new: pd.Index
+) -> pd.Index:
+    """Those of `new` that the split would take in by the flags it was made with."""
+    if len(new) and folds.made.allow_missing and workspace.images_dir(challenge.name).is_dir():
+        new = new[with_files(challenge, table.loc[new], workspace)["file"].notna().to_numpy()]
+    if len(new) and folds.made.drop_shared_patients:
+        shared = find_shared_patients(table, other_tables(challenge, workspace))
+        new = new.difference(shared.images, sort=False)
+    return new

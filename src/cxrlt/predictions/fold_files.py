@@ -49,7 +49,8 @@ def read_current(path: Path, present: Present, made_by: str) -> tuple[pd.DataFra
     meta = read_meta(path, made_by)
     present.require_current(path, meta, made_by)  # first: other classes are no damage
     logits, meta = read_predictions(path, present.challenge.classes, made_by)
-    return logits[logits.index.isin(present.table(meta.split).index)], meta
+    there = present.still_there(logits.index, meta.split)
+    return logits if there.all() else logits[there], meta
 
 
 def require_current_oof(name: str, present: Present) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from cxrlt.artifacts import Workspace
 from cxrlt.challenges.base import Challenge
@@ -40,6 +41,7 @@ class Present:
     _pixels: dict[str, pd.Series | None] = field(default_factory=dict, repr=False)
     _tables: dict[str, pd.DataFrame] = field(default_factory=dict, repr=False)
     _data: dict[tuple[object, ...], MadeOf] = field(default_factory=dict, repr=False)
+    _numbers: dict[str, pd.Series] = field(default_factory=dict, repr=False)
     _recorded: set[str] = field(default_factory=set, repr=False)
 
     @cached_property
@@ -92,7 +94,9 @@ class Present:
     def pixel_numbers(self, split: str) -> pd.Series | None:
         """As predictions files keep them: the first 64 bits of `pixels`."""
         hashes = self.pixels(split)
-        return None if hashes is None else pixel_numbers(hashes)
+        if hashes is not None and split not in self._numbers:
+            self._numbers[split] = pixel_numbers(hashes)
+        return self._numbers.get(split)
 
     def unknown_pixels(self, split: str) -> list[str]:
         """A sentence where images cannot be compared with those that were predicted; else none."""
@@ -134,9 +138,14 @@ class Present:
         now = self.pixels(split)
         if now is None:
             return ids[:0]
-        here = pixel_numbers(now).reindex(ids)
-        there = pd.Series(np.zeros(len(ids), np.uint64), ids) if before is None else before.reindex(ids)
+        here = _rows_of(self.pixel_numbers(split), ids)
+        there = pd.Series(pd.NA, ids, dtype="UInt64") if before is None else _rows_of(before, ids)
         return ids[(here.notna() & (there.isna() | (here != there)).fillna(True)).to_numpy(bool)]
+
+    def still_there(self, ids: pd.Index, split: str) -> NDArray[np.bool_]:
+        """Which of `ids` the table of the split has."""
+        rows = self.table(split).index
+        return np.ones(len(ids), dtype=bool) if ids.equals(rows) else ids.isin(rows)
 
     def require_current(self, path: Path, meta: PredictionsMeta, made_by: str) -> None:
         """Raises OutdatedError if the predictions at `path` were made of something else than there is now.
@@ -156,12 +165,16 @@ class Present:
             )
         if pixels is not None:
             self._recorded.add(meta.split)
-        there = ids[ids.isin(self.table(meta.split).index)]
+        there = ids[self.still_there(ids, meta.split)]
         if len(changed := self.changed_pixels(there, pixels, meta.split)):
             raise OutdatedError(
                 f"{path} is outdated: {len(changed):,} of its {len(ids):,} images have other pixels now: "
                 f"{listing(changed)}. Predict those again with: {made_by}"
             )
+
+
+def _rows_of(values: pd.Series, ids: pd.Index) -> pd.Series:
+    return values if values.index.equals(ids) else values.reindex(ids)
 
 
 def partial_note(present: Present) -> str:

@@ -1,0 +1,48 @@
+"""Which rows of the training table count as new, gone or leaking since the folds were made."""
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+
+from cxrlt.artifacts import Workspace
+from cxrlt.challenges.base import Challenge
+from cxrlt.errors import UserError
+from cxrlt.folds.make import extend_folds, make_folds
+from cxrlt.folds.rows import read_train_rows
+
+
+def write_images(workspace: Workspace, ids: pd.Index) -> None:
+    for image_id in ids:
+        cv2.imwrite(str(workspace.images_dir("tiny") / f"{image_id}.png"), np.zeros((2, 2), np.uint8))
+
+
+def test_rows_left_out_for_want_of_an_image_are_new_once_it_is_there(
+    challenge: Challenge, workspace: Workspace, table: pd.DataFrame
+) -> None:
+    write_images(workspace, table.index[::3])
+    make_folds(challenge, workspace, n_folds=3, allow_missing=True)
+    assert read_train_rows(challenge, workspace).new.empty
+    write_images(workspace, table.index[1:8:3])
+    rows = read_train_rows(challenge, workspace)
+    assert rows.new.tolist() == table.index[1:8:3].tolist()
+    assert rows.notes("tiny") == [
+        "3 rows of the training table are not in the folds: cxrlt folds tiny --extend"
+    ]
+    assert "3 rows added" in str(extend_folds(challenge, workspace))
+    assert read_train_rows(challenge, workspace).notes("tiny") == []
+
+
+def test_a_patient_of_the_table_in_two_folds_is_a_leak_that_training_refuses(
+    challenge: Challenge, workspace: Workspace, table: pd.DataFrame
+) -> None:
+    make_folds(challenge, workspace)
+    fold = read_train_rows(challenge, workspace).fold
+    one, other = (table["patient"][fold == number].iloc[0] for number in (0, 1))
+    merged = table.assign(patient=table["patient"].replace(other, one))
+    merged.to_csv(workspace.inputs_dir("tiny") / "train.csv")
+    rows = read_train_rows(challenge, workspace)
+    assert rows.leaking == (one,)
+    with pytest.raises(UserError, match=f"1 patients .* in more than one fold of folds.csv: {one}.*--force"):
+        rows.require_complete("tiny")
+    assert "scores flatter" in rows.notes("tiny")[0]
