@@ -539,3 +539,22 @@ def test_patients_who_share_a_picture_are_one_with_group_duplicates(
     main(["folds", "csv", "--extend", "--root", str(root)])
     after = pd.read_csv(root / "folds/csv/folds.csv", index_col="image_id")
     assert after.loc[split.index].equals(split)
+
+
+def test_an_unreadable_image_that_is_repaired_is_predicted_and_marks_the_training(tmp_path: Path) -> None:
+    source = replace(make_tiny(tmp_path, n_patients=8, n_folds=2), quarantine=True)
+    file = tmp_path / "inputs/csv" / pd.read_csv(table_of(tmp_path, "train"))["path"][0]
+    content = file.read_bytes()
+    file.write_bytes(b"no image")
+    train(source, TrainPlan("model", RECIPE))
+    predict(source, "model", "oof")
+    assert evaluate(*of(tmp_path), "model", n_draws=5).notes == (
+        "1 of 16 rows have no prediction and do not count",
+    )
+    train(source, TrainPlan("model", RECIPE))
+    file.write_bytes(content)
+    with pytest.raises(UserError, match=r"oof\.parquet is outdated: 1 of its 8 images have other pixels"):
+        evaluate(*of(tmp_path), "model", n_draws=5)
+    predict(source, "model", "oof")
+    (note,) = evaluate(*of(tmp_path), "model", n_draws=5).notes
+    assert note.startswith("trained on other pixels")

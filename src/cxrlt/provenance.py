@@ -131,8 +131,9 @@ def _columns(value: object) -> Mapping[str, object]:
     """What is hashed of each column of a table, or what a mapping holds; nothing of other values."""
     if not isinstance(value, pd.DataFrame):
         return value if isinstance(value, Mapping) else {}
-    ids, order = _digest_of_index(value.index), _order(value.index)
-    return {str(name): [ids, _sha256(_bytes(value[name].iloc[order]))] for name in value}
+    ordered = value.iloc[_order(value.index)]
+    ids = _sha256(_text(ordered.index))
+    return {str(name): [ids, _sha256(_bytes(ordered[name]))] for name in ordered}
 
 
 def _details(part: str, before: Mapping[str, object], now: MadeOf) -> list[str]:
@@ -141,7 +142,8 @@ def _details(part: str, before: Mapping[str, object], now: MadeOf) -> list[str]:
 
 
 def _digest_of_series(series: pd.Series) -> str:
-    return digest([_digest_of_index(series.index), _sha256(_bytes(series.iloc[_order(series.index)]))])
+    ordered = series.iloc[_order(series.index)]
+    return digest([_sha256(_text(ordered.index)), _sha256(_bytes(ordered))])
 
 
 def _digest_of_index(index: pd.Index) -> str:

@@ -87,6 +87,12 @@ class ImageCache:
         index = pd.Index(ids, name="image_id")
         return pd.Series(hex_of(self.hashes[self.rows_of(index)]), index, dtype=object)
 
+    def all_hashes(self) -> pd.Series:
+        """As `hash_of`, of every image, those that cannot be read included; None where their file was not there.
+        """
+        unreadable = read_quarantine(self.directory)["sha256"].reindex(list(self.quarantined))
+        return pd.concat([self.hash_of(self.ids), unreadable.replace("", None).astype(object)])
+
     def __getitem__(self, image_id: str) -> np.ndarray:
         return self.images[self.rows_of([image_id])[0]]
 

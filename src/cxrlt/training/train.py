@@ -16,7 +16,6 @@ from cxrlt.folds.read import REFIT
 from cxrlt.folds.rows import TrainRows, read_train_rows
 from cxrlt.inputs.cache import ImageCache
 from cxrlt.inputs.images import ImageSource
-from cxrlt.inputs.pixels import pixel_hashes
 from cxrlt.inputs.readers import readers_watched
 from cxrlt.locks import HOLDER, LOCK, exclusive, sweep
 from cxrlt.recipe import Recipe
@@ -125,7 +124,7 @@ def fold_jobs(source: ImageSource, plan: TrainPlan, rows: TrainRows | None = Non
         )
     _require_one_kind(workspace.run_dir(challenge.name, plan.name), plan)
     table, cache = source.folded(rows.table, plan.recipe.data.cache_size)
-    pixels = pixel_hashes(challenge, workspace, "train", rows.table)
+    pixels = cache.all_hashes()
     jobs = [_fold_job(source, plan, str(fold), rows, table, cache, pixels) for fold in wanted]
     require_unseen(jobs, source)
     cached = functools.cache(lambda size: source.folded(rows.table, size)[1])
@@ -139,7 +138,7 @@ def _fold_job(
     rows: TrainRows,
     table: pd.DataFrame,
     cache: ImageCache,
-    pixels: pd.Series | None,
+    pixels: pd.Series,
 ) -> FoldJob:
     """`table` has the rows whose image can be read; `rows` and `pixels` (by id) also have the others."""
     challenge, cfg = source.challenge, plan.recipe
