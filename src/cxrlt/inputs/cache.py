@@ -88,8 +88,7 @@ class ImageCache:
         return pd.Series(hex_of(self.hashes[self.rows_of(index)]), index, dtype=object)
 
     def all_hashes(self) -> pd.Series:
-        """As `hash_of`, of every image, those that cannot be read included; None where their file was not there.
-        """
+        """As `hash_of`, of every image, unreadable ones included; None where there was no file."""
         unreadable = read_quarantine(self.directory)["sha256"].reindex(list(self.quarantined))
         return pd.concat([self.hash_of(self.ids), unreadable.replace("", None).astype(object)])
 
