@@ -80,7 +80,7 @@ def test_a_name_with_a_slash_is_a_folder_in_a_folder_for_training_and_prediction
     assert read_json(job.run_dir / "run.json", made_by="")["name"] == name
     (path,) = predict(source, name, "oof")
     assert path == job.run_dir / "oof.parquet"
-    assert read_predictions(path, CLASSES)[1]["name"] == name
+    assert read_predictions(path, CLASSES)[1].name == name
     train(source, TrainPlan(name, recipe, folds=(1,)))
     assert f"train {name} fold 1: already done" in capsys.readouterr().out
     with pytest.raises(UserError, match=rf"cxrlt train RECIPE --name {name} --challenge csv --fold 0"):

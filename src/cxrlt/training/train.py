@@ -124,8 +124,9 @@ def fold_jobs(source: ImageSource, plan: TrainPlan, rows: TrainRows | None = Non
         )
     _require_one_kind(workspace.run_dir(challenge.name, plan.name), plan)
     table, cache = source.folded(rows.table, plan.recipe.data.cache_size)
+    fold_of, table = table["fold"].to_numpy(), table.drop(columns="fold")  # which all jobs share
     pixels = cache.all_hashes()
-    jobs = [_fold_job(source, plan, str(fold), rows, table, cache, pixels) for fold in wanted]
+    jobs = [_fold_job(source, plan, str(fold), rows, table, fold_of, cache, pixels) for fold in wanted]
     require_unseen(jobs, source)
     cached = functools.cache(lambda size: source.folded(rows.table, size)[1])
     return [with_stages(job, cached) if plan.force or not job.finished else job for job in jobs]
@@ -137,12 +138,13 @@ def _fold_job(
     fold: str,
     rows: TrainRows,
     table: pd.DataFrame,
+    fold_of: np.ndarray,
     cache: ImageCache,
     pixels: pd.Series,
 ) -> FoldJob:
     """`table` has the rows whose image can be read; `rows` and `pixels` (by id) also have the others."""
     challenge, cfg = source.challenge, plan.recipe
-    left_out = (table["fold"].astype(str) == fold).to_numpy()
+    left_out = fold_of.astype(str) == fold
     judging = np.zeros(len(table), dtype=bool)
     if cfg.soup.kind != "none":
         others = table[~left_out]
@@ -165,7 +167,7 @@ def _fold_job(
         rows=rows.folds.identity.rows(fold),
         run_dir=run_dir,
         cache=cache,
-        table=table.drop(columns="fold"),
+        table=table,
         left_out=left_out,
         judging=judging,
         made_of=made_of_training(cfg, challenge, rows, fold, pixels, start.origin if start else None),
