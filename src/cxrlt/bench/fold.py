@@ -13,14 +13,12 @@ from cxrlt.inputs.cache import ImageCache, cache_path, open_cache, real_path, wr
 from cxrlt.inputs.decode import DECODERS
 from cxrlt.inputs.filling import create_array, writing_rows
 from cxrlt.inputs.inverted import THUMB
-from cxrlt.inputs.sources import HASH_BYTES, STAT
+from cxrlt.inputs.sources import HASH_BYTES, stats_of
 from cxrlt.recipe import Recipe
 from cxrlt.training.job import FoldJob
 
 N_TRAIN = CXR_LT_2023.train_images
 """Images that COUNTS_2023 are of."""
-FILE_BYTES = 1
-"""Length of the file that each cached image is said to come from."""
 CLASSES = tuple(COUNTS_2023)
 
 
@@ -30,11 +28,11 @@ def generated_labels(ids: Sequence[str], seed: int = 0) -> pd.DataFrame:
     return pd.DataFrame(targets.astype(np.float32), pd.Index(ids, name="image_id"), list(CLASSES))
 
 
-def write_noise(ids: Sequence[str], size: int, cache_dir: Path, challenge: str) -> ImageCache:
-    """A finished cache of the training images `ids`, as from files of FILE_BYTES."""
-    ids = sorted(ids)
-    files = pd.Series(ids, pd.Index(ids, name="image_id"))
-    directory = cache_path(files, size, cache_dir, challenge, "train", cache_dir)
+def write_noise(files: pd.Series, size: int, cache_dir: Path, challenge: str, images_dir: Path) -> ImageCache:
+    """A finished cache of training images, as if made of `files` (index image_id), which may be absent."""
+    files = files.sort_index()
+    ids = files.index
+    directory = cache_path(files, size, cache_dir, challenge, "train", images_dir)
     directory.mkdir(parents=True)
     create_array(directory / "images.npy", np.uint8, (len(ids), size, size))
     rng = np.random.default_rng(0)
@@ -43,10 +41,10 @@ def write_noise(ids: Sequence[str], size: int, cache_dir: Path, challenge: str) 
             write(row, np.frombuffer(rng.bytes(size * size), np.uint8).reshape(size, size))
     create_array(directory / "thumbs.npy", np.uint8, (len(ids), THUMB, THUMB))
     np.save(directory / "hashes.npy", rng.integers(0, 256, (len(ids), HASH_BYTES), np.uint8))
-    np.save(directory / "sources.npy", np.full((len(ids), len(STAT)), FILE_BYTES, np.int64))
+    np.save(directory / "sources.npy", np.maximum(stats_of(files.tolist()), 1))  # 0: not yet
     write_csv(directory / "ids.csv", pd.DataFrame({"image_id": ids}))
     meta = {"challenge": challenge, "split": "train", "size": size, "n_images": len(ids)}
-    write_json(directory / "meta.json", meta | {"images": real_path(cache_dir), "decoder": DECODERS[1]})
+    write_json(directory / "meta.json", meta | {"images": real_path(images_dir), "decoder": DECODERS[1]})
     return open_cache(directory)
 
 
@@ -57,6 +55,7 @@ def generated_fold(folder: Path, recipe: Recipe, n_images: int) -> FoldJob:
     table = labels.assign(patient=labels.index, study=labels.index, view="frontal")
     run_dir = folder / "run"
     run_dir.mkdir(parents=True)
+    files = pd.Series(ids, labels.index)
     return FoldJob(
         challenge="bench",
         name="bench",
@@ -69,7 +68,7 @@ def generated_fold(folder: Path, recipe: Recipe, n_images: int) -> FoldJob:
         metric="mAP",
         rows="",
         run_dir=run_dir,
-        cache=write_noise(ids, recipe.data.cache_size, folder / "cache", "bench"),
+        cache=write_noise(files, recipe.data.cache_size, folder / "cache", "bench", folder),
         table=table,
         left_out=np.zeros(n_images, dtype=bool),
         judging=np.zeros(n_images, dtype=bool),

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from cxrlt.artifacts import Workspace, write_text
-from cxrlt.bench.fold import FILE_BYTES, N_TRAIN, generated_labels, write_noise
+from cxrlt.bench.fold import N_TRAIN, generated_labels, write_noise
 from cxrlt.bench.layout import draw_images, write_images, write_table
 from cxrlt.bench.rows import Mark, Row
 from cxrlt.bench.setting import Setting
@@ -61,8 +61,10 @@ def write_challenge(root: Path, n_images: int) -> Workspace:
     ids = images["dicom_id"].tolist()
     labels = generated_labels(ids).reset_index(drop=True).astype(np.int8)
     write_table(pd.concat([images, labels], axis=1), workspace.inputs_dir(CHALLENGE) / "train.csv")
-    write_images(workspace.images_dir(CHALLENGE), images["fpath"], FILE_BYTES)
-    write_noise(ids, SIZE, workspace.cache_dir(), CHALLENGE)
+    images_dir = workspace.images_dir(CHALLENGE)
+    write_images(images_dir, images["fpath"], n_bytes=1)
+    files = f"{images_dir.absolute()}/" + images.set_index("dicom_id")["fpath"]
+    write_noise(files, SIZE, workspace.cache_dir(), CHALLENGE, images_dir)
     make_folds(get_challenge(CHALLENGE), workspace)
     return workspace
 
