@@ -1,6 +1,7 @@
 """A timm backbone that reads radiographs of one channel, or of three, and what stands on it."""
 
 import difflib
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -141,7 +142,8 @@ def _trials(channels: int) -> Fits:
 
     @cache
     def bare(cfg: ModelConfig, size: int) -> nn.Module:
-        with torch.device("meta"):
+        with torch.device("meta"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what there is to say was said of the first
             backbone = _create_backbone(cfg, 1, size, channels)
         _take_classifier(backbone, cfg)
         return backbone
