@@ -45,7 +45,7 @@ def test_weights_of_a_classifier_that_is_left_out_are_no_warning(caplog):
 
 
 def test_a_warning_that_says_something_is_shown_once_though_other_sizes_are_tried(recwarn):
-    with pytest.raises(UserError, match="csatv2 cannot take data.size 96"):
+    with pytest.raises(UserError, match=r"csatv2 cannot take data\.size 96"):
         create_model(ModelConfig(backbone="csatv2", pretrained=False), 3, 96)
     (warning,) = recwarn
     assert "designed for 3-channel RGB input" in str(warning.message)
