@@ -7,6 +7,7 @@ import pytest
 import timm
 import torch
 
+from cxrlt.errors import UserError
 from cxrlt.models.backbone import create_model
 from cxrlt.models.chatter import LOGGED, without_chatter
 from cxrlt.recipe import ModelConfig, ScheduleConfig
@@ -41,6 +42,13 @@ def test_weights_of_a_classifier_that_is_left_out_are_no_warning(caplog):
     with without_chatter():
         timm.create_model("test_resnet", **create)
     assert caplog.text == ""
+
+
+def test_a_warning_that_says_something_is_shown_once_though_other_sizes_are_tried(recwarn):
+    with pytest.raises(UserError, match=r"csatv2 cannot take data\.size 96"):
+        create_model(ModelConfig(backbone="csatv2", pretrained=False), 3, 96)
+    (warning,) = recwarn
+    assert "designed for 3-channel RGB input" in str(warning.message)
 
 
 def test_other_lines_and_warnings_are_shown_and_nothing_is_left_behind(caplog):

@@ -1,6 +1,7 @@
 """A timm backbone that reads radiographs of one channel, or of three, and what stands on it."""
 
 import difflib
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -10,7 +11,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from cxrlt.errors import UserError
+from cxrlt.errors import UserError, shortened
 from cxrlt.models.advice import Fits, what_fits
 from cxrlt.models.chatter import without_chatter
 from cxrlt.models.dry_run import first_pass
@@ -23,6 +24,10 @@ from cxrlt.recipe import ModelConfig
 Inputs = dict[str, Tensor]
 """Of single images: images uint8 (b, channels, h, w) or features (b, t, d). Of studies: one of the two with
 v images each, (b, v, ...), and views int64 (b, v), present bool (b, v)."""
+
+
+LONGEST_REASON = 160
+"""Characters of what timm or torch say of a backbone that fails."""
 
 
 class XRayModel(nn.Module):
@@ -141,7 +146,8 @@ def _trials(channels: int) -> Fits:
 
     @cache
     def bare(cfg: ModelConfig, size: int) -> nn.Module:
-        with torch.device("meta"):
+        with torch.device("meta"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what there is to say was said of the first
             backbone = _create_backbone(cfg, 1, size, channels)
         _take_classifier(backbone, cfg)
         return backbone
@@ -241,5 +247,5 @@ def _of_timm(sentence: str, kind: type[_DoesNotFitError] = _DoesNotFitError) -> 
     except UserError:
         raise
     except Exception as error:
-        reason = " ".join(str(error).split()).rstrip(".")
+        reason = shortened(" ".join(str(error).split()).rstrip("."), LONGEST_REASON)
         raise kind(f"{sentence}: {reason}" if reason else sentence) from error
