@@ -91,7 +91,7 @@ def test_a_prediction_differs_from_base_in_its_own_part_alone(source, compared):
     classes = source.challenge.classes
     plain, meta = read_predictions(folder(source, "base") / "fold1/oof.parquet", classes)
     flipped, flip_meta = read_predictions(folder(source, "flip") / "fold1/oof.parquet", classes)
-    assert (meta.tta, flip_meta["tta"]) == ("none", "flip")
+    assert (meta.tta, flip_meta.tta) == ("none", "flip")
     assert not np.allclose(plain, flipped)
     present = Present(source.challenge, source.workspace)
     rows = present.rows
