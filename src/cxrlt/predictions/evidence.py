@@ -83,8 +83,7 @@ def current_weights(name: str, present: Present) -> EnsembleWeights:
 
 
 def marks_of(name: str, present: Present) -> list[str]:
-    """What is to be said wherever a run or an ensemble is scored or submitted: data it did not see as they
-    are.
+    """What is said of a run or an ensemble wherever it is scored or submitted: data that have changed since.
 
     "trained on other labels (Mass) than there are now (folds 0, 1)"; of an ensemble for each member, and for
     its own fit.

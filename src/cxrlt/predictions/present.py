@@ -1,7 +1,7 @@
 """What there is now, by which predictions and what was fitted on them are known to be current."""
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -32,21 +32,31 @@ TRAIN_ROWS = ("oof", "seen")
 class Present:
     """Tables, folds and pixels of a challenge as they are now, each read once, when first asked for.
 
-    `rows` may be given where they were read before, or where those of some folds alone are wanted.
+    Where only the training rows of some `picked` folds are looked at, what weights were trained on is still
+    compared with all rows.
     """
 
     challenge: Challenge
     workspace: Workspace
-    given: TrainRows | None = None
+    picked: tuple[int, ...] | None = None
+    _whole: dict[str, TrainRows] = field(default_factory=dict, repr=False)
     _pixels: dict[str, pd.Series | None] = field(default_factory=dict, repr=False)
     _tables: dict[str, pd.DataFrame] = field(default_factory=dict, repr=False)
     _data: dict[tuple[object, ...], MadeOf] = field(default_factory=dict, repr=False)
     _numbers: dict[str, pd.Series] = field(default_factory=dict, repr=False)
     _recorded: set[str] = field(default_factory=set, repr=False)
 
+    @property
+    def all_rows(self) -> TrainRows:
+        """The training rows that are in folds."""
+        if "train" not in self._whole:
+            self._whole["train"] = read_train_rows(self.challenge, self.workspace)
+        return self._whole["train"]
+
     @cached_property
     def rows(self) -> TrainRows:
-        return self.given or read_train_rows(self.challenge, self.workspace)
+        """Those of the folds at which is looked."""
+        return self.all_rows if self.picked is None else self.all_rows.only(self.picked)
 
     @property
     def folds(self) -> Folds:
@@ -64,7 +74,8 @@ class Present:
         """SHA-256 (hexadecimal) of each row's image file, NaN where it is not known; None: none is known."""
         name = "train" if split in TRAIN_ROWS else split
         if name not in self._pixels:
-            self._pixels[name] = pixel_hashes(self.challenge, self.workspace, name, self.table(split))
+            table = self.all_rows.table if name == "train" else self.table(split)
+            self._pixels[name] = pixel_hashes(self.challenge, self.workspace, name, table)
         return self._pixels[name]
 
     @property
@@ -75,7 +86,7 @@ class Present:
 
     def only(self, folds: Collection[int]) -> "Present":
         """The same with the training rows of these folds alone."""
-        return Present(self.challenge, self.workspace, self.rows.only(folds), self._pixels, self._tables)
+        return replace(self, picked=tuple(folds))
 
     @cached_property
     def labels_and_views(self) -> MadeOf:
@@ -87,7 +98,7 @@ class Present:
         """What weights of `fold` would be trained on now."""
         key = (fold, *data_used(recipe))
         if key not in self._data:
-            used = (self.challenge, self.rows, fold, self.pixels("oof"), *data_used(recipe))
+            used = (self.challenge, self.all_rows, fold, self.pixels("oof"), *data_used(recipe))
             self._data[key] = made_of_data(*used)
         return self._data[key]
 
@@ -102,7 +113,8 @@ class Present:
         """A sentence where images cannot be compared with those that were predicted; else none."""
         if split not in self._recorded or ((now := self.pixels(split)) is not None and not now.isna().any()):
             return []
-        n = len(self.table(split)) if now is None else int(now.isna().sum())
+        rows = self.table(split).index
+        n = len(rows) if now is None else int(now.reindex(rows).isna().sum())
         return [
             f"{n:,} images could not be compared with those that were predicted: no decoded image is kept of "
             "them"
