@@ -60,7 +60,7 @@ def test_the_readme_shows_every_stage():
 
 def test_other_commands_are_ours_or_ordinary_tools():
     tools = ("cxrlt ", "torchrun ", "bash run.sh", "python3 -m pip ", "PIP_NO_INDEX=1 ", "pip install uv")
-    tools += ("uv pip ", "bash .ci/run", "python tests/", "PYTHONPATH=tests python tests/")
+    tools += ("uv pip ", "bash .ci/run", "python tests/", "python tools/", "PYTHONPATH=tests python tests/")
     assert [line for line in commands(README) if not line.startswith(tools)] == []
 
 
