@@ -558,3 +558,14 @@ def test_an_unreadable_image_that_is_repaired_is_predicted_and_marks_the_trainin
     predict(source, "model", "oof")
     (note,) = evaluate(*of(tmp_path), "model", n_draws=5).notes
     assert note.startswith("trained on other pixels")
+
+
+def test_an_ensemble_says_of_its_members_and_of_its_own_fit_what_has_changed(root: Path) -> None:
+    change_labels(root)
+    notes = evaluate(*of(root), "alone", n_draws=5).notes
+    assert notes[0].startswith("model: trained on other labels (Disc)")
+    assert notes[1].startswith(
+        "its weights were fitted on other labels (Disc) than there are now: cxrlt ensemble"
+    )
+    make_ensemble(*of(root), "alone", ["model"])
+    assert len(evaluate(*of(root), "alone", n_draws=5).notes) == 1
