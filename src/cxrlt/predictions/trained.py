@@ -2,6 +2,7 @@
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from cxrlt.artifacts import name_of_run
@@ -79,7 +80,17 @@ def fold_of(directory: Path) -> str:
 
 
 def recipe_of(directory: Path, challenge: str) -> Recipe:
-    """The recipe a fold was trained with. Raises UserError, naming the command, where its file is damaged."""
+    """The recipe a fold was trained with, read once as long as its file stays the same.
+
+    Raises UserError, naming the command, where the file is damaged.
+    """
+    path = directory / CONFIG
+    found = path.stat() if path.is_file() else None
+    return _read_recipe(directory, challenge, found and (found.st_size, found.st_mtime_ns, found.st_ctime_ns))
+
+
+@cache
+def _read_recipe(directory: Path, challenge: str, found: tuple[int, int, int] | None) -> Recipe:
     path = directory / CONFIG
     again = f"{train_command(directory.parent, fold_of(directory), challenge)} --force"
     try:
