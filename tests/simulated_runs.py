@@ -1,5 +1,6 @@
 """Runs that look trained: real tables, folds and predictions files, with made-up logits in them."""
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,6 +75,14 @@ class SimulatedRuns:
             classes=self.challenge.classes,
             made_of=made_of_training(recipe, self.challenge, self.present.rows, fold, None),
         )
+
+    def make_refit(self, name: str) -> None:
+        """Fold 0 of a run becomes a refit on all rows."""
+        run_dir = self.workspace.run_dir("csv", name)
+        (run_dir / "fold0").rename(run_dir / "refit")
+        for path in (run_dir / "refit").glob("*.parquet"):
+            logits, meta = read_predictions(path, self.challenge.classes)
+            write_fold(path.parent, logits, meta, self.present)
 
     def add_run(
         self,
@@ -155,7 +164,9 @@ def edit_parquet(path: Path, change: Callable[[pd.DataFrame], pd.DataFrame]) -> 
     constants = path.parent / "constants.json"
     if path.name == "oof.parquet" and constants.is_file() and set(logits) == set(CLASSES):
         values = {"predictions": read_meta(path).values}
-        write_constants(path.parent, logits, "multi_label", meta.made_of | values)
+        ranges = json.loads(constants.read_text())["iqr"].values()
+        task = "single_label" if set(ranges) == {1.0} else "multi_label"
+        write_constants(path.parent, logits, task, meta.made_of | values)
 
 
 def squeeze(run_dir: Path) -> None:

@@ -73,13 +73,13 @@ def test_what_is_written_is_read_back_by_class_name(shared: SimulatedRuns) -> No
     for method in METHODS:
         report = calibrate(*of(shared), method=method, n_draws=20)
         assert read(shared) == report.calibration
-        assert set(json.loads(report.path.read_text())["classes"]) == set(CLASSES)
+        assert set(json.loads(report.path.read_text())["calibration"]["maps"]) == set(CLASSES)
 
 
 def test_the_final_maps_are_fitted_on_all_out_of_fold_rows(shared: SimulatedRuns) -> None:
     report = calibrate(*of(shared), method="logistic", n_draws=20)
     rows = shared.present.rows
-    logits = read_final(*of(shared), "oof", rows).logits
+    logits = read_final(*of(shared), "oof").logits
     assert report.calibration == fit_calibration("logistic", logits, rows.table[list(CLASSES)])
 
 
@@ -166,12 +166,19 @@ def test_a_calibration_of_other_evidence_is_refused_with_the_command(model: Simu
     elif what == "folds":
         make_folds(model.challenge, model.workspace, 3, seed=1, force=True)
     else:
-        with (run_dir / "fold0" / "config.yaml").open("a") as file:
-            file.write("# edited\n")
+        config = run_dir / "fold0" / "config.yaml"
+        config.write_text(config.read_text().replace("smooth: 0.0", "smooth: 0.1"))
     with pytest.raises(
-        UserError, match=r"than there are\. Fit it with: cxrlt calibrate model --challenge csv"
+        UserError, match=r"than there are now\. Fit it with: cxrlt calibrate model --challenge csv"
     ):
         read(model)
+
+
+def test_a_comment_in_a_recipe_is_no_other_evidence(model: SimulatedRuns) -> None:
+    report = calibrate(*of(model), n_draws=20)
+    with (model.workspace.run_dir("csv", "model") / "fold0" / "config.yaml").open("a") as file:
+        file.write("# edited\n")
+    assert read(model) == report.calibration
 
 
 def test_changed_weights_of_an_ensemble_make_its_calibration_stale(model: SimulatedRuns) -> None:
@@ -181,31 +188,33 @@ def test_changed_weights_of_an_ensemble_make_its_calibration_stale(model: Simula
     assert read(model, "both") == report.calibration
     path = model.workspace.run_dir("csv", "both") / "weights.json"
     path.write_text(path.read_text() + "\n")
-    with pytest.raises(UserError, match="cxrlt calibrate both"):
+    assert read(model, "both") == report.calibration
+    make_ensemble(*of(model, "both"), ["model", "other"], kind="stack", force=True)
+    with pytest.raises(UserError, match=r"another ensemble.*cxrlt calibrate both"):
         read(model, "both")
 
 
 @pytest.mark.parametrize(
     "change",
     [
-        lambda values: values | {"method": "magic"},
+        lambda values: values["calibration"].update(method="magic") or values,
         lambda values: {"method": "logistic"},
-        lambda values: values["classes"]["Mass"].update(slope=-1.0) or values,
-        lambda values: values["classes"]["Mass"].update(threshold=0) or values,
-        lambda values: values["classes"]["Mass"].update(steps=[[1, 0], [0, 1]]) or values,
-        lambda values: values["classes"].pop("Mass") and values,
+        lambda values: values["calibration"]["maps"]["Mass"].update(slope=-1.0) or values,
+        lambda values: values["calibration"]["thresholds"].update(Mass=0) or values,
+        lambda values: values["calibration"]["maps"]["Mass"].update(steps=[[1, 0], [0, 1]]) or values,
+        lambda values: values["calibration"]["maps"].pop("Mass") and values,
         lambda values: [],
     ],
 )
 def test_an_unusable_file_is_refused_with_the_command(shared: SimulatedRuns, change) -> None:
     path = calibrate(*of(shared), n_draws=20).path
     path.write_text(json.dumps(change(json.loads(path.read_text()))))
-    with pytest.raises(UserError, match=r"calibration.json.*Fit it with: cxrlt calibrate model"):
+    with pytest.raises(UserError, match=r"calibration\.json.*Make it again with: cxrlt calibrate model"):
         read(shared)
 
 
 def test_without_a_file_the_command_that_makes_it_is_named(model: SimulatedRuns) -> None:
-    with pytest.raises(UserError, match=f"{CALIBRATION} does not exist. Fit it with: cxrlt calibrate model"):
+    with pytest.raises(UserError, match=f"{CALIBRATION} does not exist. Make it with: cxrlt calibrate model"):
         read(model)
 
 

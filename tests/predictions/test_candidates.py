@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 
 from cxrlt.challenges.base import Challenge
-from cxrlt.folds.make import Folds
+from cxrlt.folds.read import Folds, FoldsRecord, SplitIdentity
+from cxrlt.folds.rows import TrainRows
 from cxrlt.metrics import average_precision
 from cxrlt.predictions.candidates import (
     BY_SIMPLICITY,
@@ -19,7 +20,6 @@ from cxrlt.predictions.candidates import (
     cross_fit,
 )
 from cxrlt.predictions.oof import oof_scores
-from cxrlt.predictions.runs import TrainRows
 from cxrlt.predictions.selection import OWN_EVIDENCE
 from cxrlt.predictions.view_weights import fixed_study_mean
 from cxrlt.predictions.weights import Candidate
@@ -44,7 +44,9 @@ def train_rows(n_patients: int, n_studies: int = 1, persistence: float = 0.0, se
     table = pd.DataFrame(labels.astype(np.float32), columns=list(CLASSES))
     table.index = table.index.astype(str)
     table = table.assign(patient=patient.astype(str), study=table.index, view="frontal", fold=patient % 3)
-    return TrainRows(Folds(table[["patient", "fold"]], "", 3, 0), table)
+    frame = table[["patient", "fold"]]
+    made = FoldsRecord(challenge="csv", n_folds=3, seed=0, sha256="0" * 64)
+    return TrainRows(Folds(frame, SplitIdentity(frame), made), table)
 
 
 def member(rows: TrainRows, skills: tuple[float, float, float], seed: int) -> pd.DataFrame:

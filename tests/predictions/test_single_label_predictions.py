@@ -289,7 +289,7 @@ def test_the_constants_of_an_ensemble_change_nothing_either(single: SimulatedRun
 
 def test_a_refit_keeps_its_own_probabilities(single: SimulatedRuns) -> None:
     run_dir = single.add_run("all", skill=2, recipe=OFF, splits=("test",))
-    (run_dir / "fold0").rename(run_dir / "refit")
+    single.make_refit("all")
     logits, _ = read_predictions(run_dir / "refit" / "test.parquet", CLASSES)
     final = read_final(*of(single, "all", "test")).logits
     np.testing.assert_allclose(softmax(final, axis=1), softmax(logits.astype(float), axis=1), atol=1e-9)

@@ -96,8 +96,7 @@ def test_the_maps_are_part_of_the_code_of_a_calibrated_submission(own: Simulated
 
 
 def test_a_refit_can_only_be_submitted_raw(own: SimulatedRuns) -> None:
-    run_dir = own.workspace.run_dir("csv", "one")
-    (run_dir / "fold0").rename(run_dir / "refit")
+    own.make_refit("one")
     assert submit(own.challenge, own.workspace, "one").n_rows
     with pytest.raises(UserError, match="no out-of-fold predictions to calibrate on"):
         submit(own.challenge, own.workspace, "one", variant="f1")

@@ -1,7 +1,7 @@
 """The training rows as the folds hold them, and how the table has changed since these were made."""
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pandas as pd
 
@@ -25,8 +25,8 @@ class TrainRows:
 
     folds: Folds
     table: pd.DataFrame
-    new: pd.Index
-    gone: pd.Index
+    new: pd.Index = field(default_factory=lambda: pd.Index([]))
+    gone: pd.Index = field(default_factory=lambda: pd.Index([]))
     leaking: tuple[str, ...] = ()
 
     @property

@@ -1,11 +1,13 @@
 """What choices were made on and final predictions are computed from, for models and ensembles alike."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import NoReturn
 
 from cxrlt.challenges.base import Challenge
 from cxrlt.errors import UserError
 from cxrlt.folds.read import REFIT
+from cxrlt.predictions.fold_files import predict_command
 from cxrlt.predictions.present import Present
 from cxrlt.predictions.store import read_meta
 from cxrlt.predictions.trained import fold_dirs, fold_of, recipe_of
@@ -60,26 +62,31 @@ def predicting_recipe(run_dir: Path, challenge: Challenge) -> Recipe:
     return recipe_of(units[0] if units else run_dir / "fold0", challenge.name)
 
 
-def current_weights(name: str, present: Present) -> EnsembleWeights:
-    """What an ensemble is.
-
-    Raises OutdatedError if it was fitted on another split, or on other predictions of its members than there
-    are now, UserError if it is damaged. Other labels only mark it: see `marks_of`.
-    """
-    challenge = present.challenge
-    weights = read_weights(present.workspace.run_dir(challenge.name, name), challenge)
-    again = f"{weights.command(name)} --force"
+def weights_of_split(name: str, present: Present) -> EnsembleWeights:
+    """What an ensemble is. Raises OutdatedError if it was fitted on another split, UserError if damaged."""
+    weights = read_weights(present.workspace.run_dir(present.challenge.name, name), present.challenge)
     n_folds = {len(weights.by_fold), len(weights.study_mean.by_fold)}
-    now = only(("split", "predictions"), made_of_evidence(weights.members, present))
-    found = present.differing(weights.made_of, now, None)
-    if n_folds != {present.folds.n_folds}:
-        found = {"split": []}
-    if found:
-        raise OutdatedError(
-            f"The ensemble {name} is outdated: it was fitted on {in_words(found)} than there are now. "
-            f"Make it again with: {again}"
-        )
+    now = {"split": present.folds.identity.split}
+    if n_folds != {present.folds.n_folds} or present.differing(weights.made_of, now, None):
+        _refuse_ensemble(name, weights, {"split": []})
     return weights
+
+
+def require_same_predictions(name: str, weights: EnsembleWeights, present: Present) -> None:
+    """Raises OutdatedError if an ensemble was fitted on other predictions of its members than there are now.
+
+    Other labels only mark it: see `marks_of`.
+    """
+    now = only(["predictions"], made_of_evidence(weights.members, present))
+    if found := present.differing(weights.made_of, now, None):
+        _refuse_ensemble(name, weights, found)
+
+
+def _refuse_ensemble(name: str, weights: EnsembleWeights, found: Mapping[str, list[str]]) -> NoReturn:
+    raise OutdatedError(
+        f"The ensemble {name} is outdated: it was fitted on {in_words(found)} than there are now. "
+        f"Make it again with: {weights.command(name)} --force"
+    )
 
 
 def marks_of(name: str, present: Present) -> list[str]:
@@ -130,5 +137,6 @@ def _values(names: Iterable[str], split: str, present: Present) -> dict[str, str
             path = directory / f"{split}.parquet"
             held = directory.name == REFIT or int(fold_of(directory)) in present.folds.held
             if held and path.is_file():
-                found[f"{name}/{directory.name}/{split}"] = read_meta(path).values
+                command = predict_command(name, present.challenge.name, split)
+                found[f"{name}/{directory.name}/{split}"] = read_meta(path, command).values
     return found

@@ -13,7 +13,12 @@ from cxrlt.folds.read import REFIT
 from cxrlt.folds.rows import TrainRows
 from cxrlt.locks import exclusive
 from cxrlt.predictions.combine import combined, combined_constants, evidence_of
-from cxrlt.predictions.evidence import current_weights, made_of_evidence, predicting_recipe
+from cxrlt.predictions.evidence import (
+    made_of_evidence,
+    predicting_recipe,
+    require_same_predictions,
+    weights_of_split,
+)
 from cxrlt.predictions.fold_files import constants_of_fold, predict_command, read_fold, require_ids
 from cxrlt.predictions.postprocess import postprocess
 from cxrlt.predictions.present import Present
@@ -28,7 +33,7 @@ from cxrlt.predictions.view_weights import (
     fixed_study_mean,
     kept_study_mean,
 )
-from cxrlt.predictions.weights import is_ensemble, read_weights
+from cxrlt.predictions.weights import is_ensemble
 from cxrlt.recipe import PredictConfig
 from cxrlt.training.places import WEIGHTS
 
@@ -251,12 +256,12 @@ def _by_unit(
 
 def _ensemble(name: str, split: str, present: Present, units: Sequence[int | None]) -> Final:
     challenge, table = present.challenge, present.table(split)
-    weights = read_weights(present.workspace.run_dir(challenge.name, name), challenge)
+    weights = weights_of_split(name, present)
     if split == "oof":
         members = {member: read_oof(member, present) for member in weights.members}
     else:
         members = {member: read_split(member, split, present) for member in weights.used}
-    current_weights(name, present)  # members that are outdated themselves are told of first
+    require_same_predictions(name, weights, present)
     frames = {member: scores.frame for member, scores in members.items()}
     constants = {member: scores.constants for member, scores in members.items()}
     again = f"{predict_command(name, challenge.name, split)} --force"

@@ -134,8 +134,10 @@ class EnsembleWeights(Artifact):
                 Combination.from_json(part, values["classes"], values["members"])
                 for part in (values["final"], *values["by_fold"])
             )
-        except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"the weights of its members are not whole: {error!r}") from error
+        except KeyError as error:
+            raise ValueError(f"it lacks {error}") from error
+        except (TypeError, AttributeError) as error:
+            raise ValueError(f"the weights of its members are not whole ({error})") from error
         return values | {"final": final, "by_fold": tuple(by_fold)}
 
     def of(self, without: int | None) -> Combination:

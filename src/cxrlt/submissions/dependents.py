@@ -9,7 +9,7 @@ from cxrlt.challenges.base import Challenge
 from cxrlt.errors import UserError, listing
 from cxrlt.predictions.calibration import CALIBRATION, read_calibration
 from cxrlt.predictions.ensemble import is_predicted
-from cxrlt.predictions.evidence import current_weights
+from cxrlt.predictions.evidence import require_same_predictions, weights_of_split
 from cxrlt.predictions.fold_files import predict_command
 from cxrlt.predictions.present import Present
 from cxrlt.predictions.run_names import run_names
@@ -170,7 +170,7 @@ def _why(path: Path, split: str, present: Present) -> str | None:
 def _ensemble(present: Present, name: str, weights: EnsembleWeights) -> Iterator[Outdated]:
     command = f"{weights.command(name)} --force"
     try:
-        current_weights(name, present)
+        require_same_predictions(name, weights_of_split(name, present), present)
     except OutdatedError:
         yield Outdated(f"ensemble {name} (fitted on other predictions of its members)", command)
         return
