@@ -18,7 +18,7 @@ LAYERS = [
     {"models", "losses", "folds", "inputs"},
     {"challenges", "recipe", "metrics"},
     {"locks"},
-    {"artifacts", "literal_figure", "stopping", "user_file"},
+    {"artifacts", "literal_figure", "provenance", "stopping", "user_file"},
     {"errors"},
 ]
 ALONE = {"losses": {"losses"}, "metrics": {"metrics"}, "models": {"models", "recipe", "errors"}}

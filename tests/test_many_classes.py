@@ -114,7 +114,7 @@ def test_what_is_wrong_is_said_in_short_lines(trained: tuple[Challenge, Workspac
     path = tmp_path / "template.csv"
     truth[CLASSES[::-1]].to_csv(path, index_label=challenge.id_column)
     with pytest.raises(
-        UserError, match=r"Column 2 is 'Finding of the left side 1199', but should be"
+        UserError, match=r"column 2 is 'Finding of the left side 1199', but should be"
     ) as reversed_:
         template_ids(challenge, path)
     truth[CLASSES[:2]].to_csv(path, index_label=challenge.id_column)

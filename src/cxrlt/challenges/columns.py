@@ -235,6 +235,6 @@ def _other_template(challenge: Challenge, found: list[str], spec: str | None) ->
     ]
     fix = f"List the classes in the template's order in {spec} (classes: [...])."
     return (
-        f"its columns are in another order: {listing(differing)}",
+        f"its columns are in another order: {listing(differing, 2)}",
         fix if found[0] == id_name else "Put the ids' column first.",
     )

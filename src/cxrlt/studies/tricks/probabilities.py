@@ -20,7 +20,7 @@ def is_mapped(study: TrickStudy, run: Run) -> bool:
     if variant_of(run) == "raw":
         return True
     try:
-        read_calibration(study.challenge, study.source.workspace, run.name, study.rows)
+        read_calibration(run.name, study.scored)
     except UserError:
         return False
     return True
@@ -30,7 +30,6 @@ def mapped_logits(study: TrickStudy, run: Run, logits: pd.DataFrame) -> pd.DataF
     """The logits whose sigmoids are the run's probabilities. Raises UserError if they were not fitted."""
     if variant_of(run) == "raw":
         return logits
-    challenge, workspace = study.challenge, study.source.workspace
-    method = read_calibration(challenge, workspace, run.name, study.rows).method
-    nested = Nested.read(challenge, workspace, run.name, study.rows)
+    method = read_calibration(run.name, study.scored).method
+    nested = Nested.read(run.name, study.scored)
     return nested.logits(method)[variant_of(run)].reindex(logits.index)
