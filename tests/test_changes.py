@@ -569,3 +569,24 @@ def test_an_ensemble_says_of_its_members_and_of_its_own_fit_what_has_changed(roo
     )
     make_ensemble(*of(root), "alone", ["model"])
     assert len(evaluate(*of(root), "alone", n_draws=5).notes) == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [(add_rows, "4 of 20 rows have no prediction and do not count"), (remove_rows, None)],
+)
+def test_rows_of_dev_that_come_or_go_are_said_or_left_out_of_its_score(
+    root: Path, change: Callable[..., None], words: str | None
+) -> None:
+    change(root, "dev")
+    evaluation = evaluate(*of(root), "model", "dev", n_draws=5)
+    assert evaluation.notes == ((words,) if words else ())
+    assert evaluation.n_rows == (16 if words else 14)
+
+
+def test_replaced_pixels_of_dev_are_refused_until_they_are_predicted(root: Path) -> None:
+    replace_pixels(root, "dev")
+    with pytest.raises(UserError, match=r"dev\.parquet is outdated: 3 of its 16 images .*--split dev"):
+        evaluate(*of(root), "model", "dev", n_draws=5)
+    predict(tiny_source(root), "model", "dev")
+    assert evaluate(*of(root), "model", "dev", n_draws=5).notes == ()

@@ -44,7 +44,7 @@ class Present:
     _tables: dict[str, pd.DataFrame] = field(default_factory=dict, repr=False)
     _data: dict[tuple[object, ...], MadeOf] = field(default_factory=dict, repr=False)
     _numbers: dict[str, pd.Series] = field(default_factory=dict, repr=False)
-    _recorded: set[str] = field(default_factory=set, repr=False)
+    _recorded: dict[str, pd.Index] = field(default_factory=dict, repr=False)
 
     @property
     def all_rows(self) -> TrainRows:
@@ -110,15 +110,16 @@ class Present:
         return self._numbers.get(split)
 
     def unknown_pixels(self, split: str) -> list[str]:
-        """A sentence where images cannot be compared with those that were predicted; else none."""
-        if split not in self._recorded or ((now := self.pixels(split)) is not None and not now.isna().any()):
+        """A sentence where predicted images cannot be compared with those there are; else none."""
+        predicted, now = self._recorded.get(split), self.pixels(split)
+        if predicted is None:
             return []
-        rows = self.table(split).index
-        n = len(rows) if now is None else int(now.reindex(rows).isna().sum())
-        return [
+        n = len(predicted) if now is None else int(now.reindex(predicted).isna().sum())
+        sentence = (
             f"{n:,} images could not be compared with those that were predicted: no decoded image is kept of "
             "them"
-        ]
+        )
+        return [sentence] if n else []
 
     def made_of_predictions(self, directory: Path, ids: pd.Index | None = None, split: str = "oof") -> MadeOf:
         """What predictions of the fold in `directory` would be made of now, pixels aside.
@@ -175,9 +176,10 @@ class Present:
                 f"{path} is outdated: it was made with {in_words(found)}. "
                 f"Renew it with: {train if retrain else made_by} --force"
             )
-        if pixels is not None:
-            self._recorded.add(meta.split)
         there = ids[self.still_there(ids, meta.split)]
+        if pixels is not None:
+            before = self._recorded.get(meta.split, there[:0])
+            self._recorded[meta.split] = before.union(there, sort=False)
         if len(changed := self.changed_pixels(there, pixels, meta.split)):
             raise OutdatedError(
                 f"{path} is outdated: {len(changed):,} of its {len(ids):,} images have other pixels now: "
