@@ -14,7 +14,7 @@ from cxrlt.errors import UserError
 from cxrlt.folds.rows import read_train_rows
 from cxrlt.inputs.images import ImageSource
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="RssAnon is known on Linux alone")
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="Pss_Anon is known on Linux alone")
 HOLDS = "import sys, time; held = b'x' * 200_000_000; print('held', flush=True); time.sleep(60)"
 
 

@@ -39,7 +39,7 @@ schedule: {epochs: 1}
 
 def memory_rows(setting: Setting) -> Iterator[Row]:
     """The largest anonymous memory of a whole training, on so many images and on TIMES as many."""
-    if not (PROC / "self" / "status").is_file():
+    if not (PROC / "self" / "smaps_rollup").is_file():
         print("bench: the anonymous memory of a process is known on Linux alone", file=sys.stderr)
         return
     n_images = setting.size(N_TRAIN, LEAST_IMAGES)
@@ -51,7 +51,7 @@ def memory_rows(setting: Setting) -> Iterator[Row]:
         Mark(f"the same on a {TIMES}th of the images", few),
         TARGET,
         lower_is_better=True,
-        note="RssAnon of the process and its loader processes, from table to out-of-fold predictions",
+        note="Pss_Anon of the process and its loader processes, from table to out-of-fold predictions",
     )
 
 
@@ -96,13 +96,16 @@ def peak_of_command(arguments: Sequence[str]) -> int:
 
 
 def anonymous_bytes(pid: int) -> int:
-    """RssAnon: memory that is no file's, nor shared. 0 for a process that is gone."""
+    """Pss_Anon: memory that is no file's; what a child shares with its parent counts once.
+
+    0 for a process that is gone.
+    """
     try:
-        status = (PROC / str(pid) / "status").read_text()
+        sizes = (PROC / str(pid) / "smaps_rollup").read_text()
     except OSError:
         return 0
     return next(
-        (1024 * int(line.split()[1]) for line in status.splitlines() if line.startswith("RssAnon:")), 0
+        (1024 * int(line.split()[1]) for line in sizes.splitlines() if line.startswith("Pss_Anon:")), 0
     )
 
 
