@@ -151,9 +151,13 @@ def write_json(path: Path, value: object) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
-def read_json(path: Path, made_by: str) -> dict:
-    """The JSON object in `path`. Raises UserError, naming the command `made_by`, if there is none."""
-    again = f"Make it again with: {made_by.removesuffix(' --force')} --force"
+def read_json(path: Path, made_by: str, *, replaced_by: str | None = None) -> dict:
+    """The JSON object in `path`, which the command `made_by` writes.
+
+    Raises UserError, naming that command, if there is none; for a damaged one `replaced_by` (default: the
+    same with --force).
+    """
+    again = make_again(replaced_by or forced(made_by))
     try:
         require_file(path, f"Make it with: {made_by}", LARGEST_JSON)
     except MissingFileError:
@@ -169,19 +173,28 @@ def read_json(path: Path, made_by: str) -> dict:
     return value
 
 
-def read_model(path: Path, kind: type[Model], made_by: str) -> Model:
-    """The JSON artifact in `path` as `kind`, which the command `made_by` writes.
+def make_again(command: str) -> str:
+    """The end of an error about an artifact that is damaged."""
+    return f"Make it again with: {command}"
 
-    Raises UserError, naming that command, if the file is missing or is not what was written.
+
+def forced(command: str) -> str:
+    """`command` with --force, once."""
+    return f"{command.removesuffix(' --force')} --force"
+
+
+def read_model(path: Path, kind: type[Model], made_by: str, *, replaced_by: str | None = None) -> Model:
+    """The JSON artifact in `path` as `kind`; arguments and errors as of `read_json`.
+
+    Raises UserError, too, if the file is not what was written.
     """
     try:
-        return kind.model_validate(read_json(path, made_by))
+        return kind.model_validate(read_json(path, made_by, replaced_by=replaced_by))
     except (ValidationError, RecursionError) as error:
         faults = error.errors() if isinstance(error, ValidationError) else [{"loc": (), "msg": str(error)}]
         wrong = listing((": ".join([*map(str, fault["loc"]), fault["msg"]]) for fault in faults), 3)
-        raise UserError(
-            f"{path} cannot be used ({wrong}). Make it again with: {made_by.removesuffix(' --force')} --force"
-        ) from error
+        again = make_again(replaced_by or forced(made_by))
+        raise UserError(f"{path} cannot be used ({wrong}). {again}") from error
 
 
 def write_model(path: Path, artifact: BaseModel) -> None:

@@ -90,7 +90,7 @@ def _rehearsal(source: ImageSource, recipes: dict[str, Recipe]) -> tuple[ImageSo
 
 
 def _require_starts(source: ImageSource, recipes: dict[str, Recipe]) -> None:
-    """Raises UserError if a recipe starts from what is neither trained nor another of them."""
+    """Raises UserError if a recipe starts from a run that is not trained and is not another of them."""
     for recipe in recipes.values():
         start = recipe.model.start_from
         if start and start.removeprefix(f"{source.challenge.name}:") not in recipes:

@@ -63,15 +63,13 @@ def made_of(**parts: object) -> MadeOf:
 def digest(value: object) -> str:
     """SHA-256, in hexadecimal, of a value: the one definition of a hash in this package.
 
-    Series and DataFrames are hashed by index label and column name, in whatever order these come. Anything
+    Series and DataFrames are hashed by index label and column name, in any order of these. Anything
     else is hashed as JSON knows it.
     """
     if isinstance(value, pd.DataFrame):
         return digest({str(name): digest(column) for name, column in _columns(value).items()})
     if isinstance(value, pd.Series):
         return _digest_of_series(value)
-    if isinstance(value, pd.Index):
-        return _digest_of_index(value)
     return _sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode())
 
 
@@ -144,10 +142,6 @@ def _details(part: str, before: Mapping[str, object], now: MadeOf) -> list[str]:
 def _digest_of_series(series: pd.Series) -> str:
     ordered = series.iloc[_order(series.index)]
     return digest([_sha256(_text(ordered.index)), _sha256(_bytes(ordered))])
-
-
-def _digest_of_index(index: pd.Index) -> str:
-    return _sha256(_text(index[_order(index)]))
 
 
 def _order(index: pd.Index) -> np.ndarray:

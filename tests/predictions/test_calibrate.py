@@ -209,8 +209,11 @@ def test_changed_weights_of_an_ensemble_make_its_calibration_stale(model: Simula
 def test_an_unusable_file_is_refused_with_the_command(shared: SimulatedRuns, change) -> None:
     path = calibrate(*of(shared), n_draws=20).path
     path.write_text(json.dumps(change(json.loads(path.read_text()))))
-    with pytest.raises(UserError, match=r"calibration\.json.*Make it again with: cxrlt calibrate model"):
+    with pytest.raises(
+        UserError, match=r"calibration\.json.*Make it again with: cxrlt calibrate model"
+    ) as error:
         read(shared)
+    assert "--force" not in str(error.value), "cxrlt calibrate has no such flag"
 
 
 def test_without_a_file_the_command_that_makes_it_is_named(model: SimulatedRuns) -> None:

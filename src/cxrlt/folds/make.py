@@ -134,8 +134,7 @@ def _grouped(
         unknown = len(table) if hashes is None else int(hashes.isna().sum())
         raise UserError(
             f"{challenge.name}: --group-duplicates compares pictures by the hashes that are kept beside "
-            "decoded "
-            f"images, and {unknown:,} of {len(table):,} training images are not decoded yet. "
+            f"decoded images, and {unknown:,} of {len(table):,} training images are not decoded yet. "
             f"First run: cxrlt cache {challenge.name}"
         )
     table = table.assign(patient=grouped_patients(table, hashes))
@@ -225,10 +224,10 @@ def _require_same(
     runs = _runs(challenge, workspace)
     lost = f": {listing(runs)} would then have to be trained again" if runs else ""
     command = folds_command(challenge, made.n_folds, made.seed)
-    fixes = [f"Ask for the one there ({command}, with --allow-missing if it was made so)"]
-    if changed and not differing:
-        fixes = [f"Take the changes in without moving a row (cxrlt folds {challenge.name} --extend)"]
+    fix = f"Ask for the one there ({command}, with --allow-missing if it was made so)"
+    if not differing:
+        fix = f"Take the changes in without moving a row (cxrlt folds {challenge.name} --extend)"
     raise UserError(
         f"{workspace.folds_path(challenge.name)} is another split: {'; '.join(differing + changed)}. "
-        f"{fixes[0]}, or replace it with --force{lost}."
+        f"{fix}, or replace it with --force{lost}."
     )

@@ -73,9 +73,12 @@ class Folds:
         Then no row has moved to another fold, so what was trained or fitted without a fold never saw its
         rows.
         """
-        rows = None if fold is None else self.identity.rows(fold)
-        now = {"split": self.identity.split, "rows": rows}
+        now = self._digests(fold)
         return {**before, **{part: now[part] for part in self.extended_since(before, fold)}}
+
+    def has_trained(self, before: Mapping[str, object], fold: int | str) -> bool:
+        """Whether weights of `fold`, made of `before`, were trained on this split, extended since or not."""
+        return self.accepting(before, fold).get("rows") == self.identity.rows(fold)
 
     def extended_since(self, before: Mapping[str, object], fold: int | str | None) -> list[str]:
         """The parts, of "split" and "rows", that were made before `cxrlt folds --extend` changed them."""
@@ -85,8 +88,11 @@ class Folds:
                 parts.append("split")
             if fold is not None and before.get("rows") == former.rows.get(str(fold)):
                 parts.append("rows")
-        now = {"split": self.identity.split, "rows": None if fold is None else self.identity.rows(fold)}
+        now = self._digests(fold)
         return [part for part in dict.fromkeys(parts) if before.get(part) != now[part]]
+
+    def _digests(self, fold: int | str | None) -> dict[str, str | None]:
+        return {"split": self.identity.split, "rows": None if fold is None else self.identity.rows(fold)}
 
 
 class FormerSplit(Artifact):

@@ -66,8 +66,8 @@ class TrainRows:
         if self.leaking:
             raise UserError(
                 f"{challenge}: {len(self.leaking):,} patients of the training table are in more than one "
-                "fold of "
-                f"folds.csv: {listing(self.leaking)}. Split again with: cxrlt folds {challenge} --force"
+                f"fold of folds.csv: {listing(self.leaking)}. Split again with: "
+                f"cxrlt folds {challenge} --force"
             )
 
 
@@ -82,8 +82,7 @@ def read_train_rows(challenge: Challenge, workspace: Workspace) -> TrainRows:
     if kept.empty:
         raise UserError(
             f"{workspace.folds_path(challenge.name)} holds not one row of the training table. Split again "
-            "with: "
-            f"cxrlt folds {challenge.name} --force"
+            f"with: cxrlt folds {challenge.name} --force"
         )
     table = table.loc[kept.index].assign(fold=kept["fold"])
     pairs = table[["patient", "fold"]].dropna().drop_duplicates()["patient"]

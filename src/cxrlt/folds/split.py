@@ -24,10 +24,8 @@ def split_patients(table: pd.DataFrame, classes: tuple[str, ...], n_folds: int, 
         raise UserError(f"--n-folds {n_folds} must lie between 2 and the number of {unit}, {n_units:,}.")
     if patient.isna().all():
         fold = _split_rows(positive, n_folds, seed)
-    elif patient.isna().any():
-        unknown = listing(table.index[patient.isna()])
-        raise UserError(f"rows without a patient: {unknown}. Give them one in the challenge's table.")
     else:
+        _require_patients(patient)
         code, patients = pd.factorize(patient, sort=True)
         fold = _split_greedily(_shares(positive, code, len(patients)), n_folds, seed)[code]
     return pd.Series(fold, index=table.index, name="fold")
@@ -45,9 +43,7 @@ def extend_split(
     patient = table["patient"]
     if patient.isna().all():
         patient = table.index.to_series()
-    elif patient.isna().any():
-        unknown = listing(table.index[patient.isna()])
-        raise UserError(f"rows without a patient: {unknown}. Give them one in the challenge's table.")
+    _require_patients(patient)
     code, patients = pd.factorize(patient, sort=True)
     fold_of = np.full(len(patients), -1, dtype=np.int64)
     there = table.index.isin(placed.index)
@@ -55,6 +51,12 @@ def extend_split(
     positive = (table[list(classes)] == 1).to_numpy(dtype=np.float64)
     fold = _split_greedily(_shares(positive, code, len(patients)), n_folds, seed, fold_of)[code]
     return pd.Series(fold, index=table.index, name="fold")
+
+
+def _require_patients(patient: pd.Series) -> None:
+    if patient.isna().any():
+        unknown = listing(patient.index[patient.isna()])
+        raise UserError(f"rows without a patient: {unknown}. Give them one in the challenge's table.")
 
 
 def _shares(positive: np.ndarray, patient: np.ndarray, n_patients: int) -> np.ndarray:

@@ -3,10 +3,10 @@
 A folder `<challenge>-<split>-<key>` holds images.npy (n, size, size) uint8, or (n, size, size, 3) in the
 order red, green, blue where a challenge has three channels; ids.csv with the image id of each row;
 thumbs.npy (n, 16, 16) uint8, small grey copies of all images; hashes.npy (n, 32) uint8, the SHA-256 of the
-bytes that a row was decoded from; sources.npy (n, 4) int64, the
-stat of the file that they were read from (see sources.py; zeros: not yet); quarantine.csv, and meta.json. A
-row counts only once its stat is in sources.npy, which is written after the others are on disk; so a build
-may be killed at any moment. A file whose stat differs is hashed again, and decoded again if its bytes differ.
+bytes that a row was decoded from; sources.npy (n, 4) int64, the stat of the file that they were read from
+(see sources.py; zeros: not yet); quarantine.csv, and meta.json. A row counts only once its stat is in
+sources.npy, which is written after the others are on disk; so a build may be killed at any moment. A file
+whose stat differs is hashed again, and decoded again if its bytes differ.
 """
 
 import hashlib
@@ -185,7 +185,7 @@ def cache_path(
     images_dir: Path,
     channels: int = 1,
 ) -> Path:
-    """Folder of the cache of these files (index image_id), in whatever order, at this size.
+    """Folder of the cache of these files (index image_id), in any order, at this size.
 
     Its name is a function of ids, of where the files lie below `images_dir`, of where that folder really
     lies, and of the decoder of these channels: data sets with the same ids never share a cache.

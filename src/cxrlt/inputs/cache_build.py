@@ -146,7 +146,7 @@ class _Build:
         return np.flatnonzero(is_done(sources) & (sources != self.stats).any(axis=1))
 
     def pending(self) -> np.ndarray:
-        """Rows neither decoded, nor found unreadable in the file as it is now."""
+        """Rows that are not decoded and were not found unreadable in the file as it is now."""
         tried = read_quarantine(self.directory)[list(STAT)].reindex(self.table.index, fill_value=-1)
         return np.flatnonzero(~is_done(self.sources) & (tried.to_numpy() != self.stats).any(axis=1))
 

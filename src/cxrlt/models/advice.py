@@ -17,7 +17,7 @@ Fits = Callable[[ModelConfig, int], bool]
 def what_fits(cfg: ModelConfig, size: int, fits: Fits, at_any_size: bool = False) -> str:
     """A sentence that names sizes near that do fit, or another pool or head, each of which has been tried.
 
-    `at_any_size`: `cfg` itself does not fit whatever the size.
+    `at_any_size`: `cfg` itself does not fit at any size.
     """
     for other, choice in _alternatives(cfg):
         if other is cfg and at_any_size:

@@ -174,7 +174,7 @@ def _is_of_one_size(cfg: ModelConfig) -> bool:
 
 
 def _take_classifier(backbone: nn.Module, cfg: ModelConfig) -> nn.Linear | nn.Conv2d | None:
-    """Takes timm's classifier out and returns it; of a feature map also the pool, but for a norm between."""
+    """Takes timm's classifier out and returns it; for a feature map also the pool, but keeps the norm."""
     if _reads_map(cfg):
         with _of_timm(_no_map(cfg), _AtAnySizeError):
             backbone.reset_classifier(0, "")

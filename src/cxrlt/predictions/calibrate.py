@@ -94,8 +94,8 @@ def calibrate(
         if len(present.folds.held) < 2:
             raise UserError(
                 f"Only fold {present.folds.held[0]} of {name} is finished, and what calibrates a fold is "
-                "fitted on "
-                f"others. Finish one more: cxrlt train RECIPE --name {name} --challenge {challenge.name}"
+                f"fitted on others. Finish one more: "
+                f"cxrlt train RECIPE --name {name} --challenge {challenge.name}"
             )
     nested = Nested.read(name, present)
     mapped = {each: nested.logits(each) for each in ([method] if method else METHODS)}

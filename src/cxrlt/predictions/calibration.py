@@ -105,10 +105,8 @@ def read_calibration(name: str, present: Present) -> Calibration:
     challenge = present.challenge
     path = present.workspace.run_dir(challenge.name, name) / CALIBRATION
     command = f"cxrlt calibrate {name} --challenge {challenge.name}"
-    try:
-        record = read_model(path, CalibrationRecord, command)
-    except UserError as error:  # calibrate always fits again: it has no --force
-        raise UserError(str(error).replace(f"{command} --force", command)) from error
+    # calibrate always fits again: it has no --force
+    record = read_model(path, CalibrationRecord, command, replaced_by=command)
     if set(record.calibration.maps) != set(challenge.classes):
         odd = sorted(set(record.calibration.maps) ^ set(challenge.classes))
         raise UserError(

@@ -10,13 +10,13 @@ from cxrlt.folds.read import REFIT
 from cxrlt.predictions.fold_files import predict_command
 from cxrlt.predictions.present import Present
 from cxrlt.predictions.store import read_meta
-from cxrlt.predictions.trained import fold_dirs, fold_of, recipe_of
+from cxrlt.predictions.trained import fold_dirs, recipe_of
 from cxrlt.predictions.view_weights import CANDIDATES
 from cxrlt.predictions.weights import EnsembleWeights, is_ensemble, read_weights
 from cxrlt.provenance import MadeOf, OutdatedError, in_words, made_of, only
 from cxrlt.recipe import Recipe, fields_changing
-from cxrlt.training.places import RUN
-from cxrlt.training.record import changes_in_data, read_run
+from cxrlt.training.places import RUN, fold_of
+from cxrlt.training.record import read_run
 
 
 def made_of_evidence(names: Iterable[str], present: Present) -> MadeOf:
@@ -120,8 +120,7 @@ def _training_marks(run_dir: Path, present: Present) -> list[str]:
             recipe = recipe_of(directory, present.challenge.name)
         except UserError:  # the stages that need them say so
             continue
-        now = present.training_data(record.fold, recipe)
-        if changes := changes_in_data(record, now, present.rows):
+        if changes := present.changes_in_data(record, recipe):
             folds_of.setdefault(in_words(changes), []).append(fold_of(directory))
     return [
         f"trained on {words} than there are now (fold{'s' * (len(folds) > 1)} {', '.join(folds)})"

@@ -10,9 +10,8 @@ from cxrlt.predictions.present import Present
 from cxrlt.predictions.probabilities import comparable_logits
 from cxrlt.predictions.standardise import CONSTANTS, Constants, read_constants
 from cxrlt.predictions.store import PredictionsMeta, read_meta, read_predictions
-from cxrlt.predictions.trained import fold_of
 from cxrlt.provenance import OutdatedError, in_words
-from cxrlt.training.places import WEIGHTS, train_command, unit_dir
+from cxrlt.training.places import WEIGHTS, fold_of, train_command, unit_dir
 
 
 def read_fold(
@@ -33,7 +32,7 @@ def read_fold(
 
 
 def _require_trained(path: Path, challenge: str) -> None:
-    """Raises UserError if neither `path` nor the weights beside it are there."""
+    """Raises UserError if `path` is not there and the weights beside it are not either."""
     directory = path.parent
     if not (directory / WEIGHTS).is_file() and not path.is_file():
         command = train_command(directory.parent, fold_of(directory), challenge)

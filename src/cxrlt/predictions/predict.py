@@ -30,7 +30,7 @@ from cxrlt.predictions.store import (
     read_predictions,
     write_predictions,
 )
-from cxrlt.predictions.trained import TrainedFold, fold_of, recipe_of, require_classes, trained_folds
+from cxrlt.predictions.trained import TrainedFold, recipe_of, require_classes, trained_folds
 from cxrlt.predictions.weights import is_ensemble, read_weights
 from cxrlt.provenance import MadeOf, digest, in_words
 from cxrlt.recipe import Recipe, TTAConfig
@@ -38,7 +38,7 @@ from cxrlt.training.checkpoint import read_tensors
 from cxrlt.training.data import Stored, evaluation_set, rows_per_pass
 from cxrlt.training.features import feature_cache
 from cxrlt.training.infer import infer
-from cxrlt.training.places import CONFIG, WEIGHTS
+from cxrlt.training.places import CONFIG, WEIGHTS, fold_of
 from cxrlt.training.setup import create_accelerator, worker_count
 from cxrlt.training.tta import describe_tta, only_as_they_are
 
@@ -174,10 +174,8 @@ def what_is_behind(path: Path, split: str, ids: pd.Index, present: Present) -> B
     The constants of an out-of-fold one lie beside it. Where only images have come, gone or changed, the
     others keep what they have; where the images of a study are seen together, all of it is computed.
     """
-    whole, now = (
-        Behind(ids, reason=f"{path} is not there"),
-        present.made_of_predictions(path.parent, ids, split),
-    )
+    whole = Behind(ids, reason=f"{path} is not there")
+    now = present.made_of_predictions(path.parent, ids, split)
     if not path.is_file():
         return whole
     try:

@@ -16,11 +16,11 @@ from cxrlt.folds.read import Folds
 from cxrlt.folds.rows import TrainRows, read_train_rows
 from cxrlt.inputs.pixels import pixel_hashes
 from cxrlt.predictions.store import PredictionsMeta, pixel_numbers, read_pixels
-from cxrlt.predictions.trained import fold_of, recipe_of
+from cxrlt.predictions.trained import recipe_of
 from cxrlt.provenance import MadeOf, OutdatedError, differing, digest_of_weights, in_words, made_of
 from cxrlt.recipe import Recipe, fields_changing
-from cxrlt.training.places import WEIGHTS, train_command
-from cxrlt.training.record import data_used, made_of_data
+from cxrlt.training.places import WEIGHTS, fold_of, train_command
+from cxrlt.training.record import RunRecord, changes_in_data, classes_of, data_used, made_of_data
 
 TRAINED_WITH = ("split", "classes")
 """Where one of these differs, predicting again is not enough."""
@@ -94,8 +94,11 @@ class Present:
         table = self.rows.table
         return made_of(labels=table[list(self.challenge.classes)], views=table[["patient", "study", "view"]])
 
-    def training_data(self, fold: str, recipe: Recipe) -> MadeOf:
-        """What weights of `fold` would be trained on now."""
+    def changes_in_data(self, record: RunRecord, recipe: Recipe) -> dict[str, list[str]]:
+        """How what a fold was trained on differs from what there is now, in the words of `differing`."""
+        return changes_in_data(record, self._training_data(record.fold, recipe), self.rows)
+
+    def _training_data(self, fold: str, recipe: Recipe) -> MadeOf:
         key = (fold, *data_used(recipe))
         if key not in self._data:
             used = (self.challenge, self.all_rows, fold, self.pixels("oof"), *data_used(recipe))
@@ -132,7 +135,7 @@ class Present:
         if recipe.fuses and ids is not None and ids.isin(self.table(split).index).all():
             views = self.table(split).loc[ids, ["study", "view"]]
         parts = made_of(
-            classes=[self.challenge.task, *sorted(self.challenge.classes)],
+            classes=classes_of(self.challenge),
             recipe=fields_changing(recipe, "weights", "logits"),
             views=views,
         )

@@ -35,7 +35,7 @@ from cxrlt.predictions.view_weights import (
 )
 from cxrlt.predictions.weights import is_ensemble
 from cxrlt.recipe import PredictConfig
-from cxrlt.training.places import WEIGHTS
+from cxrlt.training.places import WEIGHTS, fold_of
 
 STUDY_MEAN_FILE = "study_mean.json"
 
@@ -66,7 +66,7 @@ def finished_folds(name: str, present: Present) -> list[int]:
     if is_ensemble(run_dir):
         raise UserError(f"--partial is of single models, and {name} is an ensemble: name one of its members.")
     found = [
-        int(directory.name.removeprefix("fold"))
+        int(fold_of(directory))
         for directory in fold_dirs(run_dir)
         if directory.name != REFIT and any((directory / file).is_file() for file in (WEIGHTS, "oof.parquet"))
     ]

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from cxrlt.artifacts import atomic_path
+from cxrlt.artifacts import atomic_path, forced, make_again
 from cxrlt.errors import UserError, listing
 from cxrlt.provenance import MadeOf, digest
 
@@ -124,7 +124,7 @@ def read_predictions(
 
 
 def _unusable(path: Path, wrong: str, made_by: str) -> UserError:
-    return UserError(f"{path} {wrong}. Make it again with: {made_by.removesuffix(' --force')} --force")
+    return UserError(f"{path} {wrong}. {make_again(forced(made_by))}")
 
 
 def _first_line(error: Exception) -> str:

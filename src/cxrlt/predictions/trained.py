@@ -11,7 +11,7 @@ from cxrlt.errors import UserError, listing
 from cxrlt.folds.read import REFIT, Folds
 from cxrlt.provenance import differing, in_words, made_of
 from cxrlt.recipe import Recipe, fields_changing, load_recipe
-from cxrlt.training.places import CONFIG, WEIGHTS, train_command, train_run_command
+from cxrlt.training.places import CONFIG, WEIGHTS, fold_of, train_command, train_run_command
 from cxrlt.training.record import RunRecord, read_run
 
 
@@ -47,17 +47,16 @@ def trained_folds(
         if not wanted or not (directory / WEIGHTS).is_file():
             continue
         record, recipe = read_run(directory, challenge), recipe_of(directory, challenge)
-        before = folds.accepting(record.made_of, record.fold)
-        if before.get("rows") != folds.identity.rows(record.fold):
+        if not folds.has_trained(record.made_of, record.fold):
             raise UserError(
                 f"{directory} was trained on another split than the folds.csv there is now. "
                 f"Train it again: {train_run_command(run_dir, challenge)} --force"
             )
         if edited := differing(record.made_of, made_of(recipe=fields_changing(recipe, "weights"))):
             raise UserError(
-                f"{directory / CONFIG} is not what this fold was trained with: {in_words(edited)}. Put the "
-                "former "
-                f"values back, or train it again: {train_command(run_dir, record.fold, challenge)} --force"
+                f"{directory / CONFIG} is not what this fold was trained with: {in_words(edited)}. "
+                f"Put the former values back, or train it again: "
+                f"{train_command(run_dir, record.fold, challenge)} --force"
             )
         found.append(TrainedFold(directory, recipe, record))
     if not found:
@@ -72,11 +71,6 @@ def fold_dirs(run_dir: Path) -> list[Path]:
     """The folders of a run's folds, finished or not, in order."""
     found = [*run_dir.glob("fold[0-9]*"), *run_dir.glob(REFIT)]
     return sorted(found, key=lambda folder: (folder.name == REFIT, len(folder.name), folder.name))
-
-
-def fold_of(directory: Path) -> str:
-    """Which fold a folder is of."""
-    return directory.name.removeprefix("fold")
 
 
 def recipe_of(directory: Path, challenge: str) -> Recipe:

@@ -169,7 +169,6 @@ def read_weights(run_dir: Path, challenge: Challenge) -> EnsembleWeights:
     if weights.challenge != challenge.name or set(weights.classes) != set(challenge.classes):
         raise UserError(
             f"{run_dir / WEIGHTS_FILE} is of {weights.challenge}, or of other classes than {challenge.name} "
-            "has now. "
-            f"Make it again with: {weights.command(name)} --force"
+            f"has now. Make it again with: {weights.command(name)} --force"
         )
     return weights

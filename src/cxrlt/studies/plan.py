@@ -18,7 +18,7 @@ from cxrlt.provenance import in_words
 from cxrlt.recipe import Recipe, differing_in, load_recipe
 from cxrlt.studies.flags import StudyPlan
 from cxrlt.training.places import CONFIG, RUN, WEIGHTS
-from cxrlt.training.record import changes_in_data, read_run
+from cxrlt.training.record import read_run
 from cxrlt.training.train import TrainPlan
 
 
@@ -113,12 +113,9 @@ class Study:
         if (directory / RUN).is_file() and not self.plan.force:
             record = read_run(directory, self.challenge.name)
             differing = differing_in(load_recipe(None, directory / CONFIG), run.recipe, "weights")
-            before = self.split.accepting(record.made_of, record.fold)
-            if before.get("rows") != self.split.identity.rows(fold):
+            if not self.split.has_trained(record.made_of, fold):
                 differing.append("another split into folds")
-            elif changes := changes_in_data(
-                record, self.present.training_data(str(fold), run.recipe), self.present.rows
-            ):
+            elif changes := self.present.changes_in_data(record, run.recipe):
                 differing.append(in_words(changes))
             if differing:
                 raise UserError(

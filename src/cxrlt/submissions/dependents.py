@@ -14,12 +14,12 @@ from cxrlt.predictions.fold_files import predict_command
 from cxrlt.predictions.present import Present
 from cxrlt.predictions.run_names import run_names
 from cxrlt.predictions.store import read_meta, read_pixels
-from cxrlt.predictions.trained import fold_dirs, fold_of, recipe_of
+from cxrlt.predictions.trained import fold_dirs, recipe_of
 from cxrlt.predictions.weights import EnsembleWeights, is_ensemble, read_weights
 from cxrlt.provenance import OutdatedError, digest_of_weights, in_words
 from cxrlt.submissions.record import is_outdated, records
-from cxrlt.training.places import RUN, WEIGHTS, train_command, train_run_command, unit_dir
-from cxrlt.training.record import Origin, RunRecord, changes_in_data, read_run
+from cxrlt.training.places import RUN, WEIGHTS, fold_of, train_command, train_run_command, unit_dir
+from cxrlt.training.record import Origin, RunRecord, read_run
 
 SPLITS = ("oof", "dev", "test")
 
@@ -63,7 +63,7 @@ def outdated(
     for name in depending:
         yield from _calibration(present, name)
     for record in records(challenge, workspace):
-        if record.name in depending and is_outdated(record, challenge, workspace):
+        if record.name in depending and is_outdated(record, present):
             what = f"submission of {record.name} for {record.split}"
             yield Outdated(what, record.command(challenge.name))
 
@@ -107,7 +107,7 @@ def _changes(present: Present, directory: Path, record: RunRecord) -> str | None
         recipe = recipe_of(directory, present.challenge.name)
     except UserError:
         return None
-    changes = changes_in_data(record, present.training_data(record.fold, recipe), present.rows)
+    changes = present.changes_in_data(record, recipe)
     return in_words(changes) if changes else None
 
 
@@ -129,11 +129,7 @@ def _description(directory: Path, challenge: str) -> RunRecord | None:
 
 def _is_of_another_split(present: Present, described: dict[Path, RunRecord | None]) -> bool:
     known = [record for record in described.values() if record is not None]
-    return any(
-        present.folds.accepting(record.made_of, record.fold).get("rows")
-        != present.folds.identity.rows(record.fold)
-        for record in known
-    )
+    return not all(present.folds.has_trained(record.made_of, record.fold) for record in known)
 
 
 def _predictions(present: Present, name: str) -> Iterator[Outdated]:

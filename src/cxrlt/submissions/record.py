@@ -62,14 +62,16 @@ def records(challenge: Challenge, workspace: Workspace) -> Iterator[Record]:
         yield from _entries(path.parent).values()
 
 
-def is_outdated(record: Record, challenge: Challenge, workspace: Workspace) -> bool:
-    """Whether predictions, or what was done with them, have changed since the submission was written."""
-    own = record.origin == challenge.name
+def is_outdated(record: Record, present: Present) -> bool:
+    """Whether predictions, or what was done with them, have changed since the submission was written.
+
+    `present` is of the challenge it was written for, which need not be the one that was predicted.
+    """
     try:
-        # other challenges lie below the same root: --inputs and its like speak of this one
-        there = workspace if own else Workspace(workspace.root)
-        origin = challenge if own else get_challenge(record.origin, there.inputs_dir(record.origin))
-        present = Present(origin, there)
+        if record.origin != present.challenge.name:
+            # other challenges lie below the same root: --inputs and its like speak of this one
+            there = Workspace(present.workspace.root)
+            present = Present(get_challenge(record.origin, there.inputs_dir(record.origin)), there)
         if record.partial is not None:
             present = present.only(list(record.partial))
         now = made_of_submission(record.name, record.split, record.variant, present)
@@ -81,10 +83,10 @@ def is_outdated(record: Record, challenge: Challenge, workspace: Workspace) -> b
 def outdated_line(path: Path, challenge: Challenge, workspace: Workspace) -> str | None:
     """What says that the submission file at `path` is outdated; None if it is not, or not known to be."""
     splits = {"submission": "test"} | {f"submission_{split}": split for split in challenge.splits}
-    folder = path.absolute().parent
+    folder, present = path.absolute().parent, Present(challenge, workspace)
     for record in records(challenge, workspace):
         here = workspace.submission_dir(challenge.name, record.name) == folder
-        if here and record.split == splits.get(path.stem) and is_outdated(record, challenge, workspace):
+        if here and record.split == splits.get(path.stem) and is_outdated(record, present):
             command = record.command(challenge.name)
             return f"outdated: predictions have changed since {path} was written. Renew it with: {command}"
     return None

@@ -17,6 +17,11 @@ def unit_dir(run_dir: Path, fold: int | str) -> Path:
     return run_dir / (REFIT if fold == REFIT else f"fold{fold}")
 
 
+def fold_of(directory: Path) -> str:
+    """Which fold a folder is of, or REFIT: what `unit_dir` made it from."""
+    return directory.name.removeprefix("fold")
+
+
 def train_command(run_dir: Path, fold: int | str, challenge: str) -> str:
     """The command that trains one fold of a run."""
     which = "--refit" if fold == REFIT else f"--fold {fold}"

@@ -12,7 +12,7 @@ from cxrlt.errors import UserError
 from cxrlt.folds.rows import TrainRows
 from cxrlt.provenance import MadeOf, differing, made_of, only
 from cxrlt.recipe import Recipe, fields_changing
-from cxrlt.training.places import RUN, train_command
+from cxrlt.training.places import RUN, fold_of, train_command
 
 DATA = ("rows", "labels", "pixels", "views")
 """The parts of what weights are made of that lie in the inputs folder and may be changed there."""
@@ -51,7 +51,7 @@ def read_run(directory: Path, challenge: str) -> RunRecord:
 
     Raises UserError, with the training, if it is missing, damaged or misplaced.
     """
-    fold = directory.name.removeprefix("fold")
+    fold = fold_of(directory)
     again = train_command(directory.parent, fold, challenge)
     record = read_model(directory / RUN, RunRecord, again)
     if record.fold != fold:
@@ -74,11 +74,14 @@ def made_of_training(
 
     `pixels` has the hash of each image, None or NaN where it is not known.
     """
-    parts = made_of(
-        classes=[challenge.task, *sorted(challenge.classes)], recipe=fields_changing(recipe, "weights")
-    )
+    parts = made_of(classes=classes_of(challenge), recipe=fields_changing(recipe, "weights"))
     data = made_of_data(challenge, rows, fold, pixels, *data_used(recipe))
     return parts | data | ({"start": start.weights} if start else {})
+
+
+def classes_of(challenge: Challenge) -> list[str]:
+    """What an artifact keeps the digest of as its classes: their order does not matter."""
+    return [challenge.task, *sorted(challenge.classes)]
 
 
 def data_used(recipe: Recipe) -> tuple[bool, bool]:

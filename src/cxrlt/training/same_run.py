@@ -6,12 +6,12 @@ from cxrlt.artifacts import write_model
 from cxrlt.errors import UserError, listing
 from cxrlt.folds.rows import TrainRows
 from cxrlt.locks import exclusive
-from cxrlt.provenance import in_words, is_current, only
+from cxrlt.provenance import MadeOf, in_words, is_current, only
 from cxrlt.recipe import differing_in, load_recipe, save_recipe
 from cxrlt.training.checkpoint import checkpoints
 from cxrlt.training.job import FoldJob
 from cxrlt.training.places import CONFIG, RUN, train_run_command
-from cxrlt.training.record import DATA, changes_in_data, read_run
+from cxrlt.training.record import DATA, RunRecord, changes_in_data, read_run
 
 
 def require_same_run(job: FoldJob, rows: TrainRows) -> None:
@@ -28,7 +28,7 @@ def require_same_run(job: FoldJob, rows: TrainRows) -> None:
         for key in ("challenge", "name", "seed")
         if getattr(record, key) != getattr(job, key)
     ]
-    if rows.folds.accepting(record.made_of, job.fold).get("rows") != job.rows:
+    if not rows.folds.has_trained(record.made_of, job.fold):
         differing.append("another split into folds")
     if record.made_of.get("classes") != job.made_of["classes"]:
         differing.append("other classes")
@@ -41,9 +41,8 @@ def require_same_run(job: FoldJob, rows: TrainRows) -> None:
     origin = job.start.origin if job.start else None
     if origin and record.made_of.get("start") != origin.weights:
         raise UserError(
-            f"{job.run_dir} started from weights of {origin.run} fold {origin.fold} that have been replaced "
-            "since. "
-            "Train it again with --force, or from the new ones under a --name of its own."
+            f"{job.run_dir} started from weights of {origin.run} fold {origin.fold} that have been "
+            "replaced since. Train it again with --force, or from the new ones under a --name of its own."
         )
 
 
@@ -66,12 +65,9 @@ def keep_or_refuse(jobs: Sequence[FoldJob], rows: TrainRows, *, keep: bool, writ
         if not job.finished:
             if checkpoints(job.run_dir) or any(job.run_dir.glob("stage*")):
                 begun.setdefault(words, []).append(job.fold)
-        elif keep or (record.kept and is_current(record.kept, data)):
+        elif keep or _is_kept(record, data):
             if write:
-                print(f"train {job.name} fold {job.fold}: trained on {words} than there are now, and kept")
-            if write and not (record.kept and is_current(record.kept, data)):
-                with exclusive(job.run_dir):
-                    write_model(job.run_dir / RUN, record.model_copy(update={"kept": data}))
+                _keep(job, record, data, words)
         else:
             finished.setdefault(words, []).append(job.fold)
     if begun:
@@ -85,6 +81,17 @@ def keep_or_refuse(jobs: Sequence[FoldJob], rows: TrainRows, *, keep: bool, writ
             f"{jobs[0].name} was trained on {_by_folds(finished)} than there are now. Train it again with: "
             f"{command} --force; or go on with it as it is: {command} --keep-trained"
         )
+
+
+def _is_kept(record: RunRecord, data: MadeOf) -> bool:
+    return bool(record.kept) and is_current(record.kept, data)
+
+
+def _keep(job: FoldJob, record: RunRecord, data: MadeOf, words: str) -> None:
+    print(f"train {job.name} fold {job.fold}: trained on {words} than there are now, and kept")
+    if not _is_kept(record, data):
+        with exclusive(job.run_dir):
+            write_model(job.run_dir / RUN, record.model_copy(update={"kept": data}))
 
 
 def _by_folds(found: dict[str, list[str]]) -> str:

@@ -121,8 +121,7 @@ def _seen(job: FoldJob, origin: Origin, read: Callable[[str], Collection], sourc
     challenge, run = origin.run.split(":", 1)
     run_dir = source.workspace.run_dir(challenge, run)
     theirs, ours = read(challenge), read(job.challenge)
-    before = theirs.folds.accepting({"rows": origin.rows}, origin.fold)
-    if before["rows"] != theirs.folds.identity.rows(origin.fold):
+    if not theirs.folds.has_trained({"rows": origin.rows}, origin.fold):
         again = f"{train_command(run_dir, origin.fold, challenge)} --force"
         raise UserError(
             f"model.start_from: {origin.run} was trained on another split than the folds.csv there is now "

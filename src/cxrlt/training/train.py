@@ -119,8 +119,7 @@ def fold_jobs(source: ImageSource, plan: TrainPlan, rows: TrainRows | None = Non
     if plan.refit and len(rows.new):
         raise UserError(
             f"--refit trains on all rows, and {len(rows.new):,} rows of the training table are not in "
-            "folds.csv: "
-            f"{listing(rows.new)}. Take them in with: cxrlt folds {challenge.name} --extend"
+            f"folds.csv: {listing(rows.new)}. Take them in with: cxrlt folds {challenge.name} --extend"
         )
     _require_one_kind(workspace.run_dir(challenge.name, plan.name), plan)
     table, cache = source.folded(rows.table, plan.recipe.data.cache_size)

@@ -3,12 +3,13 @@
 import shutil
 from pathlib import Path
 
-from cxrlt.artifacts import read_json, write_json
+from cxrlt.artifacts import write_model
 from cxrlt.predictions.standardise import CONSTANTS
 from cxrlt.recipe import load_recipe, save_recipe
 from cxrlt.studies.plan import Run
 from cxrlt.studies.tricks.plan import TrickStudy
-from cxrlt.training.places import WEIGHTS
+from cxrlt.training.places import CONFIG, RUN, WEIGHTS
+from cxrlt.training.record import read_run
 
 OOF = "oof.parquet"
 DESCRIPTION = ("environment.json", "card.json", "log.csv")
@@ -25,9 +26,10 @@ def derive(study: TrickStudy, base: Run, run: Run) -> None:
         directory.mkdir(parents=True)
         for name in _files(base, run):
             _link(origin / name, directory / name)
-        save_recipe(run.recipe, directory / "config.yaml")
-        identity = read_json(origin / "run.json", "cxrlt train --force")
-        write_json(directory / "run.json", identity | {"name": run.name})  # last: the others are whole
+        save_recipe(run.recipe, directory / CONFIG)
+        record = read_run(origin, study.challenge.name)
+        # last: its presence says the others are whole
+        write_model(directory / RUN, record.model_copy(update={"name": run.name}))
 
 
 def is_derived(study: TrickStudy, base: Run, run: Run) -> bool:
@@ -38,9 +40,9 @@ def is_derived(study: TrickStudy, base: Run, run: Run) -> bool:
 
 
 def _is_derived(origin: Path, directory: Path, base: Run, run: Run) -> bool:
-    if not (directory / "run.json").is_file():
+    if not (directory / RUN).is_file():
         return False
-    as_asked = load_recipe(None, directory / "config.yaml") == run.recipe
+    as_asked = load_recipe(None, directory / CONFIG) == run.recipe
     return as_asked and all(_same(origin / name, directory / name) for name in _files(base, run))
 
 

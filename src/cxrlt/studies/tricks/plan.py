@@ -53,7 +53,7 @@ class TrickStudy(Study):
     @cached_property
     def scored(self) -> Present:
         """What there is now of the rows that the study's folds leave out."""
-        return Present(self.challenge, self.source.workspace).only(self.folds)
+        return self.present.only(self.folds)
 
     @property
     def rows(self) -> TrainRows:
