@@ -15,7 +15,9 @@ usage() {
 Usage: bash run.sh                        set up, then the whole pipeline on generated radiographs (demo)
        bash run.sh CHALLENGE [OPTIONS]    set up, then: cxrlt run CHALLENGE [OPTIONS]
        bash run.sh CHALLENGE --help       the options of cxrlt run
-       bash run.sh test [OPTIONS]         set up with the test tools, then ruff, bandit and pytest [OPTIONS]
+       bash run.sh test [OPTIONS]         set up with the test tools, then ruff, bandit and pytest [OPTIONS]; as the
+                                          first option --quick leaves out what takes long, and --full adds what
+                                          takes longest or installs packages
        bash run.sh audit [OPTIONS]        set up the audit tools alone, then bandit over the code and
                                           pip-audit [OPTIONS] over every package that is ever installed
        bash run.sh --help                 this text
@@ -165,12 +167,19 @@ set_up() {
 }
 
 run_tests() {
+    local tier="not full"
+    case "${1-}" in
+    --quick) tier="not slow and not full" ;;
+    --full) tier="" ;;
+    *) set -- "" "$@" ;;
+    esac
+    shift
     set_up test
     cd -- "$root"
     "$python" -m ruff check .
     "$python" -m ruff format --check .
     "$python" -m bandit --quiet --recursive --configfile pyproject.toml src
-    "$python" -m pytest "$@"
+    "$python" -m pytest --numprocesses logical --maxprocesses 8 --dist loadfile -m "$tier" "$@"
 }
 
 # Prints name==version of what the lock $1 holds, for whatever machine, for pip-audit leaves out those of others. A
