@@ -27,7 +27,7 @@ from cxrlt.recipe import Recipe, save_recipe
 from cxrlt.reports.score_table import calibration_table, leaderboard_table, score_table
 from cxrlt.submissions.submit import submit
 from cxrlt.submissions.validate import validate_submission
-from simulated_runs import write_fold
+from tiny import write_fold
 
 N_CLASSES, N_ROWS, N_FOLDS = 1200, 40, 3
 LONGEST = 400

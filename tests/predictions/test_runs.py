@@ -10,7 +10,7 @@ from cxrlt.predictions.standardise import constants_of, standardise_by_fold
 from cxrlt.predictions.store import PredictionsMeta, read_predictions, write_predictions
 from cxrlt.predictions.study import study_mean
 from cxrlt.recipe import PredictConfig, Recipe, save_recipe
-from simulated_runs import SimulatedRuns, edit_parquet, write_fold
+from tiny import SimulatedRuns, edit_parquet, write_fold
 
 ON, OFF = (Recipe(predict=PredictConfig(study_mean=option)) for option in ("on", "off"))
 

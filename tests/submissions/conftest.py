@@ -7,7 +7,7 @@ from five_images import CLASSES, FIVE_IMAGES, IDS
 
 from cxrlt.artifacts import Workspace
 from cxrlt.challenges.base import Challenge
-from simulated_runs import SimulatedRuns, set_up_challenge
+from tiny import SimulatedRuns, set_up_challenge
 
 
 @pytest.fixture
