@@ -39,7 +39,7 @@ from cxrlt.submissions.read import open_csv, read_submission  # noqa: E402
 from cxrlt.submissions.validate import validate_submission  # noqa: E402
 from fuzz.mutations import mutated, with_changed_cells, with_changed_header, zipped  # noqa: E402
 from fuzz.oracle import same, submission_of, table_of  # noqa: E402
-from table_layouts import CSV_SPEC, LAYOUTS, as_csv  # noqa: E402
+from layouts import CSV_SPEC, LAYOUTS, as_csv  # noqa: E402
 
 SECONDS = 10
 MEMORY = 1 << 30
