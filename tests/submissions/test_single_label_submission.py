@@ -5,7 +5,6 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
-from five_images import FIVE_IMAGES, IDS
 from scipy.special import softmax
 from sklearn.metrics import accuracy_score, f1_score, roc_auc_score
 
@@ -17,6 +16,7 @@ from cxrlt.predictions.runs import read_final
 from cxrlt.submissions.score import score_file
 from cxrlt.submissions.submit import submit
 from cxrlt.submissions.validate import validate_submission
+from five_images import FIVE_IMAGES, IDS
 from tiny import CLASSES, SimulatedRuns, set_up_challenge
 
 ONE_OF_THREE = replace(FIVE_IMAGES, task="single_label", metric="macro-F1")
