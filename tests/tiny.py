@@ -196,7 +196,8 @@ class SimulatedRuns:
                 table = self.table("train" if split == "oof" else split)
                 if split == "oof":
                     table = table[present.rows.fold.loc[table.index] == fold]
-                logits = draw_logits(rng, table, skill) * (1 + drift * fold) + drift * fold
+                logits = draw_logits(rng, table, self.challenge.classes, skill)
+                logits = logits * (1 + drift * fold) + drift * fold
                 meta = PredictionsMeta(fold=str(fold), epoch=recipe.predict.weights, split=split)
                 write_fold(directory, logits, meta, present)
         return self.workspace.run_dir("csv", name)
@@ -286,9 +287,10 @@ def draw_table(rng: np.random.Generator, prefix: str, n_patients: int, task: Tas
     return pd.DataFrame(rows, columns=["image", "patient", "study", "view", *CLASSES])
 
 
-def draw_logits(rng: np.random.Generator, table: pd.DataFrame, skill: float) -> pd.DataFrame:
-    signal = (
-        table[CLASSES].fillna(0).to_numpy() * np.where(table["view"] == "frontal", skill, skill / 3)[:, None]
-    )
+def draw_logits(
+    rng: np.random.Generator, table: pd.DataFrame, classes: tuple[str, ...], skill: float
+) -> pd.DataFrame:
+    labels = table[[*classes]].fillna(0).to_numpy()
+    signal = labels * np.where(table["view"] == "frontal", skill, skill / 3)[:, None]
     noise = rng.normal(size=signal.shape)
-    return pd.DataFrame((signal + noise - 2).astype(np.float32), index=table.index, columns=CLASSES)
+    return pd.DataFrame((signal + noise - 2).astype(np.float32), index=table.index, columns=[*classes])
