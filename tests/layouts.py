@@ -1,7 +1,9 @@
-"""Small data sets in the layouts in which challenges are published, whole and with all their quirks."""
+"""The layouts in which challenges are published: whole small data sets, and training tables alone."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import csv
+import io
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -10,7 +12,8 @@ import numpy as np
 from cxrlt.artifacts import Workspace
 from cxrlt.challenges import get_challenge
 from cxrlt.challenges.cxr_lt import COUNTS_2023, COUNTS_2024, TASK2_CLASSES
-from cxrlt.challenges.cxr_lt_2026 import CLASSES
+from cxrlt.challenges.cxr_lt_2026 import CLASSES as CLASSES_2026
+from cxrlt.challenges.nih import COUNTS_NIH14, COUNTS_NIHLT
 from cxrlt.inputs.images import ImageSource
 
 MIMIC_KEYS = ("dicom_id", "subject_id", "study_id", "ViewPosition", "ViewCodeSequence_CodeMeaning")
@@ -21,6 +24,19 @@ VIEWS = (("AP", "antero-posterior"), ("LATERAL", "lateral"), ("", "postero-anter
 SIDE = 40
 SPLITS = {"train": 30, "dev": 8, "test": 8}
 PREVALENCE = 0.3
+N_IMAGES = 12
+CSV_CLASSES = ("Mass", "Hernia", "No Finding")
+CSV_SPEC = """
+train: train.csv
+test: test.csv
+test_template: sample.csv
+id: image
+patient: patient
+study: study
+view: view
+path: path
+classes: [Mass, Hernia, No Finding]
+"""
 
 
 @dataclass(frozen=True)
@@ -90,21 +106,21 @@ def write_2024(inputs: Path) -> None:
 
 def write_2026(inputs: Path) -> None:
     """16-bit pictures, long and hexadecimal patients, removals, and an evaluation table of blank headers."""
-    train, dev = list(rows("train", CLASSES)), list(rows("dev", CLASSES))
+    train, dev = list(rows("train", CLASSES_2026)), list(rows("dev", CLASSES_2026))
     picture_dir = inputs / "images"
     picture_dir.mkdir()
     for row in (*train, *dev):
         picture = draw(row).astype(np.uint16) * 200 + 1000
         cv2.imwrite(str(picture_dir / padchest_cells(row, ())[0]), picture)
     # images of dev patients that train should not have
-    cells = [padchest_cells(row, CLASSES) for row in (*train, *dev[:3])]
-    write_csv(inputs / "CXRLT_2026_training.csv", (*PADCHEST_KEYS, *CLASSES), cells)
+    cells = [padchest_cells(row, CLASSES_2026) for row in (*train, *dev[:3])]
+    write_csv(inputs / "CXRLT_2026_training.csv", (*PADCHEST_KEYS, *CLASSES_2026), cells)
     removed = [[image, date, "1.90E+38"] for image, date, *_ in cells[-3:]]
     write_csv(inputs / "Removal.csv", PADCHEST_KEYS, [*removed, ["0_gone.png", "20150101", "3.01E+38"]])
-    blanks = [[*padchest_cells(row, ()), *[""] * len(CLASSES)] for row in dev]
-    header = (*PADCHEST_KEYS, *[""] * len(CLASSES))
+    blanks = [[*padchest_cells(row, ()), *[""] * len(CLASSES_2026)] for row in dev]
+    header = (*PADCHEST_KEYS, *[""] * len(CLASSES_2026))
     write_csv(inputs / "CXRLT_2026_TEST_ALL_TASK1.csv", header, blanks)
-    (inputs / "Train_CLASS.txt").write_text("\t\n".join(CLASSES))
+    (inputs / "Train_CLASS.txt").write_text("\t\n".join(CLASSES_2026))
 
 
 def rows(split: str, classes: Sequence[str]) -> Iterator[Row]:
@@ -154,8 +170,124 @@ def draw(row: Row) -> np.ndarray:
 
 
 def write_csv(path: Path, header: Sequence[str], cells: Sequence[Sequence[str]]) -> None:
-    path.write_text("".join(",".join(line) + "\n" for line in (header, *cells)))
+    path.write_bytes(as_csv([header, *cells]))
 
 
 def write_sample(path: Path, id_column: str, ids: Sequence[str], classes: Sequence[str]) -> None:
     write_csv(path, (id_column, *classes), [[image, *["0.5"] * len(classes)] for image in ids])
+
+
+@dataclass(frozen=True)
+class TableLayout:
+    """What the training table of a challenge is called, and its columns."""
+
+    challenge: str
+    file: str
+    image: str
+    patient: str
+    path: str
+    classes: tuple[str, ...]
+    keys: tuple[str, ...]
+    findings: str | None = None
+    """A column of names joined with |, in place of a column per class."""
+    one_hot: bool = False
+
+    def rows(self) -> list[list[str]]:
+        """The header and N_IMAGES rows: two images per patient, every class in every third row."""
+        return [self._header(), *(self._row(number) for number in range(N_IMAGES))]
+
+    def write(self, inputs: Path) -> Path:
+        """All that the challenge needs to read train; returns the path of the table."""
+        inputs.mkdir(parents=True, exist_ok=True)
+        (inputs / self.file).write_bytes(as_csv(self.rows()))
+        ids = [row[self._header().index(self.image)] for row in self.rows()[1:]]
+        if self.challenge == "nih14":
+            (inputs / "train_val_list.txt").write_text("".join(f"{image}\n" for image in ids))
+        if self.challenge == "cxrlt2026-task1":
+            (inputs / "Removal.csv").write_text(f"{','.join(PADCHEST_KEYS)}\ngone.png,20150101,1.90E+38\n")
+        if self.challenge == "csv":
+            (inputs / "challenge.yaml").write_text(CSV_SPEC)
+            (inputs / "test.csv").write_text("image,path\nz,z.png\n")
+            (inputs / "sample.csv").write_text(f"image,{','.join(self.classes)}\nz,.5,.5,.5\n")
+        return inputs / self.file
+
+    def _header(self) -> list[str]:
+        return [*self.keys, *((self.findings,) if self.findings else self.classes)]
+
+    def _row(self, number: int) -> list[str]:
+        cells = {key: f"{key[0].lower()}{number}" for key in self.keys}
+        image = f"{number:08x}_{number:03d}.png"
+        cells |= {self.path: f"files/{image}"} | {self.image: image, self.patient: f"1{number // 2:07d}"}
+        positive = [(number + place) % 3 == 0 for place in range(len(self.classes))]
+        if self.one_hot:
+            positive = [number % len(self.classes) == place for place in range(len(self.classes))]
+        if self.findings:
+            names = [name for name, yes in zip(self.classes, positive, strict=True) if yes]
+            return [*(cells[key] for key in self.keys), "|".join(names) or "No Finding"]
+        return [*(cells[key] for key in self.keys), *(str(int(yes)) for yes in positive)]
+
+
+def as_csv(rows: Sequence[Sequence[str]]) -> bytes:
+    """As spreadsheets write it, quotes only where they are needed."""
+    text = io.StringIO(newline="")
+    csv.writer(text, lineterminator="\r\n").writerows(rows)
+    return text.getvalue().replace("\r\n", "\n").encode()
+
+
+def with_cell(column: str, text: str, row: int = 1) -> Callable[[list[list[str]]], list[list[str]]]:
+    """A change of one cell, by column name; row 0 is the header."""
+
+    def change(rows: list[list[str]]) -> list[list[str]]:
+        place = rows[0].index(column)
+        return [
+            [text if (number, cell) == (row, place) else old for cell, old in enumerate(cells)]
+            for number, cells in enumerate(rows)
+        ]
+
+    return change
+
+
+MIMIC_IDS = ("dicom_id", "subject_id")
+CXRLT2023 = TableLayout(
+    "cxrlt2023", "train.csv", *MIMIC_IDS, "path", tuple(COUNTS_2023), (*MIMIC_KEYS, "path")
+)
+CXRLT2024 = TableLayout(
+    "cxrlt2024-task1", "train_labeled.csv", *MIMIC_IDS, "fpath", tuple(COUNTS_2024), (*MIMIC_KEYS, "fpath")
+)
+CXRLT2026 = TableLayout(
+    "cxrlt2026-task1",
+    "CXRLT_2026_training.csv",
+    "ImageID",
+    "PatientID",
+    "ImageID",
+    CLASSES_2026,
+    PADCHEST_KEYS,
+)
+NIH14 = TableLayout(
+    "nih14",
+    "Data_Entry_2017_v2020.csv",
+    "Image Index",
+    "Patient ID",
+    "Image Index",
+    tuple(COUNTS_NIH14),
+    ("Image Index", "Follow-up #", "Patient ID", "Patient Age", "View Position"),
+    findings="Finding Labels",
+)
+NIHLT_FILE = "miccai2023_nih-cxr-lt_labels_train.csv"
+NIHLT = TableLayout("nihlt", NIHLT_FILE, "id", "subj_id", "id", tuple(COUNTS_NIHLT), ("id", "subj_id"))
+CSV_KEYS = ("image", "patient", "study", "view", "path")
+LAYOUTS = {
+    layout.challenge: layout
+    for layout in (
+        CXRLT2023,
+        replace(CXRLT2023, challenge="demo"),
+        replace(CXRLT2023, challenge="demo-single", one_hot=True),
+        CXRLT2024,
+        replace(CXRLT2024, challenge="cxrlt2024-task2", classes=TASK2_CLASSES),
+        CXRLT2026,
+        NIH14,
+        NIHLT,
+        replace(NIHLT, challenge="nihlt-single", one_hot=True),
+        TableLayout("csv", "train.csv", "image", "patient", "path", CSV_CLASSES, CSV_KEYS),
+    )
+}

@@ -7,7 +7,7 @@ import zipfile
 import pytest
 
 from cxrlt import cli
-from table_layouts import LAYOUTS
+from layouts import LAYOUTS
 
 SOUND = "image,Mass,Hernia,No Finding\nz,.1,.2,.3\n"
 

@@ -67,7 +67,7 @@ def table_of(root: Path, split: str) -> Path:
 def change_labels(root: Path) -> None:
     path = table_of(root, "train")
     table = pd.read_csv(path)
-    table.assign(Disc=1 - table["Disc"]).to_csv(path, index=False)
+    table.assign(Effusion=1 - table["Effusion"]).to_csv(path, index=False)
 
 
 def add_rows(root: Path, split: str = "train") -> None:
@@ -147,7 +147,7 @@ def recipe_there(root: Path):
 
 
 REFUSES, SAYS, QUIET = "refuses", "says", "quiet"
-OTHER_LABELS = r"trained on other labels \(Disc\).*\(folds 0, 1\)"
+OTHER_LABELS = r"trained on other labels \(Effusion\).*\(folds 0, 1\)"
 NOT_IN_FOLDS = "4 rows of the training table are not in the folds: cxrlt folds csv --extend"
 GONE = "2 rows of the folds are no longer in the training table.*cxrlt folds csv --extend"
 OTHER_PIXELS = "trained on other pixels than there are now"
@@ -159,12 +159,15 @@ DONE = "already done"
 
 TABLE: dict[str, dict[str, tuple[str, str]]] = {
     "labels": {
-        "train": (REFUSES, r"trained on other labels \(Disc\) \(folds 0, 1\).*--force; or .*--keep-trained"),
+        "train": (
+            REFUSES,
+            r"trained on other labels \(Effusion\) \(folds 0, 1\).*--force; or .*--keep-trained",
+        ),
         "predict oof": (QUIET, DONE),
         "predict test": (QUIET, DONE),
         "evaluate": (SAYS, OTHER_LABELS),
         "leaderboard": (SAYS, OTHER_LABELS),
-        "ensemble": (SAYS, r"fitted again, for there are other labels \(Disc\)"),
+        "ensemble": (SAYS, r"fitted again, for there are other labels \(Effusion\)"),
         "calibrate": (SAYS, OTHER_LABELS),
         "submit": (SAYS, OTHER_LABELS),
     },
@@ -355,9 +358,9 @@ def test_a_kept_run_says_so_ever_after_and_is_refused_again_once_the_data_change
     for _ in range(2):
         capsys.readouterr()
         train(tiny_source(root), TrainPlan("model", RECIPE))
-        assert "trained on other labels (Disc) than there are now, and kept" in capsys.readouterr().out
+        assert "trained on other labels (Effusion) than there are now, and kept" in capsys.readouterr().out
     replace_pixels(root)
-    with pytest.raises(UserError, match=r"other labels \(Disc\) and other pixels"):
+    with pytest.raises(UserError, match=r"other labels \(Effusion\) and other pixels"):
         train(tiny_source(root), TrainPlan("model", RECIPE))
 
 
@@ -366,7 +369,7 @@ def test_the_record_of_a_submission_keeps_what_was_said_with_it(root: Path) -> N
     submit(*of(root), "model")
     path = root / "submissions/csv/model/made_of.json"
     (note,) = Records.model_validate_json(path.read_text()).root["test"].notes
-    assert note.startswith("trained on other labels (Disc)")
+    assert note.startswith("trained on other labels (Effusion)")
 
 
 def test_a_refit_refuses_to_miss_rows(root: Path) -> None:
@@ -511,9 +514,9 @@ def test_check_lists_what_is_outdated_why_and_what_renews_it(
     main(check)
     printed = capsys.readouterr().out
     for line in (
-        "model fold 0 (trained on other labels (Disc)): cxrlt train RECIPE --name model",
+        "model fold 0 (trained on other labels (Effusion)): cxrlt train RECIPE --name model",
         "test predictions of model, folds 0, 1 (made with other pixels): cxrlt predict model",
-        "ensemble alone (fitted on other labels (Disc)): cxrlt ensemble alone --members model",
+        "ensemble alone (fitted on other labels (Effusion)): cxrlt ensemble alone --members model",
         "calibration of model (fitted on other predictions): cxrlt calibrate model",
     ):
         assert line in printed
@@ -563,9 +566,9 @@ def test_an_unreadable_image_that_is_repaired_is_predicted_and_marks_the_trainin
 def test_an_ensemble_says_of_its_members_and_of_its_own_fit_what_has_changed(root: Path) -> None:
     change_labels(root)
     notes = evaluate(*of(root), "alone", n_draws=5).notes
-    assert notes[0].startswith("model: trained on other labels (Disc)")
+    assert notes[0].startswith("model: trained on other labels (Effusion)")
     assert notes[1].startswith(
-        "its weights were fitted on other labels (Disc) than there are now: cxrlt ensemble"
+        "its weights were fitted on other labels (Effusion) than there are now: cxrlt ensemble"
     )
     make_ensemble(*of(root), "alone", ["model"])
     assert len(evaluate(*of(root), "alone", n_draws=5).notes) == 1

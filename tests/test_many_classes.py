@@ -20,14 +20,12 @@ from cxrlt.predictions.calibrate import calibrate
 from cxrlt.predictions.ensemble import make_ensemble
 from cxrlt.predictions.evaluate import evaluate, leaderboard
 from cxrlt.predictions.predict import flips
-from cxrlt.predictions.present import Present
 from cxrlt.predictions.scoring import score_frame
-from cxrlt.predictions.store import PredictionsMeta
-from cxrlt.recipe import Recipe, save_recipe
+from cxrlt.recipe import Recipe
 from cxrlt.reports.score_table import calibration_table, leaderboard_table, score_table
 from cxrlt.submissions.submit import submit
 from cxrlt.submissions.validate import validate_submission
-from simulated_runs import write_fold
+from tiny import SimulatedRuns
 
 N_CLASSES, N_ROWS, N_FOLDS = 1200, 40, 3
 LONGEST = 400
@@ -59,22 +57,8 @@ def folds_text(many: tuple[Challenge, Workspace]) -> str:
 
 @pytest.fixture(scope="module")
 def trained(many: tuple[Challenge, Workspace], folds_text: str) -> tuple[Challenge, Workspace]:
-    add_run(*many, "one")
+    SimulatedRuns(*many).add_run("one", skill=1, splits=("oof", "test"))
     return many
-
-
-def add_run(challenge: Challenge, workspace: Workspace, name: str) -> None:
-    """What training and prediction would write."""
-    present, rng = Present(challenge, workspace), np.random.default_rng(0)
-    table, test = present.rows.table, present.table("test")
-    for fold in range(N_FOLDS):
-        directory = workspace.run_dir("csv", name) / f"fold{fold}"
-        save_recipe(Recipe(), directory / "config.yaml")
-        (directory / "weights.safetensors").touch()
-        for split, rows in (("oof", table[table["fold"] == fold]), ("test", test)):
-            logits = rows[CLASSES].fillna(0) + rng.normal(size=(len(rows), N_CLASSES))
-            meta = PredictionsMeta(fold=str(fold), epoch="last", split=split)
-            write_fold(directory, logits.astype(np.float32), meta, present)
 
 
 def require_short_lines(text: str) -> None:

@@ -1,23 +1,39 @@
-"""A challenge of a few small pictures, real down to its files, for tests that run whole stages."""
+"""A small `csv` challenge, real down to its files: for whole stages with pictures, for predictions without.
 
-import dataclasses
+With pictures a network can be trained on it. Without, `SimulatedRuns` writes what training and prediction
+would have left, with made-up logits.
+"""
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 import pandas as pd
-import torch
-from safetensors.torch import load_file
 
-from cxrlt.artifacts import Workspace
+import cxrlt
+from cxrlt.artifacts import Workspace, write_model
 from cxrlt.challenges import get_challenge
-from cxrlt.challenges.base import Task
+from cxrlt.challenges.base import Challenge, Task
 from cxrlt.folds.make import make_folds
 from cxrlt.inputs.images import ImageSource
-from cxrlt.recipe import Recipe, load_recipe
-from cxrlt.training.job import FoldJob
+from cxrlt.predictions.present import Present
+from cxrlt.predictions.standardise import write_constants
+from cxrlt.predictions.store import PredictionsMeta, read_meta, read_predictions, write_predictions
+from cxrlt.recipe import Recipe, load_recipe, save_recipe
+from cxrlt.training.record import RunRecord, made_of_training
 
-CLASSES = ["Disc", "Bar", "Rare disc"]
+if TYPE_CHECKING:  # torch takes seconds to import, and tests of predictions work without it
+    import torch
+
+    from cxrlt.training.job import FoldJob
+
+CLASSES = ["Effusion", "Mass", "Hernia"]
+"""In pictures a disc, a bar and a small disc."""
 SPEC = """
 train: train.csv
 dev: dev.csv
@@ -26,41 +42,58 @@ id: image
 patient: patient
 study: study
 view: view
-path: path
-classes: [Disc, Bar, Rare disc]
+classes: [Effusion, Mass, Hernia]
 """
+PLAIN = {"predict.weights": "best", "checkpoint_minutes": 1e-9}
+SOUPED = {
+    "soup": {"kind": "greedy", "snapshots": 2, "inner_share": 0.25},
+    "schedule.stages": ({"epochs": 1, "frozen": True},),
+    "checkpoint_minutes": 1e-9,
+}
+"""Between them: checkpoints at every check of the loss, best weights, snapshots, stages and features."""
 
 
 def make_tiny(
-    root: Path, n_patients: int = 24, n_folds: int = 3, seed: int = 0, task: Task = "multi_label"
+    root: Path, n_patients: int = 24, n_folds: int = 3, task: Task = "multi_label", *, pictures: bool = True
 ) -> ImageSource:
-    """Pictures, tables and folds of a `csv` challenge below `root`: two images per patient and study.
+    """Tables and folds of the challenge below `root`, and its pictures. With pictures test has no labels.
 
     As a single-label task every image shows one of the classes, and macro-F1 judges.
     """
     inputs = root / "inputs" / "csv"
-    rng = np.random.default_rng(seed)
     inputs.mkdir(parents=True)
-    (inputs / "challenge.yaml").write_text(SPEC)
+    keys = ("path: path\n" if pictures else "") + f"task: {task}\n"
+    (inputs / "challenge.yaml").write_text(SPEC + keys)
+    rng = np.random.default_rng(0)
     for split, first in (("train", 0), ("dev", 1000), ("test", 2000)):
-        patients = range(first, first + n_patients)
-        rows = [_image(inputs, rng, p, view, task) for p in patients for view in ("PA", "LATERAL")]
-        table = pd.DataFrame(rows)
-        if split == "test":
-            table = table.drop(columns=CLASSES)
+        if pictures:
+            table = draw_pictures(rng, inputs, range(first, first + n_patients), task)
+            table = table.drop(columns=CLASSES) if split == "test" else table
+        else:
+            table = draw_table(rng, split, n_patients, task)
         table.to_csv(inputs / f"{split}.csv", index=False)
-    source = tiny_source(root, task)
-    make_folds(source.challenge, source.workspace, n_folds, seed=0)
+    source = tiny_source(root)
+    make_folds(source.challenge, source.workspace, n_folds)
     return source
 
 
-def tiny_source(root: Path, task: Task = "multi_label") -> ImageSource:
+def tiny_source(root: Path) -> ImageSource:
     """What `make_tiny` made below `root`."""
     workspace = Workspace(root)
-    challenge = get_challenge("csv", workspace.inputs_dir("csv"))
-    if task == "single_label":
-        challenge = dataclasses.replace(challenge, task=task, metric="macro-F1")
-    return ImageSource(challenge, workspace)
+    return ImageSource(get_challenge("csv", workspace.inputs_dir("csv")), workspace)
+
+
+def make_inputs(root: Path, images: Path) -> None:
+    """Tables and recipes below `root`, and the pictures in a folder of their own; no folds yet.
+
+    The pictures are not copied with the root: a cache knows files by where they lie and when they changed.
+    """
+    make_tiny(root, n_patients=12, n_folds=2)
+    shutil.rmtree(root / "folds")
+    images.mkdir()
+    (root / "inputs" / "csv" / "pictures").rename(images / "pictures")
+    for name, over in (("plain", PLAIN), ("souped", SOUPED)):
+        save_recipe(tiny_recipe(**over), root / f"{name}.yaml")
 
 
 def tiny_recipe(**over: object) -> Recipe:
@@ -80,17 +113,145 @@ def tiny_recipe(**over: object) -> Recipe:
     return Recipe.model_validate(values)
 
 
-def weights_of(job: FoldJob) -> dict[str, torch.Tensor]:
+def weights_of(job: "FoldJob") -> "dict[str, torch.Tensor]":
     """What the finished fold was trained to."""
+    from safetensors.torch import load_file
+
     return load_file(job.run_dir / "weights.safetensors")
 
 
-def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+def same(a: "dict[str, torch.Tensor]", b: "dict[str, torch.Tensor]") -> bool:
     """Whether two sets of weights are equal to the last bit."""
-    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+    return a.keys() == b.keys() and all(a[key].equal(b[key]) for key in a)
 
 
-def _image(inputs: Path, rng: np.random.Generator, patient: int, view: str, task: Task) -> dict[str, object]:
+def set_up_challenge(
+    root: Path, n_patients: int = 120, n_folds: int = 3, task: Task = "multi_label"
+) -> "SimulatedRuns":
+    """The challenge without pictures below `root`, with no runs yet."""
+    source = make_tiny(root, n_patients, n_folds, task, pictures=False)
+    return SimulatedRuns(source.challenge, source.workspace)
+
+
+@dataclass(frozen=True)
+class SimulatedRuns:
+    """A challenge with folds, to which runs are added by writing what training and prediction would write."""
+
+    challenge: Challenge
+    workspace: Workspace
+
+    def table(self, split: str) -> pd.DataFrame:
+        return self.challenge.read(split, self.workspace.inputs_dir("csv"))
+
+    def write_truth(self, path: Path) -> Path:
+        """The test split's labels at `path`, without patients, in another order than the template's."""
+        table = pd.read_csv(self.workspace.inputs_dir("csv") / "test.csv")[["image", *CLASSES]]
+        table.sample(frac=1, random_state=0).to_csv(path, index=False)
+        return path
+
+    @property
+    def present(self) -> Present:
+        return Present(self.challenge, self.workspace)
+
+    def record(self, name: str, fold: int, recipe: Recipe) -> RunRecord:
+        """What training would say of a fold."""
+        return RunRecord(
+            challenge="csv",
+            name=name,
+            fold=str(fold),
+            seed=0,
+            version=cxrlt.__version__,
+            task=self.challenge.task,
+            classes=self.challenge.classes,
+            made_of=made_of_training(recipe, self.challenge, self.present.rows, fold, None),
+        )
+
+    def make_refit(self, name: str) -> None:
+        """Fold 0 of a run becomes a refit on all rows."""
+        run_dir = self.workspace.run_dir("csv", name)
+        (run_dir / "fold0").rename(run_dir / "refit")
+        for path in (run_dir / "refit").glob("*.parquet"):
+            logits, meta = read_predictions(path, self.challenge.classes)
+            write_fold(path.parent, logits, meta, self.present)
+
+    def add_run(
+        self,
+        name: str,
+        skill: float,
+        seed: int = 0,
+        *,
+        recipe: Recipe = Recipe(),  # noqa: B008
+        drift: float = 0.0,
+        splits: tuple[str, ...] = ("oof", "dev", "test"),
+    ) -> Path:
+        """Logits with a signal of `skill` on frontal images; fold k's shifted and stretched by `drift`."""
+        rng = np.random.default_rng(seed)
+        present = self.present
+        for fold in range(present.folds.n_folds):
+            directory = self.workspace.run_dir("csv", name) / f"fold{fold}"
+            save_recipe(recipe, directory / "config.yaml")
+            (directory / "weights.safetensors").touch()
+            write_model(directory / "run.json", self.record(name, fold, recipe))
+            for split in splits:
+                table = self.table("train" if split == "oof" else split)
+                if split == "oof":
+                    table = table[present.rows.fold.loc[table.index] == fold]
+                logits = draw_logits(rng, table, self.challenge.classes, skill)
+                logits = logits * (1 + drift * fold) + drift * fold
+                meta = PredictionsMeta(fold=str(fold), epoch=recipe.predict.weights, split=split)
+                write_fold(directory, logits, meta, present)
+        return self.workspace.run_dir("csv", name)
+
+
+def write_fold(directory: Path, logits: pd.DataFrame, meta: PredictionsMeta, present: Present) -> None:
+    """What prediction of a fold would write: logits made of what there is now, and the constants of these."""
+    meta = meta.model_copy(update={"made_of": present.made_of_predictions(directory)})
+    path = directory / f"{meta.split}.parquet"
+    write_predictions(path, logits, meta)
+    if meta.split == "oof":
+        values = {"predictions": read_meta(path).values}
+        write_constants(directory, logits, present.challenge.task, meta.made_of | values)
+
+
+def blank_negatives(runs: SimulatedRuns, name: str, fold: int | None = None) -> None:
+    """Make blanks of a class's zeros in the training table: all of them, or those of one fold."""
+    path = runs.workspace.inputs_dir("csv") / "train.csv"
+    table = pd.read_csv(path)
+    fold_of = runs.present.rows.fold
+    here = True if fold is None else (table["image"].map(fold_of) == fold)
+    table.assign(**{name: table[name].mask((table[name] == 0) & here)}).to_csv(path, index=False)
+
+
+def edit_parquet(path: Path, change: Callable[[pd.DataFrame], pd.DataFrame]) -> None:
+    """Rewrite a predictions file with other rows, columns or values, as if it had been predicted so."""
+    logits, meta = read_predictions(path, CLASSES)
+    logits = change(logits)
+    write_predictions(path, logits, meta)
+    constants = path.parent / "constants.json"
+    if path.name == "oof.parquet" and constants.is_file() and set(logits) == set(CLASSES):
+        values = {"predictions": read_meta(path).values}
+        ranges = json.loads(constants.read_text())["iqr"].values()
+        task = "single_label" if set(ranges) == {1.0} else "multi_label"
+        write_constants(path.parent, logits, task, meta.made_of | values)
+
+
+def squeeze(run_dir: Path) -> None:
+    """Move a run's predictions, of all splits, towards and above .5, as a loss for long tails does."""
+    for path in run_dir.glob("fold*/*.parquet"):
+        edit_parquet(path, lambda logits: 0.4 * logits + 0.5)
+
+
+def draw_pictures(rng: np.random.Generator, inputs: Path, patients: range, task: Task) -> pd.DataFrame:
+    """One study per patient, of a frontal and a lateral image, which shows the study's labels."""
+    rows = [
+        _draw_image(inputs, rng, patient, view, task) for patient in patients for view in ("PA", "LATERAL")
+    ]
+    return pd.DataFrame(rows)
+
+
+def _draw_image(
+    inputs: Path, rng: np.random.Generator, patient: int, view: str, task: Task
+) -> dict[str, object]:
     picture = rng.integers(20, 60, (40, 36)).astype(np.uint8)
     study_rng = np.random.default_rng(patient)  # labels belong to the study
     labels = study_rng.random(3) < (0.5, 0.4, 0.2)
@@ -109,3 +270,27 @@ def _image(inputs: Path, rng: np.random.Generator, patient: int, view: str, task
     row = {"image": image_id, "patient": f"p{patient}", "study": f"s{patient}", "view": view}
     row["path"] = f"pictures/{image_id}.png"
     return row | dict(zip(CLASSES, labels.astype(int), strict=True))
+
+
+def draw_table(rng: np.random.Generator, prefix: str, n_patients: int, task: Task) -> pd.DataFrame:
+    """One to three studies per patient, of a frontal and at times a lateral image; labels per study."""
+    rows = []
+    for patient in range(n_patients):
+        for study in range(rng.integers(1, 4)):
+            if task == "single_label":
+                labels = np.eye(3, dtype=int)[rng.choice(3, p=(0.72, 0.22, 0.06))]
+            else:
+                labels = (rng.random(3) < (0.4, 0.15, 0.06)).astype(int)
+            for view in ("PA", "LATERAL")[: rng.integers(1, 3)]:
+                name = f"{prefix}{patient:03d}-{study}"
+                rows.append((f"{name}-{view}", f"{prefix}p{patient}", name, view, *labels))
+    return pd.DataFrame(rows, columns=["image", "patient", "study", "view", *CLASSES])
+
+
+def draw_logits(
+    rng: np.random.Generator, table: pd.DataFrame, classes: tuple[str, ...], skill: float
+) -> pd.DataFrame:
+    labels = table[[*classes]].fillna(0).to_numpy()
+    signal = labels * np.where(table["view"] == "frontal", skill, skill / 3)[:, None]
+    noise = rng.normal(size=signal.shape)
+    return pd.DataFrame((signal + noise - 2).astype(np.float32), index=table.index, columns=[*classes])

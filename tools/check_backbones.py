@@ -4,7 +4,7 @@ import argparse
 import re
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import timm
@@ -143,14 +143,18 @@ def _report(findings: Findings, family: str) -> None:
         print(trace)
 
 
-def main() -> None:
+def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=f"{__doc__} + works, - is refused with a sentence whose advice works, ! is wrong."
     )
     parser.add_argument(
         "names", nargs="*", help="families (modules of timm.models) or backbones (default: every family)"
     )
-    names = parser.parse_args().names or timm.list_modules()
+    return parser.parse_args(words)
+
+
+def main() -> None:
+    names = parse().names or timm.list_modules()
     print(f"{'family':26}{'backbone':36}", *(f"{size:<{len(HEADS) + 2}}" for size in SIZES))
     print(f"{'':62}", " ".join(HEADS))
     n_wrong = 0

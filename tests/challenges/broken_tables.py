@@ -6,7 +6,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from table_layouts import TableLayout, as_csv, with_cell
+from layouts import TableLayout, as_csv, with_cell
 
 OK = None
 Rows = list[list[str]]

@@ -7,7 +7,7 @@ import pytest
 from cxrlt.challenges import get_challenge
 from cxrlt.challenges.csv_file import read_classes
 from cxrlt.errors import MissingFileError, UserError
-from table_layouts import CSV_SPEC, LAYOUTS, as_csv, with_cell
+from layouts import CSV_SPEC, LAYOUTS, as_csv, with_cell
 
 LISTS = {
     "blank lines": (lambda t: t.replace(b"\n", b"\n\n"), None),

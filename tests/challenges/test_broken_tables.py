@@ -7,7 +7,7 @@ from cxrlt.challenges import get_challenge
 from cxrlt.challenges.base import Challenge
 from cxrlt.errors import UserError
 from fuzz.oracle import same, table_of
-from table_layouts import LAYOUTS, TableLayout
+from layouts import LAYOUTS, TableLayout
 
 LONGEST_SENTENCE = 3000
 

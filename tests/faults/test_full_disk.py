@@ -1,4 +1,4 @@
-"""Some of the refused writes; tests/faults/full_disk.py refuses every one of them by hand."""
+"""Some of the refused writes; tools/full_disk.py refuses every one of them by hand."""
 
 import errno
 import random

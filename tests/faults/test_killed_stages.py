@@ -1,4 +1,4 @@
-"""Thirty-three of the kills; tests/faults/kill.py makes any number of them by hand."""
+"""Thirty-three of the kills; tools/kill.py makes any number of them by hand."""
 
 import random
 

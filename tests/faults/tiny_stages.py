@@ -9,17 +9,8 @@ from pathlib import Path
 
 from fault_client import ForkServer
 
-from cxrlt.recipe import save_recipe
-from tiny import make_tiny, tiny_recipe
+from tiny import make_inputs
 
-PLAIN = {"predict.weights": "best", "checkpoint_minutes": 1e-9, "schedule.epochs": 2}
-SOUPED = {
-    "soup": {"kind": "greedy", "snapshots": 2, "inner_share": 0.25},
-    "schedule.stages": ({"epochs": 1, "frozen": True},),
-    "schedule.epochs": 2,
-    "checkpoint_minutes": 1e-9,
-}
-"""Between them: checkpoints at every look at the loss, best weights, snapshots, stages and features."""
 CSV = ["--challenge", "csv"]
 STAGES = {
     "demo": ["demo", "--patients", "3"],
@@ -62,19 +53,6 @@ TIMED = ("images_per_s", "data_wait_share")
 def command(stage: str, root: Path, images: Path) -> list[str]:
     words = [word.format(root=root) for word in STAGES[stage]]
     return [*words, "--root", str(root), "--images", str(images)]
-
-
-def make_inputs(root: Path, images: Path) -> None:
-    """Tables and recipes, and the pictures in a folder of their own; no folds yet.
-
-    The pictures are not copied with the root: a cache knows files by where they lie and when they changed.
-    """
-    make_tiny(root, n_patients=12, n_folds=2)
-    shutil.rmtree(root / "folds")
-    images.mkdir()
-    (root / "inputs" / "csv" / "pictures").rename(images / "pictures")
-    for name, over in (("plain", PLAIN), ("souped", SOUPED)):
-        save_recipe(tiny_recipe(**over), root / f"{name}.yaml")
 
 
 def images_of(folder: Path) -> Path:

@@ -6,7 +6,7 @@ import random
 import struct
 import zipfile
 
-from table_layouts import as_csv
+from layouts import as_csv
 
 TOKENS = [
     *(

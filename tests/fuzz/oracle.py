@@ -5,7 +5,7 @@ import io
 import math
 from pathlib import Path
 
-from table_layouts import TableLayout
+from layouts import TableLayout
 
 VALUES = {"0": 0.0, "0.0": 0.0, "1": 1.0, "1.0": 1.0, "": math.nan}
 # what the year after calls it

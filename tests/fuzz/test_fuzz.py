@@ -1,6 +1,6 @@
 import pytest
 
-from fuzz.feed import fuzz
+from fuzz.engine import fuzz
 
 
 @pytest.mark.parametrize(("target", "cases"), [("table", 400), ("submission", 1000), ("yaml", 200)])

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from simulated_runs import SimulatedRuns, set_up_challenge
+from tiny import SimulatedRuns, set_up_challenge
 
 
 @pytest.fixture

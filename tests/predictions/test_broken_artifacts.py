@@ -24,7 +24,7 @@ from cxrlt.predictions.trained import trained_folds
 from cxrlt.submissions.dependents import outdated_listing
 from cxrlt.submissions.record import RECORD
 from cxrlt.submissions.submit import submit
-from simulated_runs import CLASSES, SimulatedRuns, set_up_challenge
+from tiny import CLASSES, SimulatedRuns, set_up_challenge
 
 N_CHANGES = int(os.environ.get("CXRLT_BROKEN_CASES", "5"))
 """Of each file; more of them by hand."""

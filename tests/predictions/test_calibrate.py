@@ -16,7 +16,7 @@ from cxrlt.predictions.choices import METHODS, VARIANTS
 from cxrlt.predictions.ensemble import make_ensemble
 from cxrlt.predictions.runs import read_final
 from cxrlt.recipe import PredictConfig, Recipe
-from simulated_runs import CLASSES, SimulatedRuns, blank_negatives, edit_parquet, set_up_challenge, squeeze
+from tiny import CLASSES, SimulatedRuns, blank_negatives, edit_parquet, set_up_challenge, squeeze
 
 OFF = Recipe(predict=PredictConfig(study_mean="off"))
 
@@ -80,12 +80,12 @@ def test_the_final_maps_are_fitted_on_all_out_of_fold_rows(shared: SimulatedRuns
     report = calibrate(*of(shared), method="logistic", n_draws=20)
     rows = shared.present.rows
     logits = read_final(*of(shared), "oof").logits
-    assert report.calibration == fit_calibration("logistic", logits, rows.table[list(CLASSES)])
+    assert report.calibration == fit_calibration("logistic", logits, rows.table[CLASSES])
 
 
 def test_dev_and_test_keep_their_order_and_average_precision(shared: SimulatedRuns) -> None:
     logits, table = read_final(*of(shared), "dev").logits, shared.table("dev")
-    labels = table.loc[logits.index, list(CLASSES)].to_numpy(np.float64)
+    labels = table.loc[logits.index, CLASSES].to_numpy(np.float64)
     for method in METHODS:
         calibration = calibrate(*of(shared), method=method, n_draws=20).calibration
         for variant in ("calibrated", "f1"):
@@ -98,7 +98,7 @@ def test_dev_and_test_keep_their_order_and_average_precision(shared: SimulatedRu
 def test_the_f1_variant_reaches_with_one_half_what_the_thresholds_reach(shared: SimulatedRuns) -> None:
     calibration = calibrate(*of(shared), n_draws=20).calibration
     logits, table = read_final(*of(shared), "dev").logits, shared.table("dev")
-    labels = table.loc[logits.index, list(CLASSES)]
+    labels = table.loc[logits.index, CLASSES]
     calibrated = expit(calibration.apply(logits, "calibrated"))
     thresholds = [calibration.thresholds[name] for name in CLASSES]
     at_half = class_f1(labels, expit(calibration.apply(logits, "f1")))
@@ -117,7 +117,7 @@ def test_labels_of_a_fold_change_nothing_in_how_its_rows_are_calibrated(
     path = model.workspace.inputs_dir("csv") / "train.csv"
     table = pd.read_csv(path, index_col="image")
     ids = before.fold.index[before.fold == 1]
-    table.loc[ids, list(CLASSES)] = 1 - table.loc[ids, list(CLASSES)]
+    table.loc[ids, CLASSES] = 1 - table.loc[ids, CLASSES]
     table.to_csv(path)
     after = nested(model, name)
     assert not after.labels.equals(before.labels)
@@ -139,7 +139,7 @@ def test_blank_predictions_and_unknown_labels_do_not_count(model: SimulatedRuns)
     assert len(before.ids) == len(model.present.rows.table) - 4
     report = calibrate(*of(model), n_draws=20)
     assert np.isfinite([figure.value for figure in report.variants["f1"].figures.values()]).all()
-    blank = report.calibration.apply(pd.DataFrame(np.nan, ["a"], list(CLASSES)), "f1")
+    blank = report.calibration.apply(pd.DataFrame(np.nan, ["a"], CLASSES), "f1")
     assert blank.isna().all(axis=None)
 
 

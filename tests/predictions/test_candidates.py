@@ -23,7 +23,7 @@ from cxrlt.predictions.oof import oof_scores
 from cxrlt.predictions.selection import OWN_EVIDENCE
 from cxrlt.predictions.view_weights import fixed_study_mean
 from cxrlt.predictions.weights import Candidate
-from simulated_runs import CLASSES, SimulatedRuns
+from tiny import CLASSES, SimulatedRuns
 
 PREVALENCE = (0.2, 0.1, 0.004)
 OFF = fixed_study_mean("off", 3, "")
@@ -41,7 +41,7 @@ def train_rows(n_patients: int, n_studies: int = 1, persistence: float = 0.0, se
     own = rng.random((len(patient), 3)) < PREVALENCE
     of_patient = (rng.random((n_patients, 3)) < PREVALENCE)[patient]
     labels = np.where(rng.random(own.shape) < persistence, of_patient, own)
-    table = pd.DataFrame(labels.astype(np.float32), columns=list(CLASSES))
+    table = pd.DataFrame(labels.astype(np.float32), columns=CLASSES)
     table.index = table.index.astype(str)
     table = table.assign(patient=patient.astype(str), study=table.index, view="frontal", fold=patient % 3)
     frame = table[["patient", "fold"]]
@@ -50,7 +50,7 @@ def train_rows(n_patients: int, n_studies: int = 1, persistence: float = 0.0, se
 
 
 def member(rows: TrainRows, skills: tuple[float, float, float], seed: int) -> pd.DataFrame:
-    labels = rows.table[list(CLASSES)]
+    labels = rows.table[CLASSES]
     noise = np.random.default_rng(seed).normal(size=labels.shape)
     return labels.astype(float) * np.array(skills) + noise
 
@@ -175,7 +175,7 @@ def test_a_class_with_positives_and_blanks_only_is_in_no_nested_score(challenge:
     fitted, nested = fit(challenge, rows, frames)
     for kind, each in fitted.items():
         pooled = oof_scores(each.scores, rows.fold, challenge.task)
-        ap = average_precision(blank[list(CLASSES)[1:]], pooled[list(CLASSES)[1:]])
+        ap = average_precision(blank[CLASSES[1:]], pooled[CLASSES[1:]])
         assert nested[kind].score == pytest.approx(ap.mean())
     best = max(each.score for each in nested.values())
     for each in nested.values():

@@ -12,7 +12,7 @@ from cxrlt.predictions.ensemble import make_ensemble
 from cxrlt.submissions.dependents import outdated, outdated_listing
 from cxrlt.submissions.record import RECORD, outdated_line
 from cxrlt.submissions.submit import submit
-from simulated_runs import SimulatedRuns, edit_parquet
+from tiny import SimulatedRuns, edit_parquet
 
 
 def of(runs: SimulatedRuns, *rest: object) -> tuple:

@@ -18,7 +18,7 @@ from cxrlt.predictions.standardise import mean_constants
 from cxrlt.predictions.store import read_predictions
 from cxrlt.predictions.study import study_mean
 from cxrlt.predictions.weights import WEIGHTS_FILE, read_weights
-from simulated_runs import SimulatedRuns, edit_parquet
+from tiny import SimulatedRuns, edit_parquet
 
 
 def of(runs: SimulatedRuns, *rest: object) -> tuple:

@@ -12,7 +12,7 @@ from cxrlt.predictions.runs import STUDY_MEAN_FILE, read_final
 from cxrlt.predictions.store import read_predictions
 from cxrlt.predictions.weights import WEIGHTS_FILE, EnsembleWeights
 from cxrlt.recipe import PredictConfig, Recipe
-from simulated_runs import CLASSES, SimulatedRuns, edit_parquet, set_up_challenge
+from tiny import CLASSES, SimulatedRuns, edit_parquet, set_up_challenge
 
 MEMBERS = ["good", "poor", "third"]
 FITTED = [
@@ -47,9 +47,9 @@ def change_labels(runs: SimulatedRuns, fold: int) -> None:
     path = runs.workspace.inputs_dir("csv") / "train.csv"
     table = pd.read_csv(path)
     inside = (fold_of(runs).loc[table["image"]] == fold).to_numpy()
-    studies = table[inside].groupby("study")[list(CLASSES)].first()
+    studies = table[inside].groupby("study")[CLASSES].first()
     shuffled = studies.sample(frac=1, random_state=5).set_axis(studies.index)
-    table.loc[inside, list(CLASSES)] = shuffled.loc[table["study"][inside]].to_numpy()
+    table.loc[inside, CLASSES] = shuffled.loc[table["study"][inside]].to_numpy()
     two_images = table.index[inside & table["study"].duplicated().to_numpy()]
     table.loc[two_images[0], "Mass"] = 1 - table.loc[two_images[0], "Mass"]
     table.to_csv(path, index=False)

@@ -12,7 +12,7 @@ from cxrlt.predictions.runs import read_final
 from cxrlt.predictions.store import read_predictions
 from cxrlt.recipe import PredictConfig, Recipe
 from cxrlt.reports.score_table import leaderboard_table, score_table
-from simulated_runs import SimulatedRuns, blank_negatives, edit_parquet
+from tiny import SimulatedRuns, blank_negatives, edit_parquet
 
 OFF = Recipe(predict=PredictConfig(study_mean="off"))
 

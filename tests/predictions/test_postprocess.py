@@ -11,8 +11,8 @@ from cxrlt.errors import UserError
 from cxrlt.predictions.postprocess import gate, label_graph, postprocess, smooth
 from cxrlt.predictions.runs import read_final
 from cxrlt.recipe import PredictConfig, Recipe
-from simulated_runs import CLASSES as SIMULATED
-from simulated_runs import SimulatedRuns
+from tiny import CLASSES as SIMULATED
+from tiny import SimulatedRuns
 
 CLASSES = ["Effusion", "Mass", "No Finding"]
 
@@ -110,7 +110,7 @@ def test_a_recipe_that_asks_for_it_is_smoothed_wherever_it_is_scored(runs: Simul
     )
     table = runs.table("train")
     if split != "oof":
-        expected = smooth(plain, label_graph(table[list(SIMULATED)]), 0.2)
+        expected = smooth(plain, label_graph(table[SIMULATED]), 0.2)
         np.testing.assert_allclose(model, expected, atol=1e-12)
     assert (model - plain).abs().to_numpy().min() > 0
 
@@ -123,7 +123,7 @@ def test_labels_of_a_fold_change_no_smoothed_logit_of_its_rows(runs: SimulatedRu
     path = runs.workspace.inputs_dir("csv") / "train.csv"
     table = pd.read_csv(path, index_col="image")
     inside = table.index.isin(fold.index[fold == 1])
-    table.loc[inside, list(SIMULATED)] = 1 - table.loc[inside, list(SIMULATED)]
+    table.loc[inside, SIMULATED] = 1 - table.loc[inside, SIMULATED]
     table.to_csv(path)
     after = read_final(*of).logits
     assert after[fold == 1].equals(before[fold == 1])

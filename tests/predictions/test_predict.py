@@ -166,7 +166,7 @@ def test_pictures_of_the_fixture_are_what_the_classes_say(source):
     table = source.challenge.read("train", source.workspace.inputs_dir("csv"))
     folder = source.workspace.inputs_dir("csv")
     brightest = [cv2.imread(str(folder / path), cv2.IMREAD_GRAYSCALE).max() for path in table["path"]]
-    assert np.array_equal(np.array(brightest) == 220, table[["Disc", "Rare disc"]].any(axis=1))
+    assert np.array_equal(np.array(brightest) == 220, table[["Effusion", "Hernia"]].any(axis=1))
 
 
 def test_with_one_class_per_row_a_trained_run_is_predicted_and_scored_on_no_scale_but_its_own(tmp_path):

@@ -7,10 +7,10 @@ from cxrlt.folds.make import make_folds, read_folds
 from cxrlt.predictions.ensemble import make_ensemble
 from cxrlt.predictions.runs import read_final, read_oof, read_split, study_mean_of
 from cxrlt.predictions.standardise import constants_of, standardise_by_fold
-from cxrlt.predictions.store import PredictionsMeta, read_predictions, write_predictions
+from cxrlt.predictions.store import PredictionsMeta, read_predictions
 from cxrlt.predictions.study import study_mean
 from cxrlt.recipe import PredictConfig, Recipe, save_recipe
-from simulated_runs import SimulatedRuns, edit_parquet, write_fold
+from tiny import SimulatedRuns, edit_parquet, write_fold
 
 ON, OFF = (Recipe(predict=PredictConfig(study_mean=option)) for option in ("on", "off"))
 
@@ -96,9 +96,7 @@ def test_a_row_without_a_prediction_of_its_fold_is_an_error_and_so_is_a_row_of_a
 
 def test_an_unknown_class_is_an_error(runs: SimulatedRuns) -> None:
     run_dir = runs.add_run("model", skill=2)
-    path = run_dir / "fold0" / "oof.parquet"
-    logits, meta = read_predictions(path, runs.challenge.classes)
-    write_predictions(path, logits.rename(columns={"Mass": "Masses"}), meta)
+    edit_parquet(run_dir / "fold0" / "oof.parquet", lambda logits: logits.rename(columns={"Mass": "Masses"}))
     with pytest.raises(UserError, match="unknown: Masses"):
         read_oof("model", runs.present)
 

@@ -6,7 +6,7 @@ from sklearn.metrics import average_precision_score
 from cxrlt.errors import UserError
 from cxrlt.predictions.scoring import score_frame
 from cxrlt.reports.score_table import score_table
-from simulated_runs import SimulatedRuns
+from tiny import SimulatedRuns
 
 
 def probabilities(truth: pd.DataFrame, seed: int = 0) -> pd.DataFrame:

@@ -31,7 +31,7 @@ from cxrlt.predictions.study import study_mean
 from cxrlt.predictions.weights import read_weights
 from cxrlt.recipe import PredictConfig, Recipe
 from cxrlt.reports.score_table import leaderboard_table, score_table
-from simulated_runs import CLASSES, SimulatedRuns, edit_parquet, set_up_challenge
+from tiny import CLASSES, SimulatedRuns, edit_parquet, set_up_challenge
 
 OFF = Recipe(predict=PredictConfig(study_mean="off"))
 METRICS = ["macro-F1", "accuracy", "balanced-accuracy", "weighted-F1", "kappa", "mAUROC", "mAP"]
@@ -110,7 +110,7 @@ def test_an_evaluation_says_what_scikit_learn_says(single: SimulatedRuns, split:
         mean = sum(log_softmax(file.astype(float), axis=1) for file in files) / 3
         ids, probabilities = files[0].index, softmax(mean, axis=1)
     table = single.table("train" if split == "oof" else split).loc[ids]
-    true, predicted = table[list(CLASSES)].to_numpy().argmax(axis=1), probabilities.argmax(axis=1)
+    true, predicted = table[CLASSES].to_numpy().argmax(axis=1), probabilities.argmax(axis=1)
     evaluation = evaluate(*of(single, "model", split), n_draws=20)
     expected = {
         "macro-F1": f1_score(true, predicted, average="macro"),
@@ -133,7 +133,7 @@ def test_an_evaluation_says_what_scikit_learn_says(single: SimulatedRuns, split:
 def test_what_stands_beside_the_oof_score_is_in_the_challenges_metric(single: SimulatedRuns) -> None:
     single.add_run("model", skill=1.5, recipe=OFF)
     evaluation = evaluate(*of(single, "model"), n_draws=20)
-    labels = single.table("train")[list(CLASSES)]
+    labels = single.table("train")[CLASSES]
     folds = [
         f1_score(
             labels.loc[part.index].to_numpy().argmax(axis=1), part.to_numpy().argmax(axis=1), average="macro"
@@ -167,7 +167,7 @@ def test_selection_and_scores_follow_the_challenges_metric(single: SimulatedRuns
     weights = make_ensemble(*of(runs, "all", ["a", "b", "useless"]), kind="greedy").weights
     rows = runs.present.rows
     frames = {name: read_oof(name, runs.present).frame for name in weights.members}
-    labels = rows.table[list(CLASSES)].to_numpy(float)
+    labels = rows.table[CLASSES].to_numpy(float)
 
     def value(frame: pd.DataFrame) -> float:
         return macro_metric(metric, labels, softmax(frame, axis=1))
@@ -205,7 +205,7 @@ def test_the_leaderboard_is_sorted_by_macro_f1_and_differs_in_it(single: Simulat
 
 def test_the_leaderboard_follows_another_metric_of_the_challenge(single: SimulatedRuns) -> None:
     by_accuracy = replace(single.challenge, metric="accuracy")
-    labels = single.table("train")[list(CLASSES)]
+    labels = single.table("train")[CLASSES]
 
     def misses_the_rare_class(logits: pd.DataFrame) -> pd.DataFrame:
         return labels.loc[logits.index] * [1, 1, 0] + [0.1, 0, 0]
@@ -264,11 +264,11 @@ def test_rows_without_a_label_or_a_prediction_do_not_count(single: SimulatedRuns
     whole = evaluate(*of(single, "model", "dev"), n_draws=20)
     path = single.workspace.inputs_dir("csv") / "dev.csv"
     table = pd.read_csv(path, dtype=str)
-    table.loc[:9, list(CLASSES)] = ""
+    table.loc[:9, CLASSES] = ""
     table.to_csv(path, index=False)
     evaluation = evaluate(*of(single, "model", "dev"), n_draws=20)
     assert evaluation.classes[0].n_known == whole.classes[0].n_known - 10
-    labels = single.table("dev").iloc[10:][list(CLASSES)]
+    labels = single.table("dev").iloc[10:][CLASSES]
     final = read_final(*of(single, "model", "dev")).logits.loc[labels.index]
     expected = accuracy_score(labels.to_numpy().argmax(axis=1), final.to_numpy().argmax(axis=1))
     assert evaluation.overall.of("accuracy").value == pytest.approx(expected)

@@ -21,7 +21,7 @@ from cxrlt.predictions.store import read_predictions
 from cxrlt.provenance import OutdatedError
 from cxrlt.recipe import TTAConfig, load_recipe, save_recipe
 from cxrlt.submissions.submit import submit
-from simulated_runs import SimulatedRuns, write_fold
+from tiny import SimulatedRuns, write_fold
 
 PREDICT = r"Renew it with: cxrlt predict model --challenge csv --split {split} --force$"
 

@@ -7,7 +7,7 @@ from cxrlt.predictions.calibrate import calibrate
 from cxrlt.predictions.ensemble import make_ensemble
 from cxrlt.predictions.evaluate import evaluate, leaderboard
 from cxrlt.reports.score_table import calibration_table, leaderboard_table, score_table
-from simulated_runs import CLASSES, SimulatedRuns, set_up_challenge
+from tiny import CLASSES, SimulatedRuns, set_up_challenge
 
 
 @pytest.fixture

@@ -11,8 +11,7 @@ from cxrlt.errors import UserError
 from cxrlt.inputs.table import load_table
 from cxrlt.predictions.ensemble import make_ensemble
 from cxrlt.predictions.runs import read_final
-from simulated_runs import SimulatedRuns, set_up_challenge
-from tiny import make_tiny, tiny_source
+from tiny import SimulatedRuns, make_tiny, set_up_challenge, tiny_source
 
 OUTSIDE = (
     "../elsewhere",

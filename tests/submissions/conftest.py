@@ -3,11 +3,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from five_images import CLASSES, FIVE_IMAGES, IDS
 
 from cxrlt.artifacts import Workspace
 from cxrlt.challenges.base import Challenge
-from simulated_runs import SimulatedRuns, set_up_challenge
+from five_images import CLASSES, FIVE_IMAGES, IDS
+from tiny import SimulatedRuns, set_up_challenge
 
 
 @pytest.fixture

@@ -11,9 +11,9 @@ import zlib
 from pathlib import Path
 
 import pytest
-from five_images import CLASSES, FIVE_IMAGES, IDS
 
 from cxrlt.submissions.validate import largest_submission, validate_submission
+from five_images import CLASSES, FIVE_IMAGES, IDS
 from fuzz.oracle import same, submission_of
 
 LINES = ["dicom_id,Mass,No Finding,Round(ed) Atelectasis"]

@@ -11,16 +11,12 @@ from cxrlt.errors import UserError
 from cxrlt.submissions.score import score_file
 from cxrlt.submissions.submit import submit
 from cxrlt.submissions.validate import validate
-from simulated_runs import CLASSES
+from tiny import CLASSES
 
 
 @pytest.fixture
 def truth(runs, tmp_path):
-    """The test split's labels, without its patients, in another order than the template's."""
-    table = pd.read_csv(runs.workspace.inputs_dir("csv") / "test.csv")[["image", *CLASSES]]
-    path = tmp_path / "truth.csv"
-    table.sample(frac=1, random_state=0).to_csv(path, index=False)
-    return path
+    return runs.write_truth(tmp_path / "truth.csv")
 
 
 @pytest.mark.parametrize("container", ["csv_path", "zip_path"])
@@ -102,7 +98,7 @@ def test_the_command_prints_the_table_of_scores(runs, truth, capsys):
 def test_two_files_are_compared_on_the_same_patients(runs, truth, tmp_path, capsys):
     path = submit(runs.challenge, runs.workspace, "one").csv_path
     reversed_ranks = pd.read_csv(path)
-    reversed_ranks[[*CLASSES]] = 1 - reversed_ranks[[*CLASSES]]
+    reversed_ranks[CLASSES] = 1 - reversed_ranks[CLASSES]
     reversed_ranks.to_csv(tmp_path / "worse.csv", index=False)
     root = ["--challenge", "csv", "--root", str(runs.workspace.root), "--truth", str(truth)]
     cli.main(["score", str(path), *root, "--against", str(path)])

@@ -5,7 +5,6 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
-from five_images import FIVE_IMAGES, IDS
 from scipy.special import softmax
 from sklearn.metrics import accuracy_score, f1_score, roc_auc_score
 
@@ -17,7 +16,8 @@ from cxrlt.predictions.runs import read_final
 from cxrlt.submissions.score import score_file
 from cxrlt.submissions.submit import submit
 from cxrlt.submissions.validate import validate_submission
-from simulated_runs import CLASSES, SimulatedRuns, set_up_challenge
+from five_images import FIVE_IMAGES, IDS
+from tiny import CLASSES, SimulatedRuns, set_up_challenge
 
 ONE_OF_THREE = replace(FIVE_IMAGES, task="single_label", metric="macro-F1")
 HEADER = "dicom_id,Mass,No Finding,Round(ed) Atelectasis"
@@ -34,10 +34,7 @@ def single(tmp_path_factory: pytest.TempPathFactory) -> SimulatedRuns:
 
 @pytest.fixture
 def truth(single, tmp_path):
-    table = pd.read_csv(single.workspace.inputs_dir("csv") / "test.csv")[["image", *CLASSES]]
-    path = tmp_path / "truth.csv"
-    table.sample(frac=1, random_state=0).to_csv(path, index=False)
-    return path
+    return single.write_truth(tmp_path / "truth.csv")
 
 
 def read(path) -> pd.DataFrame:

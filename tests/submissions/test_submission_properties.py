@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from five_images import CLASSES, FIVE_IMAGES, IDS
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
@@ -16,6 +15,7 @@ from cxrlt.errors import UserError
 from cxrlt.submissions.read import read_submission
 from cxrlt.submissions.validate import validate_submission
 from cxrlt.submissions.write import write_csv
+from five_images import CLASSES, FIVE_IMAGES, IDS
 from fuzz.oracle import submission_of
 
 ALWAYS_THE_SAME = settings(

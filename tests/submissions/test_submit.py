@@ -15,7 +15,7 @@ from cxrlt.predictions.ensemble import make_ensemble
 from cxrlt.predictions.runs import read_final
 from cxrlt.submissions.submit import submit
 from cxrlt.submissions.write import IncompleteError
-from simulated_runs import edit_parquet, set_up_challenge
+from tiny import edit_parquet, set_up_challenge
 
 
 def read(path) -> pd.DataFrame:

@@ -19,7 +19,7 @@ from cxrlt.predictions.choices import VARIANTS
 from cxrlt.predictions.ensemble import make_ensemble
 from cxrlt.predictions.runs import read_final
 from cxrlt.submissions.submit import submit
-from simulated_runs import CLASSES, SimulatedRuns, edit_parquet, set_up_challenge, squeeze
+from tiny import CLASSES, SimulatedRuns, edit_parquet, set_up_challenge, squeeze
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def test_every_variant_ranks_alike_and_says_what_it_promises(own: SimulatedRuns,
     squeeze(own.add_run("two", skill=1.5, seed=2))
     make_ensemble(own.challenge, own.workspace, "both", ["one", "two"])
     frames = of_all(own, name)
-    labels = own.table("dev").loc[frames["raw"].index, list(CLASSES)].to_numpy(np.float64)
+    labels = own.table("dev").loc[frames["raw"].index, CLASSES].to_numpy(np.float64)
     for variant in ("calibrated", "f1"):
         assert frames[variant].rank().equals(frames["raw"].rank())
         np.testing.assert_allclose(

@@ -3,12 +3,12 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from five_images import IDS
 
 from cxrlt import cli
 from cxrlt.artifacts import Workspace
 from cxrlt.errors import UserError
 from cxrlt.submissions.validate import validate, validate_submission
+from five_images import IDS
 
 HEADER = "dicom_id,Mass,No Finding,Round(ed) Atelectasis"
 ROWS = ["c,.1,.2,.3", "a,.4,.5,.6", "b,.7,.8,.9", "e,.11,.12,.13", "d,.14,.15,1e-9"]

@@ -5,13 +5,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from five_images import CLASSES, IDS
 from scipy.special import expit
 
 from cxrlt.errors import UserError
 from cxrlt.locks import LOCK
 from cxrlt.submissions import write
 from cxrlt.submissions.write import IncompleteError, submission_rows, write_csv, write_submission
+from five_images import CLASSES, IDS
 
 
 def submission_csv(challenge, ids, probabilities) -> bytes:

@@ -23,7 +23,7 @@ from cxrlt.training.train import TrainPlan, train
 from tiny import tiny_recipe, tiny_source
 
 over = {"loss.name": "lmf", "optim.max_batch_per_device": 3, "optim.batch_size": 7}
-train(tiny_source(Path(sys.argv[1]), "single_label"), TrainPlan(sys.argv[2], tiny_recipe(**over), folds=(0,)))
+train(tiny_source(Path(sys.argv[1])), TrainPlan(sys.argv[2], tiny_recipe(**over), folds=(0,)))
 """
 
 

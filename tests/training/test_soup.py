@@ -134,7 +134,7 @@ def test_a_class_with_positives_and_blanks_only_is_not_in_the_scores_of_a_soup(s
     real = soup.scores_on
     monkeypatch.setattr(soup, "scores_on", lambda *args: seen.append(real(*args)) or seen[-1])
     (job,) = fold_jobs(source, plan("judged-blank", "average"))
-    table = job.table.assign(Disc=job.table["Disc"].where(job.table["Disc"] == 1))
+    table = job.table.assign(Effusion=job.table["Effusion"].where(job.table["Effusion"] == 1))
     job = dataclasses.replace(job, table=table)
     job.run_dir.mkdir(parents=True)
     fit_in_stages(job, create_accelerator(job.recipe))

@@ -103,16 +103,16 @@ def test_another_head_is_new_and_its_bias_starts_where_the_loss_is_least(trained
 
 def test_other_classes_mean_a_new_head(trained, twin):
     def two_classes(split, table):
-        return renamed(split, table).rename(columns={"Rare disc": "Ring"})
+        return renamed(split, table).rename(columns={"Hernia": "Ring"})
 
     there = trained.workspace.root / "inputs" / "csv" / "challenge.yaml"
     spec = there.read_text()
     try:
-        there.write_text(spec.replace("Rare disc", "Ring"))
+        there.write_text(spec.replace("Hernia", "Ring"))
         source = twin(two_classes)
     finally:
         there.write_text(spec)
-    assert source.challenge.classes == ("Disc", "Bar", "Ring")
+    assert source.challenge.classes == ("Effusion", "Mass", "Ring")
     start, none = (job_of(source, "rings", start_from) for start_from in ("csv:base", None))
     assert torch.equal(first_model(start)["head.bias"], first_model(none)["head.bias"])
 

@@ -1,8 +1,8 @@
 """Let the disk refuse what a stage of a tiny challenge writes, then give it room, and see that all ends well.
 
-    PYTHONPATH=tests python tests/faults/full_disk.py refused
-    PYTHONPATH=tests python tests/faults/full_disk.py file-size --stage submit
-    PYTHONPATH=tests python tests/faults/full_disk.py tmpfs
+    python tools/full_disk.py refused
+    python tools/full_disk.py file-size --stage submit
+    python tools/full_disk.py tmpfs
 
 refused: every n-th new or changed file is refused with ENOSPC, and all after it. file-size: the kernel takes
 no more than so many bytes of a file, over a ladder of sizes. tmpfs: the disk has so much room left (needs the
@@ -16,6 +16,9 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "faults"))
 
 from harness import ROOM, Fault, Harness, on_a_disk_of_its_own, started, table_of
 from tiny_stages import STAGES
@@ -40,12 +43,16 @@ def ladder(
             yield stage, [{field: step}]
 
 
-def main() -> None:
+def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("way", choices=("refused", "file-size", "tmpfs"))
     parser.add_argument("--step", type=int, default=1, help="refused: only every so manieth")
     parser.add_argument("--stage", nargs="+", default=list(STAGES), choices=STAGES)
-    asked = parser.parse_args()
+    return parser.parse_args(words)
+
+
+def main() -> None:
+    asked = parse()
     with (
         tempfile.TemporaryDirectory() as folder,
         started(Path(folder)) as found,

@@ -1,7 +1,7 @@
 """Kill every stage of a tiny challenge, start it again, and see that it ends as if nothing had happened.
 
-    PYTHONPATH=tests python tests/faults/kill.py --kills 100 --seed 0
-    PYTHONPATH=tests python tests/faults/kill.py --every-change --stage folds submit
+    python tools/kill.py --kills 100 --seed 0
+    python tools/kill.py --every-change --stage folds submit
 
 Half of the kills come at a random moment of a stage, half just before a change of a file, every other of them
 with half of that file gone. A stage is killed one to three times before it is left alone. `--every-change`
@@ -14,6 +14,9 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "faults"))
 
 from harness import Fault, Harness, random_kill, started, table_of
 from tiny_stages import STAGES
@@ -38,14 +41,18 @@ def every_change(found: Harness, stages: Sequence[str], step: int) -> Iterator[t
             yield stage, [{"at": at, "tear": bool(at % 2)}]
 
 
-def main() -> None:
+def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--every-change", action="store_true")
     parser.add_argument("--step", type=int, default=1, help="only before every so manieth change")
     parser.add_argument("--stage", nargs="+", default=list(STAGES), choices=STAGES)
-    asked = parser.parse_args()
+    return parser.parse_args(words)
+
+
+def main() -> None:
+    asked = parse()
     with tempfile.TemporaryDirectory() as folder, started(Path(folder)) as found:
         cases = (
             every_change(found, asked.stage, asked.step)

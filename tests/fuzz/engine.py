@@ -1,20 +1,12 @@
-"""Feeds damaged files to a reader until the time is up, and reports what came of them.
-
-    python tests/fuzz/feed.py table --minutes 10
-    python tests/fuzz/feed.py submission --minutes 10
-    python tests/fuzz/feed.py yaml --minutes 10
+"""Damaged files for the readers, and what comes of them.
 
 Every case must end in success or in a UserError, within SECONDS and MEMORY; what is accepted must be what
-Python's csv module reads. Anything else is a failure: its file and its traceback are kept in --keep, and the
-program ends with 1. The same --seed and --cases give the same cases.
+Python's csv module reads. Anything else is a failure.
 """
 
-import argparse
-import contextlib
 import random
 import re
 import resource
-import sys
 import tempfile
 import time
 import traceback
@@ -25,21 +17,17 @@ from pathlib import Path
 
 import numpy as np
 
-TESTS = Path(__file__).parents[1]
-sys.path[:0] = [str(TESTS), str(TESTS / "submissions")]
-
-from five_images import CLASSES, FIVE_IMAGES, IDS  # noqa: E402
-
-from cxrlt.challenges import get_challenge  # noqa: E402
-from cxrlt.challenges.custom import CsvSpec  # noqa: E402
-from cxrlt.challenges.spec import read_spec  # noqa: E402
-from cxrlt.errors import UserError  # noqa: E402
-from cxrlt.recipe import RECIPES_DIR, load_recipe  # noqa: E402
-from cxrlt.submissions.read import open_csv, read_submission  # noqa: E402
-from cxrlt.submissions.validate import validate_submission  # noqa: E402
-from fuzz.mutations import mutated, with_changed_cells, with_changed_header, zipped  # noqa: E402
-from fuzz.oracle import same, submission_of, table_of  # noqa: E402
-from table_layouts import CSV_SPEC, LAYOUTS, as_csv  # noqa: E402
+from cxrlt.challenges import get_challenge
+from cxrlt.challenges.custom import CsvSpec
+from cxrlt.challenges.spec import read_spec
+from cxrlt.errors import UserError
+from cxrlt.recipe import RECIPES_DIR, load_recipe
+from cxrlt.submissions.read import open_csv, read_submission
+from cxrlt.submissions.validate import validate_submission
+from five_images import CLASSES, FIVE_IMAGES, IDS
+from fuzz.mutations import mutated, with_changed_cells, with_changed_header, zipped
+from fuzz.oracle import same, submission_of, table_of
+from layouts import CSV_SPEC, LAYOUTS, as_csv
 
 SECONDS = 10
 MEMORY = 1 << 30
@@ -244,21 +232,3 @@ def _problem_of(read: Callable[[], None], report: Report) -> str | None:
 
 def _peak() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("target", choices=TARGETS)
-    parser.add_argument("--minutes", type=float, default=10)
-    parser.add_argument("--cases", type=int, default=sys.maxsize)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--keep", type=Path, default=Path("fuzz-failures"))
-    flags = parser.parse_args()
-    with contextlib.suppress(KeyboardInterrupt):
-        report = fuzz(flags.target, flags.seed, flags.minutes, flags.cases, flags.keep)
-        print(report)
-        sys.exit(bool(report.failures))
-
-
-if __name__ == "__main__":
-    main()
