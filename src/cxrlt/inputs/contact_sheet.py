@@ -5,12 +5,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from matplotlib.colors import Normalize
+from matplotlib.image import BboxImage
+from matplotlib.transforms import Bbox, TransformedBbox
 
 from cxrlt.artifacts import atomic_path
 from cxrlt.errors import listing
 from cxrlt.literal_figure import LiteralFigure
 
 CELL_INCHES = 2.2
+SHARE = 0.96  # of a cell's side that the longer side of an image takes
 LINE_INCHES = 0.14
 LETTERS_PER_LINE = 32
 DPI = 110
@@ -36,13 +40,18 @@ def write_contact_sheet(
     n_lines = max(caption.count("\n") for caption in captions) + 2
     height = CELL_INCHES + n_lines * LINE_INCHES
     figure = LiteralFigure(figsize=(columns * CELL_INCHES, rows * height), dpi=DPI)
+    longer_side = max(images.shape[1:3])
+    wide, high = (SHARE * CELL_INCHES * side / longer_side for side in (images.shape[2], images.shape[1]))
     for position, (image, caption) in enumerate(zip(images, captions, strict=True)):
         row, column = divmod(position, columns)
-        left, bottom = column / columns, 1 - (row * height + CELL_INCHES) / (rows * height)
-        box = (left + 0.02 / columns, bottom, 0.96 / columns, CELL_INCHES * 0.98 / (rows * height))
-        axes = figure.add_axes(box)
-        axes.imshow(image, cmap="gray", vmin=0, vmax=255)
-        axes.set_axis_off()
-        figure.text(left + 0.5 / columns, bottom, caption, ha="center", va="top", fontsize=8)
+        centre, bottom = (column + 0.5) * CELL_INCHES, (rows - row) * height - CELL_INCHES
+        middle = bottom + CELL_INCHES / 2
+        box = Bbox.from_extents(centre - wide / 2, middle - high / 2, centre + wide / 2, middle + high / 2)
+        # axes for every image, with the ticks that they would have, take three times as long
+        shown = BboxImage(TransformedBbox(box, figure.dpi_scale_trans), cmap="gray", norm=Normalize(0, 255))
+        shown.set_data(image)
+        figure.add_artist(shown)
+        place = {"transform": figure.dpi_scale_trans, "ha": "center", "va": "top", "fontsize": 8}
+        figure.text(centre, bottom, caption, **place)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png")

@@ -97,6 +97,10 @@ class XRayModel(nn.Module):
         return features
 
 
+_LAYOUTS: dict[tuple[ModelConfig, int, int], FeatureLayout] = {}
+"""Those found in this process: every fold makes the same model, to train and to predict."""
+
+
 def create_model(cfg: ModelConfig, n_classes: int, size: int, channels: int = 1) -> XRayModel:
     """The model of a recipe for `n_classes` classes and `size` x `size` images of 1 or 3 `channels`.
 
@@ -129,7 +133,10 @@ class _AtAnySizeError(_DoesNotFitError):
 def _create(cfg: ModelConfig, n_classes: int, size: int, channels: int) -> XRayModel:
     backbone = _create_backbone(cfg, n_classes, size, channels)
     classifier = _take_classifier(backbone, cfg)
-    layout = _layout(backbone, cfg, size, channels)
+    known = (cfg.model_copy(update={"pretrained": False}), size, channels)
+    if known not in _LAYOUTS:
+        _LAYOUTS[known] = _layout(backbone, cfg, size, channels)
+    layout = _LAYOUTS[known]
     fuses = cfg.fusion.max_images > 1
     fusion = StudyEncoder(layout.dim, cfg.fusion) if fuses else None
     head = create_head(cfg, cfg.fusion.dim if fuses else layout.dim, n_classes)
