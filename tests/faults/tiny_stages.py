@@ -48,6 +48,8 @@ PASSING = (
 )
 """What must not be left once a stage has ended."""
 TIMED = ("images_per_s", "data_wait_share")
+CHECKOUT = ("commit", "uncommitted_changes")
+"""Fields of environment.json that change when somebody commits while the tests run."""
 
 
 def command(stage: str, root: Path, images: Path) -> list[str]:
@@ -109,7 +111,7 @@ def _hash(path: Path) -> str:
         return "folder"
     data = path.read_bytes()
     if path.name == "environment.json":
-        data = json.dumps({k: v for k, v in json.loads(data).items() if k != "uncommitted_changes"}).encode()
+        data = json.dumps({k: v for k, v in json.loads(data).items() if k not in CHECKOUT}).encode()
     if path.name == "log.csv":
         rows = list(csv.DictReader(io.StringIO(data.decode())))
         data = json.dumps([{k: v for k, v in row.items() if k not in TIMED} for row in rows]).encode()
