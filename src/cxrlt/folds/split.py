@@ -2,7 +2,6 @@
 
 import numpy as np
 import pandas as pd
-from iterstrat.ml_stratifiers import MultilabelStratifiedKFold
 
 from cxrlt.errors import UserError, listing
 
@@ -94,6 +93,9 @@ def _split_greedily(
 
 
 def _split_rows(positive: np.ndarray, n_folds: int, seed: int) -> np.ndarray:
+    # scikit-learn takes a second to import, which commands that only read folds need not wait for
+    from iterstrat.ml_stratifiers import MultilabelStratifiedKFold
+
     fold_of = np.empty(len(positive), dtype=np.int64)
     splitter = MultilabelStratifiedKFold(n_splits=n_folds, shuffle=True, random_state=seed)
     for fold, (_, rows) in enumerate(splitter.split(positive, positive)):

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
-from scipy.stats import norm
+from scipy.special import ndtri
 
 from cxrlt.challenges.cxr_lt import DEMO
 from cxrlt.inputs.phantom_findings import CLASSES, DEVICES, DRIVERS, FINDINGS, NO_FINDING
@@ -88,7 +88,7 @@ def min_patients(n_patients: int) -> int:
 def thresholds() -> np.ndarray:
     """Liability (classes,) above which a finding is there: the official shares, raised for rare classes."""
     official = np.array(list(DEMO.train_counts.values())) / DEMO.train_images
-    return norm.isf(FLOOR_SHARE + (1 - FLOOR_SHARE) * official)
+    return -ndtri(FLOOR_SHARE + (1 - FLOOR_SHARE) * official)  # the upper tail of a standard normal
 
 
 def draw_patient(number: int, subject_id: str, split: str, seed: int) -> Patient:
