@@ -179,7 +179,7 @@ run_tests() {
     "$python" -m ruff check .
     "$python" -m ruff format --check .
     "$python" -m bandit --quiet --recursive --configfile pyproject.toml src
-    "$python" -m pytest --numprocesses logical --maxprocesses 8 --dist loadfile -m "$tier" "$@"
+    "$python" -m pytest --numprocesses logical --maxprocesses 8 --dist loadscope --no-loadscope-reorder -m "$tier" "$@"
 }
 
 # Prints name==version of what the lock $1 holds, for whatever machine, for pip-audit leaves out those of others. A

@@ -1,10 +1,38 @@
 import gc
 import os
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
+TOGETHER = ("tests/faults/", "tests/studies/losses/", "tests/studies/tricks/")
+"""Folders whose files share a run that takes long to make: one worker gets them all."""
+
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the networks of the tests are too small to share out
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
+    """A file stays with one worker, for its fixtures' sake."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return scope_of(nodeid)
+
+    return ByFile(config, log)
+
+
+def scope_of(nodeid: str) -> str:
+    """Its file, or the folder whose files stay together."""
+    file = nodeid.split("::")[0]
+    return next((folder for folder in TOGETHER if file.startswith(folder)), file)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What has the most slow tests comes first, so that no worker waits at the end for another."""
+    n_slow = Counter(scope_of(item.nodeid) for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: -n_slow[scope_of(item.nodeid)])
 
 
 def pytest_collection_finish() -> None:

@@ -1,4 +1,4 @@
-"""A challenge of 1,200 classes: a table may have a row for each, but no line names them all."""
+"""A challenge of 200 classes: a table may have a row for each, but no line names them all."""
 
 import csv
 from pathlib import Path
@@ -27,7 +27,7 @@ from cxrlt.submissions.submit import submit
 from cxrlt.submissions.validate import validate_submission
 from tiny import SimulatedRuns
 
-N_CLASSES, N_ROWS, N_FOLDS = 1200, 40, 3
+N_CLASSES, N_ROWS, N_FOLDS = 200, 40, 3
 LONGEST = 400
 CLASSES = [f"Finding of the left side {number}" for number in range(N_CLASSES)]
 SPEC = "train: train.csv\ntest: test.csv\nid: id\npatient: patient\nsuffix: .png\nimages: images\n"
@@ -98,7 +98,7 @@ def test_what_is_wrong_is_said_in_short_lines(trained: tuple[Challenge, Workspac
     path = tmp_path / "template.csv"
     truth[CLASSES[::-1]].to_csv(path, index_label=challenge.id_column)
     with pytest.raises(
-        UserError, match=r"column 2 is 'Finding of the left side 1199', but should be"
+        UserError, match=r"column 2 is 'Finding of the left side 199', but should be"
     ) as reversed_:
         template_ids(challenge, path)
     truth[CLASSES[:2]].to_csv(path, index_label=challenge.id_column)

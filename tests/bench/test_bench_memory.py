@@ -41,6 +41,7 @@ def test_the_challenge_is_whole_without_a_single_image_being_decoded(tmp_path, c
     assert "to decode" not in capsys.readouterr().err
 
 
+@pytest.mark.full
 def test_a_training_is_measured_from_its_table_to_its_predictions(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "LEAST_IMAGES", 600)
     (row,) = memory_rows(Setting(tmp_path, 1e-6))

@@ -21,6 +21,7 @@ print(len(table), table["patient"].nunique(), int(table["Mass"].sum()), 1024 * i
 """
 
 
+@pytest.mark.full
 @pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="only Linux tells the largest memory")
 def test_a_million_rows_take_less_than_a_gibibyte(tmp_path):
     (tmp_path / "challenge.yaml").write_text(SPEC)

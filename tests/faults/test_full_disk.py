@@ -18,12 +18,14 @@ def small_disk(found: Harness) -> Iterator[Harness]:
         pytest.skip("this user may not mount")
 
 
+@pytest.mark.parametrize("n_refusals", [1, pytest.param(3, marks=pytest.mark.full)])
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_disk_that_takes_nothing_more_is_a_sentence_and_what_is_finished_stays(
-    found: Harness, stage: str
+    found: Harness, stage: str, n_refusals: int
 ) -> None:
     changes = range(found.alone(stage).n_events // 2)
-    faults = [{"at": at, "fail": errno.ENOSPC} for at in random.Random(stage).choices(changes, k=2)]
+    places = random.Random(stage).choices(changes, k=n_refusals)
+    faults = [{"at": at, "fail": errno.ENOSPC} for at in places]
     wrong, ends = found.wrong_after(stage, [*faults, {"file_size": 2000}])
     assert not wrong, [end.struck for end in ends]
     assert ends[0].code == 2

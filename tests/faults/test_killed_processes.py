@@ -76,7 +76,9 @@ def test_a_drawing_process_that_is_killed_is_a_sentence_and_the_demo_is_made_ane
     assert contents(tmp_path) == whole
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.full)]
+)
 def test_a_signal_to_all_processes_is_a_sentence_and_leaves_nothing(
     tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
@@ -89,6 +91,7 @@ def test_a_signal_to_all_processes_is_a_sentence_and_leaves_nothing(
     assert left_over(tmp_path) == []
 
 
+@pytest.mark.full
 def test_processes_that_outlive_a_killed_build_do_not_touch_the_next(
     tmp_path: Path, whole: dict[str, str]
 ) -> None:

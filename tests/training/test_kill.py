@@ -34,6 +34,7 @@ def kill_past(process, run_dir, update):
     pytest.fail(f"the run ended before it could be killed: {process.communicate()[0]}")
 
 
+@pytest.mark.full
 def test_a_run_killed_three_times_ends_with_the_weights_of_one_left_alone(tmp_path):
     source = make_tiny(tmp_path, n_patients=30)
     recipe = tmp_path / "recipe.yaml"
