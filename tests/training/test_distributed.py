@@ -16,112 +16,106 @@ from cxrlt.recipe import save_recipe
 from tiny import CLASSES, make_tiny, tiny_recipe
 
 FOLDS = ("0", "1", "2")
-TRAIN_LMF = """
+TRAIN = """
 import sys
 from pathlib import Path
+from cxrlt.predictions.predict import predict
+from cxrlt.recipe import load_recipe
 from cxrlt.training.train import TrainPlan, train
-from tiny import tiny_recipe, tiny_source
+from tiny import tiny_source
 
-over = {"loss.name": "lmf", "optim.max_batch_per_device": 3, "optim.batch_size": 7}
-train(tiny_source(Path(sys.argv[1])), TrainPlan(sys.argv[2], tiny_recipe(**over), folds=(0,)))
+root, name = Path(sys.argv[1]), f"by-{sys.argv[2]}"
+for folder in sorted(root.iterdir()):
+    source, recipe = tiny_source(folder), load_recipe(None, folder / "recipe.yaml")
+    train(source, TrainPlan(name, recipe, folds=None if folder.name == "divided" else (0,)))
+    predict(source, name, "oof")
 """
-
-
-def run_with(n_processes: int, *words: str) -> None:
-    """Run `python WORDS`, by torchrun if there are to be several processes."""
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(n_processes)]
-    command = [sys.executable, *(torchrun if n_processes > 1 else []), *words]
-    path = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
-    environment = os.environ | {"PYTHONPATH": path}
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
-    assert done.returncode == 0, done.stdout + done.stderr
-
-
-def train_with(n_processes: int, source: ImageSource, recipe: Path, *more: str) -> None:
-    words = ["-m", "cxrlt", "train", str(recipe), "--challenge", "csv", "--root", str(source.workspace.root)]
-    run_with(n_processes, *words, "--name", f"by-{n_processes}", *more)
+FUSION = {"max_images": 2, "depth": 1, "n_heads": 2, "dim": 16, "drop_rate": 0.0}
+SOUP = {"kind": "greedy", "snapshots": 2, "inner_share": 0.25}
+RECIPES = {
+    "divided": {"optim.max_batch_per_device": 4},
+    "fused": {"model.frozen": True, "model.fusion": FUSION, "data.size": 64, "optim.batch_size": 4},
+    "souped": {
+        "optim.max_batch_per_device": 4,
+        "soup": SOUP,
+        "schedule.stages": ({"epochs": 1, "frozen": True},),
+    },
+    "weighted": {"loss.name": "lmf", "optim.max_batch_per_device": 3, "optim.batch_size": 7},
+}
 
 
 @pytest.fixture(scope="module")
-def oof(tmp_path_factory):
-    """Out-of-fold logits of the same recipe, trained by one process and by two."""
-    source = make_tiny(tmp_path_factory.mktemp("ranks"))
-    recipe = source.workspace.root / "recipe.yaml"
-    save_recipe(tiny_recipe(**{"optim.max_batch_per_device": 4}), recipe)
-    frames = {}
-    for n_processes in (1, 2):
-        train_with(n_processes, source, recipe)
-        run_dir = source.workspace.run_dir("csv", f"by-{n_processes}")
-        frames[n_processes] = [
-            read_predictions(run_dir / f"fold{k}" / "oof.parquet", CLASSES)[0] for k in FOLDS
-        ]
-    return source, frames
+def sources(tmp_path_factory) -> dict[str, ImageSource]:
+    """Challenges with runs by one process and by two, which are started once for all of them."""
+    root = tmp_path_factory.mktemp("ranks")
+    sources = {
+        "divided": make_tiny(root / "divided"),
+        "fused": make_tiny(root / "fused", n_patients=9),
+        "souped": make_tiny(root / "souped"),
+        "weighted": make_tiny(root / "weighted", task="single_label"),
+    }
+    for name, over in RECIPES.items():
+        save_recipe(tiny_recipe(**over), root / name / "recipe.yaml")
+    script = tmp_path_factory.mktemp("script") / "train.py"
+    script.write_text(TRAIN)
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    path = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+    for n_processes, launcher in (("1", []), ("2", torchrun)):
+        command = [sys.executable, *launcher, str(script), str(root), n_processes]
+        environment = os.environ | {"PYTHONPATH": path}
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+        assert done.returncode == 0, done.stdout + done.stderr
+    return sources
 
 
-def test_two_processes_predict_every_row_once(oof):
-    source, frames = oof
-    ids = [image_id for frame in frames[2] for image_id in frame.index]
-    table = source.challenge.read("train", source.workspace.inputs_dir("csv"))
+def fold_dirs(sources: dict[str, ImageSource], name: str) -> list[Path]:
+    """Fold 0 by one process and by two."""
+    return [sources[name].workspace.run_dir("csv", f"by-{n}") / "fold0" for n in (1, 2)]
+
+
+def oof(sources: dict[str, ImageSource], name: str) -> list[pd.DataFrame]:
+    return [read_predictions(path / "oof.parquet", CLASSES)[0] for path in fold_dirs(sources, name)]
+
+
+def require_close(weights: list[dict[str, torch.Tensor]]) -> None:
+    assert weights[0].keys() == weights[1].keys()
+    for key, value in weights[0].items():
+        assert torch.allclose(value, weights[1][key], atol=1e-4), key
+
+
+def test_two_processes_predict_every_row_once(sources):
+    run_dir = sources["divided"].workspace.run_dir("csv", "by-2")
+    frames = [read_predictions(run_dir / f"fold{k}" / "oof.parquet", CLASSES)[0] for k in FOLDS]
+    ids = [image_id for frame in frames for image_id in frame.index]
+    table = sources["divided"].challenge.read("train", sources["divided"].workspace.inputs_dir("csv"))
     assert sorted(ids) == sorted(table.index)
-    assert not np.isnan(np.concatenate([frame.to_numpy() for frame in frames[2]])).any()
+    assert not np.isnan(np.concatenate([frame.to_numpy() for frame in frames])).any()
 
 
-def test_two_processes_predict_what_one_does(oof):
-    _, frames = oof
-    for one, two in zip(frames[1], frames[2], strict=True):
-        assert list(one.index) == list(two.index)
-        assert np.abs(one.to_numpy() - two.to_numpy()).max() < 1e-4
+def test_two_processes_predict_what_one_does(sources):
+    one, two = oof(sources, "divided")
+    assert list(one.index) == list(two.index)
+    assert np.abs(one.to_numpy() - two.to_numpy()).max() < 1e-4
 
 
-def test_two_processes_divide_a_weighted_loss_by_the_weights_of_the_whole_batch(tmp_path):
-    source = make_tiny(tmp_path, task="single_label")
-    script = tmp_path / "train_lmf.py"
-    script.write_text(TRAIN_LMF)
-    weights, clipped = [], []
-    for n_processes in (1, 2):
-        run_with(n_processes, str(script), str(tmp_path), f"lmf-by-{n_processes}")
-        run_dir = source.workspace.run_dir("csv", f"lmf-by-{n_processes}") / "fold0"
-        weights.append(load_file(run_dir / "weights.safetensors"))
-        clipped.append(list(pd.read_csv(run_dir / "log.csv")["clipped_share"]))
+def test_two_processes_divide_a_weighted_loss_by_the_weights_of_the_whole_batch(sources):
+    folders = fold_dirs(sources, "weighted")
+    clipped = [list(pd.read_csv(folder / "log.csv")["clipped_share"]) for folder in folders]
     assert clipped[0] == clipped[1]
     assert max(clipped[0]) > 0
-    for key, value in weights[0].items():
-        assert torch.allclose(value, weights[1][key], atol=1e-4), key
+    require_close([load_file(folder / "weights.safetensors") for folder in folders])
 
 
-def test_two_processes_fuse_the_features_of_a_frozen_backbone_as_one_does(tmp_path):
-    source = make_tiny(tmp_path, n_patients=9)
-    fusion = {"max_images": 2, "depth": 1, "n_heads": 2, "dim": 16, "drop_rate": 0.0}
-    recipe = tmp_path / "recipe.yaml"
-    over = {"model.frozen": True, "model.fusion": fusion, "data.size": 64, "optim.batch_size": 4}
-    save_recipe(tiny_recipe(**over), recipe)
-    frames = []
-    for n_processes in (1, 2):
-        train_with(n_processes, source, recipe, "--fold", "0")
-        path = source.workspace.run_dir("csv", f"by-{n_processes}") / "fold0" / "oof.parquet"
-        frames.append(read_predictions(path, CLASSES)[0])
+def test_two_processes_fuse_the_features_of_a_frozen_backbone_as_one_does(sources):
+    frames = oof(sources, "fused")
     assert len(frames[0]) == 6
     pd.testing.assert_frame_equal(*frames, atol=1e-4)
-    assert len(list(source.workspace.cache_dir().glob("features-*"))) == 1
+    assert len(list(sources["fused"].workspace.cache_dir().glob("features-*"))) == 1
 
 
-def test_two_processes_pour_the_soup_of_a_staged_fold_that_one_does(tmp_path):
-    source = make_tiny(tmp_path)
-    recipe = tmp_path / "recipe.yaml"
-    soup = {"kind": "greedy", "snapshots": 2, "inner_share": 0.25}
-    over = {
-        "optim.max_batch_per_device": 4,
-        "soup": soup,
-        "schedule.stages": ({"epochs": 1, "frozen": True},),
-    }
-    save_recipe(tiny_recipe(**over), recipe)
-    weights, reports = [], []
-    for n_processes in (1, 2):
-        train_with(n_processes, source, recipe, "--fold", "0")
-        run_dir = source.workspace.run_dir("csv", f"by-{n_processes}") / "fold0"
-        weights.append(load_file(run_dir / "weights.safetensors"))
-        reports.append(read_json(run_dir / "soup.json", made_by=""))
-        assert not list(run_dir.glob("snapshot*"))
+def test_two_processes_pour_the_soup_of_a_staged_fold_that_one_does(sources):
+    folders = fold_dirs(sources, "souped")
+    assert not [path for folder in folders for path in folder.glob("snapshot*")]
+    reports = [read_json(folder / "soup.json", made_by="") for folder in folders]
     assert reports[0]["taken"] == reports[1]["taken"]
-    for key, value in weights[0].items():
-        assert torch.allclose(value, weights[1][key], atol=1e-4), key
+    require_close([load_file(folder / "weights.safetensors") for folder in folders])
