@@ -147,7 +147,7 @@ def test_a_snapshot_is_what_its_epoch_was_validated_with(source):
             validated.setdefault(epochs_done(run_dir) + 1, state)
 
     with keeping(run_dir) as kept, each_pass(note):
-        train(source, plan("snapshots", "average"))
+        train(source, plan("snapshots", "average", **{"optim.ema_share": 0.5}))
     assert set(kept) == {2, 3, 4}
     assert all(same(kept[epoch], validated[epoch]) for epoch in kept)
 
