@@ -23,9 +23,9 @@ from cxrlt.recipe import TTAConfig, load_recipe, save_recipe
 from cxrlt.reports.score_table import calibration_table, leaderboard_table, score_table
 from cxrlt.submissions.record import Records
 from cxrlt.submissions.submit import submit
-from cxrlt.training import loop
 from cxrlt.training.record import read_run
 from cxrlt.training.train import TrainPlan, train
+from interrupting import each_pass, n_rows, stopping_in_update
 from tiny import make_tiny, tiny_recipe, tiny_source
 
 RECIPE = tiny_recipe(**{"schedule.epochs": 1, "predict": {"study_mean": "off"}})
@@ -318,34 +318,16 @@ def test_the_table_has_a_cell_for_every_change_and_stage() -> None:
     }
 
 
-def test_a_training_that_was_begun_does_not_go_on_with_other_labels(
-    root: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    plan = TrainPlan("begun", replace_epochs(2), folds=(0,))
-    stop_after_an_epoch(monkeypatch)
-    with pytest.raises(KeyboardInterrupt):
+def test_a_training_that_was_begun_does_not_go_on_with_other_labels(root: Path) -> None:
+    plan = TrainPlan("begun", tiny_recipe(**{"schedule.epochs": 2}), folds=(0,))
+    with stopping_in_update(1):
         train(tiny_source(root), plan)
-    monkeypatch.undo()
     for change in (change_labels, replace_pixels):
         change(root)
         with pytest.raises(UserError, match=r"begun was begun on other .*\(fold 0\).*not mix them.*--force"):
             train(tiny_source(root), plan)
     (job,) = train(tiny_source(root), replace(plan, force=True))
     assert job.finished
-
-
-def replace_epochs(n: int):
-    return tiny_recipe(**{"schedule.epochs": n, "checkpoint_minutes": 1e-6})
-
-
-def stop_after_an_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
-    end_epoch = loop.end_epoch
-
-    def stop(trainer, row) -> None:
-        end_epoch(trainer, row)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(loop, "end_epoch", stop)
 
 
 def test_a_kept_run_says_so_ever_after_and_is_refused_again_once_the_data_change_again(
@@ -391,18 +373,16 @@ def test_another_tta_is_taken_over_without_training(root: Path, capsys: pytest.C
     evaluate(*of(root), "model", n_draws=5)
 
 
-def test_only_replaced_images_are_predicted_again(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from cxrlt.predictions import predict as module
-
-    seen, infer_fold = [], module.infer_fold
-    monkeypatch.setattr(module, "infer_fold", lambda *args: seen.append(args[2].index) or infer_fold(*args))
+def test_only_replaced_images_are_predicted_again(root: Path) -> None:
+    rows = []
     before = read_logits(root, "test")
     replace_pixels(root, "test")
-    predict(tiny_source(root), "model", "test")
-    assert [len(ids) for ids in seen] == [3, 3]
+    with each_pass(lambda model, inputs, _: rows.append(n_rows(inputs))):
+        predict(tiny_source(root), "model", "test")
+    assert set(rows) == {3}
     after = read_logits(root, "test")
     same = (after == before).all(axis=1)
-    assert set(after.index[~same]) == set(seen[0])
+    assert set(after.index[~same]) == set(pd.read_csv(table_of(root, "test"))["image"][:3])
 
 
 def read_logits(root: Path, split: str) -> pd.DataFrame:

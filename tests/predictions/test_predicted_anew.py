@@ -1,6 +1,7 @@
 """Prediction, and a whole run, renew what was made of something else; one process at a time in a fold."""
 
 import json
+import resource
 import subprocess
 import sys
 import textwrap
@@ -87,15 +88,20 @@ def test_predictions_of_another_recipe_or_damaged_ones_are_made_anew(
 
 
 def test_a_kill_between_the_two_files_of_a_fold_leaves_no_predictions_beside_other_constants(
-    source: ImageSource, monkeypatch: pytest.MonkeyPatch
+    source: ImageSource,
 ) -> None:
-    def killed(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("cxrlt.predictions.predict.write_predictions", killed)
-    with pytest.raises(KeyboardInterrupt):
-        predict(source, "model", "oof", force=True)
-    assert not (fold(source, 0) / "oof.parquet").exists()
+    constants, predictions = (fold(source, 0) / name for name in ("constants.json", "oof.parquet"))
+    before = constants.stat().st_mtime_ns
+    room = (constants.stat().st_size + predictions.stat().st_size) // 2
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, limits[1]))
+    try:
+        with pytest.raises(UserError, match=r"oof\.parquet"):
+            predict(source, "model", "oof", force=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert constants.stat().st_mtime_ns > before
+    assert not predictions.exists()
 
 
 def test_weights_for_other_classes_are_never_predicted_with(source: ImageSource) -> None:

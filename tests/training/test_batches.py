@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from cxrlt.inputs.dataset import LabelledRows
-from cxrlt.training import loop
 from cxrlt.training.batches import batches_of, load
 from cxrlt.training.setup import Trainer, create_accelerator, create_trainer
 from cxrlt.training.train import TrainPlan, fold_jobs, train
+from interrupting import each_update
 from tiny import tiny_recipe
 
 
@@ -70,11 +70,15 @@ def test_what_is_left_of_an_epoch_are_its_last_batches(source):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="only a GPU is waited for")
 @pytest.mark.parametrize("per_pass", [8, 3])
 def test_an_update_never_waits_for_the_gpu(source, per_pass):
-    trainer = trainer_of(source, "unwaiting", **{"optim.max_batch_per_device": per_pass})
-    stream, batches = load(trainer), batches_of(trainer, 0)
-    loop.update(trainer, 0, batches[0], stream)  # what is made once is made here
-    torch.cuda.set_sync_debug_mode("error")
+    recipe = tiny_recipe(**{"schedule.epochs": 1, "optim.max_batch_per_device": per_pass})
+
+    def forbid(
+        number, _
+    ):  # from within one update to within the next; what is made once is made in the first
+        torch.cuda.set_sync_debug_mode("error" if number == 2 else "default")
+
     try:
-        loop.update(trainer, 0, batches[1], stream)
+        with each_update(forbid):
+            train(source, TrainPlan(f"unwaiting-{per_pass}", recipe, folds=(0,)))
     finally:
         torch.cuda.set_sync_debug_mode("default")

@@ -14,7 +14,6 @@ from safetensors.torch import load_file, save_file
 from cxrlt.errors import UserError
 from cxrlt.models.backbone import create_model
 from cxrlt.provenance import digest_of_weights
-from cxrlt.training import loop
 from cxrlt.training.checkpoint import (
     Progress,
     checkpoints,
@@ -26,6 +25,7 @@ from cxrlt.training.checkpoint import (
 )
 from cxrlt.training.optimise import create_optimizer
 from cxrlt.training.train import TrainPlan, train
+from interrupting import stopping_in_update
 from tiny import same, tiny_recipe, weights_of
 
 
@@ -178,27 +178,12 @@ def test_nothing_but_the_file_is_written_beside_it(tmp_path, monkeypatch):
     assert same(load_file(tmp_path / "weights.safetensors"), {"weight": torch.ones(3)})
 
 
-class StopError(Exception):
-    pass
-
-
 @pytest.mark.parametrize("n_damaged", [1, 2])
-def test_a_fold_with_damaged_checkpoints_ends_with_the_weights_it_should(
-    source, monkeypatch, capsys, n_damaged
-):
+def test_a_fold_with_damaged_checkpoints_ends_with_the_weights_it_should(source, capsys, n_damaged):
     recipe = tiny_recipe(checkpoint_minutes=1e-9)
     (whole,) = train(source, TrainPlan("undamaged", recipe, folds=(0,)))
-    monkeypatch.setattr(loop, "CHECK_EVERY", 1)
-    real = loop.update
-
-    def dying(trainer, *args):
-        if trainer.progress.update == 5:
-            raise StopError
-        return real(trainer, *args)
-
     plan = TrainPlan(f"damaged-{n_damaged}", recipe, folds=(0,))
-    with monkeypatch.context() as patch, pytest.raises(StopError):
-        patch.setattr(loop, "update", dying)
+    with stopping_in_update(5):  # an epoch has four
         train(source, plan)
     found = checkpoints(source.workspace.run_dir("csv", plan.name) / "fold0")
     assert [update_of(path) for path in found] == [5, 4]

@@ -14,9 +14,9 @@ from cxrlt.inputs import readers
 from cxrlt.inputs.dataset import make_loader
 from cxrlt.predictions.predict import predict
 from cxrlt.stopping import Stopped, put_off, stop_on_signals
-from cxrlt.training import infer, loop
 from cxrlt.training.data import evaluation_set
 from cxrlt.training.train import TrainPlan, train
+from interrupting import each_pass, in_update
 from tiny import same, tiny_recipe, weights_of
 
 SENTENCE = (
@@ -32,19 +32,11 @@ def kill_reader() -> None:
     pytest.fail("nobody noticed")
 
 
-def test_a_reader_that_dies_in_training_is_a_sentence_and_the_run_goes_on(source, monkeypatch, capsys):
+def test_a_reader_that_dies_in_training_is_a_sentence_and_the_run_goes_on(source, capsys):
     recipe = tiny_recipe(checkpoint_minutes=1e-9, **{"data.n_workers": 2})
     (whole,) = train(source, TrainPlan("readers-live", recipe, folds=(0,)))
     plan = TrainPlan("reader-dies", recipe, folds=(0,))
-    real = loop.accumulate
-
-    def dying(trainer, *args):
-        if trainer.progress.update == 6:
-            kill_reader()
-        return real(trainer, *args)
-
-    with monkeypatch.context() as patch, pytest.raises(UserError, match=SENTENCE):
-        patch.setattr(loop, "accumulate", dying)
+    with pytest.raises(UserError, match=SENTENCE), in_update(7, kill_reader):
         train(source, plan)
     capsys.readouterr()
     (job,) = train(source, plan)
@@ -52,11 +44,10 @@ def test_a_reader_that_dies_in_training_is_a_sentence_and_the_run_goes_on(source
     assert same(weights_of(job), weights_of(whole))
 
 
-def test_a_reader_that_dies_in_prediction_is_a_sentence_and_a_rerun_predicts(source, monkeypatch):
+def test_a_reader_that_dies_in_prediction_is_a_sentence_and_a_rerun_predicts(source):
     recipe = tiny_recipe(**{"data.n_workers": 1, "schedule.epochs": 1})
     (job,) = train(source, TrainPlan("predicted", recipe, folds=(0,)))
-    with monkeypatch.context() as patch, pytest.raises(UserError, match=SENTENCE):
-        patch.setattr(infer, "predict_variants", lambda *_, **__: kill_reader())
+    with pytest.raises(UserError, match=SENTENCE), each_pass(lambda *_: kill_reader()):
         predict(source, "predicted", "oof")
     assert not (job.run_dir / "oof.parquet").exists()
     (path,) = predict(source, "predicted", "oof")

@@ -14,13 +14,13 @@ from cxrlt.models.backbone import create_model
 from cxrlt.predictions.predict import TrainedFold, infer_fold, load_model, predict, trained_folds
 from cxrlt.predictions.store import read_predictions
 from cxrlt.recipe import Recipe
-from cxrlt.training import loop
 from cxrlt.training.checkpoint import save_tensors
 from cxrlt.training.data import evaluation_set
 from cxrlt.training.infer import infer
 from cxrlt.training.setup import create_accelerator, initial_model, loss_of
 from cxrlt.training.train import TrainPlan, fold_jobs, train
 from cxrlt.training.tta import NO_TTA
+from interrupting import stopping_in_update
 from tiny import CLASSES, make_tiny, same, tiny_recipe, weights_of
 
 HEADS = ("linear", "ml_decoder", "csra")
@@ -137,24 +137,11 @@ def test_the_bias_starts_where_the_loss_is_least_on_average(source):
     assert torch.allclose(weights_of(job)["head.bias"], start.float(), atol=1e-2)
 
 
-class StopError(Exception):
-    pass
-
-
-def test_a_frozen_run_that_dies_ends_as_if_it_had_been_left_alone(source, monkeypatch):
+def test_a_frozen_run_that_is_stopped_ends_as_if_it_had_been_left_alone(source):
     recipe = frozen("ml_decoder", checkpoint_minutes=1e-9, **{"model.drop_rate": 0.2})
-    monkeypatch.setattr(loop, "CHECK_EVERY", 1)
     (whole,) = train(source, TrainPlan("frozen-whole", recipe, folds=(0,)))
-    real = loop.update
-
-    def dying(trainer, *args):
-        if trainer.progress.update == 5:
-            raise StopError
-        return real(trainer, *args)
-
     plan = TrainPlan("frozen-stopped", recipe, folds=(0,))
-    with monkeypatch.context() as patch, pytest.raises(StopError):
-        patch.setattr(loop, "update", dying)
+    with stopping_in_update(5):
         train(source, plan)
     checkpoints = source.workspace.run_dir("csv", "frozen-stopped").glob("fold0/checkpoint-*.safetensors")
     backbone = sum(v.nbytes for k, v in weights_of(whole).items() if k.startswith("backbone."))

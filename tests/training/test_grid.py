@@ -1,6 +1,7 @@
 import os
 import signal
-import sys
+import threading
+import time
 
 import pytest
 
@@ -8,7 +9,6 @@ from cxrlt import cli
 from cxrlt.errors import UserError
 from cxrlt.recipe import save_recipe
 from cxrlt.stopping import Stopped, stop_on_signals
-from cxrlt.training import grid
 from cxrlt.training.grid import train_command, train_grid, waves
 from tiny import make_tiny, tiny_recipe
 
@@ -47,40 +47,43 @@ def test_every_fold_of_every_recipe_is_trained_and_failures_are_named(tmp_path, 
 
 
 CHILD = """
-import os, sys, time
+import os, signal, sys, time
 from pathlib import Path
-from cxrlt.stopping import Stopped, put_off, stop_if_asked, stop_on_signals
-try:
-    with stop_on_signals(), put_off():
-        Path(sys.argv[1]).write_text(str(os.getpgid(0)))
-        while True:
-            time.sleep(0.01)
-            stop_if_asked()
-except Stopped as stopped:
-    Path(sys.argv[1]).write_text("saved")
-    sys.exit(stopped.exit_code)
+
+file = Path(__file__).with_name("fold" + sys.argv[sys.argv.index("--fold") + 1])
+
+def save(number, frame):
+    time.sleep(0.3)
+    file.write_text("saved")
+    sys.exit(128 + number)
+
+signal.signal(signal.SIGTERM, save)
+file.with_suffix(".new").write_text(str(os.getpgid(0)))
+file.with_suffix(".new").rename(file)
+time.sleep(60)
 """
 
 
 def test_a_signal_is_passed_on_to_the_jobs_and_waits_for_what_they_save(source, monkeypatch, tmp_path):
+    """A job is `python -m cxrlt train`, for which CHILD stands, as a package that is found before ours."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
-    files = {fold: tmp_path / str(fold) for fold in range(3)}
-    monkeypatch.setattr(
-        grid, "train_command", lambda source, recipe, fold, seed: [sys.executable, "-c", CHILD, files[fold]]
-    )
-    real, sleeps = grid.time.sleep, []
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    (tmp_path / "cxrlt").mkdir()
+    (tmp_path / "cxrlt" / "__init__.py").touch()
+    (tmp_path / "cxrlt" / "__main__.py").write_text(CHILD)
+    first, second, third = (tmp_path / "cxrlt" / f"fold{fold}" for fold in range(3))
+    groups = []
 
-    def signalled(seconds):
-        real(seconds)
-        if not sleeps and all(files[fold].is_file() and files[fold].read_text() for fold in (0, 1)):
-            groups = {files[fold].read_text() for fold in (0, 1)}
-            assert str(os.getpgid(0)) not in groups
-            sleeps.append(seconds)
-            os.kill(os.getpid(), signal.SIGINT)
+    def interrupt():
+        while not (first.is_file() and second.is_file()):
+            time.sleep(0.05)
+        groups.extend([first.read_text(), second.read_text()])
+        os.kill(os.getpid(), signal.SIGINT)
 
-    monkeypatch.setattr(grid.time, "sleep", signalled)
+    threading.Thread(target=interrupt, daemon=True).start()
     with pytest.raises(Stopped) as error, stop_on_signals():
         train_grid(source, ["demo_resnet"], n_folds=3, seed=0)
     assert error.value.exit_code == 130
-    assert [files[fold].read_text() for fold in (0, 1)] == ["saved", "saved"]
-    assert not files[2].exists()
+    assert [first.read_text(), second.read_text()] == ["saved", "saved"]
+    assert not third.exists()
+    assert str(os.getpgid(0)) not in groups  # Ctrl-C would tell them twice

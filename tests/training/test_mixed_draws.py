@@ -6,10 +6,10 @@ import torch
 from accelerate import Accelerator
 
 from cxrlt.errors import UserError
-from cxrlt.training import loop
 from cxrlt.training.batches import batches_of, load, whole_batch_denominators
 from cxrlt.training.setup import create_trainer
 from cxrlt.training.train import TrainPlan, fold_jobs, train
+from interrupting import stopping_in_update
 from tiny import same, tiny_recipe, weights_of
 
 MIX = {"kinds": ["mixup", "cutmix", "mosaic"], "probability": 0.8}
@@ -28,23 +28,10 @@ def trainer_of(source, name: str, recipe):
     return create_trainer(job, Accelerator(cpu=True))
 
 
-class StopError(Exception):
-    pass
-
-
-def test_an_interrupted_run_draws_and_mixes_what_it_would_have(source, monkeypatch):
-    recipe = recipe_of(checkpoint_minutes=1e-9)
-    monkeypatch.setattr(loop, "CHECK_EVERY", 1)
+def test_an_interrupted_run_draws_and_mixes_what_it_would_have(source):
+    recipe = recipe_of()
     (whole,) = train(source, TrainPlan("mixed", recipe, folds=(0,)))
-    real = loop.update
-
-    def dying(trainer, *args):
-        if trainer.progress.update == 6:
-            raise StopError
-        return real(trainer, *args)
-
-    with monkeypatch.context() as patch, pytest.raises(StopError):
-        patch.setattr(loop, "update", dying)
+    with stopping_in_update(6):
         train(source, TrainPlan("mixed-stopped", recipe, folds=(0,)))
     (resumed,) = train(source, TrainPlan("mixed-stopped", recipe, folds=(0,)))
     assert same(weights_of(resumed), weights_of(whole))

@@ -2,54 +2,45 @@
 
 import math
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 
+import pandas as pd
 import pytest
 import torch
-from torch import nn
 
 from cxrlt.errors import UserError, listing
-from cxrlt.training import loop, setup
 from cxrlt.training.batches import batches_of
 from cxrlt.training.checkpoint import checkpoints, update_of
-from cxrlt.training.setup import create_accelerator, create_trainer
+from cxrlt.training.setup import create_accelerator, create_trainer, initial_model, loss_of
 from cxrlt.training.train import TrainPlan, fold_jobs, train
-from tiny import tiny_recipe
+from interrupting import each_pass, each_update
+from tiny import same, tiny_recipe, weights_of
 
 FIELDS = {"schedule.epochs": 3, "checkpoint_minutes": 1e-9}
+STILL = {"flip": False, "crop_scale": (1.0, 1.0), "rotate": 0.0, "brightness": 0.0, "contrast": 0.0}
 
 
-class Poison(torch.autograd.Function):
-    """The loss as it is, with a gradient that is none."""
-
-    @staticmethod
-    def forward(ctx, loss):
-        return loss.clone()
-
-    @staticmethod
-    def backward(ctx, gradient):
-        return gradient * math.inf
-
-
-def spoil(monkeypatch, update: int, what: str) -> None:
+@contextmanager
+def spoiling(update: int, what: str) -> Iterator[None]:
     """Let the loss or the gradient of an update (from 0) be no number, or the weights after it."""
-    real, updates = loop.accumulate, []
+    passes = []
 
-    def spoilt(trainer, *args):
-        updates.append(trainer.progress.update)
-        if trainer.progress.update != update:
-            return real(trainer, *args)
-        sums = trainer.loss.sums
-        with pytest.MonkeyPatch.context() as patch:
+    def spoil_pass(model, inputs, logits):
+        passes.extend([model] * model.training)  # a pass holds the whole batch
+        if model.training and len(passes) == update + 1:
             if what == "loss":
-                patch.setattr(trainer.loss, "sums", lambda *given: sums(*given) * math.nan)
+                return logits * math.nan
             if what == "gradient":
-                patch.setattr(trainer.loss, "sums", lambda *given: Poison.apply(sums(*given)))
-            found = real(trainer, *args)
-        if what == "weights":
-            next(trainer.bare.parameters()).data[0] = math.inf
-        return found
+                logits.register_hook(lambda gradient: gradient * math.inf)
+        return None
 
-    monkeypatch.setattr(loop, "accumulate", spoilt)
+    def spoil_weights(number, optimizer):
+        if what == "weights" and number == update + 1:
+            optimizer.param_groups[0]["params"][0].data[0] = math.inf
+
+    with each_pass(spoil_pass), each_update(spoil_weights, after=True):
+        yield
 
 
 def images_of(source, plan, update: int) -> list[str]:
@@ -71,13 +62,10 @@ def images_of(source, plan, update: int) -> list[str]:
         ("weights", 7, "the norm of the weights is (inf|nan)"),
     ],
 )
-def test_what_is_no_number_is_named_with_all_that_may_explain_it(
-    source, monkeypatch, what, update, said, clip_grad
-):
+def test_what_is_no_number_is_named_with_all_that_may_explain_it(source, what, update, said, clip_grad):
     name = f"bad-{what}-{update}-{clip_grad}"
     plan = TrainPlan(name, tiny_recipe(**FIELDS, **{"optim.clip_grad": clip_grad}), folds=(0,))
-    spoil(monkeypatch, update, what)
-    with pytest.raises(UserError) as error:
+    with spoiling(update, what), pytest.raises(UserError) as error:
         train(source, plan)
     sentence = str(error.value)
     run_dir = source.workspace.run_dir("csv", name) / "fold0"
@@ -96,39 +84,31 @@ def test_what_is_no_number_is_named_with_all_that_may_explain_it(
         assert "No checkpoint is from before that." in sentence
 
 
-def test_the_learning_rate_is_that_of_the_update(source, monkeypatch):
+def test_the_learning_rate_is_that_of_the_update(source):
     plan = TrainPlan("bad-rate", tiny_recipe(**FIELDS), folds=(0,))
     rates = []
-    real = setup.create_scheduler
 
-    def noting(optimizer, *args):
-        scheduler = real(optimizer, *args)
-        step = scheduler.step_update
-        scheduler.step_update = lambda number: (step(number), rates.append(optimizer.param_groups[0]["lr"]))
-        return scheduler
+    def note(_, optimizer):
+        rates.append(max(group["lr"] for group in optimizer.param_groups))
 
-    monkeypatch.setattr(setup, "create_scheduler", noting)
-    spoil(monkeypatch, 5, "loss")
-    with pytest.raises(UserError) as error:
+    with spoiling(5, "loss"), each_update(note), pytest.raises(UserError) as error:
         train(source, plan)
     told = re.search(r"learning rate (\S+) on", str(error.value))
     assert told is not None
-    assert told[1] == f"{rates[-1]:.3g}"
-    assert rates[-1] != rates[-2]
+    assert told[1] == f"{rates[5]:.3g}"
+    assert told[1] not in {f"{rates[4]:.3g}", f"{rates[6]:.3g}"}
 
 
 @pytest.mark.parametrize("update", [3, 7])
-def test_nothing_is_made_of_a_bad_update(source, monkeypatch, update):
+def test_nothing_is_made_of_a_bad_update(source, update):
     soup = {"kind": "average", "snapshots": 2, "inner_share": 0.25}
     kinds = {"best": {"predict.weights": "best"}, "souped": {"soup": soup}}
     for kind, over in kinds.items():
         name = f"{kind}-{update}"
         plan = TrainPlan(name, tiny_recipe(**{**FIELDS, "schedule.epochs": 2}, **over), folds=(0,))
-        with monkeypatch.context() as patch:
-            n_updates = 6 if kind == "souped" else 8
-            spoil(patch, n_updates * (update + 1) // 8 - 1, "gradient")
-            with pytest.raises(UserError, match="gradient"):
-                train(source, plan)
+        last = (6 if kind == "souped" else 8) * (update + 1) // 8 - 1  # of its epoch
+        with spoiling(last, "gradient"), pytest.raises(UserError, match="gradient"):
+            train(source, plan)
         run_dir = source.workspace.run_dir("csv", name) / "fold0"
         first = update == 3
         assert (run_dir / "log.csv").is_file() != first
@@ -139,34 +119,38 @@ def test_nothing_is_made_of_a_bad_update(source, monkeypatch, update):
         assert job.finished
 
 
-def test_updates_are_looked_at_together(source, monkeypatch):
-    looks = []
-    real = loop.take_stock
-
-    def noting(trainer, pending):
-        looks.append((trainer.progress.update, len(pending)))
-        return real(trainer, pending)
-
-    monkeypatch.setattr(loop, "take_stock", noting)
-    monkeypatch.setattr(loop, "CHECK_EVERY", 3)
-    train(source, TrainPlan("looks", tiny_recipe(), folds=(0,)))
-    assert looks == [(3, 3), (4, 1), (7, 3), (8, 1)]
+@pytest.mark.parametrize(("update", "noticed"), [(0, 10), (9, 10), (10, 16), (15, 16), (16, 26)])
+def test_ten_updates_at_a_time_are_checked_and_the_bad_one_among_them_is_named(source, update, noticed):
+    """An epoch has 16. Each check makes a GPU wait; what was updated after the bad one is given up."""
+    plan = TrainPlan(f"ten-{update}", tiny_recipe(**{"optim.batch_size": 2}), folds=(0,))
+    made = []
+    named = rf"update {update + 1} \(epoch {update // 16 + 1}\)"
+    counting = each_update(lambda number, _: made.append(number))
+    with spoiling(update, "loss"), counting, pytest.raises(UserError, match=named):
+        train(source, plan)
+    assert len(made) == noticed
 
 
-def test_a_loss_and_a_norm_are_those_of_the_update(source, monkeypatch):
-    seen = []
-    real = loop.take_stock
-    monkeypatch.setattr(
-        loop, "take_stock", lambda trainer, pending: seen.extend(pending) or real(trainer, pending)
-    )
-    norms = []
-    clip = nn.utils.clip_grad_norm_
-    monkeypatch.setattr(
-        nn.utils, "clip_grad_norm_", lambda *args: norms.append(clip(*args).item()) or torch.tensor(norms[-1])
-    )
-    train(source, TrainPlan("clipped", tiny_recipe(**{"optim.clip_grad": 1e9}), folds=(0,)))
-    clipped = torch.stack(seen)
-    seen.clear()
-    train(source, TrainPlan("free", tiny_recipe(**{"optim.clip_grad": None}), folds=(0,)))
-    assert torch.equal(torch.stack(seen), clipped)
-    assert clipped[:, 1].tolist() == norms
+def test_a_clip_that_nothing_reaches_changes_nothing(source):
+    """With none the norm is another function's."""
+    recipes = {clip: tiny_recipe(**{"optim.clip_grad": clip}) for clip in (1e9, None)}
+    (far,), (off,) = (train(source, TrainPlan(f"clip-{c}", r, folds=(0,))) for c, r in recipes.items())
+    assert same(weights_of(far), weights_of(off))
+    losses = [list(pd.read_csv(job.run_dir / "log.csv")["loss"]) for job in (far, off)]
+    assert losses[0] == losses[1]
+
+
+@pytest.mark.parametrize("at_once", [8, 3])
+def test_the_loss_of_an_epoch_is_the_mean_over_its_images(source, at_once):
+    """Of a network that learns nothing from images that nothing is done to."""
+    still = {"loss.name": "bce", "optim.lr": 1e-12, "schedule.epochs": 1, "data.augment": STILL}
+    recipe = tiny_recipe(**still, **{"optim.max_batch_per_device": at_once})
+    (job,) = train(source, TrainPlan(f"still-{at_once}", recipe, folds=(0,)))
+    model = initial_model(job, loss_of(job)).eval()
+    planes = [torch.tensor(job.cache.images[row]) for row in job.cache.rows_of(list(job.train.index))]
+    with torch.no_grad():
+        logits = model({"images": torch.stack(planes)[:, None]})
+    labels = torch.tensor(job.targets(job.train))
+    expected = torch.nn.functional.binary_cross_entropy_with_logits(logits, labels)
+    (loss,) = pd.read_csv(job.run_dir / "log.csv")["loss"]
+    assert loss == pytest.approx(expected.item() * len(job.classes), rel=1e-4)  # it adds classes up

@@ -3,69 +3,84 @@
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from torch.nn.modules.module import register_module_forward_hook
 
 from cxrlt.errors import UserError
-from cxrlt.models.backbone import XRayModel
 from cxrlt.recipe import save_recipe
-from cxrlt.stopping import Stopped
-from cxrlt.training import features, loop
 from cxrlt.training.checkpoint import checkpoints
 from cxrlt.training.data import evaluation_set
 from cxrlt.training.infer import infer
 from cxrlt.training.memory import RunningStatistics
 from cxrlt.training.setup import create_accelerator
 from cxrlt.training.train import TrainPlan, train
+from interrupting import each_pass, in_update, n_rows, stopping_in_update
 from tiny import CLASSES, make_tiny, same, tiny_recipe, weights_of
 
 DROPS = {"model.drop_path": 0.2, "model.drop_rate": 0.2}
 TRAIN_SMALL = """
 import os, sys
 import torch
+from torch.nn.modules.module import register_module_forward_hook
 from cxrlt import cli
-from cxrlt.models.backbone import XRayModel
-real = XRayModel.forward
 
-def forward(self, inputs):
-    if self.training and os.environ["RANK"] == "1" and len(inputs["images"]) > 2:
+def full(module, inputs, _):
+    rows = inputs[0]
+    if module.training and os.environ["RANK"] == "1" and torch.is_tensor(rows) and len(rows) > 2:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
-    return real(self, inputs)
 
-XRayModel.forward = forward
+register_module_forward_hook(full)
 cli.main(sys.argv[1:])
 """
 
 
-def hold_at_most(monkeypatch, n_rows: int, after: int = 0, training: bool = True) -> list[int]:
-    """Let the memory hold so many rows from the call number `after` on; the list has what was computed."""
-    real, calls, computed = XRayModel.forward, [], []
+FULL = "CUDA out of memory. Tried to allocate 2.00 GiB.\nMore on that."
 
-    def forward(self, inputs):
-        found = real(self, inputs)  # before it fails, for a real one fails in the midst
-        if self.training == training:
-            calls.append(1)
-            if len(calls) > after and len(inputs["images"]) > n_rows:
-                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
-            computed.append(len(inputs["images"]))
-        return found
 
-    monkeypatch.setattr(XRayModel, "forward", forward)
-    return computed
+@contextmanager
+def memory_for(largest: int, after: int = 0, training: bool = True) -> Iterator[list[int]]:
+    """Let the memory hold so many rows from pass number `after` on; the list has what was computed."""
+    passes, computed = [], []
+
+    def note(model, inputs, _):
+        if model.training == training:
+            passes.append(model)
+            if len(passes) > after and n_rows(inputs) > largest:  # after it: a real one fails in the midst
+                raise torch.OutOfMemoryError(FULL)
+            computed.append(n_rows(inputs))
+
+    with each_pass(note):
+        yield computed
+
+
+@contextmanager
+def memory_of_backbones_for(largest: int) -> Iterator[None]:
+    """The same where features are computed: no part of a backbone takes more rows."""
+
+    def full(module: torch.nn.Module, inputs: tuple, _: object) -> None:
+        if isinstance(module, torch.nn.Conv2d) and len(inputs[0]) > largest:
+            raise torch.OutOfMemoryError(FULL)
+
+    handle = register_module_forward_hook(full)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 @pytest.mark.parametrize("backbone", ["test_convnext", "test_resnet"])
-def test_a_run_that_needs_less_at_a_time_is_the_one_that_took_less_from_the_start(
-    source, monkeypatch, capsys, backbone
-):
+def test_a_run_that_needs_less_at_a_time_is_the_one_that_took_less_from_the_start(source, capsys, backbone):
     fields = DROPS | {"model.backbone": backbone, "schedule.epochs": 1, "data.mix": {"kinds": ("mixup",)}}
     small = tiny_recipe(**fields, **{"optim.max_batch_per_device": 2})
     (wanted,) = train(source, TrainPlan(f"small-{backbone}", small, folds=(0,)))
-    computed = hold_at_most(monkeypatch, 3)
-    (job,) = train(source, TrainPlan(f"full-{backbone}", tiny_recipe(**fields), folds=(0,)))
+    with memory_for(3) as computed:
+        (job,) = train(source, TrainPlan(f"full-{backbone}", tiny_recipe(**fields), folds=(0,)))
     assert set(computed) == {2}
     assert same(weights_of(job), weights_of(wanted))
     out = capsys.readouterr().out
@@ -75,11 +90,11 @@ def test_a_run_that_needs_less_at_a_time_is_the_one_that_took_less_from_the_star
 
 
 @pytest.mark.parametrize("n_workers", [0, 2])
-def test_memory_that_is_full_later_changes_the_sums_alone(source, monkeypatch, n_workers):
+def test_memory_that_is_full_later_changes_the_sums_alone(source, n_workers):
     fields = {"data.n_workers": n_workers}
     (whole,) = train(source, TrainPlan(f"roomy-{n_workers}", tiny_recipe(**fields), folds=(0,)))
-    computed = hold_at_most(monkeypatch, 4, after=5)
-    (job,) = train(source, TrainPlan(f"fuller-{n_workers}", tiny_recipe(**fields), folds=(0,)))
+    with memory_for(4, after=5) as computed:
+        (job,) = train(source, TrainPlan(f"fuller-{n_workers}", tiny_recipe(**fields), folds=(0,)))
     assert computed == [8] * 5 + [4] * 6
     for key, value in weights_of(whole).items():
         assert torch.allclose(value, weights_of(job)[key], atol=2e-5), key
@@ -97,23 +112,14 @@ def test_what_batchnorm_saw_of_a_failed_update_is_forgotten():
     assert same(model.state_dict(), before)
 
 
-def test_a_resumed_run_knows_how_much_the_memory_holds(source, monkeypatch, capsys):
-    plan = TrainPlan("remembered", tiny_recipe(checkpoint_minutes=1e-9, **DROPS), folds=(0,))
-    monkeypatch.setattr(loop, "CHECK_EVERY", 1)
-    real = loop.update
-
-    def dying(trainer, *args):
-        if trainer.progress.update == 5:
-            raise Stopped(15)
-        return real(trainer, *args)
-
-    computed = hold_at_most(monkeypatch, 4)
-    with monkeypatch.context() as patch, pytest.raises(Stopped):
-        patch.setattr(loop, "update", dying)
-        train(source, plan)
-    computed.clear()
-    capsys.readouterr()
-    (job,) = train(source, plan)
+def test_a_resumed_run_knows_how_much_the_memory_holds(source, capsys):
+    plan = TrainPlan("remembered", tiny_recipe(**DROPS), folds=(0,))
+    with memory_for(4) as computed:
+        with stopping_in_update(5):
+            train(source, plan)
+        computed.clear()
+        capsys.readouterr()
+        (job,) = train(source, plan)
     assert computed == [4] * 6
     assert "does not hold" not in capsys.readouterr().out
     small = tiny_recipe(**DROPS, **{"optim.max_batch_per_device": 4})
@@ -121,21 +127,20 @@ def test_a_resumed_run_knows_how_much_the_memory_holds(source, monkeypatch, caps
     assert same(weights_of(job), weights_of(wanted))
 
 
-def test_memory_that_does_not_hold_one_row_is_a_sentence(source, monkeypatch):
-    hold_at_most(monkeypatch, 0)
-    with pytest.raises(UserError, match=r"fold 0: .* does not hold a single row\. Lower --data\.size"):
+def test_memory_that_does_not_hold_one_row_is_a_sentence(source):
+    with (
+        memory_for(0),
+        pytest.raises(UserError, match=r"fold 0: .* does not hold a single row\. Lower --data\.size"),
+    ):
         train(source, TrainPlan("tiny-device", tiny_recipe(), folds=(0,)))
     assert not checkpoints(source.workspace.run_dir("csv", "tiny-device") / "fold0")
 
 
-def test_memory_that_is_full_elsewhere_is_a_sentence(source, monkeypatch):
-    def full(*_, **__):
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nMore on that.")
+def test_memory_that_is_full_elsewhere_is_a_sentence(source):
+    def full():
+        raise torch.OutOfMemoryError(FULL)
 
-    monkeypatch.setattr(torch.optim.AdamW, "step", full)
-    with pytest.raises(
-        UserError, match=r"memory is full \(CUDA out .* GiB\.\)\. Lower --data\.size"
-    ) as error:
+    with in_update(1, full), pytest.raises(UserError, match=r"CUDA out .* GiB.*--data\.size") as error:
         train(source, TrainPlan("no-moments", tiny_recipe(), folds=(0,)))
     assert "\n" not in str(error.value)
 
@@ -188,25 +193,18 @@ def test_a_prediction_needs_no_more_memory_than_there_is(source, capsys):
         logits(source, Linear(0), 20)
 
 
-def test_validation_and_features_need_no_more_memory_than_there_is(source, monkeypatch, capsys):
+def test_validation_and_features_need_no_more_memory_than_there_is(source, capsys):
     over = {"schedule.epochs": 1, "model.frozen": True}
-    real = features._features
-
-    def full(model, images, accelerator):
-        if len(images) > 7:
-            raise torch.OutOfMemoryError("CUDA out of memory.")
-        return real(model, images, accelerator)
-
     (whole,) = train(source, TrainPlan("frozen-roomy", tiny_recipe(**over), folds=(0,)))
     for path in source.workspace.cache_dir().glob("features-*"):
         path.rename(path.with_name(f"other-{path.name}"))
-    monkeypatch.setattr(features, "_features", full)
-    (job,) = train(source, TrainPlan("frozen-full", tiny_recipe(**over), folds=(0,)))
+    with memory_of_backbones_for(7):
+        (job,) = train(source, TrainPlan("frozen-full", tiny_recipe(**over), folds=(0,)))
     for key, value in weights_of(whole).items():
         assert torch.allclose(value, weights_of(job)[key], atol=1e-5), key
     assert "features: the device's memory does not hold 32 rows at once: 16" in capsys.readouterr().out
-    hold_at_most(monkeypatch, 3, training=False)
-    (scored,) = train(source, TrainPlan("scored", tiny_recipe(**{"schedule.epochs": 1}), folds=(0,)))
+    with memory_for(3, training=False):
+        (scored,) = train(source, TrainPlan("scored", tiny_recipe(**{"schedule.epochs": 1}), folds=(0,)))
     assert scored.finished
     assert "validate: the device's memory does not hold" in capsys.readouterr().out
 
@@ -234,11 +232,7 @@ def test_one_process_of_several_names_the_flag_and_all_end(tmp_path):
     assert "--optim.max-batch-per-device 2" in done.stderr
 
 
-def test_memory_that_does_not_hold_what_batchnorm_needs_is_a_sentence(source, monkeypatch):
-    hold_at_most(monkeypatch, 1)
+def test_memory_that_does_not_hold_what_batchnorm_needs_is_a_sentence(source):
     recipe = tiny_recipe(**{"model.backbone": "test_resnet"})
-    with pytest.raises(
-        UserError,
-        match=r"does not hold 2 rows at once, and the backbone's BatchNorm cannot train on one\. Lower",
-    ):
+    with memory_for(1), pytest.raises(UserError, match=r"hold 2 rows.*BatchNorm.*--data\.size"):
         train(source, TrainPlan("one-value", recipe, folds=(0,)))

@@ -3,58 +3,56 @@
 import pandas as pd
 import pytest
 
-from cxrlt.training import loop
+from cxrlt.training.checkpoint import checkpoints, update_of
 from cxrlt.training.train import TrainPlan, train
+from interrupting import DiedError, die, dying_in_update, each_pass, stopping_in_update
 from tiny import same, tiny_recipe, weights_of
 
-
-class StopError(Exception):
-    pass
+COLUMNS = ["epoch", "oof_mAP", "loss", "clipped_share"]
 
 
-def stop_at(monkeypatch, update):
-    """Let the loop die before it computes `update`, as a kill would."""
-    real = loop.update
-
-    def dying(trainer, *args):
-        if trainer.progress.update == update:
-            raise StopError
-        return real(trainer, *args)
-
-    monkeypatch.setattr(loop, "update", dying)
+def logs_of(*jobs) -> list[pd.DataFrame]:
+    return [pd.read_csv(job.run_dir / "log.csv")[COLUMNS] for job in jobs]
 
 
-@pytest.mark.parametrize("update", [1, 4, 6])
-def test_an_interrupted_run_ends_with_the_weights_of_an_uninterrupted_one(source, monkeypatch, update):
+@pytest.mark.parametrize(("update", "saved"), [(6, []), (14, [10]), (17, [16, 10]), (30, [26, 16])])
+def test_a_run_that_dies_ends_with_the_weights_of_one_left_alone(source, capsys, update, saved):
+    """An epoch has 16 updates, of which the 10th and the last are checked and saved."""
     over = {"model.drop_path": 0.2, "model.drop_rate": 0.2, "checkpoint_minutes": 1e-9}
-    recipe = tiny_recipe(**over, **{"optim.clip_grad": 2.4})
-    monkeypatch.setattr(loop, "CHECK_EVERY", 2)
+    recipe = tiny_recipe(**over, **{"optim.batch_size": 2, "optim.clip_grad": 2.4})
     (whole,) = train(source, TrainPlan("uninterrupted", recipe, folds=(0,)))
-    plan = TrainPlan(f"stopped-{update}", recipe, folds=(0,))
-    with monkeypatch.context() as patch, pytest.raises(StopError):
-        stop_at(patch, update)
+    plan = TrainPlan(f"died-{update}", recipe, folds=(0,))
+    with dying_in_update(update):
+        train(source, plan)
+    kept = checkpoints(source.workspace.run_dir("csv", plan.name) / "fold0")
+    assert [update_of(path) for path in kept] == saved
+    (resumed,) = train(source, plan)
+    assert not saved or f"from update {saved[0]} of 32" in capsys.readouterr().out
+    assert same(weights_of(resumed), weights_of(whole))
+    died, alone = logs_of(resumed, whole)
+    assert alone["clipped_share"].between(0, 1, inclusive="neither").all()
+    pd.testing.assert_frame_equal(died, alone, rtol=1e-5)
+
+
+@pytest.mark.parametrize("update", [1, 3, 4, 5])
+def test_a_run_that_is_told_to_stop_goes_on_from_the_update_it_was_in(source, capsys, update):
+    recipe = tiny_recipe(**{"model.drop_path": 0.2, "model.drop_rate": 0.2, "optim.clip_grad": 2.4})
+    (whole,) = train(source, TrainPlan("left-alone", recipe, folds=(0,)))
+    plan = TrainPlan(f"told-to-stop-{update}", recipe, folds=(0,))
+    with stopping_in_update(update):
         train(source, plan)
     (resumed,) = train(source, plan)
+    assert f"from update {update} of 8" in capsys.readouterr().out
     assert same(weights_of(resumed), weights_of(whole))
-    columns = ["epoch", "oof_mAP", "loss", "clipped_share"]
-    logs = [pd.read_csv(job.run_dir / "log.csv")[columns] for job in (resumed, whole)]
-    pd.testing.assert_frame_equal(*logs, rtol=1e-5)
+    pd.testing.assert_frame_equal(*logs_of(resumed, whole), rtol=1e-5)
 
 
-def test_a_run_that_dies_while_it_validates_loses_no_line_of_its_log(source, monkeypatch):
+def test_a_run_that_dies_while_it_validates_loses_no_line_of_its_log(source):
     recipe = tiny_recipe(**{"checkpoint_minutes": 1e-9, "predict.weights": "best"})
     (whole,) = train(source, TrainPlan("validated", recipe, folds=(0,)))
-    monkeypatch.setattr(loop, "CHECK_EVERY", 1)
-
-    def dying(trainer):
-        raise StopError
-
     plan = TrainPlan("dies-validating", recipe, folds=(0,))
-    with monkeypatch.context() as patch, pytest.raises(StopError):
-        patch.setattr(loop, "validate", dying)
+    with pytest.raises(DiedError), each_pass(lambda model, *_: None if model.training else die()):
         train(source, plan)
     (resumed,) = train(source, plan)
     assert same(weights_of(resumed), weights_of(whole))
-    columns = ["epoch", "loss", "clipped_share", "oof_mAP"]
-    logs = [pd.read_csv(job.run_dir / "log.csv")[columns] for job in (resumed, whole)]
-    pd.testing.assert_frame_equal(*logs, rtol=1e-5)
+    pd.testing.assert_frame_equal(*logs_of(resumed, whole), rtol=1e-5)

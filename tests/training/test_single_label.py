@@ -10,8 +10,8 @@ from cxrlt.errors import UserError
 from cxrlt.metrics import macro_metric
 from cxrlt.predictions.predict import predict
 from cxrlt.predictions.store import read_predictions
-from cxrlt.training import loop
-from cxrlt.training.train import TrainPlan, train
+from cxrlt.training.train import TrainPlan, fold_jobs, train
+from interrupting import each_pass, n_rows
 from tiny import CLASSES, same, tiny_recipe, weights_of
 
 WEIGHTED = [
@@ -62,18 +62,28 @@ def test_the_epochs_line_and_log_begin_with_the_challenges_own_metric(single_sou
     assert f"OOF kappa {log['oof_kappa'].iloc[0]:.4f}, macro-F1" in capsys.readouterr().out
 
 
-def test_the_best_epoch_is_the_best_by_the_challenges_own_metric(single_source, monkeypatch):
-    kept = []
-    real = loop.end_epoch
+def test_the_best_epoch_is_the_best_by_the_challenges_own_metric(single_source):
+    over = {"loss.name": "lmf", "predict.weights": "best"}
+    (job,) = fold_jobs(single_source, TrainPlan("best-f1", tiny_recipe(**over), folds=(0,)))
+    right, validated = torch.tensor(job.targets(job.valid)), []
+    some_wrong = right.clone()
+    some_wrong[::3] = some_wrong[::3].roll(1, dims=1)
+    first_class_always = right + torch.tensor([9.0, 0.0, 0.0])  # but ranked as they should be
 
-    def contrary(trainer, row):  # by mAP the last epoch would be the best
-        real(trainer, row | {"oof_macro-F1": 1 - 0.1 * row["epoch"], "oof_mAP": 0.1 * row["epoch"]})
-        kept.append({key: value.clone() for key, value in trainer.ema.module.state_dict().items()})
+    def contrary(model, inputs, logits):
+        if model.training:
+            return None
+        assert n_rows(inputs) == len(right)  # one pass validates an epoch
+        validated.append({key: value.clone() for key, value in model.state_dict().items()})
+        return some_wrong if len(validated) == 1 else first_class_always
 
-    monkeypatch.setattr(loop, "end_epoch", contrary)
-    job = trained(single_source, "best-f1", **{"loss.name": "lmf", "predict.weights": "best"})
-    assert same(weights_of(job), kept[0])
-    assert not same(weights_of(job), kept[1])
+    with each_pass(contrary):
+        job = trained(single_source, "best-f1", **over)
+    log = pd.read_csv(job.run_dir / "log.csv")
+    assert log["oof_macro-F1"][0] > log["oof_macro-F1"][1]
+    assert log["oof_mAP"][0] < log["oof_mAP"][1]
+    assert same(weights_of(job), validated[0])
+    assert not same(weights_of(job), validated[1])
 
 
 def test_a_single_label_loss_on_a_multi_label_challenge_is_refused_before_any_fold_is_trained(source):

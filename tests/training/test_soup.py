@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from contextlib import contextmanager
 
 import numpy as np
 import pandas as pd
@@ -13,11 +14,14 @@ from sklearn.metrics import average_precision_score
 
 from cxrlt.artifacts import read_json
 from cxrlt.metrics import macro_metric
-from cxrlt.training import loop, soup
+from cxrlt.models.backbone import create_model
+from cxrlt.training.data import evaluation_set
+from cxrlt.training.infer import infer
 from cxrlt.training.setup import create_accelerator
 from cxrlt.training.soup import average, greedy, mean_of
 from cxrlt.training.stages import fit_in_stages
 from cxrlt.training.train import TrainPlan, fold_jobs, train
+from interrupting import DiedError, die, dying_in_update, each_pass
 from tiny import CLASSES, same, tiny_recipe, weights_of
 
 SCORES = {(1,): 0.5, (2,): 0.7, (3,): 0.6, (2, 3): 0.7, (1, 2, 3): 0.6}
@@ -32,19 +36,45 @@ def report_of(job):
     return read_json(job.run_dir / "soup.json", made_by="")
 
 
-@pytest.fixture(scope="module")
-def poured(source, tmp_path_factory):
-    """A souped fold, and its snapshots with the score the loop would have given each on the inner rows."""
+def epochs_done(run_dir):
+    log = run_dir / "log.csv"
+    return len(pd.read_csv(log)) if log.is_file() else 0
+
+
+@contextmanager
+def keeping(run_dir):
+    """The snapshots by their epoch, read while the training within has them in its folder."""
     kept = {}
-    real = soup.pour
 
-    def keeping(trainer):
-        for path in trainer.job.run_dir.glob("snapshot-*.safetensors"):
-            kept[path.stem] = load_file(path)
-        real(trainer)
+    def keep(*_):
+        for path in run_dir.glob("snapshot-*.safetensors"):
+            kept.setdefault(int(path.stem.removeprefix("snapshot-")), load_file(path))
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "pour", keeping)
+    with each_pass(keep):
+        yield kept
+
+
+def mean(kept, epochs):
+    """The mean of some snapshots, in float64."""
+    return {
+        key: torch.stack([kept[epoch][key].double() for epoch in epochs]).mean(0) for key in kept[epochs[0]]
+    }
+
+
+def logits_on(job, table, weights):
+    """What a model with these weights makes of the rows."""
+    model = create_model(job.recipe.model, len(CLASSES), job.recipe.data.size)
+    model.load_state_dict({key: value.float() for key, value in weights.items()})
+    dataset = evaluation_set(job.recipe, table, CLASSES, job.cache)
+    options = {"task": job.task, "batch_size": 16, "n_workers": 0}
+    accelerator = create_accelerator(job.recipe)
+    return infer(model, dataset, list(table.index), tuple(CLASSES), accelerator, **options).to_numpy()
+
+
+@pytest.fixture(scope="module")
+def poured(source):
+    """A souped fold and its snapshots."""
+    with keeping(source.workspace.run_dir("csv", "poured") / "fold0") as kept:
         (job,) = train(source, plan("poured", "average"))
     return job, kept
 
@@ -90,21 +120,16 @@ def test_a_mean_of_one_is_that_one(tmp_path):
 def test_the_weights_are_the_mean_of_the_last_epochs_and_the_report_says_so(poured):
     job, kept = poured
     report = report_of(job)
-    assert (
-        set(kept)
-        == {"snapshot-2", "snapshot-3", "snapshot-4"}
-        == {f"snapshot-{epoch}" for epoch in report["snapshots"]}
-    )
+    assert set(kept) == {2, 3, 4} == {int(epoch) for epoch in report["snapshots"]}
     last, everything = report["tried"]
     assert (last["epochs"], everything["epochs"]) == ([4], [2, 3, 4])
     assert last["score"] == report["snapshots"]["4"]
     assert everything["taken"] == (everything["score"] >= last["score"])
     assert report["taken"] == ([2, 3, 4] if everything["taken"] else [4])
     assert report["n_inner_images"] == len(job.inner)
-    weights = weights_of(job)
-    for key, value in weights.items():
-        parts = torch.stack([kept[f"snapshot-{epoch}"][key].double() for epoch in report["taken"]])
-        assert torch.allclose(value.double(), parts.mean(0), atol=1e-7), key
+    expected = mean(kept, report["taken"])
+    for key, value in weights_of(job).items():
+        assert torch.allclose(value.double(), expected[key], atol=1e-7), key
 
 
 def test_snapshots_are_removed_when_the_fold_is_done(poured):
@@ -112,37 +137,57 @@ def test_snapshots_are_removed_when_the_fold_is_done(poured):
     assert [path.name for path in job.run_dir.glob("*.safetensors")] == ["weights.safetensors"]
 
 
-def test_every_score_is_of_the_inner_rows(source, monkeypatch):
-    seen = []
-    real = soup.macro_metric
+def test_a_snapshot_is_what_its_epoch_was_validated_with(source):
+    run_dir = source.workspace.run_dir("csv", "snapshots") / "fold0"
+    validated = {}
 
-    def noting(name, targets, scores):
-        seen.append((name, targets, scores))
-        return real(name, targets, scores)
+    def note(model, *_):
+        if not model.training:
+            state = {key: value.clone() for key, value in model.state_dict().items()}
+            validated.setdefault(epochs_done(run_dir) + 1, state)
 
-    monkeypatch.setattr(soup, "macro_metric", noting)
-    (job,) = train(source, plan("judged"))
-    assert len(seen) >= 3
-    assert all(np.array_equal(targets, job.targets(job.inner)) for _, targets, _ in seen)
-    assert {name for name, _, _ in seen} == {source.challenge.metric}
-    scores = [macro_metric(*one) for one in seen[:3]]
-    assert sorted(scores) == sorted(report_of(job)["snapshots"].values())
+    with keeping(run_dir) as kept, each_pass(note):
+        train(source, plan("snapshots", "average", **{"optim.ema_share": 0.5}))
+    assert set(kept) == {2, 3, 4}
+    assert all(same(kept[epoch], validated[epoch]) for epoch in kept)
 
 
-def test_a_class_with_positives_and_blanks_only_is_not_in_the_scores_of_a_soup(source, monkeypatch):
-    seen = []
-    real = soup.scores_on
-    monkeypatch.setattr(soup, "scores_on", lambda *args: seen.append(real(*args)) or seen[-1])
+def test_every_score_is_of_the_inner_rows(source):
+    with keeping(source.workspace.run_dir("csv", "judged") / "fold0") as kept:
+        (job,) = train(source, plan("judged", **{"optim.lr": 3e-2}))
+
+    def score(epochs, table=job.inner):
+        return macro_metric(
+            source.challenge.metric, job.targets(table), logits_on(job, table, mean(kept, epochs))
+        )
+
+    report = report_of(job)
+    alone = {(int(epoch),): found for epoch, found in report["snapshots"].items()}
+    assert set(alone) == {(2,), (3,), (4,)}
+    found = alone | {tuple(one["epochs"]): one["score"] for one in report["tried"]}
+    assert len(found) > len(alone)
+    assert len(set(found.values())) > 1
+    assert found == pytest.approx({epochs: score(epochs) for epochs in found})
+    assert found != pytest.approx({epochs: score(epochs, job.valid) for epochs in found})
+
+
+def test_a_class_with_positives_and_blanks_only_is_not_in_the_scores_of_a_soup(source):
     (job,) = fold_jobs(source, plan("judged-blank", "average"))
     table = job.table.assign(Effusion=job.table["Effusion"].where(job.table["Effusion"] == 1))
     job = dataclasses.replace(job, table=table)
     job.run_dir.mkdir(parents=True)
-    fit_in_stages(job, create_accelerator(job.recipe))
+    with keeping(job.run_dir) as kept:
+        fit_in_stages(job, create_accelerator(job.recipe))
     labels = job.inner[CLASSES].to_numpy()
     others = [c for c in (1, 2) if len(set(labels[:, c])) == 2]
-    expected = [np.mean([average_precision_score(labels[:, c], one[:, c]) for c in others]) for one in seen]
-    assert list(report_of(job)["snapshots"].values()) == pytest.approx(expected[:3])
-    assert [one["score"] for one in report_of(job)["tried"]] == pytest.approx(expected[2:4])
+
+    def score(epochs):
+        logits = logits_on(job, job.inner, mean(kept, epochs))
+        return np.mean([average_precision_score(labels[:, c], logits[:, c]) for c in others])
+
+    report = report_of(job)
+    assert report["snapshots"] == pytest.approx({str(epoch): score([epoch]) for epoch in (2, 3, 4)})
+    assert [one["score"] for one in report["tried"]] == pytest.approx([score([4]), score([2, 3, 4])])
 
 
 @pytest.mark.parametrize("refit", [False, True])
@@ -170,41 +215,30 @@ def test_the_labels_of_the_left_out_rows_do_not_change_the_soup(source, poured):
     assert not np.allclose(*logs)
 
 
-@pytest.mark.parametrize("update", [7, 11, 12])
-def test_an_interrupted_fold_pours_the_same_soup(source, poured, monkeypatch, update):
-    class StopError(Exception):
-        pass
+@contextmanager
+def dying_in_the_soup(run_dir):
+    """The training within dies in its first pass after the last epoch is logged."""
+    with pytest.raises(DiedError), each_pass(lambda *_: die() if epochs_done(run_dir) == 4 else None):
+        yield
 
-    def dying(real):
-        def at_update(trainer, *args):
-            if trainer.progress.update == update:
-                raise StopError
-            return real(trainer, *args)
 
-        return at_update
-
+@pytest.mark.parametrize("update", [8, 12, None])
+def test_an_interrupted_fold_pours_the_same_soup(source, poured, update):
     again = plan(f"spilled-{update}", "average", checkpoint_minutes=1e-9)
-    with monkeypatch.context() as patch, pytest.raises(StopError):
-        patch.setattr(loop, "update", dying(loop.update))
-        patch.setattr(loop, "pour", dying(loop.pour))  # 12 updates are all there are
+    run_dir = source.workspace.run_dir("csv", again.name) / "fold0"
+    with dying_in_the_soup(run_dir) if update is None else dying_in_update(update):
         train(source, again)
+    assert not (run_dir / "soup.json").exists()
     (resumed,) = train(source, again)
     job, _ = poured
     assert same(weights_of(resumed), weights_of(job))
     assert report_of(resumed) == report_of(job)
 
 
-def test_a_frozen_fold_pours_its_head_and_keeps_its_backbone(source, monkeypatch):
-    kept = {}
-    real = soup.pour
-
-    def keeping(trainer):
-        kept.update(load_file(trainer.job.run_dir / "snapshot-4.safetensors"))
-        real(trainer)
-
-    monkeypatch.setattr(loop, "pour", keeping)
-    (job,) = train(source, plan("frozen-soup", **{"model.frozen": True}))
-    assert {key.split(".")[0] for key in kept} == {"head", "logit_scale"}
+def test_a_frozen_fold_pours_its_head_and_keeps_its_backbone(source):
+    with keeping(source.workspace.run_dir("csv", "frozen-soup") / "fold0") as kept:
+        (job,) = train(source, plan("frozen-soup", **{"model.frozen": True}))
+    assert {key.split(".")[0] for key in kept[4]} == {"head", "logit_scale"}
     assert any(key.startswith("backbone.") for key in weights_of(job))
     assert report_of(job)["taken"]
 

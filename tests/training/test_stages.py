@@ -5,12 +5,13 @@ import itertools
 import pandas as pd
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from cxrlt.recipe import StageConfig
-from cxrlt.training import loop, stages
 from cxrlt.training.setup import initial_model, loss_of
 from cxrlt.training.stages import stage_recipe
 from cxrlt.training.train import TrainPlan, fold_jobs, train
+from interrupting import each_pass, each_update, stopping_in_update
 from tiny import same, tiny_recipe, weights_of
 
 RISING = ({"epochs": 1, "size": 32}, {"epochs": 2, "lr": 1e-3})
@@ -21,30 +22,37 @@ def plan(name, first=RISING, **over):
     return TrainPlan(name, tiny_recipe(**fields, **over), folds=(0,))
 
 
-def fit_noting(monkeypatch, noted):
-    """Let `noted` have, in turn, what every training starts from and ends with."""
-    real = stages.fit
+def train_noting(source, wanted):
+    """Train a fold with stages. Returns, for every training: job, first weights, last weights.
 
-    def noting(job, accelerator):
-        first = initial_model(job, loss_of(job)).state_dict()
-        real(job, accelerator)
-        noted.append((job, first, weights_of(job)))
+    The first are a model's in its first pass, the last those of a file, which the end of the fold removes.
+    """
+    run_dir = source.workspace.run_dir("csv", wanted.name) / "fold0"
+    models, first, last = [], [], {}
 
-    monkeypatch.setattr(stages, "fit", noting)
+    def note(model, *_):
+        if model.training and not any(model is other for other in models):
+            models.append(model)
+            first.append({key: value.clone() for key, value in model.state_dict().items()})
+            last.update({path.parent: load_file(path) for path in run_dir.glob("stage*/weights.safetensors")})
+
+    with each_pass(note):
+        (job,) = train(source, wanted)
+    last[job.run_dir] = weights_of(job)
+    jobs = [*job.stages, job]
+    return [(job, state, last[job.run_dir]) for job, state in zip(jobs, first, strict=True)]
 
 
 @pytest.fixture(scope="module")
-def noted(source, tmp_path_factory):
+def noted(source):
     """The trainings of a staged fold: job, first weights, last weights."""
-    found = []
-    with pytest.MonkeyPatch.context() as patch:
-        fit_noting(patch, found)
-        train(source, plan("staged"))
-    return found
+    return train_noting(source, plan("staged"))
 
 
 def test_every_stage_starts_from_the_weights_of_the_one_before_it(noted):
     assert [job.run_dir.name for job, _, _ in noted] == ["stage1", "stage2", "fold0"]
+    job, first, _ = noted[0]
+    assert same(first, initial_model(job, loss_of(job)).state_dict())
     for (_, _, last), (_, first, _) in itertools.pairwise(noted):
         assert same(first, last)
 
@@ -74,38 +82,31 @@ def test_a_crop_share_is_kept_at_every_size(source):
     assert [stage.cache.size for stage in (*job.stages, job)] == [40, 60, 60]
 
 
-@pytest.mark.parametrize(("stage", "update"), [("stage1", 2), ("stage2", 5), ("fold0", 3)])
-def test_an_interrupted_fold_goes_on_in_the_stage_it_was_in(source, noted, monkeypatch, stage, update):
-    class StopError(Exception):
-        pass
-
-    begun = []
-    real_fit, real_update = stages.fit, loop.update
-
-    def dying(trainer, *args):
-        if (trainer.job.run_dir.name, trainer.progress.update) == (stage, update):
-            raise StopError
-        return real_update(trainer, *args)
-
-    monkeypatch.setattr(stages, "fit", lambda job, acc: begun.append(job.run_dir.name) or real_fit(job, acc))
+@pytest.mark.parametrize(
+    ("stage", "update", "before"), [("stage1", 2, 0), ("stage2", 5, 4), ("fold0", 3, 12)]
+)
+def test_an_interrupted_fold_goes_on_in_the_stage_it_was_in(source, noted, stage, update, before):
+    """`before` is how many updates the stages before it take."""
     again = plan(f"stopped-{stage}")
-    with monkeypatch.context() as patch, pytest.raises(StopError):
-        patch.setattr(loop, "CHECK_EVERY", 1)
-        patch.setattr(loop, "update", dying)
+    with stopping_in_update(before + update):
         train(source, again)
-    begun.clear()
-    (resumed,) = train(source, again)
-    assert begun[0] == stage
+    run_dir = source.workspace.run_dir("csv", again.name) / "fold0"
+    (saved,) = run_dir.rglob(f"checkpoint-{update}.safetensors")
+    assert saved.parent.name == stage
+    made = []
+    with each_update(lambda number, _: made.append(number)):
+        (resumed,) = train(source, again)
+    assert before + update + len(made) == 16
     assert same(weights_of(resumed), noted[-1][2])
 
 
-def test_a_frozen_stage_moves_the_head_alone(source, monkeypatch):
-    found = []
-    fit_noting(monkeypatch, found)
+def test_a_frozen_stage_moves_the_head_alone(source):
     over = {"data.mix": {"kinds": ("mixup",)}}
-    train(source, plan("warmed", ({"epochs": 1, "frozen": True},), **over))
-    (stage, first, last), (_, then, end) = found
+    wanted = plan("warmed", ({"epochs": 1, "frozen": True},), **over)
+    (stage, light, last), (_, then, end) = train_noting(source, wanted)
     assert stage.recipe.model.frozen
+    assert not any(key.startswith("backbone.") for key in light)  # it is computed once, before
+    first = initial_model(stage, loss_of(stage)).state_dict()
     moved = {key for key in first if not torch.equal(first[key], last[key])}
     assert moved == {"head.weight", "head.bias"}
     assert same(then, last)

@@ -1,38 +1,39 @@
 """A run that a signal stops saves its update, says so in a sentence, and goes on as if nothing had been."""
 
-import os
 import re
 import signal
 import subprocess
 import sys
+from contextlib import contextmanager
 
+import pandas as pd
 import pytest
 import torch
 
 from cxrlt.recipe import save_recipe
 from cxrlt.stopping import Stopped, stop_on_signals
-from cxrlt.training import loop, soup, validate
 from cxrlt.training.checkpoint import checkpoints, update_of
 from cxrlt.training.train import TrainPlan, train
+from interrupting import each_pass, in_update, send, stopping_in_update
 from tiny import make_tiny, same, tiny_recipe, weights_of
 
 OVER = {"schedule.epochs": 3, "optim.batch_size": 4, "model.drop_path": 0.2, "model.drop_rate": 0.1}
 MIXED = {"data.mix": {"kinds": ("mixup", "cutmix")}}
 SIGNAL_AT = """
 import os, subprocess, sys
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 from cxrlt import cli
-from cxrlt.training import loop
 
 update, number, target = int(sys.argv[1]), sys.argv[2], sys.argv[3]
-real = loop.update
+steps = []
 
-def signalled(trainer, *args):
-    if trainer.progress.update == update:  # from another process: what this one sends, its readers obey
+def signalled(*_):
+    steps.append(1)
+    if len(steps) == update:  # from another process: what this one sends, its readers obey
         whom = f"-{os.getpid()}" if target == "group" else str(os.getpid())
         subprocess.run(["kill", "-s", number, "--", whom], start_new_session=True, check=True)
-    return real(trainer, *args)
 
-loop.update = signalled
+register_optimizer_step_pre_hook(signalled)
 cli.main(sys.argv[4:])
 """
 
@@ -75,7 +76,7 @@ def test_a_signal_in_the_midst_of_an_epoch_loses_no_update(
     source, _ = place
     name = f"{number.name}-{target}"
     command = words(place, name, n_workers)
-    script = ["-c", SIGNAL_AT, "11", str(int(number)), target]
+    script = ["-c", SIGNAL_AT, "12", str(int(number)), target]
     stopped = run(*script, *command, start_new_session=True)
     assert stopped.returncode == 128 + number, stopped.stderr
     run_dir = source.workspace.run_dir("csv", name) / "fold0"
@@ -94,7 +95,7 @@ def test_processes_of_one_training_stop_together_where_one_of_them_is_asked(plac
     script = source.workspace.root / "signalled.py"
     script.write_text(SIGNAL_AT.replace("== update", "== update and os.environ['RANK'] == '1'"))
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    stopped = run(*torchrun, str(script), "11", "TERM", "alone", *words(place, "together", 0))
+    stopped = run(*torchrun, str(script), "12", "TERM", "alone", *words(place, "together", 0))
     assert stopped.returncode != 0
     assert stopped.stderr.count("cxrlt: stopped by SIGTERM; the same command goes on from here") == 2
     assert "fold 0: update 16 of 24 is saved" in stopped.stdout  # all look at it there
@@ -107,41 +108,63 @@ def test_processes_of_one_training_stop_together_where_one_of_them_is_asked(plac
     assert weights.keys() == undisturbed.keys()
 
 
-def signalling(real, when, number=signal.SIGTERM):
-    """`real`, but for a signal before its call number `when`."""
-    calls = []
+@contextmanager
+def stopping_in_pass(run_dir, logged: int, wanted: int):
+    """SIGTERM in pass number `wanted` of those that do not train, once `logged` epochs are logged."""
+    passes = []
 
-    def signalled(*args, **options):
-        calls.append(args)
-        if len(calls) == when:
-            os.kill(os.getpid(), number)
-        return real(*args, **options)
+    def note(model, *_):
+        log = run_dir / "log.csv"
+        if not model.training and (len(pd.read_csv(log)) if log.is_file() else 0) == logged:
+            passes.append(model)
+            if len(passes) == wanted:
+                send()
 
-    return signalled
+    with pytest.raises(Stopped), stop_on_signals(), each_pass(note):
+        yield
+
+
+@pytest.fixture(scope="module")
+def not_signalled(source):
+    (job,) = train(source, souped("not-signalled"))
+    return job
+
+
+def souped(name: str) -> TrainPlan:
+    """18 updates in three epochs, each of which is validated in two passes; then a soup."""
+    soup = {"soup": {"kind": "average", "snapshots": 2, "inner_share": 0.25}}
+    over = OVER | soup | {"optim.max_batch_per_device": 8}
+    return TrainPlan(name, tiny_recipe(**over, checkpoint_minutes=1e-9), folds=(0,))
+
+
+@pytest.mark.parametrize("update", [1, 6, 18])  # 6 is the last of an epoch, 18 the last of all
+def test_a_signal_in_an_update_costs_nothing(source, not_signalled, update):
+    plan = souped(f"signalled-in-update-{update}")
+    with stopping_in_update(update):
+        train(source, plan)
+    require_same_end(source, plan, not_signalled, saved=update)
 
 
 @pytest.mark.parametrize(
-    ("module", "function", "when", "saved"),
+    ("logged", "wanted", "saved"),
     [
-        (loop, "update", 1, 1),
-        (loop, "update", 6, 6),  # the last of an epoch
-        (loop, "update", 18, 18),  # the last of all
-        (loop, "validate", 2, 12),
-        (validate, "infer", 3, 18),
-        (loop, "pour", 1, 18),
-        (soup, "mean_of", 2, 18),
+        (1, 1, 12),  # the second epoch is validated
+        (2, 2, 18),  # the last pass of the last epoch's validation
+        (3, 1, 18),  # the soup's first pass
+        (3, 2, 18),
     ],
 )
-def test_a_signal_wherever_it_comes_costs_nothing_that_is_saved(
-    source, monkeypatch, module, function, when, saved
+def test_a_signal_in_validation_or_soup_costs_nothing_that_is_saved(
+    source, not_signalled, logged, wanted, saved
 ):
-    over = OVER | {"soup": {"kind": "average", "snapshots": 2, "inner_share": 0.25}}
-    plan = TrainPlan(f"signalled-{function}-{when}", tiny_recipe(**over, checkpoint_minutes=1e-9), folds=(0,))
-    whole = TrainPlan("not-signalled", plan.recipe, folds=(0,))
-    (undisturbed,) = train(source, whole)
-    with monkeypatch.context() as patch, pytest.raises(Stopped), stop_on_signals():
-        patch.setattr(module, function, signalling(getattr(module, function), when))
+    plan = souped(f"signalled-after-{logged}-{wanted}")
+    with stopping_in_pass(source.workspace.run_dir("csv", plan.name) / "fold0", logged, wanted):
         train(source, plan)
+    require_same_end(source, plan, not_signalled, saved=saved)
+
+
+def require_same_end(source, plan, undisturbed, saved: int) -> None:
+    """The stopped run has this update, and trained on it ends in every file as one that was left alone."""
     run_dir = source.workspace.run_dir("csv", plan.name) / "fold0"
     assert update_of(checkpoints(run_dir)[0]) == saved
     (job,) = train(source, plan)
@@ -156,27 +179,20 @@ def read_log(job) -> list[list[str]]:
     return [line.split(",")[:-2] for line in (job.run_dir / "log.csv").read_text().splitlines()]
 
 
-def test_a_second_sigterm_at_once_is_the_first_one_sent_to_the_group(source, monkeypatch):
-    monkeypatch.setattr(loop, "update", signalling(loop.update, 3))
-    monkeypatch.setattr(loop, "accumulate", signalling(loop.accumulate, 3))
+def test_a_second_sigterm_at_once_is_the_first_one_sent_to_the_group(source):
     plan = TrainPlan("told-twice", tiny_recipe(**OVER), folds=(0,))
-    with pytest.raises(Stopped), stop_on_signals():
+    with pytest.raises(Stopped), stop_on_signals(), in_update(3, lambda: (send(), send())):
         train(source, plan)
     (saved,) = checkpoints(source.workspace.run_dir("csv", plan.name) / "fold0")
     assert update_of(saved) == 3
 
 
-def test_a_second_signal_does_not_wait_for_the_update(source, monkeypatch):
-    real = loop.update
+def test_a_second_signal_does_not_wait_for_the_update(source):
+    def twice():
+        send(signal.SIGINT)
+        send(signal.SIGINT)
+        pytest.fail("went on")
 
-    def twice(trainer, *args):
-        if trainer.progress.update == 2:
-            os.kill(os.getpid(), signal.SIGINT)
-            os.kill(os.getpid(), signal.SIGINT)
-            pytest.fail("went on")
-        return real(trainer, *args)
-
-    monkeypatch.setattr(loop, "update", twice)
-    with pytest.raises(Stopped), stop_on_signals():
+    with pytest.raises(Stopped), stop_on_signals(), in_update(3, twice):
         train(source, TrainPlan("impatient", tiny_recipe(**OVER), folds=(0,)))
     assert not checkpoints(source.workspace.run_dir("csv", "impatient") / "fold0")

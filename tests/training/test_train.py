@@ -1,6 +1,5 @@
 import dataclasses
 import os
-import types
 
 import pandas as pd
 import pytest
@@ -11,14 +10,17 @@ from safetensors import safe_open
 from cxrlt.artifacts import read_json
 from cxrlt.errors import UserError
 from cxrlt.locks import exclusive
+from cxrlt.metrics import macro_metric
 from cxrlt.predictions.predict import predict
 from cxrlt.predictions.present import Present
 from cxrlt.predictions.runs import read_oof
 from cxrlt.predictions.store import read_predictions
 from cxrlt.recipe import load_recipe
-from cxrlt.training import loop
-from cxrlt.training.setup import initial_model, loss_of
-from cxrlt.training.train import TrainPlan, train
+from cxrlt.training.data import evaluation_set
+from cxrlt.training.infer import infer
+from cxrlt.training.setup import create_accelerator, initial_model, loss_of
+from cxrlt.training.train import TrainPlan, fold_jobs, train
+from interrupting import each_pass, each_update, n_rows
 from tiny import CLASSES, make_tiny, same, tiny_recipe, weights_of
 
 
@@ -131,18 +133,24 @@ def test_workers_do_not_change_the_weights(source):
     assert same(weights_of(a), weights_of(b))
 
 
-def test_best_weights_are_a_copy_that_later_epochs_do_not_change(source, monkeypatch):
-    kept = []
-    real = loop.end_epoch
+def test_best_weights_are_a_copy_that_later_epochs_do_not_change(source):
+    plan = TrainPlan("best", tiny_recipe(**{"predict.weights": "best"}), folds=(0,))
+    (job,) = fold_jobs(source, plan)
+    right, validated = torch.tensor(job.targets(job.valid)), []
 
-    def falling(trainer, row):
-        real(trainer, row | {"oof_mAP": 1.0 - 0.1 * row["epoch"]})  # the first epoch is the best
-        kept.append({k: v.clone() for k, v in trainer.ema.module.state_dict().items()})
+    def falling(model, inputs, logits):
+        if model.training:
+            return None
+        assert n_rows(inputs) == len(right)  # one pass validates an epoch
+        validated.append({key: value.clone() for key, value in model.state_dict().items()})
+        return right if len(validated) == 1 else -right  # the first epoch is the best
 
-    monkeypatch.setattr(loop, "end_epoch", falling)
-    (job,) = train(source, TrainPlan("best", tiny_recipe(**{"predict.weights": "best"}), folds=(0,)))
-    assert same(weights_of(job), kept[0])
-    assert not same(weights_of(job), kept[1])
+    with each_pass(falling):
+        (job,) = train(source, plan)
+    first, second = pd.read_csv(job.run_dir / "log.csv")["oof_mAP"]
+    assert first == 1 > second
+    assert same(weights_of(job), validated[0])
+    assert not same(weights_of(job), validated[1])
 
 
 def test_a_loss_that_is_no_number_stops_the_run_with_a_sentence(source):
@@ -159,20 +167,21 @@ def clipped_shares(source, name, clip_grad):
     return list(pd.read_csv(job.run_dir / "log.csv")["clipped_share"])
 
 
-def test_the_log_holds_the_share_of_updates_whose_gradient_was_clipped(source, monkeypatch):
+def test_the_log_holds_the_share_of_updates_whose_gradient_was_clipped(source):
     assert clipped_shares(source, "clips-all", 1e-9) == [1.0, 1.0]
     assert clipped_shares(source, "clips-none", 1e9) == [0.0, 0.0]
     assert clipped_shares(source, "clips-off", None) == [0.0, 0.0]
     norms = []
-    real = torch.nn.utils.clip_grad_norm_
 
-    def noted(parameters, largest):
-        norms.append(real(parameters, largest).item())
-        return torch.tensor(norms[-1])
+    def note(_, optimizer):
+        gradients = [weight.grad for group in optimizer.param_groups for weight in group["params"]]
+        norms.append(torch.nn.utils.get_total_norm(gradients).item())
 
-    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", noted)
-    shares = clipped_shares(source, "clips-some", 2.4)
-    assert shares == [sum(norm > 2.4 for norm in epoch) / 4 for epoch in (norms[:4], norms[4:])]
+    with each_update(note):
+        shares = clipped_shares(source, "clips-some", 2.4)
+    assert max(norms) == pytest.approx(2.4, rel=1e-4)  # what was larger has this norm when it is clipped
+    clipped = [norm > 2.4 * (1 - 1e-4) for norm in norms]
+    assert shares == [sum(epoch) / 4 for epoch in (clipped[:4], clipped[4:])]
     assert 0 < sum(shares) < 2
 
 
@@ -240,17 +249,22 @@ def test_the_averaged_weights_move(source):
     assert still == ["logit_scale"]
 
 
-def test_the_averaged_weights_are_not_below_the_last_ones_at_the_end_of_a_short_run(source, monkeypatch):
-    scores = {}
-    real = loop.validate
-
-    def both(trainer):
-        for name, model in (("averaged", trainer.ema.module), ("last", trainer.bare)):
-            twin = dataclasses.replace(trainer, ema=types.SimpleNamespace(module=model))
-            scores[name] = real(twin)["oof_mAP"]
-        return real(trainer)
-
-    monkeypatch.setattr(loop, "validate", both)
-    train(source, TrainPlan("short", tiny_recipe(**{"schedule.epochs": 8, "optim.lr": 5e-3}), folds=(0,)))
+def test_the_averaged_weights_are_not_below_the_last_ones_at_the_end_of_a_short_run(source):
+    models = {}
+    recipe = tiny_recipe(**{"schedule.epochs": 8, "optim.lr": 5e-3})
+    with each_pass(lambda model, *_: models.update({"last" if model.training else "averaged": model})):
+        (job,) = train(source, TrainPlan("short", recipe, folds=(0,)))
+    assert same(models["averaged"].state_dict(), weights_of(job))
+    assert not same(models["last"].state_dict(), weights_of(job))
+    scores = {name: score_of(job, model) for name, model in models.items()}
+    assert scores["averaged"] == pytest.approx(pd.read_csv(job.run_dir / "log.csv")["oof_mAP"].iloc[-1])
     assert scores["averaged"] > 0.5
     assert scores["averaged"] >= scores["last"] - 0.02
+
+
+def score_of(job, model):
+    dataset = evaluation_set(job.recipe, job.valid, job.classes, job.cache)
+    options = {"task": job.task, "batch_size": 16, "n_workers": 0}
+    accelerator = create_accelerator(job.recipe)
+    logits = infer(model, dataset, list(job.valid.index), job.classes, accelerator, **options)
+    return macro_metric("mAP", job.targets(job.valid), logits.to_numpy())

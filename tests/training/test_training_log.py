@@ -1,19 +1,18 @@
 """The scores of an epoch: of the classes that have both values among the rows that the fold leaves out."""
 
 import dataclasses
-import math
 
 import numpy as np
 import pandas as pd
 import pytest
 from sklearn.metrics import average_precision_score
 
-from cxrlt.training import loop
 from cxrlt.training.job import FoldJob
 from cxrlt.training.setup import create_accelerator, create_trainer
 from cxrlt.training.stages import fit_in_stages
 from cxrlt.training.train import TrainPlan, fold_jobs, train
 from cxrlt.training.validate import scores_on, validate
+from interrupting import dying_in_update
 from tiny import CLASSES, same, tiny_recipe, weights_of
 
 SHORT = {"schedule.epochs": 2}
@@ -58,15 +57,20 @@ def test_a_fold_in_which_no_class_has_both_values_says_so_once(source, capsys):
     assert "nan" not in first + second
 
 
-def test_a_metric_that_is_undefined_beside_one_that_is_not_is_named(single_source, capsys, monkeypatch):
-    real = loop.validate
-    monkeypatch.setattr(loop, "validate", lambda trainer: real(trainer) | {"oof_mAP": math.nan})
-    train(single_source, TrainPlan("beside", tiny_recipe(**SHORT, **{"loss.name": "ce"}), folds=(0,)))
-    assert "mAP undefined, mAUROC 0." in capsys.readouterr().out
+def test_a_metric_that_is_undefined_beside_one_that_is_not_is_named(single_source, capsys):
+    job = job_of(single_source, "beside", [], **{"loss.name": "ce"})
+    table = job.table.copy()
+    table.loc[job.left_out, CLASSES] = (1.0, 0.0, 0.0)  # one class alone can be told right, but not ranked
+    fit_in_stages(dataclasses.replace(job, table=table), create_accelerator(job.recipe))
+    log = pd.read_csv(job.run_dir / "log.csv")
+    assert log["oof_mAP"].isna().all()
+    lines = [line for line in capsys.readouterr().out.splitlines() if " epoch " in line]
+    for line, score in zip(lines, log["oof_macro-F1"], strict=True):
+        assert f"macro-F1 {score:.4f}, mAP undefined, mAUROC undefined" in line
 
 
 @pytest.mark.parametrize("refit", [False, True])
-def test_a_training_without_out_of_fold_scores_goes_on_after_it_was_cut_off(source, monkeypatch, refit):
+def test_a_training_without_out_of_fold_scores_goes_on_after_it_was_cut_off(source, refit):
     recipe = tiny_recipe(**SHORT, checkpoint_minutes=1e-9)
 
     def run(name):
@@ -78,16 +82,10 @@ def test_a_training_without_out_of_fold_scores_goes_on_after_it_was_cut_off(sour
         fit_in_stages(job, create_accelerator(job.recipe))
         return job
 
-    def cut(trainer, *args):
-        if len(trainer.progress.log) == 1:
-            raise KeyboardInterrupt
-        return real(trainer, *args)
-
     whole = run(f"uncut-{refit}")
-    real = loop.train_epoch
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(loop, "train_epoch", cut)
+    with dying_in_update(7 if refit else 5):  # the second epoch's first
         run(f"cut-{refit}")
+    assert len(pd.read_csv(whole.run_dir.parents[1] / f"cut-{refit}" / whole.run_dir.name / "log.csv")) == 1
     resumed = run(f"cut-{refit}")
     assert same(weights_of(resumed), weights_of(whole))
     logs = [pd.read_csv(job.run_dir / "log.csv")[["epoch", "loss", "oof_mAP"]] for job in (resumed, whole)]
