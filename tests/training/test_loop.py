@@ -14,6 +14,7 @@ from torch.nn.modules.module import register_module_forward_hook
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
+from cxrlt.artifacts import read_json
 from cxrlt.inputs.images import ImageSource
 from cxrlt.inputs.sampling import epoch_batches
 from cxrlt.metrics import macro_metric
@@ -77,9 +78,9 @@ def model_with(job: FoldJob, weights: list[Tensor] | None) -> XRayModel:
     return model
 
 
-def moving_average(steps: list[Step]) -> list[Tensor]:
+def moving_average(steps: list[Step], n_updates: int = N_UPDATES) -> list[Tensor]:
     """e_k = d_k e_(k-1) + (1 - d_k) w_k from e_0 = w_0; d_k = 1 - (1 + k)^-.8, at most 1 - 1 / horizon."""
-    most = 1 - 1 / (EMA_SHARE * N_UPDATES)
+    most = 1 - 1 / (EMA_SHARE * n_updates)
     average = [weight.double() for weight in steps[0].weights]
     for k, step in enumerate(steps[1:], start=1):
         decay = min(1 - (1 + k) ** -0.8, most)
@@ -124,6 +125,19 @@ def test_the_scores_of_every_epoch_are_those_of_the_averaged_weights(trained):
     logged = list(pd.read_csv(job.run_dir / "log.csv")["oof_mAP"])
     assert [score(moving_average(steps[:n])) for n in (4, 8)] == pytest.approx(logged)
     assert [score(steps[n - 1].weights) for n in (4, 8)] != pytest.approx(logged, abs=1e-3)
+
+
+def test_a_soup_is_made_of_the_averaged_weights_of_its_epochs(source):
+    over = {"optim.ema_share": EMA_SHARE, "soup": {"kind": "average", "snapshots": 2, "inner_share": 0.25}}
+    with steps_noted() as steps:
+        (job,) = train(source, TrainPlan("soup-by-hand", tiny_recipe(**over), folds=(0,)))
+    per_epoch = len(steps) // 2
+    taken = read_json(job.run_dir / "soup.json", made_by="")["taken"]
+    averages = [moving_average(steps[: per_epoch * epoch], len(steps)) for epoch in taken]
+    means = [torch.stack(parts).mean(0) for parts in zip(*averages, strict=True)]
+    saved = weights_of(job)
+    for name, value in model_with(job, means).named_parameters():
+        assert torch.allclose(saved[name], value, rtol=0, atol=1e-6), name
 
 
 def test_every_step_takes_the_clipped_gradient_of_the_mean_loss_of_its_whole_batch(trained):
