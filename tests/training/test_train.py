@@ -15,7 +15,7 @@ from cxrlt.predictions.predict import predict
 from cxrlt.predictions.present import Present
 from cxrlt.predictions.runs import read_oof
 from cxrlt.predictions.store import read_predictions
-from cxrlt.recipe import load_recipe
+from cxrlt.recipe import OptimConfig, load_recipe
 from cxrlt.training import loop
 from cxrlt.training.setup import initial_model, loss_of
 from cxrlt.training.train import TrainPlan, train
@@ -251,6 +251,7 @@ def test_the_averaged_weights_are_not_below_the_last_ones_at_the_end_of_a_short_
         return real(trainer)
 
     monkeypatch.setattr(loop, "validate", both)
-    train(source, TrainPlan("short", tiny_recipe(**{"schedule.epochs": 8, "optim.lr": 5e-3}), folds=(0,)))
+    over = {"schedule.epochs": 8, "optim.lr": 5e-3, "optim.ema_share": OptimConfig().ema_share}
+    train(source, TrainPlan("short", tiny_recipe(**over), folds=(0,)))
     assert scores["averaged"] > 0.5
     assert scores["averaged"] >= scores["last"] - 0.02
