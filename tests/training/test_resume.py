@@ -55,6 +55,6 @@ def test_a_run_that_dies_while_it_validates_loses_no_line_of_its_log(source, mon
         train(source, plan)
     (resumed,) = train(source, plan)
     assert same(weights_of(resumed), weights_of(whole))
-    columns = ["epoch", "loss", "clipped_share", "oof_mAP"]
+    columns = ["epoch", "loss", "clipped_share", "oof_mAP", "lr"]
     logs = [pd.read_csv(job.run_dir / "log.csv")[columns] for job in (resumed, whole)]
     pd.testing.assert_frame_equal(*logs, rtol=1e-5)
