@@ -47,6 +47,17 @@ def test_a_class_with_fewer_positive_patients_than_folds_is_split_all_the_same(t
     assert figures["absent"] == []
 
 
+def test_a_rare_class_spreads_its_patients_and_not_its_images_alone() -> None:
+    n_images = {"p0": 4, "p1": 1, "p2": 1, "p3": 1, "p4": 1}
+    rows = [(patient, 1) for patient, n in n_images.items() for _ in range(n)]
+    rows += [(f"healthy{n}", 0) for n in range(200)]  # so that all folds can be of one size
+    table = pd.DataFrame(rows, columns=["patient", "Hernia"]).rename(index="i{:03d}".format)
+    figures = balance(table, ("Hernia",), split_patients(table, ("Hernia",), n_folds=2, seed=0))
+    assert sorted(figures["classes"]["Hernia"]["positive_patients"]) == [2, 3]
+    assert sorted(figures["classes"]["Hernia"]["positives"]) == [3, 5]
+    assert figures["sizes"] == [104, 104]
+
+
 def test_rows_without_patients_are_stratified_one_by_one(table: pd.DataFrame) -> None:
     rows = table.assign(patient=pd.NA)
     fold = split_patients(rows, CLASSES, n_folds=5, seed=0)

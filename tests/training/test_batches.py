@@ -60,6 +60,18 @@ def test_labels_are_not_made_twice_where_one_pass_holds_the_whole_batch(source, 
     assert job.finished
 
 
+def test_every_seed_has_its_own_order_of_rows_and_its_own_augmentation(source):
+    trainers = []
+    for seed in (0, 1):
+        (job,) = fold_jobs(source, TrainPlan("seeds", tiny_recipe(), folds=(0,), seed=seed))
+        trainers.append(create_trainer(job, create_accelerator(job.recipe)))
+    orders = [np.concatenate(batches_of(trainer, 0)) for trainer in trainers]
+    assert not np.array_equal(*orders)
+    assert np.array_equal(*map(np.sort, orders))
+    images = [trainer.dataset[0, 5][0]["images"] for trainer in trainers]
+    assert not torch.equal(*images)
+
+
 def test_what_is_left_of_an_epoch_are_its_last_batches(source):
     trainer = trainer_of(source, "left")
     whole, rest = batches_of(trainer, 1), batches_of(trainer, 1, 3)

@@ -79,6 +79,11 @@ def test_a_set_is_what_its_variants_say_merged(source, model, task):
     assert not np.allclose(found, passes[0], atol=1e-3)
 
 
+def test_nothing_is_dropped_although_the_model_was_training(source):
+    model = create_model(tiny_recipe(**{"model.drop_rate": 0.5}).model, len(CLASSES), 32).train()
+    pd.testing.assert_frame_equal(logits_of(source, model), logits_of(source, model.train()))
+
+
 def test_no_rows_give_no_logits_and_rows_that_are_not_there_are_named(source, model):
     assert logits_of(source, model, []).shape == (0, 3)
     table, cache = source.split("dev", 32)

@@ -14,12 +14,14 @@ from torch.nn.modules.module import register_module_forward_hook
 
 from cxrlt.errors import UserError
 from cxrlt.recipe import save_recipe
+from cxrlt.training import loop
+from cxrlt.training.batches import batches_of, load
 from cxrlt.training.checkpoint import checkpoints
 from cxrlt.training.data import evaluation_set
 from cxrlt.training.infer import infer
 from cxrlt.training.memory import RunningStatistics
-from cxrlt.training.setup import create_accelerator
-from cxrlt.training.train import TrainPlan, train
+from cxrlt.training.setup import Trainer, create_accelerator, create_trainer
+from cxrlt.training.train import TrainPlan, fold_jobs, train
 from interrupting import each_pass, in_update, n_rows, stopping_in_update
 from tiny import CLASSES, make_tiny, same, tiny_recipe, weights_of
 
@@ -100,6 +102,17 @@ def test_memory_that_is_full_later_changes_the_sums_alone(source, n_workers):
         assert torch.allclose(value, weights_of(job)[key], atol=2e-5), key
 
 
+def test_what_a_failed_update_has_added_up_is_forgotten(source):
+    def run(name: str, n_rows: int) -> dict[str, torch.Tensor]:
+        recipe = tiny_recipe(**{"schedule.epochs": 1, "optim.max_batch_per_device": n_rows})
+        return weights_of(*train(source, TrainPlan(name, recipe, folds=(0,))))
+
+    wanted = run("twos", 2)
+    with memory_for(2, after=1) as computed:  # the first half of the first batch goes through
+        assert same(run("halfway", 4), wanted)
+    assert computed == [4] + [2] * 16
+
+
 def test_what_batchnorm_saw_of_a_failed_update_is_forgotten():
     model = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 1), torch.nn.BatchNorm2d(2)).train()
     statistics = RunningStatistics(model)
@@ -110,6 +123,32 @@ def test_what_batchnorm_saw_of_a_failed_update_is_forgotten():
     assert not same(model.state_dict(), before)
     statistics.restore()
     assert same(model.state_dict(), before)
+
+
+def trainer_of(source, name: str, **over: object) -> Trainer:
+    (job,) = fold_jobs(source, TrainPlan(name, tiny_recipe(**over), folds=(0,)))
+    job.run_dir.mkdir(parents=True)
+    return create_trainer(job, create_accelerator(job.recipe))
+
+
+def test_every_update_can_go_back_to_what_batchnorm_had_seen_before_it(source):
+    trainer = trainer_of(source, "seen", **{"model.backbone": "test_resnet"})
+    stream, batches = load(trainer), batches_of(trainer, 0)
+    for batch in batches[:2]:
+        before = {name: value.clone() for name, value in trainer.bare.named_buffers()}
+        loop.update(trainer, 0, batch, stream)
+        trainer.progress.update += 1
+    assert not same(dict(trainer.bare.named_buffers()), before)
+    trainer.statistics.restore()
+    assert same(dict(trainer.bare.named_buffers()), before)
+
+
+@pytest.mark.parametrize(("wanted", "remembered", "rows"), [(2, 5, 2), (8, 5, 5), (8, None, 8)])
+def test_what_the_memory_held_before_is_no_more_than_a_limit(source, wanted, remembered, rows):
+    over = {"optim.max_batch_per_device": wanted}
+    trainer = trainer_of(source, f"limit-{wanted}-{remembered}", **over)
+    trainer.progress.rows_per_pass = remembered
+    assert trainer.rows_per_pass == rows
 
 
 def test_a_resumed_run_knows_how_much_the_memory_holds(source, capsys):

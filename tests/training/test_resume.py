@@ -8,7 +8,7 @@ from cxrlt.training.train import TrainPlan, train
 from interrupting import DiedError, die, dying_in_update, each_pass, stopping_in_update
 from tiny import same, tiny_recipe, weights_of
 
-COLUMNS = ["epoch", "oof_mAP", "loss", "clipped_share"]
+COLUMNS = ["epoch", "oof_mAP", "loss", "clipped_share", "lr"]
 
 
 def logs_of(*jobs) -> list[pd.DataFrame]:

@@ -60,6 +60,15 @@ def test_seeds_differ_by_every_part_and_repeat():
     assert seed_of(0, 1, 2) == seed_of(0, 1, 2)
 
 
+def test_every_fold_of_every_seed_starts_from_random_weights_of_its_own(source):
+    recipe = tiny_recipe()
+    jobs = [job for seed in (0, 1) for job in fold_jobs(source, TrainPlan("random", recipe, seed=seed))]
+    first = [initial_model(job, loss_of(job)).classifier.weight for job in jobs]
+    assert len({weight.detach().numpy().tobytes() for weight in first}) == len(jobs) == 6
+    again = initial_model(jobs[-1], loss_of(jobs[-1])).classifier.weight
+    assert torch.equal(again, first[-1])
+
+
 def test_kernels_are_timed_and_chosen_only_where_batches_have_few_sizes():
     create_accelerator(tiny_recipe(**{"model.fusion": {"max_images": 2}}))
     assert not torch.backends.cudnn.benchmark

@@ -147,14 +147,14 @@ def test_a_snapshot_is_what_its_epoch_was_validated_with(source):
             validated.setdefault(epochs_done(run_dir) + 1, state)
 
     with keeping(run_dir) as kept, each_pass(note):
-        train(source, plan("snapshots", "average", **{"optim.ema_share": 0.5}))
+        train(source, plan("snapshots", "average"))
     assert set(kept) == {2, 3, 4}
     assert all(same(kept[epoch], validated[epoch]) for epoch in kept)
 
 
 def test_every_score_is_of_the_inner_rows(source):
     with keeping(source.workspace.run_dir("csv", "judged") / "fold0") as kept:
-        (job,) = train(source, plan("judged", **{"optim.lr": 3e-2}))
+        (job,) = train(source, plan("judged", **{"optim.lr": 3e-2, "optim.ema_share": 0.1}))
 
     def score(epochs, table=job.inner):
         return macro_metric(

@@ -1,6 +1,7 @@
 """A fold with stages is a sequence of trainings, each from the weights of the one before."""
 
 import itertools
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -67,6 +68,11 @@ def test_a_stage_has_its_own_epochs_size_and_learning_rate(noted):
     assert [recipe.optim.lr for recipe in recipes] == [2e-3, 1e-3, 2e-3]
     assert 0 < logs[1]["lr"].max() < 1e-3
     assert len({job.seed for job, _, _ in noted}) == 3
+
+
+def test_the_stages_of_every_seed_have_seeds_of_their_own(source):
+    jobs = [*fold_jobs(source, plan("seed-0")), *fold_jobs(source, replace(plan("seed-1"), seed=1))]
+    assert len({part.seed for job in jobs for part in (*job.stages, job)}) == 6
 
 
 def test_the_weights_of_stages_are_removed_when_the_fold_is_done_and_their_logs_stay(noted):

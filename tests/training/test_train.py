@@ -15,7 +15,7 @@ from cxrlt.predictions.predict import predict
 from cxrlt.predictions.present import Present
 from cxrlt.predictions.runs import read_oof
 from cxrlt.predictions.store import read_predictions
-from cxrlt.recipe import load_recipe
+from cxrlt.recipe import OptimConfig, load_recipe
 from cxrlt.training.data import evaluation_set
 from cxrlt.training.infer import infer
 from cxrlt.training.setup import create_accelerator, initial_model, loss_of
@@ -251,9 +251,9 @@ def test_the_averaged_weights_move(source):
 
 def test_the_averaged_weights_are_not_below_the_last_ones_at_the_end_of_a_short_run(source):
     models = {}
-    recipe = tiny_recipe(**{"schedule.epochs": 8, "optim.lr": 5e-3})
+    over = {"schedule.epochs": 8, "optim.lr": 5e-3, "optim.ema_share": OptimConfig().ema_share}
     with each_pass(lambda model, *_: models.update({"last" if model.training else "averaged": model})):
-        (job,) = train(source, TrainPlan("short", recipe, folds=(0,)))
+        (job,) = train(source, TrainPlan("short", tiny_recipe(**over), folds=(0,)))
     assert same(models["averaged"].state_dict(), weights_of(job))
     assert not same(models["last"].state_dict(), weights_of(job))
     scores = {name: score_of(job, model) for name, model in models.items()}
