@@ -24,7 +24,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from itertools import islice
 from pathlib import Path
 
@@ -126,6 +128,7 @@ def main() -> None:
         importlib.import_module("cosmic_ray")
     except ImportError:
         sys.exit('cosmic-ray is not installed. Install it with: python -m pip install "cosmic-ray>=8.4"')
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))  # so that the copy is removed
     with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
         copy = Path(folder) / "src"
         package = copy / "cxrlt"
@@ -154,7 +157,7 @@ def mutants_of(package: str, sources: Sources) -> Iterator[Mutant]:
     operators = {name: get_operator(name) for name in sorted(operator_names())}
     plain = {name: operator() for name, operator in operators.items() if not operator.arguments()}
     patterns = [f"{name}.py" for name in PACKAGES[package].modules.split()]
-    for module in [name for name in sources if any(map(Path(name).match, patterns))]:
+    for module in [name for name in sources if any(fnmatch(name, pattern) for pattern in patterns)]:
         annotations = list(annotation_spans(sources[module]))
         nodes = list(ast_nodes(get_ast(sources[module])))
         for name, operator in plain.items():
@@ -300,6 +303,10 @@ def run_tests(
     try:
         code = _wait(pid, began + limit)
     finally:
+        with suppress(ProcessLookupError):
+            os.killpg(
+                pid, signal.SIGKILL
+            )  # what the tests left running, or all where this program is stopped
         shutil.rmtree(scratch, ignore_errors=True)
     return code == 0, time.monotonic() - began, log.read_text(errors="replace")
 
@@ -317,6 +324,7 @@ def _wait(pid: int, deadline: float) -> int:
 
 def _child(files: Sequence[Path], copy: Path, scratch: Path, log: Path, compiles: bool) -> int:
     os.setsid()
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     with log.open("w") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
