@@ -207,3 +207,13 @@ def test_a_class_that_is_ranked_the_wrong_way_round_gets_a_hundredth_of_the_comm
     n_positive = labels[:, 0].sum()
     targets = np.where(labels[:, 0], (n_positive + 1) / (n_positive + 2), 1 / (4000 - n_positive + 2))
     assert expit(turned[3](-truth[:, 0])).sum() == pytest.approx(targets.sum())
+
+
+def test_a_temperature_is_told_by_the_mean_loss_of_the_classes_and_a_prior_of_one_row() -> None:
+    """The only class with both values is ranked without a fault: the prior alone bounds its slope."""
+    positive = np.arange(30) < 10
+    logits = np.where(positive, 1.0, -1.0)
+    slope = fit_maps("temperature", {"a": (logits, positive), "b": (logits, positive | True)})["a"].slope
+    log_slopes = np.linspace(-4, 4, 80_001)
+    cost = np.logaddexp(0, -np.exp(log_slopes)) + log_slopes**2 / 2 / 30
+    assert slope == pytest.approx(np.exp(log_slopes[cost.argmin()]), rel=1e-3)
