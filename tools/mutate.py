@@ -50,8 +50,8 @@ class Package:
 PACKAGES: Mapping[str, Package] = {
     "losses": Package(
         "losses/*",
-        "losses/guarantees losses/formulas losses/references losses/precision losses/registry "
-        "losses/detached losses/minimiser",
+        "losses/formulas losses/references losses/precision losses/detached losses/guarantees "
+        "losses/registry losses/minimiser",
     ),
     "metrics": Package("metrics/*", "metrics/classification metrics/calibration_metrics metrics/ranking"),
     "folds": Package(
