@@ -66,9 +66,12 @@ def test_force_replaces_the_split_and_names_the_runs_that_no_longer_fit(
     workspace.run_dir("tiny", "demo_resnet").mkdir()
     with pytest.raises(UserError, match="demo_resnet would then have to be trained again"):
         make_folds(challenge, workspace, n_folds=3)
-    after = make_folds(challenge, workspace, n_folds=3, force=True)
-    assert "demo_resnet" in str(after)
-    assert read_folds(challenge, workspace).made.sha256 == after.figures["sha256"] != before.figures["sha256"]
+    for n_folds in (3, 4):
+        after = make_folds(challenge, workspace, n_folds=n_folds, force=True)
+        assert "runs trained on another split are refused from now on (demo_resnet)" in str(after)
+        assert read_folds(challenge, workspace).made.sha256 == after.figures["sha256"]
+    assert after.figures == before.figures
+    assert "refused" not in str(make_folds(challenge, workspace, n_folds=4, force=True))
 
 
 def test_a_split_changed_by_hand_is_refused(challenge: Challenge, workspace: Workspace) -> None:

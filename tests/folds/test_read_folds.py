@@ -1,11 +1,12 @@
 import json
 import os
 
+import pandas as pd
 import pytest
 
 from cxrlt.artifacts import sha256_of
 from cxrlt.errors import UserError
-from cxrlt.folds.make import make_folds
+from cxrlt.folds.make import extend_folds, make_folds
 from cxrlt.folds.read import read_folds
 
 AGAIN = "cxrlt folds tiny"
@@ -108,3 +109,24 @@ def test_patients_without_a_name_are_in_no_two_folds(challenge, workspace, table
     table.assign(patient="").to_csv(workspace.inputs_dir("tiny") / "train.csv")
     make_folds(challenge, workspace)
     assert read_folds(challenge, workspace).frame["patient"].isna().all()
+
+
+def test_weights_are_of_this_split_where_their_fold_saw_its_rows_or_it_was_only_extended_since(
+    challenge, workspace, table
+):
+    make_folds(challenge, workspace)
+    identity = read_folds(challenge, workspace).identity
+    made_of = {"split": identity.split, "rows": identity.rows(1)}
+    new = table[:9].assign(patient="new").rename("new {}".format)
+
+    def has_trained() -> list[bool]:
+        folds = read_folds(challenge, workspace)
+        return [folds.has_trained(made_of, fold) for fold in (1, "1", 0, 2, 3, 4)]
+
+    assert has_trained() == [True, True, False, False, False, False]
+    pd.concat([table, new]).to_csv(workspace.inputs_dir("tiny") / "train.csv", index_label="image_id")
+    extend_folds(challenge, workspace)
+    assert read_folds(challenge, workspace).identity.rows(1) != made_of["rows"]
+    assert has_trained() == [True, True, False, False, False, False]
+    make_folds(challenge, workspace, seed=1, force=True)
+    assert not any(has_trained())

@@ -77,3 +77,12 @@ def test_a_patient_missing_on_some_rows_is_an_error_naming_them(table: pd.DataFr
 def test_too_few_folds_or_more_than_patients_is_an_error(table: pd.DataFrame, n_folds: int) -> None:
     with pytest.raises(UserError, match="between 2 and the number of patients, 300"):
         split_patients(table, CLASSES, n_folds, seed=0)
+
+
+def test_the_patient_who_alone_has_a_finding_is_placed_before_all_others() -> None:
+    """All of a finding's positives are more of it than two thirds of another's: the first goes to fold 0."""
+    rows = [("a", 1, 0), ("a", 1, 0), ("b", 1, 0), ("c", 0, 1), ("d", 0, 0), ("e", 0, 0)]
+    table = pd.DataFrame(rows, columns=["patient", "Mass", "Hernia"])
+    fold = split_patients(table, ("Mass", "Hernia"), n_folds=2, seed=0)
+    assert fold[table["patient"] == "c"].tolist() == [0]
+    assert fold[table["patient"] == "a"].tolist() == [1, 1]

@@ -8,7 +8,17 @@ import pytest
 import torch
 from loss_cases import COUNTS, DEFAULTS
 
-from cxrlt.losses import LOSSES, CrossEntropy, HillLoss, LDAMLoss, create_loss, loss_names, loss_options
+from cxrlt.losses import (
+    LOSSES,
+    CrossEntropy,
+    FocalLoss,
+    HillLoss,
+    LDAMLoss,
+    create_loss,
+    loss_names,
+    loss_options,
+)
+from cxrlt.losses.singlelabel import label_rows
 
 SIGNATURES = {
     "bce": "BinaryCrossEntropy(pos_weight=None, class_weights='none')",
@@ -157,3 +167,37 @@ def test_losses_need_nothing_else_of_the_package_and_nothing_but_torch():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_all_of_the_focal_loss_may_be_of_the_positives_or_of_the_negatives():
+    logits, targets = torch.tensor([[0.3, -1.2]]), torch.tensor([[1.0, 0.0]])
+    for alpha, of_one in ((0, [0, 1]), (1, [1, 0])):
+        entries = FocalLoss(alpha=alpha).elementwise(logits, targets)
+        assert torch.equal(entries, FocalLoss().elementwise(logits, targets) * torch.tensor([of_one]))
+    with pytest.raises(ValueError, match=r"alpha=-0\.1 must be in"):
+        FocalLoss(alpha=-0.1)
+
+
+@pytest.mark.parametrize("epoch", [-1, 0, 1])
+def test_a_loss_that_was_told_no_epoch_is_that_of_epoch_0(epoch):
+    loss, logits = LDAMLoss(class_counts=[500, 1], reweight_epoch=epoch), torch.tensor([[0.1, 0.3]])
+    untold = loss.per_class(logits)
+    loss.set_epoch(0)
+    assert torch.equal(loss.per_class(logits), untold)
+
+
+def test_ids_on_another_device_than_the_cpu_are_not_looked_at():
+    """The check would make the device wait; "meta" holds no numbers to look at."""
+    assert label_rows(torch.zeros(2, device="meta"), 4).shape == (2, 4)
+
+
+@pytest.mark.parametrize("case", DEFAULTS, ids=str)
+def test_a_variant_differs_from_the_defaults_in_every_option_it_names(case):
+    own = inspect.signature(case.registration.loss).parameters
+    at_defaults = [
+        option
+        for variant in case.registration.variants
+        for option, value in variant.items()
+        if own[option].default == value
+    ]
+    assert at_defaults == []

@@ -11,7 +11,7 @@ from cxrlt.folds.make import make_folds
 from cxrlt.metrics import average_precision
 from cxrlt.metrics.calibration import LOCAL_ECE, LOG_LOSS, MF1, class_f1, class_log_loss
 from cxrlt.predictions.calibrate import Nested, calibrate
-from cxrlt.predictions.calibration import CALIBRATION, fit_calibration, read_calibration
+from cxrlt.predictions.calibration import CALIBRATION, CalibrationRecord, fit_calibration, read_calibration
 from cxrlt.predictions.choices import METHODS, VARIANTS
 from cxrlt.predictions.ensemble import make_ensemble
 from cxrlt.predictions.runs import read_final
@@ -267,3 +267,26 @@ def test_a_class_with_positives_and_blanks_only_is_out_of_every_figure(runs: Sim
     logits, labels = rows.logits("temperature")["raw"], rows.labels
     assert raw.figures[LOG_LOSS].value == pytest.approx(class_log_loss(labels, logits)[1:].mean())
     assert raw.figures[MF1].value == pytest.approx(class_f1(labels, expit(logits))[1:].mean())
+
+
+SOUND = {"slope": 1.0, "offset": 0.0, "steps": [[-1, 0], [0, 0], [1, 2]]}
+
+
+@pytest.mark.parametrize(
+    ("line", "threshold", "sentence"),
+    [
+        ({"slope": 0.0}, 0.5, "does not rise"),
+        ({"steps": [[0, 0], [0, 1]]}, 0.5, "does not rise"),
+        ({"steps": [[0, 1], [1, 0]]}, 0.5, "does not rise"),
+        ({}, 0.0, "between 0 and 1"),
+        ({}, 1.0, "between 0 and 1"),
+    ],
+)
+def test_a_map_rises_strictly_and_a_threshold_is_neither_0_nor_1(line, threshold, sentence) -> None:
+    def record(line: dict, threshold: float) -> CalibrationRecord:
+        calibration = {"method": "isotonic", "maps": {"Mass": line}, "thresholds": {"Mass": threshold}}
+        return CalibrationRecord(challenge="csv", calibration=calibration, made_of={})
+
+    assert record(SOUND, 0.5).calibration.maps["Mass"].slope == 1
+    with pytest.raises(ValueError, match=sentence):
+        record(SOUND | line, threshold)

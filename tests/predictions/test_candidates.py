@@ -180,3 +180,17 @@ def test_a_class_with_positives_and_blanks_only_is_in_no_nested_score(challenge:
     best = max(each.score for each in nested.values())
     for each in nested.values():
         assert each.behind == pytest.approx(best - each.score)
+
+
+def test_the_labels_of_a_fold_have_no_say_in_what_was_fitted_without_it(challenge: Challenge) -> None:
+    rows = train_rows(600)
+    frames = {"a": member(rows, (1.5, 1, 1), seed=1), "b": member(rows, (1, 1.5, 1), seed=2)}
+    turned = rows.table.copy()
+    inside = turned["fold"] == 0
+    turned.loc[inside, list(CLASSES)] = 1 - turned.loc[inside, list(CLASSES)]
+    before, _ = fit(challenge, rows, frames)
+    after, _ = fit(challenge, TrainRows(rows.folds, turned), frames)
+    for kind in ("greedy", "per_class", "stack"):
+        assert after[kind].by_fold[0].weights.equals(before[kind].by_fold[0].weights)
+    assert not after["stack"].by_fold[1].weights.equals(before["stack"].by_fold[1].weights)
+    assert not after["stack"].final.weights.equals(before["stack"].final.weights)

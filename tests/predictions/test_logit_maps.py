@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from scipy.optimize import minimize
 from scipy.special import expit, logit
 from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
@@ -159,3 +160,60 @@ def test_no_other_threshold_expects_a_higher_f1() -> None:
 
 def test_a_class_whose_images_all_look_alike_is_called_everywhere() -> None:
     assert f1_threshold(np.full(10, 0.02)) < 0.02
+
+
+def line_of_least_cost(
+    logits: np.ndarray, positive: np.ndarray, prior: float, spread: float
+) -> tuple[float, float]:
+    """Slope and offset by a general minimiser, of the log-loss on Platt's targets and the slope's prior."""
+    n_positive, n_negative = positive.sum(), (~positive).sum()
+    target = np.where(positive, (n_positive + 1) / (n_positive + 2), 1 / (n_negative + 2))
+
+    def cost(line: np.ndarray) -> float:
+        value = line[0] * logits + line[1]
+        return np.logaddexp(0, value).sum() - target @ value + ((line[0] - prior) / spread) ** 2 / 2
+
+    return tuple(minimize(cost, [prior, 0.0], method="BFGS", options={"gtol": 1e-7}).x)
+
+
+def test_the_slope_of_a_class_is_drawn_to_the_mean_of_all_weighted_by_what_their_rows_tell() -> None:
+    labels, truth = draw(1500)
+    logits = truth * [0.5, 1.0, 2.0, 1.0] + 1
+    own, told = [], []
+    for z, positive in zip(logits.T, labels.T, strict=True):
+        slope, offset = line_of_least_cost(z, positive, prior=1, spread=1)
+        p = expit(slope * z + offset)
+        weight = p * (1 - p)
+        own.append(slope)
+        told.append(np.cov(z, aweights=weight, ddof=0) * weight.sum())
+    common = np.average(own, weights=told)
+    classes = {str(c): (logits[:, c], labels[:, c]) for c in range(4)}
+    nothing_known = (np.zeros(0), np.zeros(0, dtype=bool))
+    maps = fit_maps("logistic", classes | {"unknown": nothing_known})
+    assert maps["unknown"] == LogitMap(pytest.approx(common, rel=1e-5), 0.0)
+    for name, (z, positive) in classes.items():
+        expected = line_of_least_cost(z, positive, prior=common, spread=common / 2)
+        assert (maps[name].slope, maps[name].offset) == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_class_that_is_ranked_the_wrong_way_round_gets_a_hundredth_of_the_common_slope() -> None:
+    labels, truth = draw(4000)
+    turned = fit("logistic", np.column_stack([truth[:, :3] / 2, -truth[:, 0]]), labels[:, [0, 1, 2, 0]])
+    empty = {"unknown": (np.zeros(0), np.zeros(0, dtype=bool))}
+    classes = {str(c): (truth[:, c] / 2, labels[:, c]) for c in range(3)}
+    common = fit_maps("logistic", classes | {"turned": (-truth[:, 0], labels[:, 0])} | empty)["unknown"].slope
+    assert turned[3].slope == pytest.approx(0.01 * common)
+    # at that slope the probabilities still add up to Platt's targets
+    n_positive = labels[:, 0].sum()
+    targets = np.where(labels[:, 0], (n_positive + 1) / (n_positive + 2), 1 / (4000 - n_positive + 2))
+    assert expit(turned[3](-truth[:, 0])).sum() == pytest.approx(targets.sum())
+
+
+def test_a_temperature_is_told_by_the_mean_loss_of_the_classes_and_a_prior_of_one_row() -> None:
+    """The only class with both values is ranked without a fault: the prior alone bounds its slope."""
+    positive = np.arange(30) < 10
+    logits = np.where(positive, 1.0, -1.0)
+    slope = fit_maps("temperature", {"a": (logits, positive), "b": (logits, positive | True)})["a"].slope
+    log_slopes = np.linspace(-4, 4, 80_001)
+    cost = np.logaddexp(0, -np.exp(log_slopes)) + log_slopes**2 / 2 / 30
+    assert slope == pytest.approx(np.exp(log_slopes[cost.argmin()]), rel=1e-3)

@@ -1,6 +1,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.special import softmax
 
 from cxrlt.challenges import get_challenge
 from cxrlt.metrics import average_precision, macro
@@ -58,3 +59,12 @@ def test_a_class_with_positives_and_blanks_only_is_not_in_the_score() -> None:
     of_the_rest = oof_score(BY_MAP, scores[rest], labels[rest], fold)
     labels["c0"] = labels["c0"].where(labels["c0"] == 1)
     assert oof_score(BY_MAP, scores, labels, fold) == pytest.approx(of_the_rest)
+
+
+def test_with_one_class_per_row_softmax_probabilities_are_pooled_as_they_are() -> None:
+    _, scores = draw(np.random.default_rng(0), 60)
+    scores.iloc[4] = np.nan
+    fold = pd.Series(np.arange(60) % 2)
+    pooled = oof_scores(10 * scores, fold, "single_label")
+    assert pooled.index.equals(predicted_rows(scores))
+    np.testing.assert_allclose(pooled, softmax(10 * scores.drop(index=4), axis=1), rtol=1e-9)

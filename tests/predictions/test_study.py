@@ -41,8 +41,8 @@ def test_neither_other_studies_of_the_patient_nor_equal_names_of_another_patient
 
 
 def test_images_without_a_study_stay_as_they_are() -> None:
-    table = rows(("a", pd.NA, pd.NA, "frontal"), ("b", pd.NA, pd.NA, "frontal"), ("c", pd.NA, "s", "frontal"))
-    values = scores(table, [1.0, 2.0, 3.0])
+    table = rows(("c", pd.NA, "s", "frontal"), *((image, pd.NA, pd.NA, "frontal") for image in "abde"))
+    values = scores(table, [1.0, 2.0, 3.0, 5.0, 8.0])
     pd.testing.assert_frame_equal(study_mean(values, table), values)
 
 

@@ -116,3 +116,16 @@ def test_a_class_with_positives_and_blanks_only_is_not_in_the_scores_that_are_co
     ]
     chosen = choose_study_mean(CHALLENGE, scores, table, "auto")
     assert chosen.why == "out-of-fold mAP {:.4f} with the mean, {:.4f} without".format(*expected)
+
+
+def test_the_weights_that_are_tried_are_shares_of_frontal_images_of_one_half_or_more() -> None:
+    assert CANDIDATES["auto"] == (None, 0.8)
+    shares = [share for share in CANDIDATES["search"] if share is not None]
+    assert sorted(shares) == [0.5, 0.6, 0.7, 0.8, 0.9, 1.0]
+
+
+def test_a_choice_is_told_as_a_ratio_with_those_of_the_folds_where_they_differ() -> None:
+    choice = StudyMean(option="search", final=0.8, by_fold=(0.8, None, 1.0), why="as asked for")
+    assert choice.text == (
+        "averaged over studies, frontal:lateral 8:2, by fold 8:2, none, 10:0 (as asked for)"
+    )

@@ -100,3 +100,12 @@ def test_numbers_are_those_of_python_and_nan_is_what_is_none(cells, tmp_path):
     assert (values[:, 0] == 0.25).all()
     expected = [np.nan if cell in NO_NUMBERS else float(cell) for cell in cells]
     assert np.array_equal(values[:, 1], expected, equal_nan=True)
+
+
+@pytest.mark.parametrize("quote", ["", '"'])
+def test_as_many_rows_are_read_as_are_allowed_and_not_one_more(quote, tmp_path):
+    path = tmp_path / "mine.csv"
+    path.write_text("id,Mass\n" + f"{quote}a{quote},1\n" * 3)
+    assert len(read_submission(path, most_rows=3).row_numbers) == 3
+    with pytest.raises(UserError, match="more than 2 rows"):
+        read_submission(path, most_rows=2)

@@ -7,7 +7,7 @@ import pytest
 from cxrlt import cli
 from cxrlt.artifacts import Workspace
 from cxrlt.errors import UserError
-from cxrlt.submissions.validate import validate, validate_submission
+from cxrlt.submissions.validate import largest_submission, validate, validate_submission
 from five_images import IDS
 
 HEADER = "dicom_id,Mass,No Finding,Round(ed) Atelectasis"
@@ -218,3 +218,21 @@ def test_the_command_ends_with_2_for_a_file_the_server_would_refuse_and_0_for_a_
         cli.main(["validate", str(bad), "--challenge", "csv", *root])
     assert stop.value.code == 2
     assert "another order than the template's" in capsys.readouterr().err
+
+
+def test_a_file_of_mostly_zeros_with_a_value_below_is_no_file_of_logits(problems_of):
+    rows = [f"{i},{n - 1 if n < 2 else 0},0,.{n}2" for n, i in enumerate(IDS)]
+    [outside, _] = problems_of(text_of(rows=rows))
+    assert outside == "Values outside [0, 1]: row 2, Mass ('-1')."
+
+
+def test_a_semicolon_in_a_name_is_no_separator_where_there_are_commas(problems_of):
+    assert problems_of(text_of(HEADER.replace("dicom_id", "dicom;id"))) == [
+        "There is no column 'dicom_id'; perhaps 'dicom;id' is meant.",
+        "Columns that the template does not have: 'dicom;id'.",
+    ]
+
+
+def test_a_file_may_have_64_bytes_per_cell_and_every_name_twice_beside_64_kilobytes(challenge):
+    names = len("".join([HEADER.replace(",", ""), *IDS]))
+    assert largest_submission(challenge, IDS) == 65_536 + 64 * 6 * 4 + 2 * names

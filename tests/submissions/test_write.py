@@ -151,6 +151,6 @@ def test_a_missing_class_or_a_repeated_id_is_an_error(challenge, workspace, prob
     ],
 )
 def test_what_the_validator_refuses_is_not_written(challenge, workspace, probabilities, change, sentence):
-    with pytest.raises(UserError, match=sentence):
+    with pytest.raises(UserError, match=rf"submission\.csv was not written.*{sentence}"):
         write_submission(challenge, workspace, "mine", "test", change(probabilities))
     assert files_in(workspace.submission_dir("five", "mine")) == []
