@@ -23,7 +23,7 @@ from tiny import CLASSES, make_tiny, tiny_recipe
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> tuple[ImageSource, Plan]:
     """A tiny challenge run from its files to the zip, with two recipes."""
-    source = make_tiny(tmp_path_factory.mktemp("pipeline"), n_patients=40)
+    source = make_tiny(tmp_path_factory.mktemp("pipeline"))
     root = source.workspace.root
     save_recipe(tiny_recipe(**{"optim.lr": 5e-3}), root / "one.yaml")
     save_recipe(tiny_recipe(**{"model.backbone": "test_resnet"}), root / "two.yaml")

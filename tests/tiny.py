@@ -141,6 +141,11 @@ class SimulatedRuns:
     challenge: Challenge
     workspace: Workspace
 
+    def copy(self, root: Path) -> "SimulatedRuns":
+        """The same below `root`, where a test may change it."""
+        shutil.copytree(self.workspace.root, root, dirs_exist_ok=True)
+        return SimulatedRuns(self.challenge, Workspace(root))
+
     def table(self, split: str) -> pd.DataFrame:
         return self.challenge.read(split, self.workspace.inputs_dir("csv"))
 
@@ -154,8 +159,9 @@ class SimulatedRuns:
     def present(self) -> Present:
         return Present(self.challenge, self.workspace)
 
-    def record(self, name: str, fold: int, recipe: Recipe) -> RunRecord:
+    def record(self, name: str, fold: int, recipe: Recipe, present: Present | None = None) -> RunRecord:
         """What training would say of a fold."""
+        rows = (present or self.present).rows
         return RunRecord(
             challenge="csv",
             name=name,
@@ -164,7 +170,7 @@ class SimulatedRuns:
             version=cxrlt.__version__,
             task=self.challenge.task,
             classes=self.challenge.classes,
-            made_of=made_of_training(recipe, self.challenge, self.present.rows, fold, None),
+            made_of=made_of_training(recipe, self.challenge, rows, fold, None),
         )
 
     def make_refit(self, name: str) -> None:
@@ -188,13 +194,13 @@ class SimulatedRuns:
         """Logits with a signal of `skill` on frontal images; fold k's shifted and stretched by `drift`."""
         rng = np.random.default_rng(seed)
         present = self.present
+        tables = {split: self.table("train" if split == "oof" else split) for split in splits}
         for fold in range(present.folds.n_folds):
             directory = self.workspace.run_dir("csv", name) / f"fold{fold}"
             save_recipe(recipe, directory / "config.yaml")
             (directory / "weights.safetensors").touch()
-            write_model(directory / "run.json", self.record(name, fold, recipe))
-            for split in splits:
-                table = self.table("train" if split == "oof" else split)
+            write_model(directory / "run.json", self.record(name, fold, recipe, present))
+            for split, table in tables.items():
                 if split == "oof":
                     table = table[present.rows.fold.loc[table.index] == fold]
                 logits = draw_logits(rng, table, self.challenge.classes, skill)

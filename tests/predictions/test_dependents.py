@@ -12,16 +12,17 @@ from cxrlt.predictions.ensemble import make_ensemble
 from cxrlt.submissions.dependents import outdated, outdated_listing
 from cxrlt.submissions.record import RECORD, outdated_line
 from cxrlt.submissions.submit import submit
-from tiny import SimulatedRuns, edit_parquet
+from tiny import SimulatedRuns, edit_parquet, set_up_challenge
 
 
 def of(runs: SimulatedRuns, *rest: object) -> tuple:
     return runs.challenge, runs.workspace, *rest
 
 
-@pytest.fixture
-def whole(runs: SimulatedRuns) -> SimulatedRuns:
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> SimulatedRuns:
     """Two models, a third in a study, an ensemble of two with its calibration, and submissions."""
+    runs = set_up_challenge(tmp_path_factory.mktemp("made"), n_patients=60)
     for seed, name in enumerate(("one", "two", "study/three")):
         runs.add_run(name, skill=2, seed=seed)
     make_ensemble(*of(runs, "both", ["one", "two"]))
@@ -31,6 +32,11 @@ def whole(runs: SimulatedRuns) -> SimulatedRuns:
         submit(*of(runs, name))
     submit(*of(runs, "both"), variant="f1")
     return runs
+
+
+@pytest.fixture
+def whole(made: SimulatedRuns, tmp_path: Path) -> SimulatedRuns:
+    return made.copy(tmp_path)
 
 
 def words(runs: SimulatedRuns, *names: str) -> list[str]:

@@ -25,13 +25,18 @@ FITTED = [
 ]
 
 
-@pytest.fixture
-def three(tmp_path: Path) -> SimulatedRuns:
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> SimulatedRuns:
     """Three models so alike that a third of the labels decides their weights, on few patients."""
-    runs = set_up_challenge(tmp_path, n_patients=60)
+    runs = set_up_challenge(tmp_path_factory.mktemp("made"), n_patients=60)
     for seed, name in enumerate(MEMBERS):
         runs.add_run(name, skill=1.0 + 0.2 * seed, seed=seed)
     return runs
+
+
+@pytest.fixture
+def three(made: SimulatedRuns, tmp_path: Path) -> SimulatedRuns:
+    return made.copy(tmp_path)
 
 
 def of(runs: SimulatedRuns, *rest: object) -> tuple:

@@ -2,6 +2,7 @@
 
 import json
 import resource
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -28,13 +29,19 @@ from tiny import make_tiny, tiny_recipe, tiny_source
 SHORT = {"schedule.epochs": 1}
 
 
-@pytest.fixture
-def source(tmp_path: Path) -> ImageSource:
-    """A tiny challenge with one trained run of two folds, `model`, predicted out of fold."""
-    source = make_tiny(tmp_path, n_patients=8, n_folds=2)
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The root of a tiny challenge with one trained run of two folds, `model`, predicted out of fold."""
+    source = make_tiny(tmp_path_factory.mktemp("made"), n_patients=8, n_folds=2)
     train(source, TrainPlan("model", tiny_recipe(**SHORT)))
     predict(source, "model", "oof")
-    return source
+    return source.workspace.root
+
+
+@pytest.fixture
+def source(made: Path, tmp_path: Path) -> ImageSource:
+    """The same, where a test may change it."""
+    return tiny_source(shutil.copytree(made, tmp_path, dirs_exist_ok=True))
 
 
 def fold(source: ImageSource, number: int, name: str = "model") -> Path:
@@ -90,6 +97,7 @@ def test_predictions_of_another_recipe_or_damaged_ones_are_made_anew(
 def test_a_kill_between_the_two_files_of_a_fold_leaves_no_predictions_beside_other_constants(
     source: ImageSource,
 ) -> None:
+    predict(source, "model", "oof", force=True)  # what is in the cache need not be written again
     constants, predictions = (fold(source, 0) / name for name in ("constants.json", "oof.parquet"))
     before = constants.stat().st_mtime_ns
     room = (constants.stat().st_size + predictions.stat().st_size) // 2
