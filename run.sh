@@ -112,7 +112,7 @@ missing_packages() {
 import importlib.metadata, importlib.util, re, sys, tomllib
 
 modules = {"iterative-stratification": "iterstrat", "opencv-python-headless": "cv2", "pyyaml": "yaml",
-           "pillow": "PIL", "scikit-learn": "sklearn"}
+           "pillow": "PIL", "pytest-xdist": "xdist", "scikit-learn": "sklearn"}
 with open(sys.argv[1], "rb") as file:
     pyproject = tomllib.load(file)
 wanted = pyproject["project"]["dependencies"] if sys.argv[2] != "audit" else []
