@@ -26,6 +26,7 @@ from cxrlt.submissions.submit import submit
 from cxrlt.training.record import read_run
 from cxrlt.training.train import TrainPlan, train
 from interrupting import each_pass, n_rows, stopping_in_update
+from refusal import refused
 from tiny import make_tiny, tiny_recipe, tiny_source
 
 RECIPE = tiny_recipe(**{"schedule.epochs": 1, "predict": {"study_mean": "off"}})
@@ -356,7 +357,7 @@ def test_the_record_of_a_submission_keeps_what_was_said_with_it(root: Path) -> N
 
 def test_a_refit_refuses_to_miss_rows(root: Path) -> None:
     add_rows(root)
-    with pytest.raises(UserError, match=r"--refit trains on all rows, and 4 rows .*cxrlt folds csv --extend"):
+    with refused("--refit", "4 rows", "cxrlt folds csv --extend"):
         train(tiny_source(root), TrainPlan("all", RECIPE, refit=True))
 
 
@@ -536,7 +537,7 @@ def test_an_unreadable_image_that_is_repaired_is_predicted_and_marks_the_trainin
     )
     train(source, TrainPlan("model", RECIPE))
     file.write_bytes(content)
-    with pytest.raises(UserError, match=r"oof\.parquet is outdated: 1 of its 8 images have other pixels"):
+    with refused("oof.parquet", "1 of its 8", "pixels"):
         evaluate(*of(tmp_path), "model", n_draws=5)
     predict(source, "model", "oof")
     (note,) = evaluate(*of(tmp_path), "model", n_draws=5).notes

@@ -4,6 +4,7 @@ import pytest
 
 from cxrlt.challenges import challenge_names, get_challenge
 from cxrlt.errors import UserError
+from refusal import refused
 
 FOLLOWING = ("cxrlt2026-task1", "folder", "csv")
 FIXED = [name for name in challenge_names() if name not in FOLLOWING]
@@ -17,15 +18,13 @@ def test_every_fixed_name_gives_the_challenge_of_that_name():
 
 
 def test_an_unknown_name_lists_the_known_and_offers_the_nearest():
-    with pytest.raises(
-        UserError, match=r"no challenge 'cxrlt-2023'. Did you mean 'cxrlt2023'\? Known: demo, "
-    ):
+    with refused("cxrlt-2023", "'cxrlt2023'", "demo", "nihlt-single"):
         get_challenge("cxrlt-2023")
 
 
 @pytest.mark.parametrize("name", FOLLOWING)
 def test_what_follows_from_its_inputs_needs_their_folder(name):
-    with pytest.raises(UserError, match=rf"{name} follows from its inputs: name their folder with --inputs"):
+    with refused(name, "--inputs"):
         get_challenge(name)
 
 

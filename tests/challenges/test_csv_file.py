@@ -2,6 +2,7 @@ import pytest
 
 from cxrlt.challenges.csv_file import read_csv, read_lines
 from cxrlt.errors import MissingFileError, UserError
+from refusal import refused
 
 
 def write(path, content):
@@ -58,7 +59,7 @@ def test_a_missing_file_is_named_with_the_place_that_explains_it(tmp_path):
 
 def test_a_missing_column_is_answered_with_the_nearest_there(tmp_path):
     file = read_csv(write(tmp_path / "t.csv", "id,Subject_ID,age\na,1,2\n"))
-    with pytest.raises(UserError, match="no column 'subject_id'; the nearest name there is 'Subject_ID'"):
+    with refused("t.csv", "'subject_id'", "'Subject_ID'"):
         file.column("subject_id")
     with pytest.raises(UserError, match="it has id, Subject_ID, age"):
         file.column("dicom")

@@ -3,6 +3,7 @@ import pytest
 
 from cxrlt.challenges import get_challenge
 from cxrlt.errors import MissingFileError, UserError
+from refusal import refused
 
 DEMO = get_challenge("demo")
 TASK1, TASK2 = get_challenge("cxrlt2024-task1"), get_challenge("cxrlt2024-task2")
@@ -119,12 +120,10 @@ def test_a_labelled_table_alone_is_enough_and_one_of_other_images_is_refused(wri
     inputs = write_cxr_lt("test_labeled_task2.csv", ["a"], TASK2.classes, {"a": ["Mass"]}, "fpath")
     assert TASK2.read("test", inputs)["Mass"].tolist() == [1]
     write_cxr_lt("test_task2.csv", ["z"], TASK2.classes, None, "fpath")
-    with pytest.raises(
-        UserError, match=r"test_labeled_task2\.csv has images that are not in .*test_task2\.csv: a\.$"
-    ):
+    with refused("test_labeled_task2.csv", "test_task2.csv", ": a"):
         TASK2.read("test", inputs)
     write_cxr_lt("test_task2.csv", ["A"], TASK2.classes, None, "fpath")
-    with pytest.raises(UserError, match=r": a\. 1 of them differs only in spelling .*'a' here, 'A' there"):
+    with refused(": a", "1", "'a'", "'A'"):
         TASK2.read("test", inputs)
 
 

@@ -2,6 +2,7 @@ import pytest
 
 from cxrlt.challenges import get_challenge
 from cxrlt.errors import MissingFileError, UserError
+from refusal import refused
 
 NIH14, NIHLT, NIHLT_SINGLE = (get_challenge(name) for name in ("nih14", "nihlt", "nihlt-single"))
 HEADER_2020 = (
@@ -59,17 +60,15 @@ def test_a_list_that_spells_an_image_otherwise_than_the_table_says_so(tmp_path):
     write_entries(tmp_path)
     path = tmp_path / "test_list.txt"
     path.write_text(path.read_text().replace(".png", ".PNG"))
-    with pytest.raises(UserError, match=r"lacks: 00000002_000\.PNG\. 1 of them differs only in spelling"):
+    with refused("00000002_000.PNG", "1"):
         NIH14.read("test", tmp_path)
 
 
 def test_an_unknown_finding_is_refused_with_its_rows_and_the_nearest_known(tmp_path):
     write_entries(tmp_path, rows=ROWS | {"00000001_000.png": "Mass|Pleural Thickening,0,1,57,M,PA,1,1,1,1"})
-    with pytest.raises(
-        UserError, match=r"unknown finding 'Pleural Thickening' \(nearest: 'Pleural_Thickening'\)"
-    ):
+    with refused("'Pleural Thickening'", "'Pleural_Thickening'"):
         NIH14.read("train", tmp_path)
-    with pytest.raises(UserError, match=r"Data_Entry_2017_v2020\.csv.* row 2 \('Mass\|Pleural Thickening'\)"):
+    with refused("Data_Entry_2017_v2020.csv", "row 2", "'Mass|Pleural Thickening'"):
         NIH14.read("train", tmp_path)
 
 
@@ -82,9 +81,7 @@ def test_no_finding_beside_a_finding_is_refused(tmp_path):
 def test_a_listed_image_without_an_entry_is_refused(tmp_path):
     write_entries(tmp_path)
     (tmp_path / "test_list.txt").write_text("00000002_000.png\n00000009_000.png\n")
-    with pytest.raises(
-        UserError, match=r"test_list\.txt lists images that .*v2020\.csv lacks: 00000009_000\.png"
-    ):
+    with refused("test_list.txt", "Data_Entry_2017_v2020.csv", "00000009_000.png"):
         NIH14.read("test", tmp_path)
 
 

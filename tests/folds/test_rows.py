@@ -3,13 +3,12 @@
 import cv2
 import numpy as np
 import pandas as pd
-import pytest
 
 from cxrlt.artifacts import Workspace
 from cxrlt.challenges.base import Challenge
-from cxrlt.errors import UserError
 from cxrlt.folds.make import extend_folds, make_folds
 from cxrlt.folds.rows import read_train_rows
+from refusal import refused
 
 
 def write_images(workspace: Workspace, ids: pd.Index) -> None:
@@ -43,6 +42,6 @@ def test_a_patient_of_the_table_in_two_folds_is_a_leak_that_training_refuses(
     merged.to_csv(workspace.inputs_dir("tiny") / "train.csv")
     rows = read_train_rows(challenge, workspace)
     assert rows.leaking == (one,)
-    with pytest.raises(UserError, match=f"1 patients .* in more than one fold of folds.csv: {one}.*--force"):
+    with refused("1 patients", "folds.csv", one, "--force"):
         rows.require_complete("tiny")
     assert "scores flatter" in rows.notes("tiny")[0]

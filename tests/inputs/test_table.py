@@ -6,6 +6,7 @@ from cxrlt.artifacts import Workspace
 from cxrlt.challenges import get_challenge
 from cxrlt.errors import UserError
 from cxrlt.inputs.table import NoImagesError, load_labels, load_table
+from refusal import refused
 
 
 def csv(workspace):
@@ -34,9 +35,7 @@ def test_missing_images_are_an_error_with_count_and_first_ten(csv_workspace):
     workspace = csv_workspace(train=[f"p{k}" for k in range(13)])
     for k in range(1, 13):
         (workspace.inputs_dir("csv") / f"images/train{k}.png").unlink()
-    with pytest.raises(
-        UserError, match=r"csv train: 12 of 13 images are not in .*csv: train1\.png, .*, train10\.png …"
-    ):
+    with refused("csv train", "12 of 13", "train1.png", "train10.png", "…"):
         load_table(csv(workspace), "train", workspace)
     with pytest.raises(UserError) as error:
         load_table(csv(workspace), "train", workspace)
@@ -68,7 +67,7 @@ def test_labels_need_no_image(csv_workspace):
 
 def test_a_patient_in_train_and_test_stops_a_strict_challenge(csv_workspace):
     workspace = csv_workspace(train=["p1", "p2", "p1"], test=["p1"])
-    with pytest.raises(UserError, match=r"1 in test \(p1\); they have 2 of the 3 .* --drop-shared-patients"):
+    with refused("1 in test", "(p1)", "2 of the 3", "--drop-shared-patients"):
         load_labels(csv(workspace), "train", workspace)
     assert load_labels(csv(workspace), "test", workspace).index.tolist() == ["test0"]
 

@@ -70,9 +70,7 @@ def test_a_fusion_starts_from_a_run_of_single_images():
 def test_another_backbone_is_refused_with_the_names_that_differ(over):
     model = model_of(0)
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    with pytest.raises(
-        UserError, match=r"^other fold 0: \d+ tensors are not those of this run's backbone \(\w+"
-    ):
+    with pytest.raises(UserError, match=r"^other fold 0: \d+ tensors .* backbone \(\w+"):
         load(model, model_of(1, **over))
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
 

@@ -24,6 +24,7 @@ from cxrlt.predictions.trained import trained_folds
 from cxrlt.submissions.dependents import outdated_listing
 from cxrlt.submissions.record import RECORD
 from cxrlt.submissions.submit import submit
+from refusal import refused
 from tiny import CLASSES, SimulatedRuns, set_up_challenge
 
 N_CHANGES = int(os.environ.get("CXRLT_BROKEN_CASES", "5"))
@@ -157,7 +158,7 @@ def test_a_recipe_that_was_cut_between_two_lines_is_not_taken_for_a_shorter_one(
     path, restore = artifact(made, "one/fold0/config.yaml"), restoring(made)
     text = path.read_text()
     path.write_text(text[: text.index("predict:")])
-    with pytest.raises(UserError, match=r"config\.yaml is damaged: it lacks predict, .*--fold 0 --force"):
+    with refused("config.yaml", "predict", "--fold 0 --force"):
         read_final(made.challenge, made.workspace, "one", "oof")
     restore()
 

@@ -16,6 +16,7 @@ from cxrlt.predictions.choices import METHODS, VARIANTS
 from cxrlt.predictions.ensemble import make_ensemble
 from cxrlt.predictions.runs import read_final
 from cxrlt.recipe import PredictConfig, Recipe
+from refusal import refused
 from tiny import CLASSES, SimulatedRuns, blank_negatives, edit_parquet, set_up_challenge, squeeze
 
 OFF = Recipe(predict=PredictConfig(study_mean="off"))
@@ -168,9 +169,7 @@ def test_a_calibration_of_other_evidence_is_refused_with_the_command(model: Simu
     else:
         config = run_dir / "fold0" / "config.yaml"
         config.write_text(config.read_text().replace("smooth: 0.0", "smooth: 0.1"))
-    with pytest.raises(
-        UserError, match=r"than there are now\. Fit it with: cxrlt calibrate model --challenge csv"
-    ):
+    with refused("cxrlt calibrate model --challenge csv"):
         read(model)
 
 
@@ -217,7 +216,7 @@ def test_an_unusable_file_is_refused_with_the_command(shared: SimulatedRuns, cha
 
 
 def test_without_a_file_the_command_that_makes_it_is_named(model: SimulatedRuns) -> None:
-    with pytest.raises(UserError, match=f"{CALIBRATION} does not exist. Make it with: cxrlt calibrate model"):
+    with refused(CALIBRATION, "cxrlt calibrate model"):
         read(model)
 
 

@@ -24,6 +24,7 @@ from cxrlt.predictions.predict import predict, predict_run
 from cxrlt.predictions.store import read_meta, read_predictions
 from cxrlt.recipe import TTAConfig, load_recipe, save_recipe
 from cxrlt.training.train import TrainPlan, train
+from refusal import refused
 from tiny import make_tiny, tiny_recipe, tiny_source
 
 SHORT = {"schedule.epochs": 1}
@@ -63,7 +64,7 @@ def test_predictions_of_other_weights_are_made_anew_and_those_of_other_folds_are
 ) -> None:
     before = stamps(source)
     move_weights(fold(source, 1))
-    with pytest.raises(UserError, match=r"fold1/oof\.parquet is outdated: it was made with other weights"):
+    with refused("fold1/oof.parquet", "other weights", "cxrlt predict model"):
         evaluate(source.challenge, source.workspace, "model", n_draws=5)
     capsys.readouterr()
     predict(source, "model", "oof")
@@ -116,7 +117,7 @@ def test_weights_for_other_classes_are_never_predicted_with(source: ImageSource)
     path = fold(source, 0) / "run.json"
     record = json.loads(path.read_text())
     path.write_text(json.dumps(record | {"classes": ["Effusion", "Mass", "Ring"]}))
-    with pytest.raises(UserError, match=r"other classes.*: Hernia, Ring\. Train it again: cxrlt train"):
+    with refused("Hernia, Ring", "cxrlt train", "--fold 0 --force"):
         predict(source, "model", "dev")
 
 

@@ -5,7 +5,6 @@ import pandas as pd
 import pytest
 
 from cxrlt.artifacts import write_json
-from cxrlt.errors import UserError
 from cxrlt.predictions.standardise import (
     constants_of,
     mean_constants,
@@ -13,6 +12,7 @@ from cxrlt.predictions.standardise import (
     standardise_by_fold,
     write_constants,
 )
+from refusal import refused
 
 
 def frame(values: object, names: str = "AB") -> pd.DataFrame:
@@ -81,5 +81,5 @@ def test_constants_that_lack_a_class_or_a_usable_number_are_refused_with_the_com
     tmp_path: Path, values: dict
 ) -> None:
     write_json(tmp_path / "constants.json", values | {"made_of": {}})
-    with pytest.raises(UserError, match=r"constants\.json .*Make it again with: cxrlt predict model --force"):
+    with refused("constants.json", "cxrlt predict model --force"):
         read_constants(tmp_path, "AB", "cxrlt predict model")

@@ -9,6 +9,7 @@ from cxrlt.training.batch_size import require_batches_that_train
 from cxrlt.training.batches import batches_of, share_of
 from cxrlt.training.setup import create_accelerator, create_trainer
 from cxrlt.training.train import TrainPlan, fold_jobs, train
+from refusal import refused
 from tiny import same, tiny_recipe, weights_of
 
 ONE_PIXEL = {"model.backbone": "test_resnet", "data.size": 32, "schedule.epochs": 1}
@@ -39,10 +40,8 @@ def require(jobs, world=1):
 
 def test_batches_of_one_image_are_refused_before_anything_is_written(source):
     plan = TrainPlan("alone", tiny_recipe(**ONE_PIXEL, **{"optim.batch_size": 1}))
-    with pytest.raises(
-        UserError,
-        match=r"optim\.batch_size 1 leaves a row alone in a batch of fold 0 \(32 rows\), and the BatchNorm "
-        r"of test_resnet at data\.size 32 cannot train on one image\. Take --optim\.batch-size 2\.",
+    with refused(
+        "optim.batch_size 1", "fold 0", "32 rows", "test_resnet", "data.size 32", "--optim.batch-size 2"
     ):
         train(source, plan)
     assert not source.workspace.run_dir("csv", "alone").exists()
@@ -58,16 +57,16 @@ def test_batches_of_one_image_go_on_where_they_can(source, over):
 def test_an_epochs_tail_of_one_image_is_refused_with_a_size_that_leaves_none(source):
     (job,) = jobs_of(source, "tail", **ONE_PIXEL, **{"optim.batch_size": 2})
     require([job])
-    with pytest.raises(UserError, match=r"batch_size 2 leaves .* \(31 rows\).* Take --optim\.batch-size 3\."):
+    with refused("batch_size 2", "31 rows", "--optim.batch-size 3"):
         require([job, with_rows(job, 31)])
-    with pytest.raises(UserError, match=r"\(1 rows\).*Take another --model\.backbone, without BatchNorm\."):
+    with refused("1 rows", "--model.backbone"):
         require([with_rows(job, 1)])
 
 
 def test_every_process_needs_two_images(source):
     jobs = jobs_of(source, "shared", **ONE_PIXEL, **{"optim.batch_size": 4})
     require(jobs, world=2)
-    with pytest.raises(UserError, match=r"\(32 rows shared by 4 processes\).*Take --optim\.batch-size 8\."):
+    with refused("32 rows", "4 processes", "--optim.batch-size 8"):
         require(jobs, world=4)
 
 

@@ -26,6 +26,7 @@ from cxrlt.training.checkpoint import (
 from cxrlt.training.optimise import create_optimizer
 from cxrlt.training.train import TrainPlan, train
 from interrupting import stopping_in_update
+from refusal import says
 from tiny import same, tiny_recipe, weights_of
 
 
@@ -98,8 +99,7 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_it_is_taken(tmp_path, d
     assert fresh.load(tmp_path, said.append) == Progress(10)
     assert same(fresh.tensors(), before)
     (line,) = said
-    assert line.startswith(f"{last} cannot be used: ")
-    assert line.endswith("Going on from the one before, of update 10.")
+    says(line, last, "update 10")
 
 
 def test_every_bit_of_a_checkpoint_counts(tmp_path):
@@ -123,9 +123,8 @@ def test_without_a_whole_checkpoint_training_starts_from_its_beginning_and_says_
     for update in (1, 2):
         run.save(tmp_path, update).write_bytes(b"nothing")
     assert Run().load(tmp_path, said.append) is None
-    assert "checkpoint-2.safetensors cannot be used" in said[0]
-    assert "checkpoint-1.safetensors cannot be used" in said[0]
-    assert said[0].endswith("There is no other, so this training starts from its beginning.")
+    says(said[0], "checkpoint-2.safetensors", "checkpoint-1.safetensors")
+    assert "update" not in said[0]  # there is none to go on from
     said.clear()
     assert Run().load(tmp_path / "elsewhere", said.append) is None
     assert not said
@@ -136,12 +135,12 @@ def test_a_checkpoint_of_another_model_or_of_half_a_state_is_not_loaded(tmp_path
     run, said = Run(), []
     before = run.tensors()
     assert run.load(tmp_path, said.append) is None
-    assert "it is of another model (ema.head" in said[0]
+    assert "ema.head" in said[0]
     del run.optimizer.state[run.optimizer.param_groups[0]["params"][0]]["exp_avg_sq"]
     run.save(tmp_path, 3)
     fresh = Run()
     assert fresh.load(tmp_path, said.append) is None
-    assert "it is of another model (optimizer." in said[1]
+    assert "optimizer." in said[1]
     assert same(fresh.tensors(), before)
 
 
@@ -193,8 +192,8 @@ def test_a_fold_with_damaged_checkpoints_ends_with_the_weights_it_should(source,
     (job,) = train(source, plan)
     assert same(weights_of(job), weights_of(whole))
     out = capsys.readouterr().out
-    assert "checkpoint-5.safetensors cannot be used: its checksum is not" in out
-    assert ("going on from update 4 of 8" in out) == (n_damaged == 1)
+    says(out, "checkpoint-5.safetensors", "checksum")
+    assert ("update 4 of 8" in out) == (n_damaged == 1)
     assert not checkpoints(job.run_dir)
 
 
@@ -205,10 +204,10 @@ def test_a_truncated_or_foreign_file_of_weights_is_a_sentence_with_its_path_and_
     broken = [whole[:size] for size in (0, 7, 50, len(whole) - 1)]
     for content in (*broken, whole + b"more", b"PK\3\4" * 99, pickle.dumps({"weight": 1}), b"\xff" * 500):
         path.write_bytes(content)
-        with pytest.raises(UserError, match=rf"{path} is damaged or no safetensors file \(.+\).*--force"):
+        with pytest.raises(UserError, match=rf"{path} .*\(.+\).*--force"):
             read_tensors(path)
     path.unlink()
-    with pytest.raises(UserError, match=rf"{path} does not exist. Make it with: cxrlt train x"):
+    with pytest.raises(UserError, match=rf"{path} .*cxrlt train x"):
         read_tensors(path, made_by="cxrlt train x")
 
 

@@ -1,6 +1,5 @@
 """A run that a signal stops saves its update, says so in a sentence, and goes on as if nothing had been."""
 
-import re
 import signal
 import subprocess
 import sys
@@ -15,6 +14,7 @@ from cxrlt.stopping import Stopped, stop_on_signals
 from cxrlt.training.checkpoint import checkpoints, update_of
 from cxrlt.training.train import TrainPlan, train
 from interrupting import each_pass, in_update, send, stopping_in_update
+from refusal import says
 from tiny import make_tiny, same, tiny_recipe, weights_of
 
 OVER = {"schedule.epochs": 3, "optim.batch_size": 4, "model.drop_path": 0.2, "model.drop_rate": 0.1}
@@ -80,10 +80,11 @@ def test_a_signal_in_the_midst_of_an_epoch_loses_no_update(
     stopped = run(*script, *command, start_new_session=True)
     assert stopped.returncode == 128 + number, stopped.stderr
     run_dir = source.workspace.run_dir("csv", name) / "fold0"
-    assert re.search(rf"fold 0: update 12 of 24 is saved \({run_dir}/checkpoint-12\S+\)", stopped.stdout)
+    says(stopped.stdout, "fold 0", "update 12 of 24", run_dir / "checkpoint-12.safetensors")
     assert [update_of(path) for path in checkpoints(run_dir)] == [12]
     last = stopped.stderr.strip().splitlines()
-    assert last == [f"cxrlt: stopped by {number.name}; the same command goes on from here"]
+    assert len(last) == 1
+    says(last[0], number.name, "the same command")
     other = tiny_recipe(**OVER, **MIXED, **{"data.n_workers": 2 - n_workers})
     (job,) = train(source, TrainPlan(name, other, folds=(0,)))
     assert "going on from update 12 of 24" in capsys.readouterr().out
@@ -97,8 +98,13 @@ def test_processes_of_one_training_stop_together_where_one_of_them_is_asked(plac
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     stopped = run(*torchrun, str(script), "12", "TERM", "alone", *words(place, "together", 0))
     assert stopped.returncode != 0
-    assert stopped.stderr.count("cxrlt: stopped by SIGTERM; the same command goes on from here") == 2
-    assert "fold 0: update 16 of 24 is saved" in stopped.stdout  # all look at it there
+    assert (
+        len(
+            [line for line in stopped.stderr.splitlines() if line.startswith("cxrlt: ") and "SIGTERM" in line]
+        )
+        == 2
+    )
+    says(stopped.stdout, "fold 0", "update 16 of 24")  # all look at it there
     (saved,) = checkpoints(source.workspace.run_dir("csv", "together") / "fold0")
     assert update_of(saved) == 16
     (job,) = train(source, TrainPlan("together", tiny_recipe(**OVER, **MIXED), folds=(0,)))
