@@ -119,7 +119,7 @@ def main() -> None:
     parser.add_argument("packages", nargs="*", help=f"of {', '.join(PACKAGES)} (default: all)")
     parser.add_argument("--sample", type=int, default=200, help="mutants to draw from all packages together")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write every outcome to this file")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="keep the outcomes in this file")
     parser.add_argument("--again", type=Path, metavar="FILE", help="only the survivors in this --json file")
     options = parser.parse_args()
     if unknown := set(options.packages) - set(PACKAGES):
@@ -143,10 +143,12 @@ def main() -> None:
         else:
             drawn = draw(found, sources, options.sample, options.seed)
         preload(sources)
-        outcomes = list(try_all(drawn, sources, copy))
+        outcomes = []
+        for outcome in try_all(drawn, sources, copy):
+            outcomes.append(outcome)
+            if options.json:
+                options.json.write_text(json.dumps([dataclasses.asdict(each) for each in outcomes], indent=1))
     report({name: len(mutants) for name, mutants in found.items()}, outcomes)
-    if options.json:
-        options.json.write_text(json.dumps([dataclasses.asdict(each) for each in outcomes], indent=1))
 
 
 def mutants_of(package: str, sources: Sources) -> Iterator[Mutant]:

@@ -25,8 +25,11 @@ def test_with_many_positives_the_coefficients_are_those_of_the_data() -> None:
     assert stack.bias == pytest.approx(-2.0, abs=0.05)
 
 
-def test_the_fit_is_the_mode_of_the_penalised_likelihood() -> None:
+@pytest.mark.parametrize("scale", [1, -5])
+def test_the_fit_is_the_mode_of_the_penalised_likelihood(scale: float) -> None:
+    """Also where members are wrong and far from 0, from where whole Newton steps lead away."""
     scores, targets = draw(300, (1.5, 0.2, 0.9))
+    scores = scale * scores
     features = np.random.default_rng(1).normal(size=(300, 2))
     stack = fit_stack(scores, targets, features)
 
