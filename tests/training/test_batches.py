@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from cxrlt.inputs.dataset import LabelledRows
+from cxrlt.recipe import FusionConfig
 from cxrlt.training.batches import batches_of, load
 from cxrlt.training.setup import Trainer, create_accelerator, create_trainer
 from cxrlt.training.train import TrainPlan, fold_jobs, train
@@ -60,10 +61,11 @@ def test_labels_are_not_made_twice_where_one_pass_holds_the_whole_batch(source, 
     assert job.finished
 
 
-def test_every_seed_has_its_own_order_of_rows_and_its_own_augmentation(source):
+@pytest.mark.parametrize("over", [{}, {"model.fusion": FusionConfig(max_images=2, n_heads=2, dim=16)}])
+def test_every_seed_has_its_own_order_of_rows_and_its_own_augmentation(source, over):
     trainers = []
     for seed in (0, 1):
-        (job,) = fold_jobs(source, TrainPlan("seeds", tiny_recipe(), folds=(0,), seed=seed))
+        (job,) = fold_jobs(source, TrainPlan("seeds", tiny_recipe(**over), folds=(0,), seed=seed))
         trainers.append(create_trainer(job, create_accelerator(job.recipe)))
     orders = [np.concatenate(batches_of(trainer, 0)) for trainer in trainers]
     assert not np.array_equal(*orders)

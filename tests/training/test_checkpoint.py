@@ -1,13 +1,17 @@
 """What a checkpoint restores is what was there, in the order in memory in which it was there."""
 
 import copy
+import time
 
 import torch
 from torch import nn
 
 from cxrlt.models.backbone import create_model
-from cxrlt.training.checkpoint import Progress, load_checkpoint, save_checkpoint
+from cxrlt.training.checkpoint import Progress, checkpoints, load_checkpoint, save_checkpoint
 from cxrlt.training.optimise import create_optimizer
+from cxrlt.training.setup import create_accelerator, create_trainer
+from cxrlt.training.train import TrainPlan, fold_jobs
+from cxrlt.training.validate import save_if_due
 from tiny import tiny_recipe
 
 
@@ -37,3 +41,24 @@ def test_an_optimiser_goes_on_from_a_checkpoint_as_if_there_had_been_none(tmp_pa
         step(net, its)
     for key, value in model.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[key]), key
+
+
+def test_one_is_written_some_time_after_the_last_and_sooner_after_an_epoch(source):
+    (job,) = fold_jobs(source, TrainPlan("due", tiny_recipe(checkpoint_minutes=1), folds=(0,)))
+    job.run_dir.mkdir(parents=True)
+    trainer = create_trainer(job, create_accelerator(job.recipe))
+
+    def is_written(*, epoch_is_over: bool, seconds: float | None = None) -> bool:
+        """Whether one is, so long after the last; None: right after it."""
+        before = checkpoints(job.run_dir)
+        trainer.progress.update += 1
+        if seconds is not None:
+            trainer.clock.saved_at = time.monotonic() - seconds
+        save_if_due(trainer, epoch_is_over=epoch_is_over)
+        return checkpoints(job.run_dir) != before
+
+    assert not is_written(seconds=30, epoch_is_over=False)
+    assert is_written(seconds=30, epoch_is_over=True)
+    assert not is_written(epoch_is_over=True)
+    assert is_written(seconds=90, epoch_is_over=False)
+    assert not is_written(epoch_is_over=False)

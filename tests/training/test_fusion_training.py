@@ -1,5 +1,6 @@
 """Runs that see the images of a study together, from training to predictions."""
 
+import cv2
 import numpy as np
 import pandas as pd
 import pytest
@@ -128,3 +129,16 @@ def test_studies_are_augmented_at_test_time_too(source):
     frame, meta = read_predictions(path, CLASSES)
     assert meta.tta == "flip" and len(frame) == 24
     assert frame.notna().all(axis=None)
+
+
+def test_an_image_that_is_replaced_changes_what_the_others_of_its_study_get(tmp_path):
+    source = make_tiny(tmp_path, n_patients=6, n_folds=2)
+    train(source, TrainPlan("model", fusing()))
+    before = read_predictions(predict(source, "model", "dev")[0], CLASSES)[0]
+    picture = source.workspace.inputs_dir("csv") / "pictures" / "01000_pa.png"
+    cv2.imwrite(str(picture), 255 - cv2.imread(str(picture), cv2.IMREAD_GRAYSCALE))
+    found = read_predictions(predict(source, "model", "dev")[0], CLASSES)[0]
+    changed = found.index[(found != before).any(axis=1)]
+    assert set(changed) == {"01000_pa", "01000_lateral"}
+    afresh = read_predictions(predict(source, "model", "dev", force=True)[0], CLASSES)[0]
+    pd.testing.assert_frame_equal(found, afresh)

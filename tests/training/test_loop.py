@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -24,10 +24,12 @@ from cxrlt.training.infer import infer
 from cxrlt.training.job import FoldJob
 from cxrlt.training.optimise import create_optimizer
 from cxrlt.training.setup import create_accelerator, initial_model, loss_of
-from cxrlt.training.train import TrainPlan, train
+from cxrlt.training.stages import fit_in_stages
+from cxrlt.training.train import TrainPlan, fold_jobs, train
 from tiny import tiny_recipe, weights_of
 
-N_UPDATES = 8  # two epochs of four
+BATCH_SIZE, PER_EPOCH = 7, 5  # 32 rows, which make batches of seven and of six
+N_UPDATES = 2 * PER_EPOCH
 LR, CLIP = 5e-3, 2.4
 EMA_SHARE = 0.5
 
@@ -90,9 +92,10 @@ def moving_average(steps: list[Step], n_updates: int = N_UPDATES) -> list[Tensor
 
 @pytest.fixture(scope="module")
 def trained(source: ImageSource) -> tuple[FoldJob, list[Step]]:
-    """A fold whose average has a memory, trained in micro-batches of three, three and two."""
-    over = {"optim.ema_share": EMA_SHARE, "optim.lr": LR, "optim.clip_grad": CLIP}
-    recipe = tiny_recipe(**over, **{"optim.max_batch_per_device": 3})
+    """A fold whose average has a memory, trained in micro-batches of at most three."""
+    optim = {"ema_share": EMA_SHARE, "lr": LR, "clip_grad": CLIP, "batch_size": BATCH_SIZE}
+    optim |= {"max_batch_per_device": 3, "backbone_lr_share": 0.5}
+    recipe = tiny_recipe(**{f"optim.{name}": value for name, value in optim.items()})
     with steps_noted() as steps:
         (job,) = train(source, TrainPlan("by-hand", recipe, folds=(0,)))
     assert len(steps) == N_UPDATES
@@ -123,16 +126,24 @@ def test_the_scores_of_every_epoch_are_those_of_the_averaged_weights(trained):
         return macro_metric("mAP", job.targets(job.valid), logits.to_numpy())
 
     logged = list(pd.read_csv(job.run_dir / "log.csv")["oof_mAP"])
-    assert [score(moving_average(steps[:n])) for n in (4, 8)] == pytest.approx(logged)
-    assert [score(steps[n - 1].weights) for n in (4, 8)] != pytest.approx(logged, abs=1e-3)
+    assert [score(moving_average(steps[:n])) for n in (PER_EPOCH, N_UPDATES)] == pytest.approx(logged)
+    assert [score(steps[n - 1].weights) for n in (PER_EPOCH, N_UPDATES)] != pytest.approx(logged, abs=1e-3)
 
 
-def test_a_soup_is_made_of_the_averaged_weights_of_its_epochs(source):
+@pytest.mark.parametrize("scored", [True, False])
+def test_a_soup_is_made_of_the_averaged_weights_of_the_epochs_that_were_taken(source, scored):
     over = {"optim.ema_share": EMA_SHARE, "soup": {"kind": "average", "snapshots": 2, "inner_share": 0.25}}
+    (job,) = fold_jobs(source, TrainPlan(f"soup-{scored}", tiny_recipe(**over), folds=(0,)))
+    if not scored:  # then the last epoch stays
+        table = job.table.copy()
+        table.loc[job.judging, list(job.classes)] = np.nan
+        job = replace(job, table=table)
+    job.run_dir.mkdir(parents=True)
     with steps_noted() as steps:
-        (job,) = train(source, TrainPlan("soup-by-hand", tiny_recipe(**over), folds=(0,)))
+        fit_in_stages(job, create_accelerator(job.recipe))
     per_epoch = len(steps) // 2
     taken = read_json(job.run_dir / "soup.json", made_by="")["taken"]
+    assert taken in ([[2], [1, 2]] if scored else [[2]])
     averages = [moving_average(steps[: per_epoch * epoch], len(steps)) for epoch in taken]
     means = [torch.stack(parts).mean(0) for parts in zip(*averages, strict=True)]
     saved = weights_of(job)
@@ -146,8 +157,8 @@ def test_every_step_takes_the_clipped_gradient_of_the_mean_loss_of_its_whole_bat
     before = [None, *(step.weights for step in steps)]
     losses, clipped = [], []
     for update, step in enumerate(steps):
-        epoch, place = divmod(update, 4)
-        batch = epoch_batches(len(dataset), 8, job.seed, epoch)[place]
+        epoch, place = divmod(update, PER_EPOCH)
+        batch = epoch_batches(len(dataset), BATCH_SIZE, job.seed, epoch)[place]
         items = [dataset[epoch, draw] for draw in batch.tolist()]
         model = model_with(job, before[update]).train()
         images = torch.stack([inputs["images"] for inputs, _, _ in items])
@@ -159,8 +170,9 @@ def test_every_step_takes_the_clipped_gradient_of_the_mean_loss_of_its_whole_bat
         losses.append(value.item())
         clipped.append(norm.item() > CLIP)
     log = pd.read_csv(job.run_dir / "log.csv")
-    assert list(log["loss"]) == pytest.approx([np.mean(losses[:4]), np.mean(losses[4:])], rel=1e-4)
-    assert list(log["clipped_share"]) == [np.mean(clipped[:4]), np.mean(clipped[4:])]
+    by_epoch = [np.reshape(values, (2, PER_EPOCH)).mean(1) for values in (losses, clipped)]
+    assert list(log["loss"]) == pytest.approx(list(by_epoch[0]), rel=1e-4)
+    assert list(log["clipped_share"]) == pytest.approx(list(by_epoch[1]))
     assert 0 < sum(clipped) < N_UPDATES
 
 
@@ -169,7 +181,9 @@ def test_the_learning_rate_of_every_step_is_that_of_its_place_in_the_whole_run(t
     least = 0.01 * LR
     cosine = [(1 + math.cos(math.pi * update / (N_UPDATES - 1))) / 2 for update in range(N_UPDATES)]
     assert [step.lr for step in steps] == pytest.approx([least + (LR - least) * share for share in cosine])
-    assert list(pd.read_csv(job.run_dir / "log.csv")["lr"]) == pytest.approx([steps[3].lr, steps[7].lr])
+    assert list(pd.read_csv(job.run_dir / "log.csv")["lr"]) == pytest.approx(
+        [step.lr for step in steps[4::5]]
+    )
 
 
 def ldam(**options: object):
@@ -186,7 +200,7 @@ def test_a_loss_with_a_schedule_is_told_every_epoch_as_it_begins(single_source):
     assert alike == [True] * 4 + [False] * 4
 
 
-def dropout_masks(source: ImageSource, name: str, **plan: object) -> list[bytes]:
+def dropout_masks(source: ImageSource, plan: TrainPlan) -> list[bytes]:
     """Which features the head's dropout kept in every forward pass of a training."""
     masks: list[bytes] = []
 
@@ -196,13 +210,16 @@ def dropout_masks(source: ImageSource, name: str, **plan: object) -> list[bytes]
 
     handle = register_module_forward_hook(note)
     try:
-        train(source, TrainPlan(name, tiny_recipe(**{"model.drop_rate": 0.5}), folds=(0,), **plan))
+        train(source, plan)
     finally:
         handle.remove()
     return masks
 
 
-def test_every_update_of_every_seed_drops_features_of_its_own(source):
-    masks = [dropout_masks(source, f"dropout-{seed}", seed=seed) for seed in (0, 1)]
-    assert [len(of_run) for of_run in masks] == [N_UPDATES, N_UPDATES]
-    assert len({*masks[0], *masks[1]}) == 2 * N_UPDATES
+@pytest.mark.parametrize("frozen", [False, True])
+def test_every_update_of_every_seed_drops_features_of_its_own(source, frozen):
+    recipe = tiny_recipe(**{"model.drop_rate": 0.5, "model.frozen": frozen})
+    plans = [TrainPlan(f"drops-{frozen}-{seed}", recipe, folds=(0,), seed=seed) for seed in (0, 1)]
+    masks = [dropout_masks(source, plan) for plan in plans]
+    assert [len(of_run) for of_run in masks] == [8, 8]
+    assert len({*masks[0], *masks[1]}) == 16

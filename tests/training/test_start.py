@@ -137,6 +137,12 @@ def test_the_run_says_what_it_started_from_and_under_which_licence(trained):
     assert run["started_from"]["started_from"]["run"] == "csv:base"
 
 
+def test_a_run_with_stages_says_what_the_first_of_them_started_from(trained):
+    job = job_of(trained, "staged", "base", **{"schedule.stages": ({"epochs": 1}, {"epochs": 1})})
+    origins = [part.start.origin for part in (*job.stages, job)]
+    assert [origin.run if origin else None for origin in origins] == ["csv:base", None, "csv:base"]
+
+
 def test_a_finished_run_is_not_done_when_its_source_was_trained_anew(trained):
     train(trained, plan("early"))
     train(trained, plan("late", "early"))
