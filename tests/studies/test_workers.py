@@ -101,7 +101,9 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize(("number", "group"), [(signal.SIGTERM, False), (signal.SIGINT, True)])
+@pytest.mark.parametrize(
+    ("number", "group"), [(signal.SIGTERM, False), pytest.param(signal.SIGINT, True, marks=pytest.mark.full)]
+)
 def test_a_signal_lets_what_is_under_way_save_and_begins_nothing_else(tmp_path, number, group):
     (tmp_path / "parent.py").write_text(STOPPING)
     parent = subprocess.Popen(

@@ -68,7 +68,11 @@ def run(*arguments: str, **options: object) -> subprocess.CompletedProcess:
 
 @pytest.mark.parametrize(
     ("number", "target", "n_workers"),
-    [(signal.SIGTERM, "group", 2), (signal.SIGINT, "group", 2), (signal.SIGTERM, "alone", 0)],
+    [
+        (signal.SIGTERM, "group", 2),
+        pytest.param(signal.SIGINT, "group", 2, marks=pytest.mark.full),
+        pytest.param(signal.SIGTERM, "alone", 0, marks=pytest.mark.full),
+    ],
 )
 def test_a_signal_in_the_midst_of_an_epoch_loses_no_update(
     place, undisturbed, number, target, n_workers, capsys

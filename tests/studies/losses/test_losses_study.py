@@ -192,6 +192,7 @@ def test_a_truth_without_all_rows_is_refused(source, plan, tmp_path):
         study_losses(source, plan(name="wrong", truth=(truth,)))
 
 
+@pytest.mark.full
 def test_processes_find_what_this_one_finds(source, plan):
     alone = study_losses(source, plan(name="alone"))
     together = study_losses(source, plan(name="together", workers=2))

@@ -7,10 +7,16 @@ from cxrlt.inputs.images import ImageSource
 from cxrlt.recipe import save_recipe
 from cxrlt.studies.flags import StudyPlan
 from cxrlt.studies.tricks.study import study_tricks
-from tiny import tiny_recipe
+from tiny import make_tiny, tiny_recipe
 
 TRICKS = ("gem", "crt", "flip", "study_mean", "calibrate", "mean", "context")
 """Of every stage one, of predictions one of each kind."""
+
+
+@pytest.fixture(scope="session")
+def source(tmp_path_factory) -> ImageSource:
+    """A challenge of their own: studies of losses go by the same names."""
+    return make_tiny(tmp_path_factory.mktemp("tricks"))
 
 
 @pytest.fixture(scope="session")
