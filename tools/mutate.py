@@ -133,6 +133,8 @@ def main() -> None:
         copy = Path(folder) / "src"
         package = copy / "cxrlt"
         shutil.copytree(ROOT / "src" / "cxrlt", package, ignore=shutil.ignore_patterns("__pycache__"))
+        for file in filter(Path.is_file, ROOT.iterdir()):  # a submission's code has those beside src, too
+            shutil.copy(file, folder)
         sources = {
             path.relative_to(package).as_posix(): path.read_text(encoding="utf-8")
             for path in sorted(package.rglob("*.py"))
@@ -242,23 +244,25 @@ def preload(sources: Sources) -> None:
 
 
 def try_all(drawn: Mapping[str, Sequence[Mutant]], sources: Sources, copy: Path) -> Iterator[Outcome]:
-    """Outcomes of all mutants, printed as they come. Exits if the tests fail without any."""
-    for name, mutants in drawn.items():
-        if not mutants:
-            continue
-        modules = sorted({mutant.module for mutant in mutants})
-        files = list(dict.fromkeys(file for module in modules for file in test_files(name, module)))
-        passed, seconds, output = run_tests(files, copy, limit=3600)
-        if not passed:
-            sys.exit(f"The tests of {name} fail without a mutant:\n{output}")
-        limit = max(SHORTEST_LIMIT, 10 * seconds)
-        print(f"{name}: {seconds:.0f} s without a mutant, limit {limit:.0f} s", flush=True)
-        for mutant in mutants:
-            outcome = try_one(mutant, sources, copy, limit)
-            where = f"{mutant.module}:{mutant.line}"
-            print(f"{name:14}{where:36}{mutant.operator:40}{outcome.result:9}{outcome.seconds:6.1f} s")
-            print(outcome.change if outcome.result == "survived" else "", end="", flush=True)
-            yield outcome
+    """Outcomes of all mutants, printed as they come. Exits if the tests of a package fail without any."""
+    limits = {name: limit_of(name, mutants, copy) for name, mutants in drawn.items() if mutants}
+    for mutant in [mutant for mutants in drawn.values() for mutant in mutants]:
+        outcome = try_one(mutant, sources, copy, limits[mutant.package])
+        where = f"{mutant.module}:{mutant.line}"
+        print(f"{mutant.package:14}{where:36}{mutant.operator:40}{outcome.result:9}{outcome.seconds:6.1f} s")
+        print(outcome.change if outcome.result == "survived" else "", end="", flush=True)
+        yield outcome
+
+
+def limit_of(package: str, mutants: Sequence[Mutant], copy: Path) -> float:
+    """Seconds that the tests of a mutant may take. Exits if they fail without one."""
+    modules = sorted({mutant.module for mutant in mutants})
+    files = list(dict.fromkeys(file for module in modules for file in test_files(package, module)))
+    passed, seconds, output = run_tests(files, copy, limit=3600)
+    if not passed:
+        sys.exit(f"The tests of {package} fail without a mutant:\n{output}")
+    print(f"{package}: {seconds:.0f} s without a mutant", flush=True)
+    return max(SHORTEST_LIMIT, 10 * seconds)
 
 
 def test_files(package: str, module: str) -> list[Path]:
@@ -301,6 +305,7 @@ def run_tests(
         try:
             code = _child(files, copy, scratch, log, compiles)
         finally:
+            sys.stdout.flush()
             os._exit(code)
     try:
         code = _wait(pid, began + limit)
