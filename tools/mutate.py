@@ -39,7 +39,7 @@ class Package:
     """Modules below src/cxrlt, and the tests that must notice a change in them, the quickest first.
 
     The test "losses/hill" is tests/losses/test_hill.py. `slow` ones are run only for the module that they are
-    named after.
+    named after, and for modules that none is named after.
     """
 
     modules: str
@@ -76,8 +76,8 @@ PACKAGES: Mapping[str, Package] = {
     "submissions": Package(
         "submissions/*",
         "submissions/write submissions/read submissions/validate submissions/broken_submissions "
-        "submissions/code submissions/score",
-        slow="submissions/submit predictions/dependents",
+        "submissions/code submissions/score submissions/submit",
+        slow="predictions/dependents",
     ),
 }
 LEAST = 10
@@ -272,7 +272,10 @@ def test_files(package: str, module: str) -> list[Path]:
         return Path(module).stem in test
 
     tests, slow = PACKAGES[package].tests.split(), PACKAGES[package].slow.split()
-    names = sorted(tests, key=is_of_module, reverse=True) + [test for test in slow if is_of_module(test)]
+    needed = [test for test in slow if is_of_module(test)]
+    if not any(map(is_of_module, [*tests, *slow])):
+        needed = slow
+    names = sorted(tests, key=is_of_module, reverse=True) + needed
     return [TESTS / f"{Path(name).parent}/test_{Path(name).name}.py" for name in names]
 
 
@@ -311,9 +314,7 @@ def run_tests(
         code = _wait(pid, began + limit)
     finally:
         with suppress(ProcessLookupError):
-            os.killpg(
-                pid, signal.SIGKILL
-            )  # what the tests left running, or all where this program is stopped
+            os.killpg(pid, signal.SIGKILL)  # what the tests left running
         shutil.rmtree(scratch, ignore_errors=True)
     return code == 0, time.monotonic() - began, log.read_text(errors="replace")
 
