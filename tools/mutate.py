@@ -76,7 +76,7 @@ PACKAGES: Mapping[str, Package] = {
     "submissions": Package(
         "submissions/*",
         "submissions/write submissions/read submissions/validate submissions/broken_submissions "
-        "submissions/code submissions/score submissions/submit",
+        "submissions/record submissions/code submissions/score submissions/submit",
         slow="predictions/dependents",
     ),
 }
