@@ -71,7 +71,7 @@ PACKAGES: Mapping[str, Package] = {
     "calibration": Package(
         "predictions/calibration predictions/calibrate predictions/thresholds predictions/probabilities "
         "predictions/postprocess",
-        "predictions/postprocess predictions/logit_maps predictions/calibrate",
+        "predictions/postprocess predictions/probabilities predictions/logit_maps predictions/calibrate",
     ),
     "submissions": Package(
         "submissions/*",
