@@ -143,16 +143,22 @@ def test_an_environment_without_a_working_python_is_made_again(clone):
     assert (clone.root / ".venv" / "bin" / "python").is_file()
 
 
-def test_the_test_word_adds_the_test_tools_and_runs_linter_formatter_and_tests_in_the_repository(clone):
+@pytest.mark.parametrize(
+    ("tier", "marks"), [([], "not full"), (["--quick"], "not slow and not full"), (["--full"], "")]
+)
+def test_the_test_word_adds_the_test_tools_and_runs_linter_formatter_and_a_tier_of_the_tests(
+    clone, tier, marks
+):
     clone.add_python()
-    result = clone.run("test", "-k", "two words")
+    result = clone.run("test", *tier, "-k", "two words")
     assert result.returncode == 0, result.stderr
     assert any(f"-r {clone.root}/tests/requirements.txt" in call for call in clone.installations())
     ruff, form, bandit, tests = (line.split("|", 2)[2] for line in result.stdout.splitlines()[-4:])
     assert ruff == f"{clone.root}|-m|ruff|check|.|"
     assert form == f"{clone.root}|-m|ruff|format|--check|.|"
     assert bandit == f"{clone.root}|-m|bandit|--quiet|--recursive|--configfile|pyproject.toml|src|"
-    assert tests == f"{clone.root}|-m|pytest|-k|two words|"
+    assert tests.startswith(f"{clone.root}|-m|pytest|--numprocesses|")
+    assert tests.endswith(f"|-m|{marks}|-k|two words|")
 
 
 def test_the_audit_looks_at_the_code_and_at_all_locked_packages_of_any_machine(clone):

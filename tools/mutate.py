@@ -39,7 +39,7 @@ class Package:
     """Modules below src/cxrlt, and the tests that must notice a change in them, the quickest first.
 
     The test "losses/hill" is tests/losses/test_hill.py. `slow` ones are run only for the module that they are
-    named after.
+    named after, and for modules that none is named after.
     """
 
     modules: str
@@ -71,13 +71,13 @@ PACKAGES: Mapping[str, Package] = {
     "calibration": Package(
         "predictions/calibration predictions/calibrate predictions/thresholds predictions/probabilities "
         "predictions/postprocess",
-        "predictions/postprocess predictions/logit_maps predictions/calibrate",
+        "predictions/postprocess predictions/probabilities predictions/logit_maps predictions/calibrate",
     ),
     "submissions": Package(
         "submissions/*",
         "submissions/write submissions/read submissions/validate submissions/broken_submissions "
-        "submissions/code submissions/score",
-        slow="submissions/submit predictions/dependents",
+        "submissions/record submissions/code submissions/score submissions/submit",
+        slow="predictions/dependents",
     ),
 }
 LEAST = 10
@@ -114,16 +114,21 @@ class Outcome:
     change: str
 
 
-def main() -> None:
+def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("packages", nargs="*", help=f"of {', '.join(PACKAGES)} (default: all)")
     parser.add_argument("--sample", type=int, default=200, help="mutants to draw from all packages together")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, metavar="FILE", help="keep the outcomes in this file")
     parser.add_argument("--again", type=Path, metavar="FILE", help="only the survivors in this --json file")
-    options = parser.parse_args()
+    options = parser.parse_args(words)
     if unknown := set(options.packages) - set(PACKAGES):
         parser.error(f"no package {', '.join(sorted(unknown))}; there are {', '.join(PACKAGES)}")
+    return options
+
+
+def main() -> None:
+    options = parse()
     try:
         importlib.import_module("cosmic_ray")
     except ImportError:
@@ -133,6 +138,8 @@ def main() -> None:
         copy = Path(folder) / "src"
         package = copy / "cxrlt"
         shutil.copytree(ROOT / "src" / "cxrlt", package, ignore=shutil.ignore_patterns("__pycache__"))
+        for file in filter(Path.is_file, ROOT.iterdir()):  # a submission's code has those beside src, too
+            shutil.copy(file, folder)
         sources = {
             path.relative_to(package).as_posix(): path.read_text(encoding="utf-8")
             for path in sorted(package.rglob("*.py"))
@@ -242,23 +249,25 @@ def preload(sources: Sources) -> None:
 
 
 def try_all(drawn: Mapping[str, Sequence[Mutant]], sources: Sources, copy: Path) -> Iterator[Outcome]:
-    """Outcomes of all mutants, printed as they come. Exits if the tests fail without any."""
-    for name, mutants in drawn.items():
-        if not mutants:
-            continue
-        modules = sorted({mutant.module for mutant in mutants})
-        files = list(dict.fromkeys(file for module in modules for file in test_files(name, module)))
-        passed, seconds, output = run_tests(files, copy, limit=3600)
-        if not passed:
-            sys.exit(f"The tests of {name} fail without a mutant:\n{output}")
-        limit = max(SHORTEST_LIMIT, 10 * seconds)
-        print(f"{name}: {seconds:.0f} s without a mutant, limit {limit:.0f} s", flush=True)
-        for mutant in mutants:
-            outcome = try_one(mutant, sources, copy, limit)
-            where = f"{mutant.module}:{mutant.line}"
-            print(f"{name:14}{where:36}{mutant.operator:40}{outcome.result:9}{outcome.seconds:6.1f} s")
-            print(outcome.change if outcome.result == "survived" else "", end="", flush=True)
-            yield outcome
+    """Outcomes of all mutants, printed as they come. Exits if the tests of a package fail without any."""
+    limits = {name: limit_of(name, mutants, copy) for name, mutants in drawn.items() if mutants}
+    for mutant in [mutant for mutants in drawn.values() for mutant in mutants]:
+        outcome = try_one(mutant, sources, copy, limits[mutant.package])
+        where = f"{mutant.module}:{mutant.line}"
+        print(f"{mutant.package:14}{where:36}{mutant.operator:40}{outcome.result:9}{outcome.seconds:6.1f} s")
+        print(outcome.change if outcome.result == "survived" else "", end="", flush=True)
+        yield outcome
+
+
+def limit_of(package: str, mutants: Sequence[Mutant], copy: Path) -> float:
+    """Seconds that the tests of a mutant may take. Exits if they fail without one."""
+    modules = sorted({mutant.module for mutant in mutants})
+    files = list(dict.fromkeys(file for module in modules for file in test_files(package, module)))
+    passed, seconds, output = run_tests(files, copy, limit=3600)
+    if not passed:
+        sys.exit(f"The tests of {package} fail without a mutant:\n{output}")
+    print(f"{package}: {seconds:.0f} s without a mutant", flush=True)
+    return max(SHORTEST_LIMIT, 10 * seconds)
 
 
 def test_files(package: str, module: str) -> list[Path]:
@@ -268,7 +277,10 @@ def test_files(package: str, module: str) -> list[Path]:
         return Path(module).stem in test
 
     tests, slow = PACKAGES[package].tests.split(), PACKAGES[package].slow.split()
-    names = sorted(tests, key=is_of_module, reverse=True) + [test for test in slow if is_of_module(test)]
+    needed = [test for test in slow if is_of_module(test)]
+    if not any(map(is_of_module, [*tests, *slow])):
+        needed = slow
+    names = sorted(tests, key=is_of_module, reverse=True) + needed
     return [TESTS / f"{Path(name).parent}/test_{Path(name).name}.py" for name in names]
 
 
@@ -301,14 +313,13 @@ def run_tests(
         try:
             code = _child(files, copy, scratch, log, compiles)
         finally:
+            sys.stdout.flush()
             os._exit(code)
     try:
         code = _wait(pid, began + limit)
     finally:
         with suppress(ProcessLookupError):
-            os.killpg(
-                pid, signal.SIGKILL
-            )  # what the tests left running, or all where this program is stopped
+            os.killpg(pid, signal.SIGKILL)  # what the tests left running
         shutil.rmtree(scratch, ignore_errors=True)
     return code == 0, time.monotonic() - began, log.read_text(errors="replace")
 

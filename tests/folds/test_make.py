@@ -11,8 +11,10 @@ from cxrlt.challenges import get_challenge
 from cxrlt.challenges.base import Challenge
 from cxrlt.errors import UserError
 from cxrlt.folds.balance import balance
-from cxrlt.folds.make import make_folds, read_folds
+from cxrlt.folds.make import extend_folds, make_folds, read_folds
 from cxrlt.folds.split import split_patients
+from cxrlt.inputs.cache_build import build_cache
+from cxrlt.inputs.table import load_table
 from refusal import refused
 
 
@@ -54,10 +56,11 @@ def test_other_rows_than_those_of_the_split_there_are_an_error_that_names_them(
     table.drop("i000005").to_csv(workspace.inputs_dir("tiny") / "train.csv")
     with refused("1 rows", "i000005", "cxrlt folds tiny --extend"):
         make_folds(challenge, workspace)
-    table.loc["i000000", "patient"] = "p99999"
-    table.to_csv(workspace.inputs_dir("tiny") / "train.csv")
-    with pytest.raises(UserError, match="another patient there: i000000"):
-        make_folds(challenge, workspace)
+    for patient in ("p99999", "a00000"):
+        table.loc["i000000", "patient"] = patient
+        table.to_csv(workspace.inputs_dir("tiny") / "train.csv")
+        with pytest.raises(UserError, match="1 rows have another patient there: i000000"):
+            make_folds(challenge, workspace)
 
 
 def test_force_replaces_the_split_and_names_the_runs_that_no_longer_fit(
@@ -156,3 +159,37 @@ def test_all_nih_rows_at_once_are_split_evenly_too(nih: Workspace) -> None:
     assert figures["n_rows"] == 112_120
     assert figures["patients_in_two_folds"] == 0
     assert figures["label_cv_mean"] <= 0.006
+
+
+def decode_all(challenge: Challenge, workspace: Workspace, same: dict[str, str]) -> None:
+    """Write an image of its own for every row, but for those of `same` that of another, and cache them."""
+    table = challenge.read("train", workspace.inputs_dir("tiny"))
+    images = workspace.images_dir("tiny")
+    for image_id in table.index:
+        number = table.index.get_loc(same.get(image_id, image_id))
+        cv2.imwrite(str(images / f"{image_id}.png"), np.full((8, 8), number, np.uint8))
+    table = load_table(challenge, "train", workspace)
+    build_cache(table, 8, workspace.cache_dir(), "tiny", "train", images, workers=1, progress=False)
+
+
+def test_patients_who_share_a_picture_are_one_also_when_the_split_is_extended(
+    challenge: Challenge, workspace: Workspace, table: pd.DataFrame
+) -> None:
+    path = workspace.inputs_dir("tiny") / "train.csv"
+    table[table["patient"] < "p00020"].to_csv(path)
+    table = table[table["patient"] < "p00025"]
+    first = table.groupby("patient").head(1).reset_index().set_index("patient")["image_id"]
+    same = dict.fromkeys(first[["p00007", "p00022"]], first["p00003"])
+    decode_all(challenge, workspace, same)
+    make_folds(challenge, workspace, n_folds=3, group_duplicates=True)
+    before = read_folds(challenge, workspace).frame
+    assert set(before.loc[table.index[table["patient"].isin(["p00003", "p00007"])], "patient"]) == {"p00003"}
+    table.to_csv(path)
+    with pytest.raises(UserError, match="training images are not decoded yet"):
+        extend_folds(challenge, workspace)
+    decode_all(challenge, workspace, same)
+    extend_folds(challenge, workspace)
+    after = read_folds(challenge, workspace).frame
+    assert after.loc[before.index].equals(before)
+    assert set(after.loc[table.index[table["patient"] == "p00022"], "patient"]) == {"p00003"}
+    assert set(after["patient"]) == set(table["patient"]) - {"p00007", "p00022"}

@@ -127,7 +127,12 @@ def test_weights_are_of_this_split_where_their_fold_saw_its_rows_or_it_was_only_
     assert has_trained() == [True, True, False, False, False, False]
     pd.concat([table, new]).to_csv(workspace.inputs_dir("tiny") / "train.csv", index_label="image_id")
     extend_folds(challenge, workspace)
-    assert read_folds(challenge, workspace).identity.rows(1) != made_of["rows"]
+    folds = read_folds(challenge, workspace)
+    now = {"split": folds.identity.split, "rows": folds.identity.rows(1)}
+    assert now["rows"] != made_of["rows"]
+    assert folds.extended_since(made_of, 1) == ["split", "rows"]
+    assert folds.accepting(made_of | {"labels": "x"}, 1) == now | {"labels": "x"}
+    assert folds.extended_since(now, 1) == folds.extended_since({"split": "0" * 64}, 1) == []
     assert has_trained() == [True, True, False, False, False, False]
     make_folds(challenge, workspace, seed=1, force=True)
     assert not any(has_trained())

@@ -1,5 +1,7 @@
 """Which rows of the training table count as new, gone or leaking since the folds were made."""
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pandas as pd
@@ -45,3 +47,16 @@ def test_a_patient_of_the_table_in_two_folds_is_a_leak_that_training_refuses(
     with refused("1 patients", "folds.csv", one, "--force"):
         rows.require_complete("tiny")
     assert "scores flatter" in rows.notes("tiny")[0]
+
+
+def test_new_rows_stand_in_the_order_of_the_table_without_those_of_patients_whom_dev_has(
+    challenge: Challenge, workspace: Workspace, table: pd.DataFrame
+) -> None:
+    with_dev = replace(challenge, splits=("train", "dev"))
+    inputs = workspace.inputs_dir("tiny")
+    table[:5].rename("dev {}".format).to_csv(inputs / "dev.csv", index_label="image_id")
+    make_folds(with_dev, workspace, drop_shared_patients=True)
+    new = table.iloc[[-1, -2, 0, -3]].rename("new {}".format)
+    pd.concat([table, new]).to_csv(inputs / "train.csv", index_label="image_id")
+    rows = read_train_rows(with_dev, workspace)
+    assert rows.new.tolist() == new.index[[0, 1, 3]].tolist()

@@ -195,3 +195,14 @@ def test_deferred_weights_come_with_their_epoch_and_divide_the_sum():
     assert uniform.denominators(ids) == 6
     assert LDAMLoss(reweight_epoch=0, **FIVE_COUNTS)(logits, ids) == effective(logits, ids)
     assert effective.denominators(ids) != 6
+
+
+def test_weights_of_positives_class_by_class_are_torchs():
+    logits, targets = torch.linspace(-3, 4, 15).reshape(5, 3), torch.eye(3)[[0, 1, 2, 2, 0]]
+    weight = [0.0, 1.5, 40.0]
+    expected = torch.nn.functional.binary_cross_entropy_with_logits(
+        logits, targets, pos_weight=torch.tensor(weight)
+    )
+    assert torch.isclose(BinaryCrossEntropy(pos_weight=weight, reduction="mean")(logits, targets), expected)
+    with pytest.raises(ValueError, match="one number >= 0, or one for every class"):
+        BinaryCrossEntropy(pos_weight=[weight])

@@ -9,6 +9,7 @@ import pytest
 from cxrlt.cli import main
 from cxrlt.predictions.calibrate import calibrate
 from cxrlt.predictions.ensemble import make_ensemble
+from cxrlt.provenance import digest_of_weights
 from cxrlt.submissions.dependents import outdated, outdated_listing
 from cxrlt.submissions.record import RECORD, outdated_line
 from cxrlt.submissions.submit import submit
@@ -107,6 +108,11 @@ def test_a_fold_that_started_from_weights_which_were_replaced_is_to_be_trained_a
         "two fold 1 (started from former weights): "
         "cxrlt train RECIPE --name two --challenge csv --fold 1 --force"
     ]
+    assert words(whole, "study/three") == []
+    same = digest_of_weights(whole.workspace.run_dir("csv", "one") / "fold1" / "weights.safetensors")
+    origin["weights"] = same
+    (directory / "run.json").write_text(json.dumps(record | {"started_from": origin}))
+    assert words(whole, "one") == []
 
 
 def test_folds_made_anew_outdate_everything_and_the_same_folds_nothing(

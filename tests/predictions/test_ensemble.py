@@ -17,6 +17,7 @@ from cxrlt.predictions.selection import greedy_weights
 from cxrlt.predictions.standardise import mean_constants
 from cxrlt.predictions.store import read_predictions
 from cxrlt.predictions.study import study_mean
+from cxrlt.predictions.view_weights import choose_study_mean
 from cxrlt.predictions.weights import WEIGHTS_FILE, read_weights
 from refusal import refused
 from tiny import SimulatedRuns, edit_parquet
@@ -43,6 +44,13 @@ def test_members_are_averaged_by_id_on_one_scale(two: SimulatedRuns) -> None:
     final = read_final(*of(two, "both", "test")).logits
     np.testing.assert_allclose(final.to_numpy(), constants.invert(expected).to_numpy())
     assert sum(shares.values()) == pytest.approx(1)
+
+
+def test_the_weights_of_views_are_those_chosen_for_the_plain_mean_of_the_members(two: SimulatedRuns) -> None:
+    chosen = make_ensemble(*of(two, "both", ["good", "poor"]), study_mean="search").weights.study_mean
+    good, poor = (read_oof(name, two.present).frame for name in ("good", "poor"))
+    table = two.present.rows.table
+    assert chosen == choose_study_mean(two.challenge, (good + poor) / 2, table, "search")
 
 
 def test_the_nested_score_is_that_of_weights_fitted_without_the_fold(two: SimulatedRuns) -> None:

@@ -83,3 +83,14 @@ def test_constants_that_lack_a_class_or_a_usable_number_are_refused_with_the_com
     write_json(tmp_path / "constants.json", values | {"made_of": {}})
     with refused("constants.json", "cxrlt predict model --force"):
         read_constants(tmp_path, "AB", "cxrlt predict model")
+
+
+def test_a_class_without_any_prediction_is_on_the_scale_of_logits() -> None:
+    constants = constants_of(frame({"A": [np.nan, np.nan], "B": [1.0, 3.0]}))
+    assert (constants.median["A"], constants.iqr["A"]) == (0, 1)
+
+
+def test_without_weights_the_parts_of_mean_constants_count_alike() -> None:
+    parts = [constants_of(frame([[m, 0], [m + w, 0]])) for m, w in ((0, 2), (10, 6))]
+    mean = mean_constants(parts)
+    assert (mean.median["A"], mean.iqr["A"]) == (pytest.approx(7), pytest.approx(2))

@@ -1,4 +1,5 @@
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -236,3 +237,19 @@ def test_a_semicolon_in_a_name_is_no_separator_where_there_are_commas(problems_o
 def test_a_file_may_have_64_bytes_per_cell_and_every_name_twice_beside_64_kilobytes(challenge):
     names = len("".join([HEADER.replace(",", ""), *IDS]))
     assert largest_submission(challenge, IDS) == 65_536 + 64 * 6 * 4 + 2 * names
+
+
+def test_where_the_highest_value_of_a_row_decides_rows_must_differ_and_classes_need_not(tmp_path, challenge):
+    single = replace(challenge, task="single_label", metric="macro-F1")
+
+    def problems(*values: str) -> list[str]:
+        path = tmp_path / "mine.csv"
+        path.write_text(text_of(rows=[f"{i},{values[n % len(values)]}" for n, i in enumerate(IDS)]))
+        return validate_submission(path, single, IDS)
+
+    assert problems("0,.4,.6", "0,.3,.7") == []
+    assert problems("1,0,0", "0,1,0") == []
+    assert problems(".2,.3,.5") == [
+        "Every row holds the same values, which predicts one class for all of them."
+    ]
+    assert problems("0,-4,6", "0,3,-7")[0].startswith("These look like logits (apply a softmax): row 2")

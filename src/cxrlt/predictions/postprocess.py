@@ -75,6 +75,6 @@ def postprocess(
 
 
 def _log1m_exp(log_p: Floats) -> Floats:
-    """log(1 - p) for log p < 0, without loss where p is near 0 or 1."""
-    with np.errstate(divide="ignore"):  # of the branch that is not taken
-        return np.where(log_p > -np.log(2), np.log(-np.expm1(log_p)), np.log1p(-np.exp(log_p)))
+    """log(1 - p) for log p < 0, without loss where p is near 1; near p = 0 it is lost in the logit anyway."""
+    with np.errstate(divide="ignore"):  # of a p that rounds to 1
+        return np.log(-np.expm1(log_p))
