@@ -29,6 +29,8 @@ from interrupting import each_pass, n_rows, stopping_in_update
 from refusal import refused
 from tiny import make_tiny, tiny_recipe, tiny_source
 
+pytestmark = pytest.mark.slow
+
 RECIPE = tiny_recipe(**{"schedule.epochs": 1, "predict": {"study_mean": "off"}})
 
 

@@ -10,6 +10,8 @@ from cxrlt import cli, commands
 from cxrlt.errors import UserError
 from cxrlt.recipe import load_recipe
 
+pytestmark = pytest.mark.slow
+
 SLOW = {"torch", "timm", "pandas", "pyarrow", "scipy", "sklearn", "matplotlib", "cv2", "numpy"}
 
 

@@ -17,6 +17,8 @@ from cxrlt.submissions.submit import submit
 from cxrlt.submissions.validate import validate
 from layouts import write_layout
 
+pytestmark = pytest.mark.slow
+
 RECIPES = {
     "cxrlt2023": ("best_cxrlt2023", "best_cxrlt2023_fusion"),
     "cxrlt2024-task1": ("best_cxrlt2024_task1", "best_cxrlt2024_task1_fusion"),

@@ -19,6 +19,8 @@ from cxrlt.recipe import save_recipe
 from cxrlt.submissions.validate import validate
 from tiny import CLASSES, make_tiny, tiny_recipe
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> tuple[ImageSource, Plan]:

@@ -15,6 +15,8 @@ from cxrlt import cli
 from cxrlt.challenges import challenge_names
 from cxrlt.recipe import Recipe, load_recipe, recipe_names, save_recipe
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 GUIDES = README + (ROOT / "inputs" / "README.md").read_text(encoding="utf-8")

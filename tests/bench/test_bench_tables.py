@@ -10,6 +10,8 @@ from cxrlt.bench.setting import Setting
 from cxrlt.errors import UserError
 from cxrlt.inputs.check import check
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def setting(tmp_path) -> Setting:

@@ -25,6 +25,8 @@ from cxrlt.training import loop
 from cxrlt.training.batches import batches_of, load
 from cxrlt.training.setup import Trainer, create_accelerator, create_trainer
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def few_images_and_one_round(monkeypatch):

@@ -9,6 +9,8 @@ from cxrlt.errors import UserError
 from fuzz.oracle import same, table_of
 from layouts import LAYOUTS, TableLayout
 
+pytestmark = pytest.mark.slow
+
 LONGEST_SENTENCE = 3000
 
 

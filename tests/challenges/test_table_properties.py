@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -14,6 +15,8 @@ from cxrlt.challenges import get_challenge
 from cxrlt.challenges.csv_file import read_csv, read_lines
 from cxrlt.errors import UserError
 from fuzz.oracle import same
+
+pytestmark = pytest.mark.slow
 
 ALWAYS_THE_SAME = settings(
     derandomize=True, deadline=None, max_examples=150, suppress_health_check=list(HealthCheck), database=None

@@ -5,6 +5,8 @@ from fault_client import Ended, Run
 from harness import Harness
 from tiny_stages import after, contents, left_over
 
+pytestmark = pytest.mark.slow
+
 
 def together(found: Harness, commands: list[list[str]]) -> list[Ended]:
     return found.server.together([Run(args) for args in commands])

@@ -8,6 +8,8 @@ import pytest
 from harness import ROOM, Harness, on_a_disk_of_its_own
 from tiny_stages import STAGES
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def small_disk(found: Harness) -> Iterator[Harness]:

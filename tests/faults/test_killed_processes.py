@@ -18,6 +18,8 @@ from cxrlt.errors import UserError
 from cxrlt.inputs.phantom import make_demo
 from cxrlt.inputs.processes import in_processes
 
+pytestmark = pytest.mark.slow
+
 N_PATIENTS = 30
 """Drawn for some seconds by two processes."""
 

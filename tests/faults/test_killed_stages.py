@@ -6,6 +6,8 @@ import pytest
 from harness import Harness, random_kill
 from tiny_stages import STAGES
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("n_kills", [1, pytest.param(3, marks=pytest.mark.full)])
 @pytest.mark.parametrize("stage", STAGES)

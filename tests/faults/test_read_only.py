@@ -7,6 +7,8 @@ import pytest
 from harness import Harness
 from tiny_stages import STAGES, after, contents
 
+pytestmark = pytest.mark.slow
+
 ALWAYS_WRITING = ("predict-oof", "calibrate", "submit")
 """By --force, or to compare what they make with what is there."""
 

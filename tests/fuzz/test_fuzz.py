@@ -2,6 +2,8 @@ import pytest
 
 from fuzz.engine import fuzz
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(("target", "cases"), [("table", 400), ("submission", 1000), ("yaml", 200)])
 def test_damaged_files_are_read_right_or_refused_in_a_sentence(target, cases):

@@ -12,6 +12,8 @@ import pytest
 from cxrlt.inputs.augment import CROP_RATIO, Draw, Transform, build_transform, compose
 from cxrlt.recipe import POLICIES, AugmentConfig
 
+pytestmark = pytest.mark.slow
+
 OFF = {
     "flip": False,
     "crop_scale": (1.0, 1.0),

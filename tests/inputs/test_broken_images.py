@@ -41,6 +41,8 @@ from cxrlt.inputs.cache_build import build_cache
 from cxrlt.inputs.decode import UnreadableImageError, decode
 from cxrlt.inputs.headers import MAX_BYTES, MAX_PIXELS, MAX_SCANS
 
+pytestmark = pytest.mark.slow
+
 SIZE = 32
 MEMORY_BOUND = 1300
 """MB that one process may take, Python and its libraries included."""

@@ -21,6 +21,8 @@ from cxrlt.inputs.cache_build import CHUNK, build_cache
 from cxrlt.inputs.decode import decode, read_image
 from cxrlt.locks import exclusive
 
+pytestmark = pytest.mark.slow
+
 SIZE = 16
 
 

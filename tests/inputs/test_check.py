@@ -10,6 +10,8 @@ from cxrlt.inputs.check import check
 from cxrlt.inputs.images import ImageSource
 from refusal import refused
 
+pytestmark = pytest.mark.slow
+
 
 def csv(workspace):
     return get_challenge("csv", workspace.inputs_dir("csv"))

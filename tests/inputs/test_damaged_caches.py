@@ -15,6 +15,8 @@ from cxrlt.inputs.cache_build import build_cache
 from cxrlt.inputs.decode import decode
 from cxrlt.inputs.features import FeatureWriter, open_features
 
+pytestmark = pytest.mark.slow
+
 SIZE = 16
 
 

@@ -14,6 +14,8 @@ from cxrlt.inputs.cache_build import build_cache
 from cxrlt.inputs.dataset import XRayDataset, evaluation_loader, make_loader, rank_share
 from cxrlt.inputs.sampling import epoch_batches
 
+pytestmark = pytest.mark.slow
+
 SIZE, N_ROWS, N_CLASSES = 16, 23, 3
 AUGMENTATION = {
     "flip": True,

@@ -13,6 +13,8 @@ from cxrlt.challenges.base import Challenge
 from cxrlt.errors import UserError
 from cxrlt.inputs.images import ImageSource
 
+pytestmark = pytest.mark.slow
+
 
 @dataclass(frozen=True)
 class Toy(Challenge):

@@ -15,6 +15,8 @@ from cxrlt.inputs.images import ImageSource
 from cxrlt.inputs.inverted import FEWEST, inverted_sentence, look_inverted
 from cxrlt.inputs.phantom import make_demo
 
+pytestmark = pytest.mark.slow
+
 NIH = Path(os.environ.get("CXRLT_TEST_DATA", "/nonexistent")) / "nih" / "images"
 INVERTED_AT_NIH = "00017999_000"
 

@@ -13,6 +13,8 @@ from cxrlt.inputs.phantom import MARKER, METADATA, PHANTOMS, make_demo, table
 from cxrlt.inputs.phantom_anatomy import SIZE
 from cxrlt.inputs.phantom_findings import CLASSES
 
+pytestmark = pytest.mark.slow
+
 N_PATIENTS = 14
 
 

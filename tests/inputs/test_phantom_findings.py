@@ -5,6 +5,8 @@ from cxrlt.challenges import get_challenge
 from cxrlt.inputs.phantom_anatomy import SIZE, Body, draw_body, draw_normal, pose
 from cxrlt.inputs.phantom_findings import CLASSES, DRIVERS, FINDINGS, Finding
 
+pytestmark = pytest.mark.slow
+
 DRAWN = [finding for finding in FINDINGS if finding.draw]
 MIMICKED = [finding for finding in FINDINGS if finding.mimic]
 

@@ -19,6 +19,8 @@ from cxrlt.inputs.phantom import make_demo
 from cxrlt.inputs.phantom_findings import CLASSES
 from cxrlt.metrics import auroc, average_precision, macro
 
+pytestmark = pytest.mark.slow
+
 MIMIC_SHARE, READER_NOISE = 0.1, 0.03
 
 

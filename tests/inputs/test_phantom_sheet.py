@@ -7,6 +7,8 @@ from cxrlt.errors import UserError
 from cxrlt.inputs.phantom import make_demo
 from cxrlt.inputs.phantom_sheet import demo_contact_sheet
 
+pytestmark = pytest.mark.slow
+
 
 def test_the_sheet_shows_each_class_and_two_hard_normals(tmp_path: Path) -> None:
     make_demo(tmp_path / "demo", 60, workers=1)

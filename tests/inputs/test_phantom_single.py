@@ -12,6 +12,8 @@ from cxrlt.inputs.phantom_cases import MIN_PATIENTS, Patient
 from cxrlt.inputs.phantom_findings import CLASSES, NO_FINDING
 from cxrlt.inputs.phantom_single import class_shares, draw_single_patients
 
+pytestmark = pytest.mark.slow
+
 CHALLENGE = get_challenge("demo-single")
 MIMIC_SHARE = 0.1
 

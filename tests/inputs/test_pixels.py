@@ -18,6 +18,8 @@ from cxrlt.inputs.pixels import pixel_hashes
 from cxrlt.inputs.table import with_files
 from tiny import make_tiny
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def source(tmp_path: Path) -> ImageSource:

@@ -8,6 +8,8 @@ from cxrlt.errors import UserError
 from cxrlt.inputs.table import NoImagesError, load_labels, load_table
 from refusal import refused
 
+pytestmark = pytest.mark.slow
+
 
 def csv(workspace):
     return get_challenge("csv", workspace.inputs_dir("csv"))

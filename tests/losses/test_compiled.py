@@ -4,6 +4,8 @@ import pytest
 import torch
 from loss_cases import CASES, DEFAULTS, batch, value_and_gradient
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def fresh_compiler():

@@ -6,6 +6,8 @@ from cxrlt import metrics
 from cxrlt.metrics.ranking import BLOCK
 from cxrlt.metrics.resampling import cluster_weights
 
+pytestmark = pytest.mark.slow
+
 
 def ranked(n_rows: int, n_classes: int, seed: int = 0, decimals: int = 1) -> tuple[np.ndarray, np.ndarray]:
     """Targets and rounded, hence tied, scores that carry some signal."""

@@ -13,6 +13,8 @@ from cxrlt.recipe import ModelConfig, load_recipe, recipe_names
 from cxrlt.training.optimise import create_optimizer
 from refusal import refused
 
+pytestmark = pytest.mark.slow
+
 
 def tiny(**over):
     return ModelConfig(**{"backbone": "test_convnext", "pretrained": False, **over})

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 TOOL = Path(__file__).parents[2] / "tools" / "check_backbones.py"
 BACKBONES = ["test_vit", "swin_tiny_patch4_window7_224", "test_efficientnet", "resnet10t", "mixer_s32_224"]
 MORE = ["coat_tiny", "convnext_atto", "edgenext_xx_small", "test_maxvit", "fastvit_t8"]

@@ -7,6 +7,8 @@ from cxrlt.errors import UserError
 from cxrlt.models.backbone import create_model
 from cxrlt.recipe import ModelConfig
 
+pytestmark = pytest.mark.slow
+
 N_CLASSES = 4
 BACKBONES = ["test_resnet", "test_convnext", "test_efficientnet", "test_vit", "test_mambaout"]
 DECODER = {"head": "ml_decoder", "decoder_dim": 32, "decoder_heads": 4}

@@ -27,6 +27,8 @@ from cxrlt.submissions.submit import submit
 from refusal import refused
 from tiny import CLASSES, SimulatedRuns, set_up_challenge
 
+pytestmark = pytest.mark.slow
+
 N_CHANGES = int(os.environ.get("CXRLT_BROKEN_CASES", "5"))
 """Of each file; more of them by hand."""
 WRONG = (None, [], {}, "text", "", True, -1, 0, 1e300, float("nan"), float("inf"), [[1]], {"a": {"b": 1}})

@@ -19,6 +19,8 @@ from cxrlt.recipe import PredictConfig, Recipe
 from refusal import refused
 from tiny import CLASSES, SimulatedRuns, blank_negatives, edit_parquet, set_up_challenge, squeeze
 
+pytestmark = pytest.mark.slow
+
 OFF = Recipe(predict=PredictConfig(study_mean="off"))
 
 

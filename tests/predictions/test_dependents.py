@@ -15,6 +15,8 @@ from cxrlt.submissions.record import RECORD, outdated_line
 from cxrlt.submissions.submit import submit
 from tiny import SimulatedRuns, edit_parquet, set_up_challenge
 
+pytestmark = pytest.mark.slow
+
 
 def of(runs: SimulatedRuns, *rest: object) -> tuple:
     return runs.challenge, runs.workspace, *rest

@@ -22,6 +22,8 @@ from cxrlt.predictions.weights import WEIGHTS_FILE, read_weights
 from refusal import refused
 from tiny import SimulatedRuns, edit_parquet
 
+pytestmark = pytest.mark.slow
+
 
 def of(runs: SimulatedRuns, *rest: object) -> tuple:
     return runs.challenge, runs.workspace, *rest

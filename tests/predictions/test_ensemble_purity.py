@@ -14,6 +14,8 @@ from cxrlt.predictions.weights import WEIGHTS_FILE, EnsembleWeights
 from cxrlt.recipe import PredictConfig, Recipe
 from tiny import CLASSES, SimulatedRuns, edit_parquet, set_up_challenge
 
+pytestmark = pytest.mark.slow
+
 MEMBERS = ["good", "poor", "third"]
 FITTED = [
     {"kind": "greedy"},

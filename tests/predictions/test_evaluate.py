@@ -14,6 +14,8 @@ from cxrlt.recipe import PredictConfig, Recipe
 from cxrlt.reports.score_table import leaderboard_table, score_table
 from tiny import SimulatedRuns, blank_negatives, edit_parquet
 
+pytestmark = pytest.mark.slow
+
 OFF = Recipe(predict=PredictConfig(study_mean="off"))
 
 

@@ -17,6 +17,8 @@ from cxrlt.training.train import TrainPlan, train
 from cxrlt.training.tta import variants
 from tiny import CLASSES, make_tiny, tiny_recipe
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory) -> ImageSource:

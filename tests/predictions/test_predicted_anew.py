@@ -27,6 +27,8 @@ from cxrlt.training.train import TrainPlan, train
 from refusal import refused
 from tiny import make_tiny, tiny_recipe, tiny_source
 
+pytestmark = pytest.mark.slow
+
 SHORT = {"schedule.epochs": 1}
 
 

@@ -12,6 +12,8 @@ from cxrlt.predictions.study import study_mean
 from cxrlt.recipe import PredictConfig, Recipe, save_recipe
 from tiny import SimulatedRuns, edit_parquet, write_fold
 
+pytestmark = pytest.mark.slow
+
 ON, OFF = (Recipe(predict=PredictConfig(study_mean=option)) for option in ("on", "off"))
 
 

@@ -33,6 +33,8 @@ from cxrlt.recipe import PredictConfig, Recipe
 from cxrlt.reports.score_table import leaderboard_table, score_table
 from tiny import CLASSES, SimulatedRuns, edit_parquet, set_up_challenge
 
+pytestmark = pytest.mark.slow
+
 OFF = Recipe(predict=PredictConfig(study_mean="off"))
 METRICS = ["macro-F1", "accuracy", "balanced-accuracy", "weighted-F1", "kappa", "mAUROC", "mAP"]
 

@@ -24,6 +24,8 @@ from cxrlt.submissions.submit import submit
 from refusal import refused
 from tiny import SimulatedRuns, write_fold
 
+pytestmark = pytest.mark.slow
+
 PREDICT = r"Renew it with: cxrlt predict model --challenge csv --split {split} --force$"
 
 

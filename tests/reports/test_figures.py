@@ -27,6 +27,8 @@ from cxrlt.reports.loss_figures import (
 )
 from cxrlt.reports.palette import COLOURS, GROUP_COLOURS, LOSS_COLOURS, styles
 
+pytestmark = pytest.mark.slow
+
 RNG = np.random.default_rng(0)
 LABELS = pd.DataFrame(
     {"Mass": [1, 1, 0, 0], "Lung_Opacity": [1, 1, 1, 0], "Never": [0.0] * 4, "No Finding": [0, 0, 0, 1]}

@@ -9,6 +9,8 @@ from cxrlt.predictions.evaluate import evaluate, leaderboard
 from cxrlt.reports.score_table import calibration_table, leaderboard_table, score_table
 from tiny import CLASSES, SimulatedRuns, set_up_challenge
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def runs(tmp_path_factory: pytest.TempPathFactory) -> SimulatedRuns:

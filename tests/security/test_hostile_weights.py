@@ -26,6 +26,8 @@ from cxrlt.training.checkpoint import checkpoints, read_tensors, snapshot_path
 from cxrlt.training.train import TrainPlan, train
 from tiny import make_tiny, tiny_recipe
 
+pytestmark = pytest.mark.slow
+
 SUFFIXES = (".pth", ".safetensors", ".bin")
 
 

@@ -13,6 +13,8 @@ from cxrlt.predictions.ensemble import make_ensemble
 from cxrlt.predictions.runs import read_final
 from tiny import SimulatedRuns, make_tiny, set_up_challenge, tiny_source
 
+pytestmark = pytest.mark.slow
+
 OUTSIDE = (
     "../elsewhere",
     "..",

@@ -19,6 +19,8 @@ from cxrlt import cli
 from cxrlt.recipe import save_recipe
 from tiny import make_tiny, tiny_recipe
 
+pytestmark = pytest.mark.slow
+
 SECRET = "Hoffmann^Erika-19530417"
 PATIENT = "Pat7Q"
 

@@ -11,6 +11,8 @@ import pytest
 from cxrlt.errors import UserError
 from cxrlt.studies.workers import Task, Workers
 
+pytestmark = pytest.mark.slow
+
 
 def write(path: Path) -> None:
     print("a line for the log")

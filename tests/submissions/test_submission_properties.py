@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
@@ -17,6 +18,8 @@ from cxrlt.submissions.validate import validate_submission
 from cxrlt.submissions.write import write_csv
 from five_images import CLASSES, FIVE_IMAGES, IDS
 from fuzz.oracle import submission_of
+
+pytestmark = pytest.mark.slow
 
 ALWAYS_THE_SAME = settings(
     derandomize=True, deadline=None, max_examples=150, suppress_health_check=list(HealthCheck), database=None

@@ -17,6 +17,8 @@ from cxrlt.submissions.submit import submit
 from cxrlt.submissions.write import IncompleteError
 from tiny import edit_parquet, set_up_challenge
 
+pytestmark = pytest.mark.slow
+
 
 def read(path) -> pd.DataFrame:
     return pd.read_csv(path, index_col="image")

@@ -21,6 +21,8 @@ from cxrlt.predictions.runs import read_final
 from cxrlt.submissions.submit import submit
 from tiny import CLASSES, SimulatedRuns, edit_parquet, set_up_challenge, squeeze
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def own(tmp_path) -> SimulatedRuns:

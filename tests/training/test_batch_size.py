@@ -12,6 +12,8 @@ from cxrlt.training.train import TrainPlan, fold_jobs, train
 from refusal import refused
 from tiny import same, tiny_recipe, weights_of
 
+pytestmark = pytest.mark.slow
+
 ONE_PIXEL = {"model.backbone": "test_resnet", "data.size": 32, "schedule.epochs": 1}
 """A BatchNorm network and a size that leaves its last map one pixel."""
 

@@ -14,6 +14,8 @@ from cxrlt.training.train import TrainPlan, fold_jobs, train
 from interrupting import each_update
 from tiny import tiny_recipe
 
+pytestmark = pytest.mark.slow
+
 
 def trainer_of(source, name: str, **over: object) -> Trainer:
     (job,) = fold_jobs(source, TrainPlan(name, tiny_recipe(**over), folds=(0,)))

@@ -29,6 +29,8 @@ from interrupting import stopping_in_update
 from refusal import says
 from tiny import same, tiny_recipe, weights_of
 
+pytestmark = pytest.mark.slow
+
 
 class Run:
     """A network, its average and its optimiser after one step."""

@@ -19,6 +19,8 @@ from cxrlt.training.train import TrainPlan, train
 from interrupting import each_pass, in_update
 from tiny import same, tiny_recipe, weights_of
 
+pytestmark = pytest.mark.slow
+
 SENTENCE = r"DataLoader worker.*--data\.n-workers"
 
 

@@ -15,6 +15,8 @@ from cxrlt.predictions.store import read_predictions
 from cxrlt.recipe import save_recipe
 from tiny import CLASSES, make_tiny, tiny_recipe
 
+pytestmark = pytest.mark.slow
+
 FOLDS = ("0", "1", "2")
 TRAIN = """
 import sys

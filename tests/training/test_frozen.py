@@ -23,6 +23,8 @@ from cxrlt.training.tta import NO_TTA
 from interrupting import stopping_in_update
 from tiny import CLASSES, make_tiny, same, tiny_recipe, weights_of
 
+pytestmark = pytest.mark.slow
+
 HEADS = ("linear", "ml_decoder", "csra")
 
 

@@ -17,6 +17,8 @@ from cxrlt.training.features import feature_cache, features_key
 from cxrlt.training.setup import create_accelerator
 from tiny import CLASSES, make_tiny, tiny_recipe
 
+pytestmark = pytest.mark.slow
+
 CSRA = {"model.head": "csra", "data.size": 64, "optim.max_batch_per_device": 5}
 
 

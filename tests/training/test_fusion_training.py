@@ -19,6 +19,8 @@ from cxrlt.training.train import TrainPlan, train
 from cxrlt.training.tta import NO_TTA
 from tiny import CLASSES, make_tiny, tiny_recipe, weights_of
 
+pytestmark = pytest.mark.slow
+
 FUSION = FusionConfig(max_images=3, depth=1, n_heads=2, dim=16)
 KINDS = {"frozen": True, "whole": False}
 

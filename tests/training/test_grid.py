@@ -12,6 +12,8 @@ from cxrlt.stopping import Stopped, stop_on_signals
 from cxrlt.training.grid import train_command, train_grid, waves
 from tiny import make_tiny, tiny_recipe
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_job_is_a_train_command_of_its_own(source):
     command = train_command(source, "demo_resnet", 2, 7)

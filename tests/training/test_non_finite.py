@@ -18,6 +18,8 @@ from interrupting import each_pass, each_update
 from refusal import says
 from tiny import same, tiny_recipe, weights_of
 
+pytestmark = pytest.mark.slow
+
 FIELDS = {"schedule.epochs": 3, "checkpoint_minutes": 1e-9}
 STILL = {"flip": False, "crop_scale": (1.0, 1.0), "rotate": 0.0, "brightness": 0.0, "contrast": 0.0}
 

@@ -26,6 +26,8 @@ from interrupting import each_pass, in_update, n_rows, stopping_in_update
 from refusal import says
 from tiny import CLASSES, make_tiny, same, tiny_recipe, weights_of
 
+pytestmark = pytest.mark.slow
+
 DROPS = {"model.drop_path": 0.2, "model.drop_rate": 0.2}
 TRAIN_SMALL = """
 import os, sys

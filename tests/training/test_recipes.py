@@ -14,6 +14,8 @@ from cxrlt.training.data import training_set
 from cxrlt.training.setup import initial_model, loss_of
 from cxrlt.training.train import TrainPlan, fold_jobs, train
 
+pytestmark = pytest.mark.slow
+
 SMALL = ["--model.backbone", "resnet10t", "--model.pretrained", "False", "--data.size", "64"]
 
 

@@ -8,6 +8,8 @@ from cxrlt.training.train import TrainPlan, train
 from interrupting import DiedError, die, dying_in_update, each_pass, stopping_in_update
 from tiny import same, tiny_recipe, weights_of
 
+pytestmark = pytest.mark.slow
+
 COLUMNS = ["epoch", "oof_mAP", "loss", "clipped_share", "lr"]
 
 

@@ -14,6 +14,8 @@ from cxrlt.training.train import TrainPlan, fold_jobs, train
 from interrupting import each_pass, n_rows
 from tiny import CLASSES, same, tiny_recipe, weights_of
 
+pytestmark = pytest.mark.slow
+
 WEIGHTED = [
     {"loss.name": "ce", "loss.options": {"class_weights": "effective"}},
     {"loss.name": "lmf"},

@@ -24,6 +24,8 @@ from cxrlt.training.train import TrainPlan, fold_jobs, train
 from interrupting import DiedError, die, dying_in_update, each_pass
 from tiny import CLASSES, same, tiny_recipe, weights_of
 
+pytestmark = pytest.mark.slow
+
 SCORES = {(1,): 0.5, (2,): 0.7, (3,): 0.6, (2, 3): 0.7, (1, 2, 3): 0.6}
 
 

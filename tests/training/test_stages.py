@@ -15,6 +15,8 @@ from cxrlt.training.train import TrainPlan, fold_jobs, train
 from interrupting import each_pass, each_update, stopping_in_update
 from tiny import same, tiny_recipe, weights_of
 
+pytestmark = pytest.mark.slow
+
 RISING = ({"epochs": 1, "size": 32}, {"epochs": 2, "lr": 1e-3})
 
 

@@ -20,6 +20,8 @@ from cxrlt.training.train import TrainPlan, fold_jobs, train
 from refusal import refused
 from tiny import make_tiny, same, tiny_recipe, weights_of
 
+pytestmark = pytest.mark.slow
+
 SPLITS = ("train", "dev", "test")
 
 

@@ -17,6 +17,8 @@ from interrupting import each_pass, in_update, send, stopping_in_update
 from refusal import says
 from tiny import make_tiny, same, tiny_recipe, weights_of
 
+pytestmark = pytest.mark.slow
+
 OVER = {"schedule.epochs": 3, "optim.batch_size": 4, "model.drop_path": 0.2, "model.drop_rate": 0.1}
 MIXED = {"data.mix": {"kinds": ("mixup", "cutmix")}}
 SIGNAL_AT = """

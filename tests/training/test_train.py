@@ -24,6 +24,8 @@ from interrupting import each_pass, each_update, n_rows
 from refusal import refused
 from tiny import CLASSES, make_tiny, same, tiny_recipe, weights_of
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_finished_fold_says_what_it_is(source):
     recipe = tiny_recipe()

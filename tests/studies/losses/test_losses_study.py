@@ -13,6 +13,8 @@ from cxrlt.studies.losses.study import study_losses
 from cxrlt.studies.score import OWN_LABELS
 from tiny import CLASSES, make_tiny
 
+pytestmark = pytest.mark.slow
+
 
 def fold_dirs(source, name):
     return sorted(source.workspace.run_dir("csv", name).glob("**/fold[0-9]"))

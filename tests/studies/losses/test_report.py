@@ -10,6 +10,8 @@ from cxrlt.losses import create_loss, loss_names
 from cxrlt.studies.losses.draw import P, loss_curve
 from cxrlt.studies.losses.study import study_losses
 
+pytestmark = pytest.mark.slow
+
 COUNTS = {"a": 300, "b": 30, "c": 3}
 
 

@@ -4,6 +4,8 @@ import pytest
 from cxrlt.studies.losses.study import study_losses
 from tiny import make_tiny
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def single(tmp_path_factory):

@@ -8,6 +8,8 @@ from cxrlt.studies.losses.tune import last_score, tune
 from cxrlt.studies.train import train_runs
 from cxrlt.studies.workers import Workers
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def study(source, plan) -> LossStudy:

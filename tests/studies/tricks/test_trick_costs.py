@@ -7,6 +7,8 @@ from cxrlt.artifacts import write_json
 from cxrlt.studies.tricks.cost import SECONDS, costs, train_timed
 from cxrlt.studies.tricks.plan import TrickStudy
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def study(source, compared) -> TrickStudy:

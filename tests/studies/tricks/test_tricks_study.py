@@ -20,6 +20,8 @@ from cxrlt.studies.tricks.registry import TRICKS, Trick
 from cxrlt.studies.tricks.study import study_tricks
 from cxrlt.training.train import fold_jobs
 
+pytestmark = pytest.mark.slow
+
 ORDER = ["base", "gem", "crt", "flip", "study_mean", "calibrate", "mean", "context"]
 
 
