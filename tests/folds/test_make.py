@@ -193,3 +193,8 @@ def test_patients_who_share_a_picture_are_one_also_when_the_split_is_extended(
     assert after.loc[before.index].equals(before)
     assert set(after.loc[table.index[table["patient"] == "p00022"], "patient"]) == {"p00003"}
     assert set(after["patient"]) == set(table["patient"]) - {"p00007", "p00022"}
+    merged = table.assign(patient=table["patient"].replace("p00011", "p00010"))
+    merged.to_csv(path)
+    n_rows = table["patient"].isin(["p00010", "p00011"]).sum()
+    with pytest.raises(UserError, match=f"{n_rows} rows have another patient there"):
+        extend_folds(challenge, workspace)

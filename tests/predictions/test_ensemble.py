@@ -292,3 +292,12 @@ def test_a_weights_file_that_lacks_a_member_a_class_or_a_fold_is_refused(two: Si
     path.write_text(json.dumps(whole | {"by_fold": whole["by_fold"][:2]}))
     with pytest.raises(UserError, match="cxrlt ensemble both --members good poor"):
         read_final(*of(two, "both", "oof"))
+
+
+def test_a_split_that_is_predicted_is_left_alone_unless_forced(two: SimulatedRuns) -> None:
+    make_ensemble(*of(two, "both", ["good", "poor"]), kind="mean", study_mean="off")
+    before = predict_ensemble(*of(two, "both", "dev")).stat()
+    assert predict_ensemble(*of(two, "both", "dev")).stat().st_mtime_ns == before.st_mtime_ns
+    forced = predict_ensemble(*of(two, "both", "dev"), force=True).stat()
+    assert forced.st_mtime_ns != before.st_mtime_ns
+    assert forced.st_size == before.st_size
