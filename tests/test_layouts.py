@@ -40,7 +40,10 @@ def shrunk(name: str) -> Recipe:
     return Recipe.model_validate(values)
 
 
-@pytest.fixture(scope="module", params=RECIPES)
+TASK_2 = pytest.param("cxrlt2024-task2", marks=pytest.mark.full)
+
+
+@pytest.fixture(scope="module", params=["cxrlt2023", "cxrlt2024-task1", TASK_2, "cxrlt2026-task1"])
 def finished(request, tmp_path_factory) -> ImageSource:
     """The challenge's layout after `cxrlt run` with its recipes; the second starts from the first."""
     root = tmp_path_factory.mktemp(request.param)

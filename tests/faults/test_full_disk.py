@@ -8,6 +8,8 @@ import pytest
 from harness import ROOM, Harness, on_a_disk_of_its_own
 from tiny_stages import STAGES
 
+from thinning import thinned
+
 pytestmark = pytest.mark.slow
 
 
@@ -21,7 +23,7 @@ def small_disk(found: Harness) -> Iterator[Harness]:
 
 
 @pytest.mark.parametrize("n_refusals", [1, pytest.param(3, marks=pytest.mark.full)])
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", thinned(STAGES))
 def test_a_disk_that_takes_nothing_more_is_a_sentence_and_what_is_finished_stays(
     found: Harness, stage: str, n_refusals: int
 ) -> None:

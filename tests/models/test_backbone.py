@@ -12,6 +12,7 @@ from cxrlt.models.pretrained import weights_licence
 from cxrlt.recipe import ModelConfig, load_recipe, recipe_names
 from cxrlt.training.optimise import create_optimizer
 from refusal import refused
+from thinning import thinned
 
 pytestmark = pytest.mark.slow
 
@@ -26,7 +27,7 @@ def images(n=4, size=32, channels=1):
     )
 
 
-@pytest.mark.parametrize("name", recipe_names())
+@pytest.mark.parametrize("name", thinned(recipe_names(), every=3))
 def test_the_first_training_step_of_every_recipe_moves_its_weights(name):
     recipe = load_recipe(name)
     model = create_model(recipe.model.model_copy(update={"pretrained": False}), 5, 32).train()

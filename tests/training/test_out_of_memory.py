@@ -252,6 +252,7 @@ def test_validation_and_features_need_no_more_memory_than_there_is(source, capsy
     says(capsys.readouterr().out, "validate", "16 rows", "8 at a time")
 
 
+@pytest.mark.full
 def test_one_process_of_several_names_the_flag_and_all_end(tmp_path):
     source = make_tiny(tmp_path)
     recipe, script = tmp_path / "recipe.yaml", tmp_path / "small.py"

@@ -128,6 +128,7 @@ def test_another_recipe_is_not_mixed_in(source, plan):
     assert load_recipe(None, path).optim.weight_decay == 0.2
 
 
+@pytest.mark.full
 def test_further_rates_go_on_from_what_is_there(source, plan):
     study_losses(source, plan(name="wider", rates=(1.0,)))
     before = changed(source, "wider")

@@ -33,6 +33,7 @@ def test_the_page_holds_every_row_of_the_tables(finished):
             assert f"<td>{cell}</td>" in page
 
 
+@pytest.mark.full
 def test_the_sensitivity_study_says_how_far_settings_move_the_score(source, plan):
     text = study_losses(source, plan(losses=None, ablation="ral_sensitivity"))
     folder = source.workspace.submission_dir("csv", "study-ral_sensitivity")

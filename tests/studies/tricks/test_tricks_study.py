@@ -204,6 +204,7 @@ def test_another_recipe_is_not_mixed_in(source, compared, tricks_plan):
         study_tricks(source, tricks_plan("flip", recipe=str(path)))
 
 
+@pytest.mark.full
 def test_processes_find_what_this_one_finds(source, compared, tricks_plan):
     study_tricks(source, tricks_plan("gem", "flip", "calibrate", name="together", workers=2))
     together = pd.read_csv(source.workspace.submission_dir("csv", "together") / "results.csv")
