@@ -28,6 +28,7 @@ def test_traced_without_a_break_a_loss_gives_the_same_value_and_gradient(case):
     assert torch.allclose(gradient, slope, rtol=1e-4, atol=1e-7)
 
 
+@pytest.mark.full
 def test_the_default_compiler_gives_the_same_values_where_there_is_one():
     try:
         torch.compile(lambda x: x + 1)(torch.ones(1))
