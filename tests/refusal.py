@@ -1,4 +1,4 @@
-"""What a message must hold, in whatever words: the file, the rows, the counts and what is to be done."""
+"""What a message must hold, however it is worded: the file, the rows, the counts and what is to be done."""
 
 import re
 from collections.abc import Iterator

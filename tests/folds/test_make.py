@@ -162,7 +162,7 @@ def test_all_nih_rows_at_once_are_split_evenly_too(nih: Workspace) -> None:
 
 
 def decode_all(challenge: Challenge, workspace: Workspace, same: dict[str, str]) -> None:
-    """Write an image of its own for every row, but for those of `same` that of another, and cache them."""
+    """Give every row an image of its own, or of another row (`same`: by id), and cache them."""
     table = challenge.read("train", workspace.inputs_dir("tiny"))
     images = workspace.images_dir("tiny")
     for image_id in table.index:

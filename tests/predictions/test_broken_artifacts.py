@@ -30,8 +30,8 @@ from tiny import CLASSES, SimulatedRuns, set_up_challenge
 
 pytestmark = pytest.mark.slow
 
-N_CHANGES = int(os.environ.get("CXRLT_BROKEN_CASES", "2"))
-"""Of each file; more of them by hand."""
+N_CHANGES = int(os.environ.get("CXRLT_BROKEN_CASES", "5"))
+"""Of each file with --full; more of them by hand."""
 WRONG = (None, [], {}, "text", "", True, -1, 0, 1e300, float("nan"), float("inf"), [[1]], {"a": {"b": 1}})
 """What may stand in the place of a value."""
 
@@ -120,13 +120,14 @@ def test_a_file_cut_anywhere_is_no_crash(made: SimulatedRuns, name: str) -> None
         restore()
 
 
+@pytest.mark.parametrize("n_changes", [2, pytest.param(N_CHANGES, marks=pytest.mark.full)])
 @pytest.mark.parametrize("name", JSON)
-def test_wrong_values_and_missing_keys_are_no_crash(made: SimulatedRuns, name: str) -> None:
+def test_wrong_values_and_missing_keys_are_no_crash(made: SimulatedRuns, name: str, n_changes: int) -> None:
     path, restore = artifact(made, name), restoring(made)
     values = json.loads(path.read_text())
     rng = np.random.default_rng(0)
     places = list(places_in(values))
-    for number in range(N_CHANGES):
+    for number in range(n_changes):
         *above, last = places[rng.integers(len(places))]
         broken = json.loads(path.read_text())
         parent = broken

@@ -115,7 +115,7 @@ def test_only_out_of_fold_rows_can_be_asked_for_without_a_fold(three: SimulatedR
         read_final(*of(three, "good", "test"), without=0)
 
 
-@pytest.mark.parametrize("how", FITTED[1:2], ids=str)
+@pytest.mark.parametrize("how", thinned(FITTED[1:4], every=3), ids=str)
 def test_dev_and_test_are_read_from_the_final_weights_and_rows_from_their_folds(
     three: SimulatedRuns, how: dict[str, object]
 ) -> None:

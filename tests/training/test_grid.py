@@ -42,9 +42,10 @@ def test_every_fold_of_every_recipe_is_trained_and_failures_are_named(tmp_path, 
     good, bad = tmp_path / "good.yaml", tmp_path / "bad.yaml"
     save_recipe(tiny_recipe(**{"schedule.epochs": 1}), good)
     save_recipe(tiny_recipe(**{"loss.options": {"nonsense": 1}}), bad)
-    with pytest.raises(UserError, match=r"bad.yaml fold 0"):
-        train_grid(source, [str(good), str(bad)], n_folds=1, seed=0)
-    assert (source.workspace.run_dir("csv", "good") / "fold0" / "oof.parquet").is_file()
+    with pytest.raises(UserError, match=r"bad.yaml fold 0.*bad.yaml fold 1"):
+        train_grid(source, [str(good), str(bad)], n_folds=2, seed=0)
+    run_dir = source.workspace.run_dir("csv", "good")
+    assert all((run_dir / f"fold{fold}" / "oof.parquet").is_file() for fold in (0, 1))
 
 
 CHILD = """

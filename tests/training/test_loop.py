@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook
 from torch.optim import Optimizer
-from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from cxrlt.artifacts import read_json
 from cxrlt.inputs.images import ImageSource
@@ -26,6 +25,7 @@ from cxrlt.training.optimise import create_optimizer
 from cxrlt.training.setup import create_accelerator, initial_model, loss_of
 from cxrlt.training.stages import fit_in_stages
 from cxrlt.training.train import TrainPlan, fold_jobs, train
+from interrupting import each_update
 from tiny import tiny_recipe, weights_of
 
 BATCH_SIZE, PER_EPOCH = 7, 5  # 32 rows, which make batches of seven and of six
@@ -48,7 +48,7 @@ def steps_noted() -> Iterator[list[Step]]:
     """Fills the list with every step of any optimiser."""
     steps: list[Step] = []
 
-    def note(optimizer: Optimizer, *_: object) -> None:
+    def note(_: int, optimizer: Optimizer) -> None:
         weights = [weight for group in optimizer.param_groups for weight in group["params"]]
         steps.append(
             Step(
@@ -58,11 +58,8 @@ def steps_noted() -> Iterator[list[Step]]:
             )
         )
 
-    handle = register_optimizer_step_post_hook(note)
-    try:
+    with each_update(note, after=True):
         yield steps
-    finally:
-        handle.remove()
 
 
 def weights_in_order(model: XRayModel, job: FoldJob) -> list[Tensor]:

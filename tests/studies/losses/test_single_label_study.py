@@ -13,10 +13,10 @@ def single(tmp_path_factory):
 
 
 def test_losses_of_both_kinds_are_compared_by_macro_f1(single, plan):
-    text = study_losses(single, plan(losses=("ce", "lmf", "ral")))
+    text = study_losses(single, plan(losses=("ce", "lmf", "ldam", "ral")))
     folder = single.workspace.submission_dir("csv", "study-losses")
     results = pd.read_csv(folder / "results.csv")
-    assert list(results["variant"]) == ["ce", "lmf", "ral"]
+    assert list(results["variant"]) == ["ce", "lmf", "ldam", "ral"]
     assert "| loss | macro-F1 |" in text
     classes = pd.read_csv(folder / "classes.csv")
     assert {"F1", "precision", "recall"} <= set(classes.columns)
