@@ -51,7 +51,7 @@ def main(args: list[str] | None = None) -> None:
             sys.stdout.flush()
             _leave_together()
     except UserError as error:
-        print(f"cxrlt: {error}", file=sys.stderr)
+        _say(str(error))
         sys.exit(2)
     except BrokenPipeError:  # whoever read the output, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -59,12 +59,16 @@ def main(args: list[str] | None = None) -> None:
     except OSError as error:
         if error.errno not in MENDS:
             raise
-        sentence = cannot_write(error.filename or "a file", error, "read or written")
-        print(f"cxrlt: {sentence}", file=sys.stderr)
+        _say(cannot_write(error.filename or "a file", error, "read or written"))
         sys.exit(2)
     except Stopped as stopped:
-        print(f"cxrlt: {stopped}; the same command goes on from here", file=sys.stderr)
+        _say(f"{stopped}; the same command goes on from here")
         sys.exit(stopped.exit_code)
+
+
+def _say(sentence: str) -> None:
+    """Print the last line of a command, its end with it: another process may print at the same time."""
+    sys.stderr.write(f"cxrlt: {sentence}\n")
 
 
 def _leave_together() -> None:

@@ -104,12 +104,8 @@ def test_processes_of_one_training_stop_together_where_one_of_them_is_asked(plac
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     stopped = run(*torchrun, str(script), "12", "TERM", "alone", *words(place, "together", 0))
     assert stopped.returncode != 0
-    assert (
-        len(
-            [line for line in stopped.stderr.splitlines() if line.startswith("cxrlt: ") and "SIGTERM" in line]
-        )
-        == 2
-    )
+    said = [line for line in stopped.stderr.splitlines() if line.startswith("cxrlt: ") and "SIGTERM" in line]
+    assert len(said) == 2  # one of each process
     says(stopped.stdout, "fold 0", "update 16 of 24")  # all look at it there
     (saved,) = checkpoints(source.workspace.run_dir("csv", "together") / "fold0")
     assert update_of(saved) == 16
