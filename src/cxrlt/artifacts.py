@@ -202,6 +202,15 @@ def write_model(path: Path, artifact: BaseModel) -> None:
     write_json(path, artifact.model_dump(mode="json"))
 
 
+def file_state(path: Path) -> tuple[int, ...] | None:
+    """By what a file is known to be the one that was read before; None if there is none."""
+    try:
+        found = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino
+
+
 def sha256_of(path: Path) -> str:
     """SHA-256 of a file's bytes, in hexadecimal."""
     with path.open("rb") as file:

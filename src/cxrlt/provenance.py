@@ -16,6 +16,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute
 
+from cxrlt.artifacts import file_state
 from cxrlt.errors import UserError, listing
 
 MadeOf = dict[str, str]
@@ -102,18 +103,17 @@ def digest_of_weights(path: Path) -> str:
     Read once per process as long as the file stays the same. Raises UserError if there is no file. A file
     that is not safetensors has the digest of its bytes: the stage that loads it says what is wrong with it.
     """
-    try:
-        found = path.stat()
-    except FileNotFoundError as error:
-        raise UserError(f"{path} does not exist: train that fold first.") from error
-    return _digest_of_tensors(path, found.st_size, found.st_mtime_ns, found.st_ino)
+    state = file_state(path)
+    if state is None:
+        raise UserError(f"{path} does not exist: train that fold first.")
+    return _digest_of_tensors(path, state)
 
 
 @cache
-def _digest_of_tensors(path: Path, size: int, mtime_ns: int, inode: int) -> str:
+def _digest_of_tensors(path: Path, state: tuple[int, ...]) -> str:
     hasher = hashlib.sha256()
     with path.open("rb") as file:
-        n_header = int.from_bytes(file.read(8), "little")
+        size, n_header = state[0], int.from_bytes(file.read(8), "little")
         try:
             header = json.loads(file.read(n_header if n_header < size else 0))
             header.pop("__metadata__", None)

@@ -65,6 +65,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return contents(root)
 
 
+@pytest.mark.full
 def test_a_drawing_process_that_is_killed_is_a_sentence_and_the_demo_is_made_anew(
     tmp_path: Path, whole: dict[str, str]
 ) -> None:

@@ -11,8 +11,9 @@ from safetensors.torch import load_file
 
 from cxrlt.artifacts import read_json
 from cxrlt.inputs.images import ImageSource
+from cxrlt.predictions.predict import predict
 from cxrlt.predictions.store import read_predictions
-from cxrlt.recipe import save_recipe
+from cxrlt.training.train import TrainPlan, train
 from tiny import CLASSES, make_tiny, tiny_recipe
 
 pytestmark = pytest.mark.slow
@@ -21,16 +22,10 @@ FOLDS = ("0", "1", "2")
 TRAIN = """
 import sys
 from pathlib import Path
-from cxrlt.predictions.predict import predict
-from cxrlt.recipe import load_recipe
-from cxrlt.training.train import TrainPlan, train
+from test_distributed import train_all
 from tiny import tiny_source
 
-root, name = Path(sys.argv[1]), f"by-{sys.argv[2]}"
-for folder in sorted(root.iterdir()):
-    source, recipe = tiny_source(folder), load_recipe(None, folder / "recipe.yaml")
-    train(source, TrainPlan(name, recipe, folds=None if folder.name == "divided" else (0,)))
-    predict(source, name, "oof")
+train_all({folder.name: tiny_source(folder) for folder in sorted(Path(sys.argv[1]).iterdir())}, "by-2")
 """
 FUSION = {"max_images": 2, "depth": 1, "n_heads": 2, "dim": 16, "drop_rate": 0.0}
 SOUP = {"kind": "greedy", "snapshots": 2, "inner_share": 0.25}
@@ -46,6 +41,14 @@ RECIPES = {
 }
 
 
+def train_all(sources: dict[str, ImageSource], name: str) -> None:
+    """Train and predict a run of each challenge, by as many processes as this is called in."""
+    for challenge, source in sources.items():
+        recipe = tiny_recipe(**RECIPES[challenge])
+        train(source, TrainPlan(name, recipe, folds=None if challenge == "divided" else (0,)))
+        predict(source, name, "oof")
+
+
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory) -> dict[str, ImageSource]:
     """Challenges with runs by one process and by two, which are started once for all of them."""
@@ -56,17 +59,14 @@ def sources(tmp_path_factory) -> dict[str, ImageSource]:
         "souped": make_tiny(root / "souped"),
         "weighted": make_tiny(root / "weighted", task="single_label"),
     }
-    for name, over in RECIPES.items():
-        save_recipe(tiny_recipe(**over), root / name / "recipe.yaml")
+    train_all(sources, "by-1")
     script = tmp_path_factory.mktemp("script") / "train.py"
     script.write_text(TRAIN)
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    path = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
-    for n_processes, launcher in (("1", []), ("2", torchrun)):
-        command = [sys.executable, *launcher, str(script), str(root), n_processes]
-        environment = os.environ | {"PYTHONPATH": path}
-        done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
-        assert done.returncode == 0, done.stdout + done.stderr
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, *torchrun, str(script), str(root)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stdout + done.stderr
     return sources
 
 

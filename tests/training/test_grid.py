@@ -10,6 +10,7 @@ from cxrlt.errors import UserError
 from cxrlt.recipe import save_recipe
 from cxrlt.stopping import Stopped, stop_on_signals
 from cxrlt.training.grid import train_command, train_grid, waves
+from refusal import says
 from tiny import make_tiny, tiny_recipe
 
 pytestmark = pytest.mark.slow
@@ -36,7 +37,8 @@ def test_what_a_run_starts_from_is_trained_before_it_whatever_the_order():
         waves("csv", recipes)
 
 
-def test_every_fold_of_every_recipe_is_trained_and_failures_are_named(tmp_path, monkeypatch):
+@pytest.mark.full
+def test_jobs_are_processes_that_train_and_predict(tmp_path, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     source = make_tiny(tmp_path, n_patients=8, n_folds=2)
     good, bad = tmp_path / "good.yaml", tmp_path / "bad.yaml"
@@ -48,7 +50,7 @@ def test_every_fold_of_every_recipe_is_trained_and_failures_are_named(tmp_path, 
     assert all((run_dir / f"fold{fold}" / "oof.parquet").is_file() for fold in (0, 1))
 
 
-CHILD = """
+SAVES = """
 import os, signal, sys, time
 from pathlib import Path
 
@@ -66,14 +68,47 @@ time.sleep(60)
 """
 
 
-def test_a_signal_is_passed_on_to_the_jobs_and_waits_for_what_they_save(source, monkeypatch, tmp_path):
-    """A job is `python -m cxrlt train`, for which CHILD stands, as a package that is found before ours."""
+@pytest.fixture
+def jobs_are(monkeypatch, tmp_path):
+    """A job is `python -m cxrlt train`, for which a script stands, as a package that is found before ours."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     (tmp_path / "cxrlt").mkdir()
     (tmp_path / "cxrlt" / "__init__.py").touch()
-    (tmp_path / "cxrlt" / "__main__.py").write_text(CHILD)
-    first, second, third = (tmp_path / "cxrlt" / f"fold{fold}" for fold in range(3))
+
+    def stand_in(script):
+        (tmp_path / "cxrlt" / "__main__.py").write_text(script)
+        return tmp_path / "cxrlt"
+
+    return stand_in
+
+
+WRITES = """
+import os, sys
+from pathlib import Path
+
+recipe, fold = sys.argv[2], sys.argv[sys.argv.index("--fold") + 1]
+Path(__file__).with_name(f"{recipe} {fold}").write_text(os.environ["CUDA_VISIBLE_DEVICES"])
+sys.exit(2 * (recipe == "demo_resnet"))
+"""
+
+
+def test_every_fold_of_every_recipe_is_trained_and_failures_are_named(source, jobs_are):
+    folder = jobs_are(WRITES)
+    with pytest.raises(UserError) as error:
+        train_grid(source, ["demo_resnet", "demo_darknet"], n_folds=3, seed=0)
+    says(str(error.value), *(f"demo_resnet fold {fold}" for fold in range(3)))
+    assert "demo_darknet" not in str(error.value)
+    gpus = {path.name: path.read_text() for path in folder.glob("demo_*")}
+    assert set(gpus) == {
+        f"{recipe} {fold}" for recipe in ("demo_resnet", "demo_darknet") for fold in range(3)
+    }
+    assert set(gpus.values()) == {"0", "1"}
+
+
+def test_a_signal_is_passed_on_to_the_jobs_and_waits_for_what_they_save(source, jobs_are):
+    folder = jobs_are(SAVES)
+    first, second, third = (folder / f"fold{fold}" for fold in range(3))
     groups = []
 
     def interrupt():

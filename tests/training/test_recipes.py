@@ -13,6 +13,7 @@ from cxrlt.recipe import load_recipe, recipe_names
 from cxrlt.training.data import training_set
 from cxrlt.training.setup import initial_model, loss_of
 from cxrlt.training.train import TrainPlan, fold_jobs, train
+from thinning import thinned
 
 pytestmark = pytest.mark.slow
 
@@ -30,7 +31,7 @@ def one_epoch(name):
     return dataclasses.replace(plan, recipe=plan.recipe.model_copy(update={"schedule": schedule}))
 
 
-@pytest.mark.parametrize("name", recipe_names())
+@pytest.mark.parametrize("name", thinned(recipe_names()))
 def test_every_recipe_trains_on_a_cpu_with_a_small_backbone(name, source, single_source):
     single = load_recipe(name).loss.name in loss_names("single_label")
     plan = one_epoch(name)

@@ -30,6 +30,12 @@ from cxrlt.inputs.inverted import THUMB
 from cxrlt.inputs.sources import HASH_BYTES, STAT, hex_of
 
 META = "meta.json"
+EMPTY_QUARANTINE = (
+    pd.DataFrame(columns=["image_id", "path", *STAT, "sha256", "reason"])
+    .astype(dict.fromkeys(STAT, np.int64))
+    .set_index("image_id")
+)
+"""Of most caches, and made once: it is asked for many times."""
 CHANNELS = {decoder: channels for channels, decoder in DECODERS.items()}
 
 
@@ -217,9 +223,10 @@ def rows_of_ids(rows: pd.Series, ids: Iterable[str], absent: Callable[[str], str
 def read_quarantine(directory: Path) -> pd.DataFrame:
     """Unreadable images: index image_id; path, STAT of the file when it was tried, sha256, reason."""
     path = directory / "quarantine.csv"
-    columns = ["image_id", "path", *STAT, "sha256", "reason"]
-    frame = read_csv(path) if path.is_file() else pd.DataFrame(columns=columns)
-    return frame[columns].astype(dict.fromkeys(STAT, np.int64)).set_index("image_id")
+    if not path.is_file():
+        return EMPTY_QUARANTINE
+    frame = read_csv(path)[["image_id", *EMPTY_QUARANTINE]]
+    return frame.astype(dict.fromkeys(STAT, np.int64)).set_index("image_id")
 
 
 def read_csv(path: Path) -> pd.DataFrame:

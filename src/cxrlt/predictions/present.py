@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from cxrlt.artifacts import Workspace
+from cxrlt.artifacts import Workspace, file_state
 from cxrlt.challenges.base import Challenge
 from cxrlt.errors import listing
 from cxrlt.folds.read import Folds
@@ -19,7 +19,7 @@ from cxrlt.predictions.store import PredictionsMeta, pixel_numbers, read_pixels
 from cxrlt.predictions.trained import recipe_of
 from cxrlt.provenance import MadeOf, OutdatedError, differing, digest_of_weights, in_words, made_of
 from cxrlt.recipe import Recipe, fields_changing
-from cxrlt.training.places import WEIGHTS, fold_of, train_command
+from cxrlt.training.places import CONFIG, WEIGHTS, fold_of, train_command
 from cxrlt.training.record import RunRecord, changes_in_data, classes_of, data_used, made_of_data
 
 TRAINED_WITH = ("split", "classes")
@@ -45,6 +45,7 @@ class Present:
     _data: dict[tuple[object, ...], MadeOf] = field(default_factory=dict, repr=False)
     _numbers: dict[str, pd.Series] = field(default_factory=dict, repr=False)
     _recorded: dict[str, pd.Index] = field(default_factory=dict, repr=False)
+    _current: set[tuple[object, ...]] = field(default_factory=set, init=False, repr=False)
 
     @property
     def all_rows(self) -> TrainRows:
@@ -167,14 +168,17 @@ class Present:
         """Raises OutdatedError if the predictions at `path` were made of something else than there is now.
 
         It says what differs and what renews the file: the command `made_by`, or training where that is
-        needed.
+        needed. Looked at once as long as that file, the weights and the recipe stay the same.
         """
-        fold = fold_of(path.parent)
+        directory, fold = path.parent, fold_of(path.parent)
+        key = (path, *(file_state(each) for each in (path, directory / WEIGHTS, directory / CONFIG)))
+        if key in self._current:
+            return
         ids, pixels = read_pixels(path, made_by)
-        found = self.differing(meta.made_of, self.made_of_predictions(path.parent, ids, meta.split), fold)
+        found = self.differing(meta.made_of, self.made_of_predictions(directory, ids, meta.split), fold)
         if found:
             retrain = any(part in TRAINED_WITH for part in found)
-            train = train_command(path.parent.parent, fold, self.challenge.name)
+            train = train_command(directory.parent, fold, self.challenge.name)
             raise OutdatedError(
                 f"{path} is outdated: it was made with {in_words(found)}. "
                 f"Renew it with: {train if retrain else made_by} --force"
@@ -188,6 +192,7 @@ class Present:
                 f"{path} is outdated: {len(changed):,} of its {len(ids):,} images have other pixels now: "
                 f"{listing(changed)}. Predict those again with: {made_by}"
             )
+        self._current.add(key)
 
 
 def _rows_of(values: pd.Series, ids: pd.Index) -> pd.Series:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from cxrlt.artifacts import name_of_run
+from cxrlt.artifacts import file_state, name_of_run
 from cxrlt.challenges.base import Challenge
 from cxrlt.errors import UserError, listing
 from cxrlt.folds.read import REFIT, Folds
@@ -78,13 +78,11 @@ def recipe_of(directory: Path, challenge: str) -> Recipe:
 
     Raises UserError, naming the command, where the file is damaged.
     """
-    path = directory / CONFIG
-    found = path.stat() if path.is_file() else None
-    return _read_recipe(directory, challenge, found and (found.st_size, found.st_mtime_ns, found.st_ctime_ns))
+    return _read_recipe(directory, challenge, file_state(directory / CONFIG))
 
 
 @cache
-def _read_recipe(directory: Path, challenge: str, found: tuple[int, int, int] | None) -> Recipe:
+def _read_recipe(directory: Path, challenge: str, state: tuple[int, ...] | None) -> Recipe:
     path = directory / CONFIG
     again = f"{train_command(directory.parent, fold_of(directory), challenge)} --force"
     try:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -9,7 +10,7 @@ import numpy as np
 import pandas as pd
 from pydantic import PlainSerializer, model_validator
 
-from cxrlt.artifacts import Artifact, name_of_run, read_model
+from cxrlt.artifacts import Artifact, file_state, name_of_run, read_model
 from cxrlt.challenges.base import Challenge
 from cxrlt.errors import UserError
 from cxrlt.predictions.context import CONTEXT
@@ -161,11 +162,19 @@ def is_ensemble(run_dir: Path) -> bool:
     return (run_dir / WEIGHTS_FILE).is_file()
 
 
+@lru_cache(maxsize=64)
+def _weights_in(path: Path, again: str, state: tuple[int, ...] | None) -> EnsembleWeights:
+    return read_model(path, EnsembleWeights, again)
+
+
 def read_weights(run_dir: Path, challenge: Challenge) -> EnsembleWeights:
-    """What an ensemble is. Raises UserError if its numbers are not usable, or of other classes."""
+    """What an ensemble is, read once as long as its file stays the same.
+
+    Raises UserError if its numbers are not usable, or of other classes.
+    """
     name = name_of_run(run_dir, challenge.name)
     again = f"cxrlt ensemble {name} --members A B --challenge {challenge.name}"
-    weights = read_model(run_dir / WEIGHTS_FILE, EnsembleWeights, again)
+    weights = _weights_in(run_dir / WEIGHTS_FILE, again, file_state(run_dir / WEIGHTS_FILE))
     if weights.challenge != challenge.name or set(weights.classes) != set(challenge.classes):
         raise UserError(
             f"{run_dir / WEIGHTS_FILE} is of {weights.challenge}, or of other classes than {challenge.name} "
