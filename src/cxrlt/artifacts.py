@@ -203,7 +203,7 @@ def write_model(path: Path, artifact: BaseModel) -> None:
 
 
 def file_state(path: Path) -> tuple[int, ...] | None:
-    """By what a file is known to be the one that was read before; None if there is none."""
+    """Size, times and inode of a file, by which a change to it is noticed; None if there is no file."""
     try:
         found = path.stat()
     except (FileNotFoundError, NotADirectoryError):

@@ -41,6 +41,7 @@ def trainer_in(folder) -> Trainer:
     return create_trainer(generated_fold(folder, recipe, 64), create_accelerator(recipe))
 
 
+@pytest.mark.full
 def test_training_is_measured_against_its_steps(tmp_path):
     rate = next(train_rows(Setting(tmp_path, 1e-6)))
     assert rate.unit == "images/s"

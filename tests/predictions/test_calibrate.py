@@ -1,5 +1,6 @@
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -44,10 +45,16 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> SimulatedRuns:
     return runs
 
 
-@pytest.fixture
-def model(runs: SimulatedRuns) -> SimulatedRuns:
+@pytest.fixture(scope="module")
+def one_model(tmp_path_factory: pytest.TempPathFactory) -> SimulatedRuns:
+    runs = set_up_challenge(tmp_path_factory.mktemp("one"))
     runs.add_run("model", skill=2.5, recipe=OFF)
     return runs
+
+
+@pytest.fixture
+def model(one_model: SimulatedRuns, tmp_path: Path) -> SimulatedRuns:
+    return one_model.copy(tmp_path)
 
 
 def test_calibration_makes_probabilities_mean_something_and_leaves_the_ranking(shared: SimulatedRuns) -> None:

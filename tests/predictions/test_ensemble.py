@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -20,7 +21,7 @@ from cxrlt.predictions.study import study_mean
 from cxrlt.predictions.view_weights import choose_study_mean
 from cxrlt.predictions.weights import WEIGHTS_FILE, read_weights
 from refusal import refused
-from tiny import SimulatedRuns, edit_parquet
+from tiny import SimulatedRuns, edit_parquet, set_up_challenge
 
 pytestmark = pytest.mark.slow
 
@@ -29,12 +30,18 @@ def of(runs: SimulatedRuns, *rest: object) -> tuple:
     return runs.challenge, runs.workspace, *rest
 
 
-@pytest.fixture
-def two(runs: SimulatedRuns) -> SimulatedRuns:
+@pytest.fixture(scope="module")
+def two_models(tmp_path_factory: pytest.TempPathFactory) -> SimulatedRuns:
     """Two models of unlike quality, on scales of their own."""
+    runs = set_up_challenge(tmp_path_factory.mktemp("two"))
     runs.add_run("good", skill=2.5, seed=1, drift=2)
     runs.add_run("poor", skill=1.2, seed=2)
     return runs
+
+
+@pytest.fixture
+def two(two_models: SimulatedRuns, tmp_path: Path) -> SimulatedRuns:
+    return two_models.copy(tmp_path)
 
 
 def test_members_are_averaged_by_id_on_one_scale(two: SimulatedRuns) -> None:

@@ -22,7 +22,7 @@ from cxrlt.provenance import OutdatedError
 from cxrlt.recipe import TTAConfig, load_recipe, save_recipe
 from cxrlt.submissions.submit import submit
 from refusal import refused
-from tiny import SimulatedRuns, write_fold
+from tiny import SimulatedRuns, set_up_challenge, write_fold
 
 pytestmark = pytest.mark.slow
 
@@ -50,10 +50,16 @@ def renew(runs: SimulatedRuns, name: str, split: str) -> None:
         write_fold(directory, logits, meta, runs.present)
 
 
-@pytest.fixture
-def model(runs: SimulatedRuns) -> SimulatedRuns:
+@pytest.fixture(scope="module")
+def one_model(tmp_path_factory: pytest.TempPathFactory) -> SimulatedRuns:
+    runs = set_up_challenge(tmp_path_factory.mktemp("one"))
     runs.add_run("model", skill=2)
     return runs
+
+
+@pytest.fixture
+def model(one_model: SimulatedRuns, tmp_path: Path) -> SimulatedRuns:
+    return one_model.copy(tmp_path)
 
 
 READERS: dict[str, Callable[[SimulatedRuns], object]] = {

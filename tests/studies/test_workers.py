@@ -52,6 +52,7 @@ def test_a_worker_that_dies_is_a_sentence(tmp_path):
         workers.run([Task("dies", die, tmp_path / "log")], "train")
 
 
+@pytest.mark.full
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="processes are looked up in /proc")
 def test_workers_end_with_their_parent(tmp_path):
     code = (

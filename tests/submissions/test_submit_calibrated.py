@@ -24,11 +24,16 @@ from tiny import CLASSES, SimulatedRuns, edit_parquet, set_up_challenge, squeeze
 pytestmark = pytest.mark.slow
 
 
+@pytest.fixture(scope="module")
+def squeezed(tmp_path_factory) -> SimulatedRuns:
+    squeezed = set_up_challenge(tmp_path_factory.mktemp("squeezed"))
+    squeeze(squeezed.add_run("one", skill=2.0, seed=1))
+    return squeezed
+
+
 @pytest.fixture
-def own(tmp_path) -> SimulatedRuns:
-    own = set_up_challenge(tmp_path)
-    squeeze(own.add_run("one", skill=2.0, seed=1))
-    return own
+def own(squeezed, tmp_path) -> SimulatedRuns:
+    return squeezed.copy(tmp_path)
 
 
 def read(written) -> pd.DataFrame:

@@ -107,6 +107,7 @@ def test_a_finished_study_trains_nothing_and_finds_the_same(source, finished, ca
     assert "train 1/" not in capsys.readouterr().out
 
 
+@pytest.mark.full
 def test_one_more_loss_goes_on_from_what_is_there(source, plan):
     study_losses(source, plan(name="grows"))
     before = changed(source, "grows")
