@@ -1,4 +1,5 @@
 import errno
+import json
 import signal
 import subprocess
 import sys
@@ -219,18 +220,29 @@ def test_python_m_cxrlt_is_the_command():
     assert done.stderr.startswith("cxrlt: ")
 
 
-def imported_by(args):
-    """Which of the SLOW packages a fresh process holds after `cxrlt` with these arguments."""
-    lines = ["import sys", "from cxrlt import cli", f"try: cli.main({args!r})"]
-    code = "\n".join([*lines, "finally: print(*sys.modules, file=sys.stderr)"])
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+PRINT_HELP = """
+import json, sys
+from cxrlt import cli
+
+for args in json.loads(sys.argv[1]):
+    try:
+        cli.main([*args, "--help"])
+    except SystemExit as end:
+        assert not end.code
+    print(*args, *sys.modules, file=sys.stderr)
+"""
+
+
+def test_help_waits_for_no_package_that_is_slow_to_import():
+    """In one fresh process: what a line holds was imported by its command or by one before it."""
+    every = [[], *([name] for name in cli.COMMANDS), ["train", "demo_resnet"]]
+    command = [sys.executable, "-c", PRINT_HELP, json.dumps(every)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    return SLOW & set(done.stderr.split())
-
-
-@pytest.mark.parametrize("stage", [[], *([name] for name in cli.COMMANDS), ["train", "demo_resnet"]])
-def test_help_waits_for_no_package_that_is_slow_to_import(stage):
-    assert imported_by([*stage, "--help"]) == set()
+    lines = [line.split() for line in done.stderr.splitlines()]
+    assert [line[: len(args)] for line, args in zip(lines, every, strict=True)] == every
+    slow = {" ".join(args): SLOW & set(line) for args, line in zip(every, lines, strict=True)}
+    assert not any(slow.values()), slow
 
 
 def test_a_user_error_is_an_exception_of_its_own():

@@ -5,7 +5,7 @@ from fuzz.engine import fuzz
 pytestmark = pytest.mark.slow
 
 
-@pytest.mark.parametrize(("target", "cases"), [("table", 400), ("submission", 1000), ("yaml", 200)])
+@pytest.mark.parametrize(("target", "cases"), [("table", 250), ("submission", 600), ("yaml", 150)])
 def test_damaged_files_are_read_right_or_refused_in_a_sentence(target, cases):
     report = fuzz(target, seed=1, minutes=60, cases=cases, keep=None)
     assert report.failures == []

@@ -16,6 +16,7 @@ from cxrlt.training.setup import create_accelerator, create_trainer, initial_mod
 from cxrlt.training.train import TrainPlan, fold_jobs, train
 from interrupting import each_pass, each_update
 from refusal import says
+from thinning import thinned
 from tiny import same, tiny_recipe, weights_of
 
 pytestmark = pytest.mark.slow
@@ -101,7 +102,7 @@ def test_the_learning_rate_is_that_of_the_update(source):
     assert told[1] not in {f"{rates[4]:.3g}", f"{rates[6]:.3g}"}
 
 
-@pytest.mark.parametrize("update", [3, 7])
+@pytest.mark.parametrize("update", thinned([3, 7]))
 def test_nothing_is_made_of_a_bad_update(source, update):
     soup = {"kind": "average", "snapshots": 2, "inner_share": 0.25}
     kinds = {"best": {"predict.weights": "best"}, "souped": {"soup": soup}}

@@ -24,6 +24,7 @@ from cxrlt.training.setup import Trainer, create_accelerator, create_trainer
 from cxrlt.training.train import TrainPlan, fold_jobs, train
 from interrupting import each_pass, in_update, n_rows, stopping_in_update
 from refusal import says
+from thinning import thinned
 from tiny import CLASSES, make_tiny, same, tiny_recipe, weights_of
 
 pytestmark = pytest.mark.slow
@@ -79,7 +80,7 @@ def memory_of_backbones_for(largest: int) -> Iterator[None]:
         handle.remove()
 
 
-@pytest.mark.parametrize("backbone", ["test_convnext", "test_resnet"])
+@pytest.mark.parametrize("backbone", thinned(["test_convnext", "test_resnet"]))
 def test_a_run_that_needs_less_at_a_time_is_the_one_that_took_less_from_the_start(source, capsys, backbone):
     fields = DROPS | {"model.backbone": backbone, "schedule.epochs": 1, "data.mix": {"kinds": ("mixup",)}}
     small = tiny_recipe(**fields, **{"optim.max_batch_per_device": 2})
@@ -95,7 +96,7 @@ def test_a_run_that_needs_less_at_a_time_is_the_one_that_took_less_from_the_star
     assert (job.run_dir / "first_batch.png").read_bytes() == (wanted.run_dir / "first_batch.png").read_bytes()
 
 
-@pytest.mark.parametrize("n_workers", [0, 2])
+@pytest.mark.parametrize("n_workers", thinned([0, 2], first=1))
 def test_memory_that_is_full_later_changes_the_sums_alone(source, n_workers):
     fields = {"data.n_workers": n_workers}
     (whole,) = train(source, TrainPlan(f"roomy-{n_workers}", tiny_recipe(**fields), folds=(0,)))

@@ -31,7 +31,7 @@ def one_epoch(name):
     return dataclasses.replace(plan, recipe=plan.recipe.model_copy(update={"schedule": schedule}))
 
 
-@pytest.mark.parametrize("name", thinned(recipe_names(), every=3))
+@pytest.mark.parametrize("name", thinned(recipe_names(), every=4))
 def test_every_recipe_trains_on_a_cpu_with_a_small_backbone(name, source, single_source):
     single = load_recipe(name).loss.name in loss_names("single_label")
     plan = one_epoch(name)

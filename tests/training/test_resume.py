@@ -6,6 +6,7 @@ import pytest
 from cxrlt.training.checkpoint import checkpoints, update_of
 from cxrlt.training.train import TrainPlan, train
 from interrupting import DiedError, die, dying_in_update, each_pass, stopping_in_update
+from thinning import thinned
 from tiny import same, tiny_recipe, weights_of
 
 pytestmark = pytest.mark.slow
@@ -17,7 +18,7 @@ def logs_of(*jobs) -> list[pd.DataFrame]:
     return [pd.read_csv(job.run_dir / "log.csv")[COLUMNS] for job in jobs]
 
 
-@pytest.mark.parametrize(("update", "saved"), [(6, []), (14, [10]), (17, [16, 10]), (30, [26, 16])])
+@pytest.mark.parametrize(("update", "saved"), thinned([(6, []), (14, [10]), (17, [16, 10]), (30, [26, 16])]))
 def test_a_run_that_dies_ends_with_the_weights_of_one_left_alone(source, capsys, update, saved):
     """An epoch has 16 updates, of which the 10th and the last are checked and saved."""
     over = {"model.drop_path": 0.2, "model.drop_rate": 0.2, "checkpoint_minutes": 1e-9}

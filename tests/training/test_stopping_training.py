@@ -97,6 +97,7 @@ def test_a_signal_in_the_midst_of_an_epoch_loses_no_update(
     assert same(weights_of(job), undisturbed)
 
 
+@pytest.mark.full
 def test_processes_of_one_training_stop_together_where_one_of_them_is_asked(place, undisturbed, capsys):
     source, _ = place
     script = source.workspace.root / "signalled.py"

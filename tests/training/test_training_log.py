@@ -13,6 +13,7 @@ from cxrlt.training.stages import fit_in_stages
 from cxrlt.training.train import TrainPlan, fold_jobs, train
 from cxrlt.training.validate import scores_on, validate
 from interrupting import dying_in_update
+from thinning import thinned
 from tiny import CLASSES, same, tiny_recipe, weights_of
 
 SHORT = {"schedule.epochs": 2}
@@ -69,7 +70,7 @@ def test_a_metric_that_is_undefined_beside_one_that_is_not_is_named(single_sourc
         assert f"macro-F1 {score:.4f}, mAP undefined, mAUROC undefined" in line
 
 
-@pytest.mark.parametrize("refit", [False, True])
+@pytest.mark.parametrize("refit", thinned([False, True]))
 def test_a_training_without_out_of_fold_scores_goes_on_after_it_was_cut_off(source, refit):
     recipe = tiny_recipe(**SHORT, checkpoint_minutes=1e-9)
 

@@ -118,6 +118,7 @@ def test_one_more_loss_goes_on_from_what_is_there(source, plan):
     assert "| focal |" in text
 
 
+@pytest.mark.full
 def test_another_recipe_is_not_mixed_in(source, plan):
     study_losses(source, plan(name="one-recipe"))
     path = source.workspace.root / "other.yaml"

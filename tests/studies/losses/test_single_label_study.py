@@ -12,6 +12,7 @@ def single(tmp_path_factory):
     return make_tiny(tmp_path_factory.mktemp("single"), task="single_label")
 
 
+@pytest.mark.full
 def test_losses_of_both_kinds_are_compared_by_macro_f1(single, plan):
     text = study_losses(single, plan(losses=("ce", "lmf", "ldam", "ral")))
     folder = single.workspace.submission_dir("csv", "study-losses")
