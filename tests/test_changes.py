@@ -117,7 +117,7 @@ CHANGES: dict[str, Callable[[Path], None]] = {
     "test rows removed": lambda root: remove_rows(root, "test"),
     "weights field": lambda root: change_recipe(root, "optim", lr=0.5),
     "logits field": lambda root: change_recipe(root, "predict", tta=TTAConfig(flip=False)),
-    "scores field": lambda root: change_recipe(root, "predict", smooth=0.3),
+    "scores field": lambda root: change_recipe(root, "predict", study_mean="on"),
     "field of nothing": lambda root: change_recipe(root, "data", n_workers=0),
 }
 

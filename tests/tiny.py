@@ -21,6 +21,7 @@ from cxrlt.challenges import get_challenge
 from cxrlt.challenges.base import Challenge, Task
 from cxrlt.folds.make import make_folds
 from cxrlt.inputs.images import ImageSource
+from cxrlt.predictions.oof import oof_scores, score_of
 from cxrlt.predictions.present import Present
 from cxrlt.predictions.standardise import write_constants
 from cxrlt.predictions.store import PredictionsMeta, read_meta, read_predictions, write_predictions
@@ -240,6 +241,11 @@ def edit_parquet(path: Path, change: Callable[[pd.DataFrame], pd.DataFrame]) -> 
         ranges = json.loads(constants.read_text())["iqr"].values()
         task = "single_label" if set(ranges) == {1.0} else "multi_label"
         write_constants(path.parent, logits, task, meta.made_of | values)
+
+
+def oof_score(challenge: Challenge, scores: pd.DataFrame, table: pd.DataFrame, fold: pd.Series) -> float:
+    """The challenge's metric over the pooled out-of-fold scores; `table` holds the labels."""
+    return score_of(challenge, oof_scores(scores, fold, challenge.task), table)
 
 
 def squeeze(run_dir: Path) -> None:

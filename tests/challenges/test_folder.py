@@ -8,7 +8,7 @@ from cxrlt.challenges import get_challenge
 from cxrlt.challenges.folder import FolderChallenge
 from cxrlt.errors import UserError
 from cxrlt.inputs.check import check
-from cxrlt.inputs.shared_patients import shared_patients
+from cxrlt.inputs.shared_patients import find_shared_patients, other_tables
 from refusal import refused
 
 
@@ -68,8 +68,9 @@ def test_without_splits_everything_is_train(tmp_path: Path):
 def test_equal_names_in_two_splits_are_different_images(inputs: Path):
     workspace = Workspace(inputs.parents[1])
     challenge = challenge_of(inputs)
-    assert set(challenge.read("train", inputs).index) & set(challenge.read("dev", inputs).index)
-    assert shared_patients(challenge, workspace).images.empty
+    train = challenge.read("train", inputs)
+    assert set(train.index) & set(challenge.read("dev", inputs).index)
+    assert find_shared_patients(train, other_tables(challenge, workspace)).images.empty
     assert "No problem found" in check(challenge, workspace)
 
 

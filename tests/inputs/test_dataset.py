@@ -11,7 +11,7 @@ from cxrlt.errors import UserError
 from cxrlt.inputs.augment import build_transform
 from cxrlt.inputs.cache import ImageCache
 from cxrlt.inputs.cache_build import build_cache
-from cxrlt.inputs.dataset import XRayDataset, evaluation_loader, make_loader, rank_share
+from cxrlt.inputs.dataset import XRayDataset, make_loader, rank_share
 from cxrlt.inputs.sampling import epoch_batches
 
 pytestmark = pytest.mark.slow
@@ -212,21 +212,6 @@ def test_an_id_that_is_not_in_the_cache_is_named_before_training(cache: ImageCac
 def test_targets_of_another_length_are_refused(cache: ImageCache, targets: np.ndarray):
     with pytest.raises(ValueError, match="2 ids"):
         XRayDataset(cache, ["image0", "image1"], targets[:3])
-
-
-@pytest.mark.parametrize("n_workers", [0, 2])
-def test_evaluation_takes_every_row_once_in_order_and_as_it_is(
-    cache: ImageCache, targets: np.ndarray, n_workers: int
-):
-    loader = evaluation_loader(XRayDataset(cache, list(cache.ids), targets), 5, n_workers)
-    inputs, _, rows = zip(*loader, strict=True)
-    images, rows = torch.cat([one["images"] for one in inputs]), torch.cat(rows)
-    assert rows.tolist() == list(range(N_ROWS))
-    np.testing.assert_array_equal(images[:, 0], [cache[image_id] for image_id in cache.ids])
-
-
-def test_no_rows_make_no_batches(cache: ImageCache, targets: np.ndarray):
-    assert list(evaluation_loader(XRayDataset(cache, [], targets[:0]), 5, 0)) == []
 
 
 @pytest.mark.parametrize(("n_rows", "batch_size"), [(1, 8), (8, 8), (9, 8), (23, 4), (1000, 32)])

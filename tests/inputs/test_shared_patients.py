@@ -1,5 +1,10 @@
 from cxrlt.challenges import get_challenge
-from cxrlt.inputs.shared_patients import shared_patients
+from cxrlt.inputs.shared_patients import find_shared_patients, other_tables
+
+
+def shared_patients(challenge, workspace):
+    train = challenge.read("train", workspace.inputs_dir(challenge.name))
+    return find_shared_patients(train, other_tables(challenge, workspace))
 
 
 def test_shared_patients_are_named_by_split_with_their_training_images(csv_workspace):

@@ -177,7 +177,7 @@ def test_a_calibration_of_other_evidence_is_refused_with_the_command(model: Simu
         make_folds(model.challenge, model.workspace, 3, seed=1, force=True)
     else:
         config = run_dir / "fold0" / "config.yaml"
-        config.write_text(config.read_text().replace("smooth: 0.0", "smooth: 0.1"))
+        config.write_text(config.read_text().replace("study_mean: 'off'", "study_mean: 'on'"))
     with refused("cxrlt calibrate model --challenge csv"):
         read(model)
 

@@ -23,7 +23,6 @@ from cxrlt.metrics import macro_metric
 from cxrlt.predictions.combine import combined_constants
 from cxrlt.predictions.ensemble import make_ensemble
 from cxrlt.predictions.evaluate import evaluate, leaderboard
-from cxrlt.predictions.oof import oof_score
 from cxrlt.predictions.runs import read_final, read_oof
 from cxrlt.predictions.standardise import read_constants
 from cxrlt.predictions.store import read_predictions
@@ -32,7 +31,7 @@ from cxrlt.predictions.weights import read_weights
 from cxrlt.recipe import PredictConfig, Recipe
 from cxrlt.reports.score_table import leaderboard_table, score_table
 from thinning import thinned
-from tiny import CLASSES, SimulatedRuns, edit_parquet, set_up_challenge
+from tiny import CLASSES, SimulatedRuns, edit_parquet, oof_score, set_up_challenge
 
 pytestmark = pytest.mark.slow
 

@@ -99,7 +99,7 @@ def test_predictions_of_another_recipe_are_refused_and_so_are_constants_of_one(m
         read_final(*of(model, "model", "test"))
 
 
-@pytest.mark.parametrize("after", [{"study_mean": "off"}, {"gate": 0.5}, {"smooth": 0.1}])
+@pytest.mark.parametrize("after", [{"study_mean": "off"}, {"gate": 0.5}])
 def test_what_is_done_with_logits_afterwards_outdates_none(model: SimulatedRuns, after: dict) -> None:
     other_recipe(model.workspace.run_dir("csv", "model"), **after)
     read_final(*of(model, "model", "test"))

@@ -53,13 +53,6 @@ def test_folds_on_different_scales_are_made_comparable_without_labels() -> None:
     pd.testing.assert_frame_equal(standardise_by_fold(drifted, fold), standardise_by_fold(scores, fold))
 
 
-def test_mean_constants_weigh_their_parts() -> None:
-    parts = [constants_of(frame([[m, 0], [m + w, 0]])) for m, w in ((0, 2), (10, 6))]
-    mean = mean_constants(parts, [3, 1])
-    assert mean.median["A"] == pytest.approx((3 * 1 + 13) / 4)
-    assert mean.iqr["A"] == pytest.approx((3 * 1 + 3) / 4)
-
-
 def test_constants_are_read_back_by_class_name(tmp_path: Path) -> None:
     logits = frame(np.random.default_rng(0).normal(size=(9, 2)))
     write_constants(tmp_path, logits, "multi_label", {"weights": "f"})
@@ -90,7 +83,7 @@ def test_a_class_without_any_prediction_is_on_the_scale_of_logits() -> None:
     assert (constants.median["A"], constants.iqr["A"]) == (0, 1)
 
 
-def test_without_weights_the_parts_of_mean_constants_count_alike() -> None:
+def test_the_parts_of_mean_constants_count_alike() -> None:
     parts = [constants_of(frame([[m, 0], [m + w, 0]])) for m, w in ((0, 2), (10, 6))]
     mean = mean_constants(parts)
     assert (mean.median["A"], mean.iqr["A"]) == (pytest.approx(7), pytest.approx(2))

@@ -61,11 +61,6 @@ class ImageCache:
         """Ids of the readable images."""
         return self.rows.index
 
-    @property
-    def summary(self) -> str:
-        left_out = f", {len(self.quarantined):,} unreadable ones left out" if self.quarantined else ""
-        return f"{len(self.rows):,} images at {self.size} px in {self.directory}{left_out}"
-
     @cached_property
     def images(self) -> np.ndarray:
         """All rows, read-only, uint8 (n, size, size) or (n, size, size, 3)."""

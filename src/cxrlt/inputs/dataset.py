@@ -7,7 +7,6 @@ import hashlib
 import struct
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import cv2
 import numpy as np
@@ -25,14 +24,6 @@ Item = tuple[int, int]
 """(epoch, draw); a draw is row + n_rows * copy, copy 0 being the first time a row comes in an epoch."""
 Inputs = dict[str, torch.Tensor]
 """What a model takes: for single images {"images": uint8 (b, channels, size, size)}; items lack the b."""
-
-
-class Reader(Protocol):
-    """Single images as a model takes them: a tensor per row, called `name` among its inputs."""
-
-    name: str
-
-    def read(self, row: int, epoch: int, copy: int) -> torch.Tensor: ...
 
 
 class ImageReader:
@@ -230,15 +221,6 @@ def item_loader(
         worker_init_fn=begin_reading,
         generator=torch.Generator(),
     )
-
-
-def evaluation_loader(
-    dataset: LabelledRows, batch_size: int, n_workers: int, pin_memory: bool = False
-) -> DataLoader:
-    """Every row once, in order, in batches of at most `batch_size`."""
-    rows = np.arange(len(dataset))
-    batches = [rows[at : at + batch_size] for at in range(0, len(rows), batch_size)]
-    return make_loader(dataset, 0, batches, n_workers, pin_memory)
 
 
 def on_device(inputs: Inputs, device: torch.device) -> Inputs:

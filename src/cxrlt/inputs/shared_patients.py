@@ -47,12 +47,6 @@ class SharedPatients:
         return f"{found} Of {' and '.join(self.unknown)} only images were compared: patients are not given."
 
 
-def shared_patients(challenge: Challenge, workspace: Workspace) -> SharedPatients:
-    """Reads every table that is there. Raises UserError if that of train is missing."""
-    inputs_dir = workspace.inputs_dir(challenge.name)
-    return find_shared_patients(challenge.read("train", inputs_dir), other_tables(challenge, workspace))
-
-
 def other_tables(challenge: Challenge, workspace: Workspace) -> dict[str, pd.DataFrame]:
     """The tables of dev and test that are there: a test table is often published months after train."""
     tables = {}

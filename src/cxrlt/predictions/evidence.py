@@ -46,7 +46,7 @@ def made_of_final(name: str, split: str, present: Present) -> MadeOf:
         recipe=fields_changing(recipe, "scores"),
         predictions=_values([name], split, present) | _values([name], "oof", present),
     )
-    if recipe.predict.study_mean in CANDIDATES or recipe.predict.smooth:
+    if recipe.predict.study_mean in CANDIDATES:
         parts |= present.labels_and_views
     return parts | fold_part
 

@@ -26,11 +26,6 @@ def oof_scores(scores: pd.DataFrame, fold: pd.Series, task: Task) -> pd.DataFram
     return standardise_by_fold(scores.loc[rows], fold.loc[rows])
 
 
-def oof_score(challenge: Challenge, scores: pd.DataFrame, table: pd.DataFrame, fold: pd.Series) -> float:
-    """The challenge's metric over the pooled out-of-fold scores; `table` holds the labels."""
-    return score_of(challenge, oof_scores(scores, fold, challenge.task), table)
-
-
 def score_of(challenge: Challenge, pooled: pd.DataFrame, table: pd.DataFrame) -> float:
     """The challenge's metric over scores of one scale, all rows predicted; `table` holds the labels."""
     labels = table.loc[pooled.index, list(pooled.columns)].to_numpy(np.float64)

@@ -10,7 +10,6 @@ from cxrlt.artifacts import Workspace, write_model
 from cxrlt.challenges.base import Challenge
 from cxrlt.errors import UserError, listing
 from cxrlt.folds.read import REFIT
-from cxrlt.folds.rows import TrainRows
 from cxrlt.locks import exclusive
 from cxrlt.predictions.combine import combined, combined_constants, evidence_of
 from cxrlt.predictions.evidence import (
@@ -20,7 +19,7 @@ from cxrlt.predictions.evidence import (
     weights_of_split,
 )
 from cxrlt.predictions.fold_files import constants_of_fold, predict_command, read_fold, require_ids
-from cxrlt.predictions.postprocess import postprocess
+from cxrlt.predictions.gate import gate_by_no_finding
 from cxrlt.predictions.present import Present
 from cxrlt.predictions.standardise import Constants, constants_of, mean_constants
 from cxrlt.predictions.trained import fold_dirs
@@ -34,7 +33,6 @@ from cxrlt.predictions.view_weights import (
     kept_study_mean,
 )
 from cxrlt.predictions.weights import is_ensemble
-from cxrlt.recipe import PredictConfig
 from cxrlt.training.places import WEIGHTS, fold_of
 
 STUDY_MEAN_FILE = "study_mean.json"
@@ -176,7 +174,7 @@ def read_final(
 ) -> Final:
     """Predictions of a model or an ensemble for "oof", "dev" or "test", as they are scored and submitted.
 
-    A model's are gated and smoothed if its recipe asks for it; an ensemble's members are not, and `raw` never
+    A model's are gated if its recipe asks for it; an ensemble's members are not, and `raw` never
     is. An out-of-fold row is computed with what was fitted without its fold. Of a model, `present` may hold
     some folds alone; the others need not be trained then. `without` (of "oof" only) computes every row with
     what was fitted without that fold: what comes after may be fitted on the other folds' rows.
@@ -199,10 +197,8 @@ def read_final(
 
     raw = None if scores.raw is None else over_studies(scores.raw)
     logits = scores.constants.invert(over_studies(scores.frame))
-    options = predicting_recipe(run_dir, challenge).predict
-    if options.gate or options.smooth:
-        logits = _postprocessed(challenge, logits, options, present.rows, table, units)
-    return Final(name, logits, how, raw, scores.optimistic)
+    gated = gate_by_no_finding(challenge, logits, predicting_recipe(run_dir, challenge).predict.gate)
+    return Final(name, gated, how, raw, scores.optimistic)
 
 
 def weighted_mean(
@@ -223,22 +219,6 @@ def weighted_mean(
             frame = frame.loc[total.index]
         total += weight * frame
     return total
-
-
-def _postprocessed(
-    challenge: Challenge,
-    logits: pd.DataFrame,
-    options: PredictConfig,
-    labels: TrainRows,
-    table: pd.DataFrame,
-    units: Sequence[int | None],
-) -> pd.DataFrame:
-    """`logits` after the recipe's gate and smoothing, a fold's rows by the labels of the others."""
-
-    def part_of(ids: pd.Index, unit: int | None) -> pd.DataFrame:
-        return postprocess(challenge, logits.loc[ids], options, labels.table[labels.fold != unit])
-
-    return _by_unit(units, logits.index, table, part_of)
 
 
 def _by_unit(

@@ -71,12 +71,10 @@ def constants_of(logits: pd.DataFrame, task: Task = "multi_label") -> Constants:
     return Constants(median.fillna(0.0), iqr.where(iqr > 0, 1.0))
 
 
-def mean_constants(parts: Sequence[Constants], weights: Sequence[float] | None = None) -> Constants:
-    """Weighted mean of medians and of ranges: the scale that averaged scores are mapped back to."""
-    shares = np.full(len(parts), 1 / len(parts)) if weights is None else np.array(weights) / np.sum(weights)
-    median = sum(share * part.median for share, part in zip(shares, parts, strict=True))
-    iqr = sum(share * part.iqr for share, part in zip(shares, parts, strict=True))
-    return Constants(median, iqr)
+def mean_constants(parts: Sequence[Constants]) -> Constants:
+    """Mean of medians and of ranges: the scale that averaged scores are mapped back to."""
+    share = 1 / len(parts)
+    return Constants(sum(share * part.median for part in parts), sum(share * part.iqr for part in parts))
 
 
 def standardise_by_fold(scores: pd.DataFrame, fold: pd.Series) -> pd.DataFrame:

@@ -299,8 +299,6 @@ class PredictConfig(_Frozen):
     weights found on out-of-fold rows."""
     gate: float = Field(0.0, ge=0, json_schema_extra=SCORES)
     """Findings are multiplied by (1 - probability of no finding) to this power; 0: off."""
-    smooth: float = Field(0.0, ge=0, lt=1, json_schema_extra=SCORES)
-    """Share of a probability that comes from the classes that occur together with it; 0: off."""
     weights: Literal["last", "best"] = "last"
     """The final averaged weights, or the best epoch's, which makes the out-of-fold score optimistic."""
 

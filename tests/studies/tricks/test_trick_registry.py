@@ -6,7 +6,7 @@ import pytest
 from cxrlt.cli import parse
 from cxrlt.recipe import changed, differing_fields, load_recipe
 from cxrlt.studies.tricks.fit import Facts, misfit
-from cxrlt.studies.tricks.registry import PLAIN, TRICKS, Trick
+from cxrlt.studies.tricks.registry import PLAIN, TRICKS
 from cxrlt.training.tta import NO_TTA
 
 BASE = changed(load_recipe("demo_resnet"), dict(PLAIN))
@@ -31,7 +31,6 @@ CHANGES = {
     "study_mean": {"predict.study_mean"},
     "view_weights": {"predict.study_mean"},
     "gate": {"predict.gate"},
-    "smooth": {"predict.smooth"},
 }
 
 
@@ -71,13 +70,6 @@ def test_a_trick_changes_what_it_is_called_after_and_nothing_else(name):
         assert fields == CHANGES[name]
 
 
-def test_a_trick_may_scale_the_learning_rate():
-    trick = Trick("x", "", "trained", {"optim": {"weight_decay": 0.0}}, lr_scale=0.1)
-    recipe = changed(BASE, trick.fields(BASE))
-    assert recipe.optim.lr == pytest.approx(BASE.optim.lr / 10)
-    assert recipe.optim.weight_decay == 0
-
-
 @pytest.mark.parametrize(("size", "small"), [(512, 352), (384, 256), (96, 64), (64, 32)])
 def test_rising_resolution_has_as_many_epochs_at_two_thirds_of_the_size_first(size, small):
     base = changed(BASE, {"data": {"size": size}, "schedule": {"epochs": 9}})
@@ -101,7 +93,7 @@ def test_tricks_over_studies_need_studies_of_several_images_with_the_same_labels
 
 
 def test_what_is_fitted_on_other_folds_needs_them_all(challenge):
-    fitted = {"view_weights", "smooth", "calibrate", "thresholds"}
+    fitted = {"view_weights", "calibrate", "thresholds"}
     fitted |= {"mean", "greedy", "per_class", "stack", "context"}
     assert left_out(Facts(challenge, table(), BASE, all_folds=False)) == fitted
 
@@ -113,7 +105,7 @@ def test_a_gate_needs_a_class_for_no_finding(challenge):
 
 def test_what_weighs_classes_apart_needs_any_number_of_classes_per_image(challenge):
     single = dataclasses.replace(challenge, task="single_label", metric="macro-F1")
-    by_class = {"gate", "smooth", "calibrate", "thresholds", "per_class", "stack", "context"}
+    by_class = {"gate", "calibrate", "thresholds", "per_class", "stack", "context"}
     assert left_out(Facts(single, table(), BASE)) == by_class
 
 

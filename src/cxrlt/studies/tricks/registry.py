@@ -19,7 +19,6 @@ PLAIN: Fields = {
         "tta": {"flip": False, "scales": (), "crop": None, "merge": "logits"},
         "study_mean": "off",
         "gate": 0.0,
-        "smooth": 0.0,
         "weights": "last",
     }
 }
@@ -40,19 +39,14 @@ class Trick:
     stage: Stage
     changes: Fields | Callable[[Recipe], Fields] = field(default_factory=dict)
     needs: tuple[Need, ...] = ()
-    lr_scale: float = 1.0
-    """Factor on BASE's learning rate."""
     kind: Kind | None = None
     alone: bool = False
     probabilities: Variant = "raw"
     """Which probabilities are scored; all keep the order of the raw ones."""
 
     def fields(self, base: Recipe) -> dict[str, Any]:
-        """What it puts on top of `base`, the learning rate included."""
-        fields = dict(self.changes(base) if callable(self.changes) else self.changes)
-        if self.lr_scale != 1:
-            fields["optim"] = fields.get("optim", {}) | {"lr": base.optim.lr * self.lr_scale}
-        return fields
+        """What it puts on top of `base`."""
+        return dict(self.changes(base) if callable(self.changes) else self.changes)
 
 
 def rising(base: Recipe) -> Fields:
@@ -161,9 +155,6 @@ TRICKS: Mapping[str, Trick] = {
         ),
         _predicted(
             "gate", "findings lowered by half of no finding", {"gate": 0.5}, "no finding", "multi-label"
-        ),
-        _predicted(
-            "smooth", "a tenth from classes that occur together", {"smooth": 0.1}, "multi-label", "all folds"
         ),
         _mapped("calibrate", "probabilities calibrated out of fold, in the same order", "calibrated"),
         _mapped("thresholds", "the same with .5 where each class's F1 is best out of fold", "f1"),
