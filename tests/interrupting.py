@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from cxrlt.models.backbone import Inputs, XRayModel
-from cxrlt.stopping import Stopped, stop_on_signals
+from cxrlt.system.signals import Stopped, stop_on_signals
 
 
 class DiedError(Exception):

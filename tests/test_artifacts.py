@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from cxrlt.artifacts import TEMPORARY, atomic_path, expand_home, read_json, write_text
+from cxrlt.artifacts import expand_home, read_json
 from cxrlt.errors import UserError
+from cxrlt.system.atomic_files import TEMPORARY, atomic_path, write_text
 
 
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):

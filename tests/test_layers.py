@@ -15,10 +15,10 @@ LAYERS = [
     {"reports", "submissions"},
     {"predictions"},
     {"training"},
-    {"models", "losses", "folds", "inputs"},
+    {"models", "losses", "folds", "inputs", "phantom"},
     {"challenges", "recipe", "metrics"},
-    {"locks"},
-    {"artifacts", "literal_figure", "provenance", "stopping", "user_file"},
+    {"artifacts", "literal_figure", "provenance"},
+    {"system"},
     {"errors"},
 ]
 ALONE = {"losses": {"losses"}, "metrics": {"metrics"}, "models": {"models", "recipe", "errors"}}

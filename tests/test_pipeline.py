@@ -12,11 +12,11 @@ from cxrlt.challenges import get_challenge
 from cxrlt.errors import UserError
 from cxrlt.folds.make import read_folds
 from cxrlt.inputs.images import ImageSource
-from cxrlt.inputs.phantom import make_demo
-from cxrlt.locks import LOCK
+from cxrlt.phantom.demo import make_demo
 from cxrlt.pipeline import Plan, run
 from cxrlt.recipe import save_recipe
 from cxrlt.submissions.validate import validate
+from cxrlt.system.locks import LOCK
 from tiny import CLASSES, make_tiny, tiny_recipe
 
 pytestmark = pytest.mark.slow

@@ -1,11 +1,7 @@
-"""Where files lie, and how they are written: whole or not at all."""
+"""Where files lie, and the JSON that stages write for each other."""
 
-import errno
-import hashlib
 import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -13,27 +9,13 @@ from typing import TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from cxrlt.errors import MissingFileError, UserError, listing, quoted
-from cxrlt.user_file import require_file
+from cxrlt.system.atomic_files import write_json
+from cxrlt.system.user_files import require_file
 
 LONGEST_NAME = 200
 """Bytes of a folder's name: file systems take 255, and some names get longer."""
 LARGEST_JSON = 1 << 28
 """Bytes of an artifact: weights of many members for thousands of classes have a few million."""
-TEMPORARY = ".*.tmp"
-"""What the files are called that a killed process was writing."""
-MENDS = {
-    errno.ENOSPC: "Make room on that disk",
-    errno.EDQUOT: "Make room in your quota",
-    errno.EFBIG: "Allow larger files there (ulimit -f)",
-    errno.EROFS: "Name a folder that can be written to with --root",
-    errno.EACCES: "Give yourself the right to it, or name another folder with --root,",
-    errno.EPERM: "Give yourself the right to it, or name another folder with --root,",
-    errno.EIO: "Check that disk",
-    errno.ENOTDIR: "Move the file away that stands where a folder should be",
-    errno.EEXIST: "Move the file away that stands where a folder should be",
-    errno.EISDIR: "Move the folder away that stands where a file should be",
-}
-"""What mends an error of a disk, by its number."""
 
 
 class Artifact(BaseModel):
@@ -112,45 +94,6 @@ def name_of_run(run_dir: Path, challenge: str) -> str:
     return run_dir.as_posix().rpartition(f"/folds/{challenge}/")[2]
 
 
-@contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path`, renamed onto it, once its bytes are on disk, when the block ends well.
-
-    A block that raises leaves nothing behind; a killed one leaves a file that `TEMPORARY` matches. Raises
-    UserError where the disk does not take the file.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        with temporary.open("r+b") as file:
-            os.fsync(file.fileno())  # else a power cut may leave the new name on an empty file
-        temporary.replace(path)
-    except OSError as error:
-        raise UserError(cannot_write(path, error)) from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-
-
-def cannot_write(path: Path | str, error: OSError, what: str = "written") -> str:
-    """Why `path` could not be written (or `what`), that nothing is lost, and what mends it."""
-    mend = MENDS.get(error.errno, "Mend that")
-    return (
-        f"{path} cannot be {what}: {error.strerror or error}. What was finished before is kept. "
-        f"{mend} and run the same command again."
-    )
-
-
-def write_text(path: Path, text: str) -> None:
-    with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-
-
-def write_json(path: Path, value: object) -> None:
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
-
-
 def read_json(path: Path, made_by: str, *, replaced_by: str | None = None) -> dict:
     """The JSON object in `path`, which the command `made_by` writes.
 
@@ -200,18 +143,3 @@ def read_model(path: Path, kind: type[Model], made_by: str, *, replaced_by: str 
 def write_model(path: Path, artifact: BaseModel) -> None:
     """Write an artifact as the JSON that `read_model` reads."""
     write_json(path, artifact.model_dump(mode="json"))
-
-
-def file_state(path: Path) -> tuple[int, ...] | None:
-    """Size, times and inode of a file, by which a change to it is noticed; None if there is no file."""
-    try:
-        found = path.stat()
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    return found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino
-
-
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file's bytes, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -11,11 +11,12 @@ os.environ.setdefault("PYDANTIC_ERRORS_INCLUDE_URL", "0")  # read when pydantic 
 import tyro
 from tyro.conf import subcommand
 
-from cxrlt.artifacts import MENDS, cannot_write, expand_home
+from cxrlt.artifacts import expand_home
 from cxrlt.commands import COMMANDS, Folders, Train
 from cxrlt.errors import UserError
 from cxrlt.recipe import POLICIES, changed, load_recipe
-from cxrlt.stopping import Stopped, stop_on_signals
+from cxrlt.system.atomic_files import FIXES, cannot_write
+from cxrlt.system.signals import Stopped, stop_on_signals
 
 
 def parse(args: list[str]) -> Folders:
@@ -57,7 +58,7 @@ def main(args: list[str] | None = None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
     except OSError as error:
-        if error.errno not in MENDS:
+        if error.errno not in FIXES:
             raise
         _say(cannot_write(error.filename or "a file", error, "read or written"))
         sys.exit(2)

@@ -11,9 +11,9 @@ from cxrlt.artifacts import Workspace
 from cxrlt.folds.make import make_folds
 from cxrlt.inputs.check import check
 from cxrlt.inputs.images import ImageSource
-from cxrlt.inputs.phantom import PHANTOMS, make_demo
-from cxrlt.inputs.quick import quick
+from cxrlt.inputs.smoke_run import quick
 from cxrlt.inputs.table import NoImagesError
+from cxrlt.phantom.demo import PHANTOMS, make_demo
 from cxrlt.predictions.ensemble import make_ensemble
 from cxrlt.predictions.evaluate import evaluate, leaderboard
 from cxrlt.predictions.predict import predict, predict_run

@@ -16,8 +16,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute
 
-from cxrlt.artifacts import file_state
 from cxrlt.errors import UserError, listing
+from cxrlt.system.atomic_files import file_state
 
 MadeOf = dict[str, str]
 """Digest by part. A part with a column per class, or with fields, also has one for each: "labels.Mass"."""

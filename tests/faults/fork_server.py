@@ -26,7 +26,7 @@ SIZED = {"open", "os.rename", "os.mkdir"}
 IMPORTS = (
     "cxrlt.cli",
     "cxrlt.pipeline",
-    "cxrlt.inputs.phantom",
+    "cxrlt.phantom.demo",
     "cxrlt.predictions.calibrate",
     "cxrlt.reports.score_table",
     "cxrlt.submissions.submit",

@@ -15,8 +15,8 @@ from joblib import delayed
 from tiny_stages import after, contents, left_over
 
 from cxrlt.errors import UserError
-from cxrlt.inputs.phantom import make_demo
-from cxrlt.inputs.processes import in_processes
+from cxrlt.phantom.demo import make_demo
+from cxrlt.system.processes import in_processes
 
 pytestmark = pytest.mark.slow
 

@@ -4,10 +4,10 @@ import os
 import pandas as pd
 import pytest
 
-from cxrlt.artifacts import sha256_of
 from cxrlt.errors import UserError
 from cxrlt.folds.make import extend_folds, make_folds
 from cxrlt.folds.read import read_folds
+from cxrlt.system.atomic_files import sha256_of
 from refusal import refused
 
 AGAIN = "cxrlt folds tiny"

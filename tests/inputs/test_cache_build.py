@@ -19,7 +19,7 @@ from cxrlt.inputs import cache_rows
 from cxrlt.inputs.cache import ImageCache, cache_path, open_cache, read_quarantine
 from cxrlt.inputs.cache_build import CHUNK, build_cache
 from cxrlt.inputs.decode import decode, read_image
-from cxrlt.locks import exclusive
+from cxrlt.system.locks import exclusive
 
 pytestmark = pytest.mark.slow
 

@@ -13,7 +13,7 @@ from cxrlt.inputs.cache_build import build_cache
 from cxrlt.inputs.check import check
 from cxrlt.inputs.images import ImageSource
 from cxrlt.inputs.inverted import FEWEST, inverted_sentence, look_inverted
-from cxrlt.inputs.phantom import make_demo
+from cxrlt.phantom.demo import make_demo
 
 pytestmark = pytest.mark.slow
 

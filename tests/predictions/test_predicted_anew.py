@@ -16,13 +16,13 @@ from safetensors.torch import load_file, save_file
 from cxrlt.cli import main
 from cxrlt.errors import UserError
 from cxrlt.inputs.images import ImageSource
-from cxrlt.locks import exclusive
 from cxrlt.pipeline import Plan, run
 from cxrlt.predictions.ensemble import make_ensemble, predict_ensemble
 from cxrlt.predictions.evaluate import evaluate
 from cxrlt.predictions.predict import predict, predict_run
 from cxrlt.predictions.store import read_meta, read_predictions
 from cxrlt.recipe import TTAConfig, load_recipe, save_recipe
+from cxrlt.system.locks import exclusive
 from cxrlt.training.train import TrainPlan, train
 from refusal import refused
 from tiny import make_tiny, tiny_recipe, tiny_source
@@ -159,7 +159,7 @@ def test_of_two_predictions_of_a_fold_at_once_the_second_says_who_is_at_it(
     holding = f"""
         import sys
         from pathlib import Path
-        from cxrlt.locks import exclusive
+        from cxrlt.system.locks import exclusive
         sys.argv = ["cxrlt", "predict", "model", "--split", "dev"]
         with exclusive(Path({str(fold(source, 0))!r})):
             print("held", flush=True)

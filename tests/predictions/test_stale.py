@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from cxrlt.artifacts import write_json
 from cxrlt.cli import main
 from cxrlt.errors import UserError
 from cxrlt.folds.make import make_folds
@@ -21,6 +20,7 @@ from cxrlt.predictions.store import read_predictions
 from cxrlt.provenance import OutdatedError
 from cxrlt.recipe import TTAConfig, load_recipe, save_recipe
 from cxrlt.submissions.submit import submit
+from cxrlt.system.atomic_files import write_json
 from refusal import refused
 from tiny import SimulatedRuns, set_up_challenge, write_fold
 

@@ -4,7 +4,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cxrlt.artifacts import write_json
 from cxrlt.predictions.standardise import (
     constants_of,
     mean_constants,
@@ -12,6 +11,7 @@ from cxrlt.predictions.standardise import (
     standardise_by_fold,
     write_constants,
 )
+from cxrlt.system.atomic_files import write_json
 from refusal import refused
 
 

@@ -80,7 +80,7 @@ STOPPING = """
 import sys, time
 from functools import partial
 from pathlib import Path
-from cxrlt.stopping import Stopped, put_off, stop_if_asked, stop_on_signals
+from cxrlt.system.signals import Stopped, put_off, stop_if_asked, stop_on_signals
 from cxrlt.studies.workers import Task, Workers
 
 def step(name):

@@ -8,9 +8,9 @@ import pytest
 from scipy.special import expit
 
 from cxrlt.errors import UserError
-from cxrlt.locks import LOCK
 from cxrlt.submissions import write
 from cxrlt.submissions.write import IncompleteError, submission_rows, write_csv, write_submission
+from cxrlt.system.locks import LOCK
 from five_images import CLASSES, IDS
 
 

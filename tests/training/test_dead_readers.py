@@ -10,10 +10,10 @@ import pandas as pd
 import pytest
 
 from cxrlt.errors import UserError
-from cxrlt.inputs import readers
+from cxrlt.inputs import loader_workers as readers
 from cxrlt.inputs.dataset import make_loader
 from cxrlt.predictions.predict import predict
-from cxrlt.stopping import Stopped, put_off, stop_on_signals
+from cxrlt.system.signals import Stopped, put_off, stop_on_signals
 from cxrlt.training.data import evaluation_set
 from cxrlt.training.train import TrainPlan, train
 from interrupting import each_pass, in_update

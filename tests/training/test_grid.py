@@ -8,7 +8,7 @@ import pytest
 from cxrlt import cli
 from cxrlt.errors import UserError
 from cxrlt.recipe import save_recipe
-from cxrlt.stopping import Stopped, stop_on_signals
+from cxrlt.system.signals import Stopped, stop_on_signals
 from cxrlt.training.grid import train_command, train_grid, waves
 from refusal import says
 from tiny import make_tiny, tiny_recipe

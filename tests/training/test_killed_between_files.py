@@ -6,7 +6,7 @@ import pytest
 
 from cxrlt.artifacts import read_json
 from cxrlt.errors import UserError
-from cxrlt.locks import exclusive
+from cxrlt.system.locks import exclusive
 from cxrlt.training.train import TrainPlan, train
 from tiny import same, tiny_recipe, weights_of
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from cxrlt.recipe import save_recipe
-from cxrlt.stopping import Stopped, stop_on_signals
+from cxrlt.system.signals import Stopped, stop_on_signals
 from cxrlt.training.checkpoint import checkpoints, update_of
 from cxrlt.training.train import TrainPlan, train
 from interrupting import each_pass, in_update, send, stopping_in_update

@@ -9,13 +9,13 @@ from safetensors import safe_open
 
 from cxrlt.artifacts import read_json
 from cxrlt.errors import UserError
-from cxrlt.locks import exclusive
 from cxrlt.metrics import macro_metric
 from cxrlt.predictions.predict import predict
 from cxrlt.predictions.present import Present
 from cxrlt.predictions.runs import read_oof
 from cxrlt.predictions.store import read_predictions
 from cxrlt.recipe import OptimConfig, load_recipe
+from cxrlt.system.locks import exclusive
 from cxrlt.training.data import evaluation_set
 from cxrlt.training.infer import infer
 from cxrlt.training.setup import create_accelerator, initial_model, loss_of

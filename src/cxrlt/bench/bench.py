@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from cxrlt.artifacts import write_json
 from cxrlt.bench import evaluation, images, memory, tables, training
 from cxrlt.bench.flags import StageName
 from cxrlt.bench.growth import Growth
@@ -14,6 +13,7 @@ from cxrlt.bench.machine import describe_machine
 from cxrlt.bench.report import HEADER, growth_lines, machine_line, row_lines
 from cxrlt.bench.rows import Row
 from cxrlt.bench.setting import Setting
+from cxrlt.system.atomic_files import write_json
 
 QUICK = 0.02
 """The share of the full sizes that --quick measures."""

@@ -6,15 +6,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from cxrlt.artifacts import write_json
 from cxrlt.bench.synthetic import long_tailed
 from cxrlt.challenges.cxr_lt import COUNTS_2023, CXR_LT_2023
 from cxrlt.inputs.cache import ImageCache, cache_path, open_cache, real_path, write_csv
 from cxrlt.inputs.decode import DECODERS
-from cxrlt.inputs.filling import create_array, writing_rows
 from cxrlt.inputs.inverted import THUMB
 from cxrlt.inputs.sources import HASH_BYTES, stats_of
 from cxrlt.recipe import Recipe
+from cxrlt.system.atomic_files import write_json
+from cxrlt.system.resumable_array import create_array, writing_rows
 from cxrlt.training.job import FoldJob
 
 N_TRAIN = CXR_LT_2023.train_images

@@ -25,9 +25,9 @@ from cxrlt.inputs.augment import Transform, build_transform, sampling_matrix
 from cxrlt.inputs.cache import ImageCache
 from cxrlt.inputs.cache_build import CHUNK, N_TIMED, build_cache
 from cxrlt.inputs.dataset import XRayDataset, make_loader
-from cxrlt.inputs.phantom import draw_picture
-from cxrlt.inputs.phantom_cases import draw_patients
 from cxrlt.inputs.sampling import epoch_batches
+from cxrlt.phantom.cases import draw_patients
+from cxrlt.phantom.demo import draw_picture
 from cxrlt.recipe import AugmentConfig
 
 LARGE = (2544, 3056)

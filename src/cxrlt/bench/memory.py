@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from cxrlt.artifacts import Workspace, write_text
+from cxrlt.artifacts import Workspace
 from cxrlt.bench.fold import N_TRAIN, generated_labels, write_noise
 from cxrlt.bench.layout import draw_images, write_images, write_table
 from cxrlt.bench.rows import Mark, Row
@@ -18,6 +18,7 @@ from cxrlt.bench.setting import Setting
 from cxrlt.challenges import get_challenge
 from cxrlt.errors import UserError
 from cxrlt.folds.make import make_folds
+from cxrlt.system.atomic_files import write_text
 
 CHALLENGE = "cxrlt2023"
 TIMES = 10

@@ -16,7 +16,7 @@ import pyarrow.csv
 
 from cxrlt.challenges.spelling import nearest
 from cxrlt.errors import UserError, listing, quoted, shortened
-from cxrlt.user_file import count_columns, read_text, require_file, require_text
+from cxrlt.system.user_files import count_columns, read_text, require_file, require_text
 
 SOURCE = "inputs/README.md says where to get it and where it goes."
 BLOCK_BYTES = 1 << 24

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 from cxrlt.challenges.base import Metric
 from cxrlt.challenges.spelling import nearest
 from cxrlt.errors import UserError, listing, quoted, shortened
-from cxrlt.user_file import read_yaml
+from cxrlt.system.user_files import read_yaml
 
 SPEC_FILE = "challenge.yaml"
 EXAMPLE = "inputs/README.md has an example to start from."

@@ -22,7 +22,7 @@ class Demo(Folders):
     """Draw them again."""
 
     def run(self) -> None:
-        from cxrlt.inputs.phantom import make_demo
+        from cxrlt.phantom.demo import make_demo
 
         inputs_dir = self.workspace.inputs_dir(self.challenge)
         print(make_demo(inputs_dir, self.patients, self.seed, challenge=self.challenge, force=self.force))

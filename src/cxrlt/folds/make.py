@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from cxrlt.artifacts import Workspace, atomic_path, sha256_of, write_json
+from cxrlt.artifacts import Workspace
 from cxrlt.challenges.base import Challenge
 from cxrlt.errors import UserError, listing
 from cxrlt.folds.balance import balance, describe
@@ -14,7 +14,8 @@ from cxrlt.folds.split import extend_split, split_patients
 from cxrlt.inputs.pixels import pixel_hashes
 from cxrlt.inputs.shared_pictures import grouped_patients
 from cxrlt.inputs.table import load_labels, load_table
-from cxrlt.locks import exclusive, sweep
+from cxrlt.system.atomic_files import atomic_path, sha256_of, write_json
+from cxrlt.system.locks import exclusive, remove_leftovers
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ def make_folds(
                     table = _grouped(challenge, workspace, table)
                 fold = split_patients(table, challenge.classes, n_folds, seed)
                 return _write(challenge, workspace, table, fold, plan, ())
-    sweep(path.parent)
+    remove_leftovers(path.parent)
     folds = read_folds(challenge, workspace)
     _require_same(folds, table, plan, challenge, workspace)
     figures = folds.made.model_dump(mode="json")

@@ -9,12 +9,13 @@ import numpy as np
 import pandas as pd
 from pydantic import ConfigDict, Field
 
-from cxrlt.artifacts import Artifact, Workspace, read_model, sha256_of
+from cxrlt.artifacts import Artifact, Workspace, read_model
 from cxrlt.challenges.base import Challenge
 from cxrlt.challenges.csv_file import LARGEST_TABLE, read_csv
 from cxrlt.errors import UserError, listing
 from cxrlt.provenance import digest
-from cxrlt.user_file import require_file
+from cxrlt.system.atomic_files import sha256_of
+from cxrlt.system.user_files import require_file
 
 COLUMNS = ("image_id", "patient", "fold")
 REFIT = "refit"

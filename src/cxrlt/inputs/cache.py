@@ -22,12 +22,12 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute
 
-from cxrlt.artifacts import atomic_path
 from cxrlt.errors import UserError, listing
 from cxrlt.inputs.decode import DECODERS
-from cxrlt.inputs.filling import array_fault
 from cxrlt.inputs.inverted import THUMB
 from cxrlt.inputs.sources import HASH_BYTES, STAT, hex_of
+from cxrlt.system.atomic_files import atomic_path
+from cxrlt.system.resumable_array import array_fault
 
 META = "meta.json"
 EMPTY_QUARANTINE = (

@@ -13,7 +13,6 @@ import pandas as pd
 from joblib import cpu_count, delayed
 from tqdm import tqdm
 
-from cxrlt.artifacts import write_json
 from cxrlt.errors import UserError, listing
 from cxrlt.inputs.cache import (
     META,
@@ -30,11 +29,12 @@ from cxrlt.inputs.cache import (
 )
 from cxrlt.inputs.cache_rows import Unreadable, decode_rows
 from cxrlt.inputs.decode import DECODERS
-from cxrlt.inputs.filling import create_array, require_room, writing_rows
 from cxrlt.inputs.inverted import THUMB
-from cxrlt.inputs.processes import in_processes
 from cxrlt.inputs.sources import HASH_BYTES, STAT, hashing, stats_of
-from cxrlt.locks import exclusive, sweep
+from cxrlt.system.atomic_files import write_json
+from cxrlt.system.locks import exclusive, remove_leftovers
+from cxrlt.system.processes import in_processes
+from cxrlt.system.resumable_array import create_array, require_room, writing_rows
 
 CHUNK = 64
 """Rows that one process decodes before they are marked as done."""
@@ -79,7 +79,7 @@ def build_cache(
         directory, challenge, split, images, size, channels, table, workers or cpu_count(), progress
     )
     if build.is_finished():
-        sweep(directory)
+        remove_leftovers(directory)
     else:
         try:
             with exclusive(directory, wait=True):

@@ -8,9 +8,9 @@ import cv2
 import numpy as np
 
 from cxrlt.inputs.decode import UnreadableImageError, decode_bytes, read_image
-from cxrlt.inputs.filling import writing_rows
 from cxrlt.inputs.inverted import THUMB
 from cxrlt.inputs.sources import stat_of
+from cxrlt.system.resumable_array import writing_rows
 
 
 class Unreadable(NamedTuple):

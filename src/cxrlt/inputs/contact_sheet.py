@@ -9,9 +9,9 @@ from matplotlib.colors import Normalize
 from matplotlib.image import BboxImage
 from matplotlib.transforms import Bbox, TransformedBbox
 
-from cxrlt.artifacts import atomic_path
 from cxrlt.errors import listing
 from cxrlt.literal_figure import LiteralFigure
+from cxrlt.system.atomic_files import atomic_path
 
 CELL_INCHES = 2.2
 SHARE = 0.96  # of a cell's side that the longer side of an image takes

@@ -17,8 +17,8 @@ from torch.utils.data import DataLoader, Dataset
 from cxrlt.errors import UserError
 from cxrlt.inputs.augment import Transform
 from cxrlt.inputs.cache import ImageCache, rows_of_ids
+from cxrlt.inputs.loader_workers import begin_reading
 from cxrlt.inputs.mixing import Mix, Mixing
-from cxrlt.inputs.readers import begin_reading
 
 Item = tuple[int, int]
 """(epoch, draw); a draw is row + n_rows * copy, copy 0 being the first time a row comes in an epoch."""

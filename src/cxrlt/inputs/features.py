@@ -21,12 +21,12 @@ import numpy as np
 import pandas as pd
 import torch
 
-from cxrlt.artifacts import write_json
 from cxrlt.errors import UserError
 from cxrlt.inputs.cache import META, read_csv, rows_of_ids, write_csv
 from cxrlt.inputs.dataset import Inputs, Item, LabelledRows, rows_of_single
-from cxrlt.inputs.filling import array_fault, create_array, require_room, writing_rows
-from cxrlt.locks import exclusive, sweep
+from cxrlt.system.atomic_files import write_json
+from cxrlt.system.locks import exclusive, remove_leftovers
+from cxrlt.system.resumable_array import array_fault, create_array, require_room, writing_rows
 
 Key = Mapping[str, object]
 """What features are a function of, as JSON knows it: strings, numbers, lists."""
@@ -70,7 +70,7 @@ def open_features(directory: Path) -> FeatureCache | None:
     """The features in `directory`; None where there are none, or damaged ones, or some rows are not done."""
     if _fault_of(directory) or not np.load(directory / "done.npy").all():
         return None
-    sweep(directory)
+    remove_leftovers(directory)
     meta = json.loads((directory / META).read_text(encoding="utf-8"))
     ids = pd.Index(read_csv(directory / "ids.csv")["image_id"])
     return FeatureCache(directory, meta["key"], pd.Series(np.arange(len(ids)), index=ids))

@@ -15,11 +15,11 @@ from cxrlt.artifacts import Workspace
 from cxrlt.challenges.base import Challenge
 from cxrlt.errors import UserError
 from cxrlt.inputs.cache import CHANNELS, caches_of, is_done, read_quarantine, real_path
-from cxrlt.inputs.filling import writing_rows
 from cxrlt.inputs.inverted import inverted_sentence
 from cxrlt.inputs.sources import STAT, Hashed, hashing, hex_of, stats_of
 from cxrlt.inputs.table import with_files
-from cxrlt.locks import exclusive
+from cxrlt.system.locks import exclusive
+from cxrlt.system.resumable_array import writing_rows
 
 NAME = "sha256"
 

@@ -12,13 +12,13 @@ from scipy.special import expit, logit
 
 from cxrlt.artifacts import Artifact, read_model, write_model
 from cxrlt.errors import UserError, listing
-from cxrlt.locks import exclusive
 from cxrlt.predictions.choices import Method, Variant
 from cxrlt.predictions.evidence import made_of_final
 from cxrlt.predictions.logit_maps import LogitMap, fit_maps
 from cxrlt.predictions.present import Present
 from cxrlt.predictions.thresholds import f1_threshold
 from cxrlt.provenance import MadeOf, OutdatedError, in_words
+from cxrlt.system.locks import exclusive
 
 CALIBRATION = "calibration.json"
 

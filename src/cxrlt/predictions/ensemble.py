@@ -9,7 +9,6 @@ import cxrlt
 from cxrlt.artifacts import Workspace, write_model
 from cxrlt.challenges.base import Challenge
 from cxrlt.errors import UserError, listing
-from cxrlt.locks import exclusive
 from cxrlt.predictions.candidates import (
     BY_SIMPLICITY,
     N_DRAWS,
@@ -36,6 +35,7 @@ from cxrlt.predictions.weights import (
     read_weights,
 )
 from cxrlt.provenance import OutdatedError, in_words
+from cxrlt.system.locks import exclusive
 
 
 @dataclass(frozen=True)

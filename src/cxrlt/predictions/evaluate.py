@@ -7,11 +7,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from cxrlt.artifacts import Workspace, read_json, write_json
+from cxrlt.artifacts import Workspace, read_json
 from cxrlt.challenges.base import Challenge
 from cxrlt.errors import UserError
 from cxrlt.folds.rows import TrainRows
-from cxrlt.locks import exclusive
 from cxrlt.metrics import Interval, macro, paired_difference
 from cxrlt.predictions.evidence import marks_of
 from cxrlt.predictions.measures import macro_values
@@ -21,6 +20,8 @@ from cxrlt.predictions.probabilities import probabilities
 from cxrlt.predictions.run_names import require_run
 from cxrlt.predictions.runs import Final, finished_folds, holds_run, read_final
 from cxrlt.predictions.scoring import N_DRAWS, Evaluation, score_rows
+from cxrlt.system.atomic_files import write_json
+from cxrlt.system.locks import exclusive
 
 SCORE = "score.json"
 OPTIMISTIC = "optimistic: its epochs were chosen on the rows it is scored on"

@@ -15,8 +15,8 @@ from cxrlt.predictions.view_weights import CANDIDATES
 from cxrlt.predictions.weights import EnsembleWeights, is_ensemble, read_weights
 from cxrlt.provenance import MadeOf, OutdatedError, in_words, made_of, only
 from cxrlt.recipe import Recipe, fields_changing
-from cxrlt.training.places import RUN, fold_of
 from cxrlt.training.record import read_run
+from cxrlt.training.run_paths import RUN, fold_of
 
 
 def made_of_evidence(names: Iterable[str], present: Present) -> MadeOf:

@@ -11,7 +11,7 @@ from cxrlt.predictions.probabilities import comparable_logits
 from cxrlt.predictions.standardise import CONSTANTS, Constants, read_constants
 from cxrlt.predictions.store import PredictionsMeta, read_meta, read_predictions
 from cxrlt.provenance import OutdatedError, in_words
-from cxrlt.training.places import WEIGHTS, fold_of, train_command, unit_dir
+from cxrlt.training.run_paths import WEIGHTS, fold_of, train_command, unit_dir
 
 
 def read_fold(

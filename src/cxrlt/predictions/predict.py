@@ -17,7 +17,6 @@ from cxrlt.folds.read import REFIT
 from cxrlt.inputs.cache import ImageCache
 from cxrlt.inputs.images import ImageSource
 from cxrlt.inputs.memory import give_back_memory
-from cxrlt.locks import exclusive
 from cxrlt.models.backbone import XRayModel, create_model
 from cxrlt.predictions.ensemble import predict_ensemble
 from cxrlt.predictions.present import Present
@@ -34,11 +33,12 @@ from cxrlt.predictions.trained import TrainedFold, recipe_of, require_classes, t
 from cxrlt.predictions.weights import is_ensemble, read_weights
 from cxrlt.provenance import MadeOf, digest, in_words
 from cxrlt.recipe import Recipe, TTAConfig
+from cxrlt.system.locks import exclusive
 from cxrlt.training.checkpoint import read_tensors
 from cxrlt.training.data import Stored, evaluation_set, rows_per_pass
 from cxrlt.training.features import feature_cache
 from cxrlt.training.infer import infer
-from cxrlt.training.places import CONFIG, WEIGHTS, fold_of
+from cxrlt.training.run_paths import CONFIG, WEIGHTS, fold_of
 from cxrlt.training.setup import create_accelerator, worker_count
 from cxrlt.training.tta import describe_tta, only_as_they_are
 

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from cxrlt.artifacts import Workspace, file_state
+from cxrlt.artifacts import Workspace
 from cxrlt.challenges.base import Challenge
 from cxrlt.errors import listing
 from cxrlt.folds.read import Folds
@@ -19,8 +19,9 @@ from cxrlt.predictions.store import PredictionsMeta, pixel_numbers, read_pixels
 from cxrlt.predictions.trained import recipe_of
 from cxrlt.provenance import MadeOf, OutdatedError, differing, digest_of_weights, in_words, made_of
 from cxrlt.recipe import Recipe, fields_changing
-from cxrlt.training.places import CONFIG, WEIGHTS, fold_of, train_command
+from cxrlt.system.atomic_files import file_state
 from cxrlt.training.record import RunRecord, changes_in_data, classes_of, data_used, made_of_data
+from cxrlt.training.run_paths import CONFIG, WEIGHTS, fold_of, train_command
 
 TRAINED_WITH = ("split", "classes")
 """Where one of these differs, predicting again is not enough."""

@@ -6,7 +6,7 @@ from cxrlt.challenges.base import Challenge
 from cxrlt.challenges.spelling import nearest
 from cxrlt.errors import UserError, listing, quoted
 from cxrlt.predictions.runs import holds_run
-from cxrlt.training.places import train_run_command
+from cxrlt.training.run_paths import train_run_command
 
 
 def run_names(challenge: str, workspace: Workspace) -> list[str]:

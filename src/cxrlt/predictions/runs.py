@@ -10,7 +10,6 @@ from cxrlt.artifacts import Workspace, write_model
 from cxrlt.challenges.base import Challenge
 from cxrlt.errors import UserError, listing
 from cxrlt.folds.read import REFIT
-from cxrlt.locks import exclusive
 from cxrlt.predictions.combine import combined, combined_constants, evidence_of
 from cxrlt.predictions.evidence import (
     made_of_evidence,
@@ -33,7 +32,8 @@ from cxrlt.predictions.view_weights import (
     kept_study_mean,
 )
 from cxrlt.predictions.weights import is_ensemble
-from cxrlt.training.places import WEIGHTS, fold_of
+from cxrlt.system.locks import exclusive
+from cxrlt.training.run_paths import WEIGHTS, fold_of
 
 STUDY_MEAN_FILE = "study_mean.json"
 

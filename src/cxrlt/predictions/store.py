@@ -9,9 +9,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from cxrlt.artifacts import atomic_path, forced, make_again
+from cxrlt.artifacts import forced, make_again
 from cxrlt.errors import UserError, listing
 from cxrlt.provenance import MadeOf, digest
+from cxrlt.system.atomic_files import atomic_path
 
 META_KEY = b"cxrlt"
 MADE_BY = "cxrlt predict NAME"

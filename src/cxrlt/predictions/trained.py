@@ -5,14 +5,15 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from cxrlt.artifacts import file_state, name_of_run
+from cxrlt.artifacts import name_of_run
 from cxrlt.challenges.base import Challenge
 from cxrlt.errors import UserError, listing
 from cxrlt.folds.read import REFIT, Folds
 from cxrlt.provenance import differing, in_words, made_of
 from cxrlt.recipe import Recipe, fields_changing, load_recipe
-from cxrlt.training.places import CONFIG, WEIGHTS, fold_of, train_command, train_run_command
+from cxrlt.system.atomic_files import file_state
 from cxrlt.training.record import RunRecord, read_run
+from cxrlt.training.run_paths import CONFIG, WEIGHTS, fold_of, train_command, train_run_command
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,13 @@ import numpy as np
 import pandas as pd
 from pydantic import PlainSerializer, model_validator
 
-from cxrlt.artifacts import Artifact, file_state, name_of_run, read_model
+from cxrlt.artifacts import Artifact, name_of_run, read_model
 from cxrlt.challenges.base import Challenge
 from cxrlt.errors import UserError
 from cxrlt.predictions.context import CONTEXT
 from cxrlt.predictions.view_weights import StudyMean, StudyMeanOption
 from cxrlt.provenance import MadeOf
+from cxrlt.system.atomic_files import file_state
 
 WEIGHTS_FILE = "weights.json"
 Kind = Literal["mean", "greedy", "per_class", "stack"]

@@ -8,10 +8,11 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from cxrlt.artifacts import expand_home, write_text
+from cxrlt.artifacts import expand_home
 from cxrlt.errors import UserError, quoted, shortened
 from cxrlt.recipe.fields import POLICIES, Changes, Recipe
-from cxrlt.user_file import read_yaml
+from cxrlt.system.atomic_files import write_text
+from cxrlt.system.user_files import read_yaml
 
 MOST_FAULTS = 10
 RECIPES_DIR = Path(__file__).parent.parent / "recipes"

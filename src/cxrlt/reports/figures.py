@@ -11,9 +11,9 @@ from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
-from cxrlt.artifacts import atomic_path
 from cxrlt.literal_figure import LiteralFigure
 from cxrlt.reports.palette import GROUP_COLOURS, NEGATIVES
+from cxrlt.system.atomic_files import atomic_path
 
 DPI = 150
 WIDTH = 8.0  # inches: at a README's width the letters are then about as large as its own

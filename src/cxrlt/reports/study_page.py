@@ -7,7 +7,7 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from cxrlt.artifacts import write_text
+from cxrlt.system.atomic_files import write_text
 
 TEMPLATE = "study_page.html.jinja"
 

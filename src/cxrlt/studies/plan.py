@@ -17,8 +17,8 @@ from cxrlt.predictions.present import Present
 from cxrlt.provenance import in_words
 from cxrlt.recipe import Recipe, differing_in, load_recipe
 from cxrlt.studies.flags import StudyPlan
-from cxrlt.training.places import CONFIG, RUN, WEIGHTS
 from cxrlt.training.record import read_run
+from cxrlt.training.run_paths import CONFIG, RUN, WEIGHTS
 from cxrlt.training.train import TrainPlan
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from cxrlt.artifacts import atomic_path
 from cxrlt.studies.compare import Compared, TruthResult
+from cxrlt.system.atomic_files import atomic_path
 
 Row = dict[str, object]
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 from cxrlt.errors import UserError
-from cxrlt.stopping import SIGNALS, Stopped, stop_on_signals
+from cxrlt.system.signals import SIGNALS, Stopped, stop_on_signals
 from cxrlt.training.grid import visible_gpus
 
 

@@ -18,8 +18,8 @@ from cxrlt.predictions.trained import fold_dirs, recipe_of
 from cxrlt.predictions.weights import EnsembleWeights, is_ensemble, read_weights
 from cxrlt.provenance import OutdatedError, digest_of_weights, in_words
 from cxrlt.submissions.record import is_outdated, records
-from cxrlt.training.places import RUN, WEIGHTS, fold_of, train_command, train_run_command, unit_dir
 from cxrlt.training.record import Origin, RunRecord, read_run
+from cxrlt.training.run_paths import RUN, WEIGHTS, fold_of, train_command, train_run_command, unit_dir
 
 SPLITS = ("oof", "dev", "test")
 

@@ -21,7 +21,7 @@ import pyarrow.csv
 from cxrlt.challenges.columns import UNSAFE_PATH
 from cxrlt.challenges.csv_file import LARGEST_TABLE, MOST_ROWS
 from cxrlt.errors import UserError, listing, quoted, shortened
-from cxrlt.user_file import count_columns, require_file, require_text
+from cxrlt.system.user_files import count_columns, require_file, require_text
 
 CODE_FOLDER = "code/"
 BLOCK_BYTES = 1 << 20

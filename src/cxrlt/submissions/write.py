@@ -18,13 +18,14 @@ import pyarrow.compute
 import pyarrow.csv
 from numpy.typing import NDArray
 
-from cxrlt.artifacts import Workspace, atomic_path
+from cxrlt.artifacts import Workspace
 from cxrlt.challenges.base import Challenge
 from cxrlt.challenges.spelling import other_spellings
 from cxrlt.errors import UserError, listing
-from cxrlt.locks import exclusive
 from cxrlt.submissions.read import BLOCK_BYTES, open_csv
 from cxrlt.submissions.validate import validate_submission
+from cxrlt.system.atomic_files import atomic_path
+from cxrlt.system.locks import exclusive
 
 # Near 1 a probability needs more digits than its logit: 12 keep logits up to 13 apart that differ by 1e-6.
 DIGITS = 12

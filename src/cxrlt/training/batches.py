@@ -10,7 +10,7 @@ from cxrlt.inputs.contact_sheet import write_contact_sheet
 from cxrlt.inputs.dataset import Inputs, Item, item_loader, rank_share
 from cxrlt.inputs.sampling import epoch_batches
 from cxrlt.training.batch_size import updates_per_epoch
-from cxrlt.training.memory import MENDS, half_of
+from cxrlt.training.memory import FIXES, half_of
 from cxrlt.training.setup import Trainer, worker_count
 
 DRAWN = 16  # images of the first batch
@@ -40,7 +40,7 @@ def take_half(trainer: Trainer, batch: np.ndarray) -> None:
     job, progress, n_rows = trainer.job, trainer.progress, max(map(len, share_of(trainer, batch)))
     too_many = f"fold {job.fold}: the device's memory does not hold {n_rows} rows at once"
     if 1 < n_rows < 2 * trainer.rows_needed:
-        raise UserError(f"{too_many}, and the backbone's BatchNorm cannot train on one. {MENDS}")
+        raise UserError(f"{too_many}, and the backbone's BatchNorm cannot train on one. {FIXES}")
     if n_rows > 1 and trainer.accelerator.num_processes > 1:
         raise UserError(
             f"{too_many}. Run the same command again with --optim.max-batch-per-device {n_rows // 2}: it "

@@ -18,8 +18,8 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from cxrlt.artifacts import TEMPORARY, atomic_path
 from cxrlt.errors import UserError, listing
+from cxrlt.system.atomic_files import TEMPORARY, atomic_path
 
 KEPT = 2
 """How many are kept: the one before the last is there for the day when the last cannot be read."""

@@ -15,7 +15,7 @@ from cxrlt.inputs.cache import ImageCache
 from cxrlt.inputs.dataset import Inputs, XRayDataset, make_loader
 from cxrlt.inputs.decode import DECODERS
 from cxrlt.inputs.features import FeatureCache, FeatureWriter, features_path, open_features
-from cxrlt.inputs.readers import readers_watched
+from cxrlt.inputs.loader_workers import readers_watched
 from cxrlt.models.backbone import XRayModel
 from cxrlt.recipe import Recipe
 from cxrlt.training.checkpoint import sha256_of_tensors

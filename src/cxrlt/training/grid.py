@@ -11,7 +11,7 @@ import torch
 from cxrlt.errors import UserError, listing
 from cxrlt.inputs.images import ImageSource
 from cxrlt.recipe import Recipe
-from cxrlt.stopping import Stopped
+from cxrlt.system.signals import Stopped
 
 LOOK_SECONDS = 0.2
 

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from cxrlt.challenges.base import Task
 from cxrlt.inputs.dataset import Inputs, LabelledRows, make_loader
-from cxrlt.inputs.readers import readers_watched
+from cxrlt.inputs.loader_workers import readers_watched
 from cxrlt.models.backbone import XRayModel
 from cxrlt.recipe import TTAConfig
 from cxrlt.training.memory import in_parts, memory_watched

@@ -11,14 +11,15 @@ import pandas as pd
 import torch
 
 import cxrlt
-from cxrlt.artifacts import write_json, write_model, write_text
+from cxrlt.artifacts import write_model
 from cxrlt.challenges.base import Metric, Task
 from cxrlt.inputs.cache import ImageCache
 from cxrlt.models.pretrained import weights_licence
 from cxrlt.provenance import MadeOf
 from cxrlt.recipe import Recipe, save_recipe
-from cxrlt.training.places import CONFIG, INNER, RUN, WEIGHTS
+from cxrlt.system.atomic_files import write_json, write_text
 from cxrlt.training.record import Origin, RunRecord
+from cxrlt.training.run_paths import CONFIG, INNER, RUN, WEIGHTS
 
 CHANNELS = {1: "one grey channel", 3: "three colour channels"}
 PACKAGES = ("accelerate", "albumentations", "numpy", "opencv-python-headless", "pandas", "timm", "torch")

@@ -14,14 +14,14 @@ from tqdm import tqdm
 
 from cxrlt.inputs.dataset import Inputs, on_device
 from cxrlt.inputs.memory import give_back_memory
-from cxrlt.stopping import asked_to_stop, put_off
+from cxrlt.system.signals import asked_to_stop, put_off
 from cxrlt.training.batch_size import updates_per_epoch
 from cxrlt.training.batches import batches_of, load, share_of, take_half, whole_batch_denominators
+from cxrlt.training.health_check import take_stock
 from cxrlt.training.job import FoldJob
 from cxrlt.training.memory import unless_full
 from cxrlt.training.setup import Trainer, create_trainer, seed_of
 from cxrlt.training.soup import keep_snapshot, pour
-from cxrlt.training.stock import take_stock
 from cxrlt.training.validate import end_epoch, keep_weights, save_and_stop, save_if_due, validate
 
 MicroBatches = Iterator[tuple[Inputs, Tensor]]

@@ -13,10 +13,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from cxrlt.errors import UserError
 from cxrlt.inputs.dataset import Inputs, on_device
-from cxrlt.stopping import stop_if_asked
+from cxrlt.system.signals import stop_if_asked
 
 Result = TypeVar("Result")
-MENDS = (
+FIXES = (
     "Lower --data.size, take a smaller --model.backbone, each under a --name of its own, or end what else "
     "uses the device."
 )
@@ -53,7 +53,7 @@ def unless_full(compute: Callable[[], Result]) -> Result | None:
 def half_of(n_rows: int, owner: str) -> int:
     """How many to try where `n_rows` are too many, with the memory freed. Raises UserError for one row."""
     if n_rows <= 1:
-        raise UserError(f"{owner}: the device's memory does not hold a single row. {MENDS}")
+        raise UserError(f"{owner}: the device's memory does not hold a single row. {FIXES}")
     clear_device_cache(garbage_collection=True)
     return n_rows // 2
 
@@ -87,7 +87,7 @@ def memory_watched() -> Iterator[None]:
         yield
     except torch.OutOfMemoryError as error:
         reason = str(error).partition("\n")[0]
-        raise UserError(f"The device's memory is full ({reason}). {MENDS}") from error
+        raise UserError(f"The device's memory is full ({reason}). {FIXES}") from error
 
 
 def _parts(

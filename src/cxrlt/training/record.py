@@ -12,7 +12,7 @@ from cxrlt.errors import UserError
 from cxrlt.folds.rows import TrainRows
 from cxrlt.provenance import MadeOf, differing, made_of, only
 from cxrlt.recipe import Recipe, fields_changing
-from cxrlt.training.places import RUN, fold_of, train_command
+from cxrlt.training.run_paths import RUN, fold_of, train_command
 
 DATA = ("rows", "labels", "pixels", "views")
 """The parts of what weights are made of that lie in the inputs folder and may be changed there."""

@@ -5,13 +5,13 @@ from collections.abc import Sequence
 from cxrlt.artifacts import write_model
 from cxrlt.errors import UserError, listing
 from cxrlt.folds.rows import TrainRows
-from cxrlt.locks import exclusive
 from cxrlt.provenance import MadeOf, in_words, is_current, only
 from cxrlt.recipe import differing_in, load_recipe, save_recipe
+from cxrlt.system.locks import exclusive
 from cxrlt.training.checkpoint import checkpoints
 from cxrlt.training.job import FoldJob
-from cxrlt.training.places import CONFIG, RUN, train_run_command
 from cxrlt.training.record import DATA, RunRecord, changes_in_data, read_run
+from cxrlt.training.run_paths import CONFIG, RUN, train_run_command
 
 
 def require_same_run(job: FoldJob, rows: TrainRows) -> None:

@@ -13,8 +13,8 @@ from typing import Literal
 
 from torch import Tensor
 
-from cxrlt.artifacts import write_json
 from cxrlt.metrics import macro_metric
+from cxrlt.system.atomic_files import write_json
 from cxrlt.training.checkpoint import read_tensors, save_tensors, snapshot_path
 from cxrlt.training.setup import Trainer
 from cxrlt.training.validate import scores_on

@@ -11,7 +11,7 @@ from cxrlt.recipe import Recipe, StageConfig
 from cxrlt.training.checkpoint import leftovers
 from cxrlt.training.job import FoldJob, Start, licence_of
 from cxrlt.training.loop import fit
-from cxrlt.training.places import WEIGHTS
+from cxrlt.training.run_paths import WEIGHTS
 from cxrlt.training.setup import seed_of
 
 WARM_UP_GRID = 4

@@ -16,19 +16,19 @@ from cxrlt.folds.read import REFIT
 from cxrlt.folds.rows import TrainRows, read_train_rows
 from cxrlt.inputs.cache import ImageCache
 from cxrlt.inputs.images import ImageSource
-from cxrlt.inputs.readers import readers_watched
-from cxrlt.locks import HOLDER, LOCK, exclusive, sweep
+from cxrlt.inputs.loader_workers import readers_watched
 from cxrlt.recipe import Recipe
+from cxrlt.system.locks import HOLDER, LOCK, exclusive, remove_leftovers
 from cxrlt.training.batch_size import require_batches_that_train
-from cxrlt.training.inner import inner_rows
+from cxrlt.training.init_from import find_start, require_unseen
 from cxrlt.training.job import FoldJob, Start, describe_run, licence_of
 from cxrlt.training.memory import memory_watched
-from cxrlt.training.places import RUN, WEIGHTS, unit_dir
 from cxrlt.training.record import made_of_training, read_run
+from cxrlt.training.run_paths import RUN, WEIGHTS, unit_dir
 from cxrlt.training.same_run import keep_or_refuse, require_same_run, take_over_recipe
 from cxrlt.training.setup import create_accelerator, loss_of
+from cxrlt.training.soup_holdout import inner_rows
 from cxrlt.training.stages import fit_in_stages, left_in, with_stages
-from cxrlt.training.start import find_start, require_unseen
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def train(source: ImageSource, plan: TrainPlan) -> list[FoldJob]:
             accelerator.print(f"train {plan.name} fold {job.fold}: already done ({job.run_dir})")
             if main:
                 take_over_recipe(job)
-                sweep(job.run_dir, left_in(job.run_dir))
+                remove_leftovers(job.run_dir, left_in(job.run_dir))
             continue
         with exclusive(job.run_dir) if main else nullcontext(), readers_watched(), memory_watched():
             if main:

@@ -11,16 +11,16 @@ import numpy as np
 import pandas as pd
 from scipy.special import softmax
 
-from cxrlt.artifacts import atomic_path
 from cxrlt.challenges.base import RANKING_METRICS, Metric, Task
 from cxrlt.metrics import macro_metrics
-from cxrlt.stopping import Stopped, stop_if_asked
+from cxrlt.system.atomic_files import atomic_path
+from cxrlt.system.signals import Stopped, stop_if_asked
 from cxrlt.training.batch_size import updates_per_epoch
 from cxrlt.training.checkpoint import remove_checkpoints, save_checkpoint, save_tensors
 from cxrlt.training.data import evaluation_set
 from cxrlt.training.infer import infer
 from cxrlt.training.job import FoldJob, tags
-from cxrlt.training.places import WEIGHTS
+from cxrlt.training.run_paths import WEIGHTS
 from cxrlt.training.setup import Trainer, worker_count
 
 BEST = "best.safetensors"

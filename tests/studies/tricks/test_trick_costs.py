@@ -3,9 +3,9 @@ import shutil
 import pytest
 import torch
 
-from cxrlt.artifacts import write_json
 from cxrlt.studies.tricks.cost import SECONDS, costs, train_timed
 from cxrlt.studies.tricks.plan import TrickStudy
+from cxrlt.system.atomic_files import write_json
 
 pytestmark = pytest.mark.slow
 

@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
-from cxrlt.artifacts import write_text
 from cxrlt.recipe import run_name
 from cxrlt.reports.study_page import PageTable, Section, write_study_page
 from cxrlt.studies.compare import TruthResult
@@ -24,6 +23,7 @@ from cxrlt.studies.tables import (
     number_table,
     write_csv,
 )
+from cxrlt.system.atomic_files import write_text
 
 LEGEND = (
     *LEGEND_OF_ALL,

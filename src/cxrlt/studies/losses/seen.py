@@ -6,7 +6,6 @@ from functools import partial
 import pandas as pd
 
 from cxrlt.inputs.images import ImageSource
-from cxrlt.locks import exclusive
 from cxrlt.predictions.predict import infer_fold, predict, tta_of, what_is_behind
 from cxrlt.predictions.present import Present
 from cxrlt.predictions.store import PredictionsMeta, write_predictions
@@ -14,6 +13,7 @@ from cxrlt.predictions.trained import TrainedFold, trained_folds
 from cxrlt.studies.losses.plan import LossStudy
 from cxrlt.studies.plan import Run
 from cxrlt.studies.workers import Task, Workers
+from cxrlt.system.locks import exclusive
 from cxrlt.training.setup import create_accelerator
 
 SEEN = "seen.parquet"

@@ -10,10 +10,11 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from cxrlt.artifacts import read_json, write_json
+from cxrlt.artifacts import read_json
 from cxrlt.inputs.dataset import XRayDataset
 from cxrlt.studies.losses.plan import LossStudy
 from cxrlt.studies.plan import Run
+from cxrlt.system.atomic_files import write_json
 from cxrlt.training.job import FoldJob
 from cxrlt.training.optimise import create_optimizer
 from cxrlt.training.setup import create_accelerator, initial_model, loss_of

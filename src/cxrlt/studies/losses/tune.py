@@ -10,12 +10,12 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from cxrlt.artifacts import write_json
 from cxrlt.studies.losses.plan import TUNING_SEED, LossStudy
 from cxrlt.studies.losses.variants import Variant
 from cxrlt.studies.plan import Run
 from cxrlt.studies.train import train_runs
 from cxrlt.studies.workers import Workers
+from cxrlt.system.atomic_files import write_json
 
 CLIP_ON = 1.0  # where the recipe itself does not clip
 

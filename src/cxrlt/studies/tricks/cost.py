@@ -9,13 +9,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from cxrlt.artifacts import read_json, write_json
+from cxrlt.artifacts import read_json
 from cxrlt.inputs.images import ImageSource
 from cxrlt.predictions.predict import tta_of
 from cxrlt.predictions.weights import read_weights
 from cxrlt.studies.plan import Run
 from cxrlt.studies.tricks.plan import TrickStudy
 from cxrlt.studies.tricks.registry import BASE, TRICKS
+from cxrlt.system.atomic_files import write_json
 from cxrlt.training.train import TrainPlan, train
 from cxrlt.training.tta import variants
 

@@ -8,8 +8,8 @@ from cxrlt.predictions.standardise import CONSTANTS
 from cxrlt.recipe import load_recipe, save_recipe
 from cxrlt.studies.plan import Run
 from cxrlt.studies.tricks.plan import TrickStudy
-from cxrlt.training.places import CONFIG, RUN, WEIGHTS
 from cxrlt.training.record import read_run
+from cxrlt.training.run_paths import CONFIG, RUN, WEIGHTS
 
 OOF = "oof.parquet"
 DESCRIPTION = ("environment.json", "card.json", "log.csv")

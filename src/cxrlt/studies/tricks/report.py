@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
-from cxrlt.artifacts import write_text
 from cxrlt.recipe import run_name
 from cxrlt.reports.figures import save_figure
 from cxrlt.reports.loss_figures import differences_figure
@@ -21,6 +20,7 @@ from cxrlt.studies.tricks.plan import TrickStudy
 from cxrlt.studies.tricks.registry import BASE, TRICKS, Stage
 from cxrlt.studies.tricks.score import read_predicted, score_run
 from cxrlt.studies.tricks.tables import result_rows, result_table, run_rows
+from cxrlt.system.atomic_files import write_text
 
 KINDS: Mapping[Stage, str] = {
     "trained": "for a training of its own",

@@ -7,11 +7,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from cxrlt.errors import UserError
-from cxrlt.locks import replacing
+from cxrlt.system.locks import replacing
 
 
 @contextmanager
-def appearing(folder: Path) -> Iterator[Path]:
+def atomic_dir(folder: Path) -> Iterator[Path]:
     """A new folder to fill, which takes the place of `folder` when the block ends well, under `replacing`.
 
     It lies beside `folder` under a name that is new every time: the processes of a killed builder live on a
@@ -29,7 +29,7 @@ def appearing(folder: Path) -> Iterator[Path]:
         _remove_partial(folder)
 
 
-def sweep_beside(folder: Path) -> None:
+def remove_leftovers_beside(folder: Path) -> None:
     """Remove what a killed process left beside a folder that is finished, where anything can be written."""
     patterns = (f".{folder.name}.*.partial", f".{folder.name}.holder.json", f"..{folder.name}.*.tmp")
     if any(path for pattern in patterns for path in folder.parent.glob(pattern)):

@@ -1,13 +1,16 @@
+import runpy
 from pathlib import Path
 
 import cv2
 import pytest
 
 from cxrlt.errors import UserError
-from cxrlt.inputs.phantom import make_demo
-from cxrlt.inputs.phantom_sheet import demo_contact_sheet
+from cxrlt.phantom.demo import make_demo
 
 pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parents[1]
+demo_contact_sheet = runpy.run_path(str(ROOT / "tools" / "demo_contact_sheet.py"))["demo_contact_sheet"]
 
 
 def test_the_sheet_shows_each_class_and_two_hard_normals(tmp_path: Path) -> None:
@@ -21,4 +24,4 @@ def test_the_sheet_shows_each_class_and_two_hard_normals(tmp_path: Path) -> None
 def test_a_demo_without_an_example_says_so(tmp_path: Path) -> None:
     make_demo(tmp_path / "demo", 3, workers=1)
     with pytest.raises(UserError, match="--patients"):
-        demo_contact_sheet(tmp_path / "demo", tmp_path / "sheet.png")
+        demo_contact_sheet(tmp_path / "demo", tmp_path / "sheet.png", cell=200)

@@ -15,15 +15,16 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from cxrlt.artifacts import cannot_write, read_json, write_json
+from cxrlt.artifacts import read_json
 from cxrlt.errors import UserError, listing
-from cxrlt.inputs.appearing import appearing, sweep_beside
-from cxrlt.inputs.phantom_anatomy import draw_body, draw_normal, draw_turn, expose, pose
-from cxrlt.inputs.phantom_cases import SPLIT_SHARES, Patient, Picture, Study, draw_patients
-from cxrlt.inputs.phantom_findings import CLASSES, FINDINGS
-from cxrlt.inputs.phantom_single import draw_single_patients
-from cxrlt.inputs.processes import in_processes
-from cxrlt.locks import replacing
+from cxrlt.phantom.anatomy import draw_body, draw_normal, draw_turn, expose, pose
+from cxrlt.phantom.cases import SPLIT_SHARES, Patient, Picture, Study, draw_patients
+from cxrlt.phantom.findings import CLASSES, FINDINGS
+from cxrlt.phantom.single import draw_single_patients
+from cxrlt.system.atomic_dir import atomic_dir, remove_leftovers_beside
+from cxrlt.system.atomic_files import cannot_write, write_json
+from cxrlt.system.locks import replacing
+from cxrlt.system.processes import in_processes
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,7 @@ def make_demo(
     """
     inputs_dir = inputs_dir.resolve()
     if (inputs_dir / MARKER).is_file() and not force:
-        sweep_beside(inputs_dir)
+        remove_leftovers_beside(inputs_dir)
         return reuse(challenge, inputs_dir, n_patients, seed)
     with replacing(inputs_dir):
         if (inputs_dir / MARKER).is_file() and not force:  # made by another process meanwhile
@@ -115,7 +116,7 @@ def make_demo(
             raise UserError(
                 f"{n_patients} patients cannot fill train, development and test: ask for 3 or more."
             )
-        with appearing(inputs_dir) as folder:
+        with atomic_dir(inputs_dir) as folder:
             counts = draw_demo(folder, challenge, n_patients, seed, workers or joblib.cpu_count())
     return DemoSummary(challenge, inputs_dir, n_patients, counts, skipped=False)
 

@@ -8,7 +8,7 @@ import numpy as np
 from scipy.special import ndtri
 
 from cxrlt.challenges.cxr_lt import DEMO
-from cxrlt.inputs.phantom_findings import CLASSES, DEVICES, DRIVERS, FINDINGS, NO_FINDING
+from cxrlt.phantom.findings import CLASSES, DEVICES, DRIVERS, FINDINGS, NO_FINDING
 
 SPLIT_SHARES = {"train": 0.44, "development": 0.12, "test": 0.44}
 FLOOR_SHARE = 0.018

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import cv2
 
 from cxrlt.errors import UserError
-from cxrlt.stopping import stop_if_asked
+from cxrlt.system.signals import stop_if_asked
 
 DEAD = re.compile(r"DataLoader worker|Pin memory thread")
 """How torch begins to say that one has ended; it says it wherever the main thread happens to be."""

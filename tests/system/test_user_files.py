@@ -10,7 +10,7 @@ from cxrlt.challenges.spec import read_spec
 from cxrlt.errors import MissingFileError, UserError
 from cxrlt.recipe import load_recipe
 from cxrlt.submissions.read import read_submission
-from cxrlt.user_file import DEEPEST_YAML, LARGEST_LIST, LARGEST_YAML, read_yaml
+from cxrlt.system.user_files import DEEPEST_YAML, LARGEST_LIST, LARGEST_YAML, read_yaml
 
 READERS = {
     "a table": read_csv,

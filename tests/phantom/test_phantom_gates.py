@@ -15,9 +15,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from cxrlt.inputs.phantom import make_demo
-from cxrlt.inputs.phantom_findings import CLASSES
 from cxrlt.metrics import auroc, average_precision, macro
+from cxrlt.phantom.demo import make_demo
+from cxrlt.phantom.findings import CLASSES
 
 pytestmark = pytest.mark.slow
 

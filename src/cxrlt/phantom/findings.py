@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from cxrlt.inputs import phantom_mimics as mimics
-from cxrlt.inputs import phantom_signs as signs
-from cxrlt.inputs.phantom_anatomy import Body
-from cxrlt.inputs.phantom_devices import support_devices
+from cxrlt.phantom import mimics as mimics
+from cxrlt.phantom import signs as signs
+from cxrlt.phantom.anatomy import Body
+from cxrlt.phantom.devices import support_devices
 
 Draw = Callable[[np.ndarray, Body, float, np.random.Generator], np.ndarray]
 

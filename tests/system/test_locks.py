@@ -5,9 +5,9 @@ import threading
 import pytest
 
 from cxrlt.errors import UserError
-from cxrlt.locks import HOLDER, LOCK, exclusive, replacing, sweep
+from cxrlt.system.locks import HOLDER, LOCK, exclusive, remove_leftovers, replacing
 
-HOLD = "import sys, time, pathlib; from cxrlt.locks import exclusive\n"
+HOLD = "import sys, time, pathlib; from cxrlt.system.locks import exclusive\n"
 HOLD += "with exclusive(pathlib.Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
 
 
@@ -55,13 +55,13 @@ def test_what_a_killed_process_was_writing_is_removed(tmp_path):
 def test_a_finished_folder_is_rid_of_what_a_killed_process_left(tmp_path):
     (tmp_path / ".weights.safetensors.123.tmp").write_text("half")
     (tmp_path / HOLDER).write_text("{}")
-    sweep(tmp_path)
+    remove_leftovers(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} <= {LOCK}
 
 
 def test_a_folder_that_another_process_works_in_is_not_swept(tmp_path, holder):
     (tmp_path / ".weights.safetensors.123.tmp").write_text("half")
-    sweep(tmp_path)
+    remove_leftovers(tmp_path)
     assert (tmp_path / ".weights.safetensors.123.tmp").exists()
 
 

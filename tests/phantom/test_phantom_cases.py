@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 
 from cxrlt.challenges import get_challenge
-from cxrlt.inputs.phantom import N_PATIENTS
-from cxrlt.inputs.phantom_cases import FAINT_SHARE, MIN_PATIENTS, Patient, draw_patient, draw_patients
-from cxrlt.inputs.phantom_findings import CLASSES, DEVICES, NO_FINDING
+from cxrlt.phantom.cases import FAINT_SHARE, MIN_PATIENTS, Patient, draw_patient, draw_patients
+from cxrlt.phantom.demo import N_PATIENTS
+from cxrlt.phantom.findings import CLASSES, DEVICES, NO_FINDING
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from cxrlt.errors import UserError, listing
-from cxrlt.stopping import asked_to_stop
+from cxrlt.system.signals import asked_to_stop
 from cxrlt.training.batch_size import updates_per_epoch
 from cxrlt.training.batches import batches_of
 from cxrlt.training.checkpoint import checkpoints, update_of

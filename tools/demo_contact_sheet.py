@@ -1,20 +1,39 @@
-"""One example of every class of the demo on one page, to look at."""
+"""Draw the README's picture: one example of every class of the demo.
 
+cxrlt demo
+python tools/demo_contact_sheet.py inputs/demo docs/demo_contact_sheet.png
+"""
+
+import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pandas as pd
 
-from cxrlt.artifacts import atomic_path
 from cxrlt.errors import UserError
-from cxrlt.inputs.phantom import TRUTH
-from cxrlt.inputs.phantom_findings import CLASSES
+from cxrlt.phantom.demo import TRUTH
+from cxrlt.phantom.findings import CLASSES
+from cxrlt.system.atomic_files import atomic_path
 
 COLUMNS, CAPTION = 7, 18
 
 
-def demo_contact_sheet(inputs_dir: Path, path: Path, cell: int = 200) -> None:
+def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("inputs_dir", type=Path, help="the demo's folder")
+    parser.add_argument("path", type=Path, help="of the PNG")
+    parser.add_argument("--cell", type=int, default=200, help="pixels of an example's side")
+    return parser.parse_args(words)
+
+
+def main() -> None:
+    flags = parse()
+    demo_contact_sheet(flags.inputs_dir, flags.path, flags.cell)
+
+
+def demo_contact_sheet(inputs_dir: Path, path: Path, cell: int) -> None:
     """Write a grey PNG with a plain example of each class, then hard normals: pictures with doubles only."""
     truth = pd.read_csv(inputs_dir / TRUTH / "test_clean.csv", index_col="dicom_id")
     test = pd.read_csv(inputs_dir / "test.csv", index_col="dicom_id", keep_default_na=False)
@@ -64,3 +83,7 @@ def captioned(path: Path, text: str, cell: int) -> np.ndarray:
     cv2.putText(caption, text, (4, 13), cv2.FONT_HERSHEY_SIMPLEX, 0.42, 0, 1, cv2.LINE_AA)
     # The noise hides that only 32 greys are left, and the file is half as big.
     return np.vstack([caption, image & 0xF8])
+
+
+if __name__ == "__main__":
+    main()

@@ -2,7 +2,7 @@ import signal
 
 import pytest
 
-from cxrlt.stopping import Stopped, asked_to_stop, put_off, stop_if_asked, stop_on_signals
+from cxrlt.system.signals import Stopped, asked_to_stop, put_off, stop_if_asked, stop_on_signals
 
 
 def test_a_signal_stops_at_once():

@@ -14,7 +14,7 @@ from cxrlt.errors import UserError
 from cxrlt.folds.make import make_folds, read_folds
 from cxrlt.inputs.images import ImageSource
 from cxrlt.provenance import digest_of_weights
-from cxrlt.training import start
+from cxrlt.training import init_from as start
 from cxrlt.training.setup import initial_model, loss_of
 from cxrlt.training.train import TrainPlan, fold_jobs, train
 from refusal import refused

@@ -6,12 +6,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cxrlt.artifacts import sha256_of, write_json
 from cxrlt.challenges import get_challenge
 from cxrlt.errors import UserError
-from cxrlt.inputs.phantom import MARKER, METADATA, PHANTOMS, make_demo, table
-from cxrlt.inputs.phantom_anatomy import SIZE
-from cxrlt.inputs.phantom_findings import CLASSES
+from cxrlt.phantom.anatomy import SIZE
+from cxrlt.phantom.demo import MARKER, METADATA, PHANTOMS, make_demo, table
+from cxrlt.phantom.findings import CLASSES
+from cxrlt.system.atomic_files import sha256_of, write_json
 
 pytestmark = pytest.mark.slow
 

@@ -5,8 +5,8 @@ The same signature as a sign: (density, body, c, rng) -> density.
 
 import numpy as np
 
-from cxrlt.inputs.phantom_anatomy import LEFT, RIGHT, Body, area, bend, fill, lines, moved, oval
-from cxrlt.inputs.phantom_signs import haze, side_of
+from cxrlt.phantom.anatomy import LEFT, RIGHT, Body, area, bend, fill, lines, moved, oval
+from cxrlt.phantom.signs import haze, side_of
 
 Density = np.ndarray
 Rng = np.random.Generator

@@ -6,7 +6,7 @@ from functools import cache
 import numpy as np
 
 from cxrlt.challenges.cxr_lt import DEMO_SINGLE
-from cxrlt.inputs.phantom_cases import (
+from cxrlt.phantom.cases import (
     CHRONIC,
     LOADINGS,
     MISSED,
@@ -21,7 +21,7 @@ from cxrlt.inputs.phantom_cases import (
     enrol,
     min_patients,
 )
-from cxrlt.inputs.phantom_findings import DRIVERS, FINDINGS, NO_FINDING
+from cxrlt.phantom.findings import DRIVERS, FINDINGS, NO_FINDING
 
 SINGLE_FLOOR_SHARE = 0.008
 

@@ -18,8 +18,8 @@ from cxrlt.inputs.images import ImageSource
 from cxrlt.inputs.shared_patients import other_tables
 from cxrlt.provenance import digest_of_weights
 from cxrlt.training.job import FoldJob, Start
-from cxrlt.training.places import INNER, WEIGHTS, train_command, unit_dir
 from cxrlt.training.record import Origin, read_run
+from cxrlt.training.run_paths import INNER, WEIGHTS, train_command, unit_dir
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from cxrlt.inputs.phantom_anatomy import LEFT, RIGHT, Body, area, bend, lines, moved
+from cxrlt.phantom.anatomy import LEFT, RIGHT, Body, area, bend, lines, moved
 
 
 def airway_tube(body: Body) -> np.ndarray:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from cxrlt.artifacts import atomic_path, cannot_write
 from cxrlt.errors import UserError
+from cxrlt.system.atomic_files import atomic_path, cannot_write
 
 
 def require_room(path: Path, n_bytes: int, advice: str) -> None:

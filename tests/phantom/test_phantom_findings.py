@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from cxrlt.challenges import get_challenge
-from cxrlt.inputs.phantom_anatomy import SIZE, Body, draw_body, draw_normal, pose
-from cxrlt.inputs.phantom_findings import CLASSES, DRIVERS, FINDINGS, Finding
+from cxrlt.phantom.anatomy import SIZE, Body, draw_body, draw_normal, pose
+from cxrlt.phantom.findings import CLASSES, DRIVERS, FINDINGS, Finding
 
 pytestmark = pytest.mark.slow
 

@@ -7,7 +7,7 @@ side and place from view to view; it is drawn from before anything that depends 
 
 import numpy as np
 
-from cxrlt.inputs.phantom_anatomy import (
+from cxrlt.phantom.anatomy import (
     ABDOMEN,
     HEART,
     LEFT,

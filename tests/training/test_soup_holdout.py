@@ -1,6 +1,6 @@
 """Which of a fold's training rows judge a soup."""
 
-from cxrlt.training.inner import inner_rows
+from cxrlt.training.soup_holdout import inner_rows
 from cxrlt.training.train import TrainPlan, fold_jobs
 from tiny import tiny_recipe
 

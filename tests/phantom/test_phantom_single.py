@@ -7,10 +7,10 @@ from cxrlt.artifacts import Workspace
 from cxrlt.challenges import get_challenge
 from cxrlt.errors import UserError
 from cxrlt.inputs.check import check
-from cxrlt.inputs.phantom import N_PATIENTS, make_demo
-from cxrlt.inputs.phantom_cases import MIN_PATIENTS, Patient
-from cxrlt.inputs.phantom_findings import CLASSES, NO_FINDING
-from cxrlt.inputs.phantom_single import class_shares, draw_single_patients
+from cxrlt.phantom.cases import MIN_PATIENTS, Patient
+from cxrlt.phantom.demo import N_PATIENTS, make_demo
+from cxrlt.phantom.findings import CLASSES, NO_FINDING
+from cxrlt.phantom.single import class_shares, draw_single_patients
 
 pytestmark = pytest.mark.slow
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from cxrlt.artifacts import TEMPORARY, write_json
 from cxrlt.errors import UserError
+from cxrlt.system.atomic_files import TEMPORARY, write_json
 
 LOCK, HOLDER = ".lock", ".holder.json"
 
@@ -39,7 +39,7 @@ def replacing(directory: Path) -> Iterator[None]:
         yield
 
 
-def sweep(directory: Path, left: Sequence[Path] = ()) -> None:
+def remove_leftovers(directory: Path, left: Sequence[Path] = ()) -> None:
     """Remove what a killed process left in `directory`, for a stage that finds its work there finished.
 
     `left` are files to be removed beside those that it was writing. Not where another process is at work,
@@ -58,7 +58,7 @@ def _held(directory: Path, path: Path, holder: Path, wait: bool) -> Iterator[Non
     try:
         lock.acquire(timeout=0)
     except Timeout as error:
-        sentence = f"{directory} is in use by {_said_of(holder)}."
+        sentence = f"{directory} is in use by {_describe_holder(holder)}."
         if not wait:
             raise UserError(f"{sentence} Wait for it to end, or end it, and run this again.") from error
         print(f"{sentence} Waiting for it to end.", file=sys.stderr, flush=True)
@@ -70,7 +70,7 @@ def _held(directory: Path, path: Path, holder: Path, wait: bool) -> Iterator[Non
         if lock.is_locked:  # else nothing can be written, and finished work is all that anyone can find here
             for left in holder.parent.glob(f".{holder.name}{TEMPORARY[1:]}"):
                 left.unlink(missing_ok=True)
-            write_json(holder, _me())
+            write_json(holder, _this_process())
         yield
     finally:
         if lock.is_locked:
@@ -78,7 +78,7 @@ def _held(directory: Path, path: Path, holder: Path, wait: bool) -> Iterator[Non
             lock.release()
 
 
-def _me() -> dict[str, object]:
+def _this_process() -> dict[str, object]:
     return {
         "pid": os.getpid(),
         "host": platform.node(),
@@ -87,7 +87,7 @@ def _me() -> dict[str, object]:
     }
 
 
-def _said_of(holder: Path) -> str:
+def _describe_holder(holder: Path) -> str:
     for _ in range(20):  # one that has just begun has not said so yet
         try:
             found = json.loads(holder.read_text(encoding="utf-8"))
