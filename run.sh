@@ -18,6 +18,9 @@ Usage: bash run.sh                        set up, then the whole pipeline on gen
        bash run.sh test [OPTIONS]         set up with the test tools, then ruff, bandit and pytest [OPTIONS]; as the
                                           first option --quick leaves out what takes long, and --full adds what
                                           takes longest or installs packages
+       bash run.sh bench [STAGES] [OPTIONS]
+                                          set up, then measure every stage against what people use instead
+                                          (bash run.sh bench --help)
        bash run.sh audit [OPTIONS]        set up the audit tools alone, then bandit over the code and
                                           pip-audit [OPTIONS] over every package that is ever installed
        bash run.sh --help                 this text
@@ -224,6 +227,12 @@ run_audit() {
     done
 }
 
+run_bench() {
+    set_up bench
+    export PYTHONPATH="$root:$PYTHONPATH"
+    exec "$python" -m benchmarks "$@"
+}
+
 run_challenge() {
     set_up run
     export CXRLT_ROOT="${CXRLT_ROOT:-$root}"
@@ -234,6 +243,7 @@ word="${1-demo}"
 case "$word" in
 -h | --help) usage ;;
 test) run_tests "${@:2}" ;;
+bench) run_bench "${@:2}" ;;
 audit) run_audit "${@:2}" ;;
 *)
     for challenge in $challenges; do
@@ -241,6 +251,6 @@ audit) run_audit "${@:2}" ;;
             run_challenge "$word" "${@:2}"
         fi
     done
-    die "'$word' is not a challenge. Use one of: $challenges; or test; or audit; or --help."
+    die "'$word' is not a challenge. Use one of: $challenges; or test; or bench; or audit; or --help."
     ;;
 esac

@@ -124,7 +124,6 @@ HOME_FLAGS = {
     "file": ["validate", "~/x"],
     "truth": ["score", "s.csv", "--truth", "~/x"],
     "against": ["score", "s.csv", "--truth", "t.csv", "--against=~/x"],
-    "json": ["bench", "--json=~/x"],
     "plan.truth": ["study", "losses", "demo", "--truth=~/x"],
     "fields.model.pretrained": ["train", "demo_resnet", "--model.pretrained=~/x"],
 }

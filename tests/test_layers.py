@@ -11,7 +11,7 @@ PACKAGE = Path(cxrlt.__file__).parent
 LAYERS = [
     {"cli", "__main__"},
     {"commands"},
-    {"bench", "pipeline", "studies"},
+    {"pipeline", "studies"},
     {"reports", "submissions"},
     {"predictions"},
     {"training"},

@@ -82,7 +82,7 @@ def test_help_names_every_challenge_and_every_way_to_call_it(clone):
     assert sorted(named) == sorted(challenge_names())
     assert all(
         word in result.stdout
-        for word in ("run.sh test", "run.sh audit", "CXRLT_PYTHON", "PIP_FIND_LINKS", "OPTIONS")
+        for word in ("run.sh test", "run.sh bench", "run.sh audit", "CXRLT_PYTHON", "PIP_FIND_LINKS", "OPTIONS")
     )
 
 
@@ -159,6 +159,16 @@ def test_the_test_word_adds_the_test_tools_and_runs_linter_formatter_and_a_tier_
     assert bandit == f"{clone.root}|-m|bandit|--quiet|--recursive|--configfile|pyproject.toml|src|"
     assert tests.startswith(f"{clone.root}|-m|pytest|--numprocesses|")
     assert tests.endswith(f"|-m|{marks}|-k|two words|")
+
+
+def test_the_bench_word_runs_the_benchmarks_with_what_the_package_needs_alone(clone):
+    clone.add_python()
+    result = clone.run("bench", "loader", "--json", "two words.json")
+    assert result.returncode == 0, result.stderr
+    assert not any("tests/requirements.txt" in call for call in clone.installations())
+    last = result.stdout.splitlines()[-1].split("|", 3)
+    assert last[1] == f"{clone.root}:{clone.root}/src"
+    assert last[3] == "-m|benchmarks|loader|--json|two words.json|"
 
 
 def test_the_audit_looks_at_the_code_and_at_all_locked_packages_of_any_machine(clone):

@@ -7,7 +7,7 @@ from cxrlt.commands.base import Folders
 from cxrlt.commands.inputs import Cache, Check, Demo, MakeFolds
 from cxrlt.commands.models import Calibrate, Ensemble, Evaluate, Predict, Train
 from cxrlt.commands.submissions import Score, Submit, Validate
-from cxrlt.commands.whole import Bench, Run, Study
+from cxrlt.commands.whole import Run, Study
 
 COMMANDS: dict[str, type[Folders]] = {
     "demo": Demo,
@@ -24,5 +24,4 @@ COMMANDS: dict[str, type[Folders]] = {
     "score": Score,
     "run": Run,
     "study": Study,
-    "bench": Bench,
 }

@@ -1,13 +1,11 @@
 """Commands that go through all the stages."""
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from cxrlt.bench.flags import StageName
-from cxrlt.commands.base import ChallengeName, Folders, Images
+from cxrlt.commands.base import ChallengeName, Images
 from cxrlt.studies.flags import StudyPlan
 
 
@@ -53,24 +51,3 @@ class Study(Images):
 
         study = study_losses if self.kind == "losses" else study_tricks
         print(study(self.source(self.challenge), self.plan))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Bench(Folders):
-    """Measure every stage against what people use instead: rates, ratios, targets, and what bounds them."""
-
-    stages: Positional[tuple[StageName, ...]] = ()
-    """Which (default: all of them)."""
-    quick: bool = False
-    """Small sizes: a minute or two, and rougher figures."""
-    scaling: bool = False
-    """Instead: what a stage costs at n, 2n, 4n and 8n, and the exponent of its growth."""
-    json: Path | None = None
-    """Write the figures into this file too."""
-
-    def run(self) -> None:
-        from cxrlt.bench.bench import bench
-
-        flags = {"quick": self.quick, "scaling": self.scaling, "json_path": self.json}
-        if not bench(self.stages, self.workspace.cache_dir(), **flags):
-            raise SystemExit("cxrlt: a result differs from the one it was measured against")

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from cxrlt.bench import training as module
-from cxrlt.bench.fold import CLASSES, generated_fold
-from cxrlt.bench.setting import Setting
-from cxrlt.bench.training import (
+from benchmarks import training as module
+from benchmarks.fold import CLASSES, generated_fold
+from benchmarks.setting import Setting
+from benchmarks.training import (
     ON_CPU,
     ON_GPU,
     bare_step,

@@ -15,10 +15,9 @@ import pyarrow.csv
 from iterstrat.ml_stratifiers import MultilabelStratifiedKFold
 from scipy.special import expit
 
-from cxrlt.artifacts import Workspace
-from cxrlt.bench.clock import Usage, race, run_command
-from cxrlt.bench.growth import STEPS, Growth, growth
-from cxrlt.bench.layout import (
+from benchmarks.clock import Usage, race, run_command
+from benchmarks.growth import STEPS, Growth, growth
+from benchmarks.layout import (
     CHALLENGE,
     ROWS,
     challenge,
@@ -27,9 +26,10 @@ from cxrlt.bench.layout import (
     write_tables,
     write_test_table,
 )
-from cxrlt.bench.rows import Mark, Row
-from cxrlt.bench.setting import Setting
-from cxrlt.bench.synthetic import logits_for, long_tailed, patients
+from benchmarks.rows import Mark, Row
+from benchmarks.setting import Setting
+from benchmarks.synthetic import logits_for, long_tailed, patients
+from cxrlt.artifacts import Workspace
 from cxrlt.folds.balance import balance
 from cxrlt.folds.make import make_folds
 from cxrlt.folds.split import split_patients
@@ -172,7 +172,7 @@ def help_rows(setting: Setting) -> Iterator[Row]:
 
 
 def _run_empty_python() -> None:
-    subprocess.run([sys.executable, "-c", "pass"], check=True)  # nosec B603  # ourselves
+    subprocess.run([sys.executable, "-c", "pass"], check=True)
 
 
 def _smallest(setting: Setting) -> int:

@@ -1,10 +1,10 @@
-"""The lines that `cxrlt bench` prints."""
+"""The lines that are printed."""
 
 import textwrap
 from collections.abc import Mapping
 
-from cxrlt.bench.growth import LARGEST_EXPONENT, Growth
-from cxrlt.bench.rows import Mark, Row
+from benchmarks.growth import LARGEST_EXPONENT, Growth
+from benchmarks.rows import Mark, Row
 
 WIDTHS = (43, 16, 16, 6, 14, 16)
 INDENT = " " * 4

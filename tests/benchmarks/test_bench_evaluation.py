@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cxrlt.bench import evaluation
-from cxrlt.bench.growth import Growth
-from cxrlt.bench.rows import Row
-from cxrlt.bench.setting import Setting
+from benchmarks import evaluation
+from benchmarks.growth import Growth
+from benchmarks.rows import Row
+from benchmarks.setting import Setting
 from cxrlt.metrics import Bootstrap
 
 STAGES = {

@@ -5,10 +5,10 @@ import sys
 
 import pytest
 
+from benchmarks import memory as module
+from benchmarks.memory import CHALLENGE, anonymous_bytes, memory_rows, peak_of_command, write_challenge
+from benchmarks.setting import Setting
 from cxrlt.artifacts import Workspace
-from cxrlt.bench import memory as module
-from cxrlt.bench.memory import CHALLENGE, anonymous_bytes, memory_rows, peak_of_command, write_challenge
-from cxrlt.bench.setting import Setting
 from cxrlt.challenges import get_challenge
 from cxrlt.errors import UserError
 from cxrlt.folds.rows import read_train_rows

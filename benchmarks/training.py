@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
-from cxrlt.bench.clock import race
-from cxrlt.bench.fold import generated_fold
-from cxrlt.bench.rows import Mark, Row
-from cxrlt.bench.setting import Setting
+from benchmarks.clock import race
+from benchmarks.fold import generated_fold
+from benchmarks.rows import Mark, Row
+from benchmarks.setting import Setting
 from cxrlt.models.backbone import XRayModel
 from cxrlt.recipe import Recipe, TTAConfig, changed, load_recipe
 from cxrlt.training.batches import load

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from cxrlt.bench import images
-from cxrlt.bench.setting import Setting
+from benchmarks import images
+from benchmarks.setting import Setting
 from cxrlt.inputs.augment import Transform
 
 SMALL = {"LARGE": (1018, 1222), "CACHED": 256, "SEEN": 192, "BATCH": 4, "N_PICTURES": 3}

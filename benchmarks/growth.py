@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cxrlt.bench.clock import race
+from benchmarks.clock import race
 
 STEPS = (1, 2, 4, 8)
 LARGEST_EXPONENT = 1.15

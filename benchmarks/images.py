@@ -16,11 +16,11 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
-from cxrlt.bench.clock import race
-from cxrlt.bench.growth import Growth, growth
-from cxrlt.bench.layout import ROWS
-from cxrlt.bench.rows import Mark, Row
-from cxrlt.bench.setting import Setting
+from benchmarks.clock import race
+from benchmarks.growth import Growth, growth
+from benchmarks.layout import ROWS
+from benchmarks.rows import Mark, Row
+from benchmarks.setting import Setting
 from cxrlt.inputs.augment import Transform, build_transform, sampling_matrix
 from cxrlt.inputs.cache import ImageCache
 from cxrlt.inputs.cache_build import CHUNK, N_TIMED, build_cache

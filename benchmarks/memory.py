@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from benchmarks.fold import N_TRAIN, generated_labels, write_noise
+from benchmarks.layout import draw_images, write_images, write_table
+from benchmarks.rows import Mark, Row
+from benchmarks.setting import Setting
 from cxrlt.artifacts import Workspace
-from cxrlt.bench.fold import N_TRAIN, generated_labels, write_noise
-from cxrlt.bench.layout import draw_images, write_images, write_table
-from cxrlt.bench.rows import Mark, Row
-from cxrlt.bench.setting import Setting
 from cxrlt.challenges import get_challenge
 from cxrlt.errors import UserError
 from cxrlt.folds.make import make_folds
@@ -86,7 +86,7 @@ def peak_of_command(arguments: Sequence[str]) -> int:
     command = [sys.executable, "-m", "cxrlt", *arguments]
     peak = 0
     with tempfile.TemporaryFile("w+") as printed:  # a pipe that nobody empties would stop it
-        process = subprocess.Popen(command, stdout=printed, stderr=subprocess.STDOUT)  # nosec B603  # ourselves
+        process = subprocess.Popen(command, stdout=printed, stderr=subprocess.STDOUT)
         while process.poll() is None:
             peak = max(peak, sum(map(anonymous_bytes, _with_children(process.pid))))
             time.sleep(INTERVAL)

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from cxrlt.bench.synthetic import long_tailed
+from benchmarks.synthetic import long_tailed
 from cxrlt.challenges.cxr_lt import COUNTS_2023, CXR_LT_2023
 from cxrlt.inputs.cache import ImageCache, cache_path, open_cache, real_path, write_csv
 from cxrlt.inputs.decode import DECODERS

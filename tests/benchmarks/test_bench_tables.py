@@ -4,9 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from benchmarks import layout, tables
+from benchmarks.setting import Setting
 from cxrlt.artifacts import Workspace
-from cxrlt.bench import layout, tables
-from cxrlt.bench.setting import Setting
 from cxrlt.errors import UserError
 from cxrlt.inputs.check import check
 

@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.csv
 from numpy.typing import NDArray
 
+from benchmarks.synthetic import long_tailed, patients
 from cxrlt.artifacts import Workspace
-from cxrlt.bench.synthetic import long_tailed, patients
 from cxrlt.challenges import get_challenge
 from cxrlt.challenges.base import Challenge
 

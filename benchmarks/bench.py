@@ -1,4 +1,4 @@
-"""`cxrlt bench`: every stage against what people use instead, and how cost grows with size."""
+"""Every stage against what people use instead, and how cost grows with size."""
 
 import sys
 import tempfile
@@ -6,13 +6,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from cxrlt.bench import evaluation, images, memory, tables, training
-from cxrlt.bench.flags import StageName
-from cxrlt.bench.growth import Growth
-from cxrlt.bench.machine import describe_machine
-from cxrlt.bench.report import HEADER, growth_lines, machine_line, row_lines
-from cxrlt.bench.rows import Row
-from cxrlt.bench.setting import Setting
+from benchmarks import evaluation, images, memory, tables, training
+from benchmarks.growth import Growth
+from benchmarks.machine import describe_machine
+from benchmarks.report import HEADER, growth_lines, machine_line, row_lines
+from benchmarks.rows import Row
+from benchmarks.setting import Setting
 from cxrlt.system.atomic_files import write_json
 
 QUICK = 0.02
@@ -27,7 +26,7 @@ class Stage:
     growth: Callable[[Setting], Growth] | None = None
 
 
-STAGES: dict[StageName, Stage] = {
+STAGES: dict[str, Stage] = {
     "cache": Stage(images.cache_rows, images.cache_growth),
     "loader": Stage(images.loader_rows),
     "train": Stage(training.train_rows),
@@ -43,9 +42,7 @@ STAGES: dict[StageName, Stage] = {
 }
 
 
-def bench(
-    names: Sequence[StageName], folder: Path, *, quick: bool, scaling: bool, json_path: Path | None
-) -> bool:
+def bench(names: Sequence[str], folder: Path, *, quick: bool, scaling: bool, json_path: Path | None) -> bool:
     """Measure the stages `names` (none: all of them) and print a line as soon as it is known.
 
     Files are written into a folder of their own below `folder`, which goes when all is done. `json_path` gets
@@ -66,9 +63,7 @@ def bench(
     return not any(row.wrong for row in found if isinstance(row, Row))
 
 
-def _measured(
-    names: Sequence[StageName], folder: Path, share: float, scaling: bool
-) -> Iterator[Row | Growth]:
+def _measured(names: Sequence[str], folder: Path, share: float, scaling: bool) -> Iterator[Row | Growth]:
     folder.mkdir(parents=True, exist_ok=True)
     for name in names:
         stage = STAGES[name]

@@ -8,11 +8,11 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from cxrlt.bench.clock import race
-from cxrlt.bench.growth import Growth, growth
-from cxrlt.bench.rows import Mark, Row
-from cxrlt.bench.setting import Setting
-from cxrlt.bench.synthetic import logits_for, long_tailed, patients
+from benchmarks.clock import race
+from benchmarks.growth import Growth, growth
+from benchmarks.rows import Mark, Row
+from benchmarks.setting import Setting
+from benchmarks.synthetic import logits_for, long_tailed, patients
 from cxrlt.challenges.cxr_lt import COUNTS_2023, COUNTS_2024, CXR_LT_2023, CXR_LT_2024_TASK1
 from cxrlt.metrics import basic_interval, bootstrap, macro, ranking_values
 from cxrlt.metrics.resampling import cluster_codes, cluster_weights

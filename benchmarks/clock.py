@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
+from pathlib import Path
 
 from cxrlt.errors import UserError
 
@@ -44,8 +45,8 @@ def run_command(arguments: Sequence[str]) -> Usage:
     """
     if find_spec("resource") is None:
         raise UserError("What a command takes is measured on Linux and macOS alone.")
-    command = [sys.executable, "-m", "cxrlt.bench.usage", *arguments]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)  # nosec B603  # ourselves
+    command = [sys.executable, str(Path(__file__).with_name("usage.py")), *arguments]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     found = json.loads(done.stdout)
     code, printed = found.pop("code"), found.pop("printed")
     if code:

@@ -1,21 +1,20 @@
 """What a benchmark's figures mean, how they are printed, and that none is lost."""
 
 import json
-from typing import get_args
 
 import numpy as np
 import pytest
 
-from cxrlt import cli
-from cxrlt.bench import bench as module
-from cxrlt.bench.bench import STAGES, Stage, bench
-from cxrlt.bench.clock import race, run_command
-from cxrlt.bench.flags import StageName
-from cxrlt.bench.growth import Growth, growth
-from cxrlt.bench.report import HEADER, growth_lines, row_lines
-from cxrlt.bench.rows import Mark, Row
-from cxrlt.bench.synthetic import long_tailed, patients
+from benchmarks import bench as module
+from benchmarks.__main__ import main
+from benchmarks.bench import STAGES, Stage, bench
+from benchmarks.clock import race, run_command
+from benchmarks.growth import Growth, growth
+from benchmarks.report import HEADER, growth_lines, row_lines
+from benchmarks.rows import Mark, Row
+from benchmarks.synthetic import long_tailed, patients
 from cxrlt.errors import UserError
+from refusal import says
 
 FASTER = Row("loader", 600, "images/s", Mark("PIL", 50), 12, Mark("one warp", 800))
 SMALLER = Row("memory", 1.1e9, "bytes", Mark("a tenth of the images", 1e9), 1.05, lower_is_better=True)
@@ -172,15 +171,17 @@ def test_scaling_measures_those_that_grow(stages, tmp_path, capsys):
     assert json.loads((tmp_path / "found.json").read_text())["growth"][0]["exponent"] == pytest.approx(1)
 
 
-def test_a_stage_that_is_not_there_is_refused(capsys):
+def test_a_stage_that_is_not_there_is_refused_with_the_one_that_may_be_meant(capsys):
     with pytest.raises(SystemExit) as error:
-        cli.main(["bench", "loadr"])
+        main(["loadr"])
     assert error.value.code == 2
-    assert "loadr" in capsys.readouterr().err
+    says(capsys.readouterr().err, "loadr", "did you mean loader?")
 
 
-def test_every_stage_can_be_asked_for():
-    assert tuple(STAGES) == get_args(StageName)
+def test_help_names_every_stage(capsys):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    says(" ".join(capsys.readouterr().out.split()), *STAGES, "2 %")
 
 
 def test_a_wrong_result_is_the_exit_code(monkeypatch, tmp_path):
@@ -189,5 +190,5 @@ def test_a_wrong_result_is_the_exit_code(monkeypatch, tmp_path):
 
     monkeypatch.setattr(module, "STAGES", {"metrics": Stage(wrong)})
     with pytest.raises(SystemExit) as error:
-        cli.main(["bench", "metrics", "--root", str(tmp_path)])
+        main(["metrics", "--folder", str(tmp_path)])
     assert "differs" in error.value.code  # a text is exit code 1

@@ -1,0 +1,62 @@
+"""`bash run.sh bench`: the command line of the benchmarks."""
+
+import argparse
+import difflib
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.bench import STAGES, bench
+from cxrlt.artifacts import expand_home
+from cxrlt.errors import UserError, listing
+
+
+def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
+    """The flags. Raises UserError for a stage that there is not."""
+    parser = argparse.ArgumentParser(
+        prog="bash run.sh bench",
+        description="Measure every stage against what people use instead: rates, ratios, targets, limits.",
+        epilog=f"Stages: {', '.join(STAGES)}.",
+    )
+    parser.add_argument("stages", nargs="*", help="which stages (default: all of them)")
+    parser.add_argument(
+        "--quick", action="store_true", help="2 %% of the sizes: a minute or two, rougher figures"
+    )
+    parser.add_argument(
+        "--scaling",
+        action="store_true",
+        help="instead: the cost of a stage at n, 2n, 4n and 8n, and the exponent of its growth",
+    )
+    parser.add_argument("--json", type=Path, help="write the figures into this file too")
+    parser.add_argument(
+        "--folder",
+        type=Path,
+        default=Path(tempfile.gettempdir()),
+        help="where files are written and removed afterwards; some 10 GB (default: %(default)s)",
+    )
+    flags = parser.parse_args(words)
+    flags.folder, flags.json = expand_home(flags.folder), flags.json and expand_home(flags.json)
+    for name in flags.stages:
+        if name not in STAGES:
+            near = difflib.get_close_matches(name, STAGES, 1)
+            meant = f"did you mean {near[0]}?" if near else f"use {listing(STAGES)}."
+            raise UserError(f"{name} is not a stage of the benchmarks: {meant}")
+    return flags
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Exit code 1 where a result differs from the alternative's, 2 for what the user can fix."""
+    try:
+        flags = parse(words)
+        options = {"quick": flags.quick, "scaling": flags.scaling, "json_path": flags.json}
+        equal = bench(flags.stages, flags.folder, **options)
+    except UserError as error:
+        print(f"bench: {error}", file=sys.stderr)
+        sys.exit(2)
+    if not equal:
+        sys.exit("bench: a result differs from the one it was measured against")
+
+
+if __name__ == "__main__":
+    main()
