@@ -1,15 +1,15 @@
 """`bash run.sh bench`: the command line of the benchmarks."""
 
 import argparse
-import difflib
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.bench import STAGES, bench
+from benchmarks.bench import BENCHMARKS, bench
 from cxrlt.artifacts import expand_home
 from cxrlt.errors import UserError, listing
+from cxrlt.spelling import did_you_mean
 
 
 def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
@@ -17,7 +17,7 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="bash run.sh bench",
         description="Measure every stage against what people use instead: rates, ratios, targets, limits.",
-        epilog=f"Stages: {', '.join(STAGES)}.",
+        epilog=f"Stages: {', '.join(BENCHMARKS)}.",
     )
     parser.add_argument("stages", nargs="*", help="which stages (default: all of them)")
     parser.add_argument(
@@ -38,10 +38,9 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     flags = parser.parse_args(words)
     flags.folder, flags.json = expand_home(flags.folder), flags.json and expand_home(flags.json)
     for name in flags.stages:
-        if name not in STAGES:
-            near = difflib.get_close_matches(name, STAGES, 1)
-            meant = f"did you mean {near[0]}?" if near else f"use {listing(STAGES)}."
-            raise UserError(f"{name} is not a stage of the benchmarks: {meant}")
+        if name not in BENCHMARKS:
+            known = listing(BENCHMARKS, len(BENCHMARKS))
+            raise UserError(f"There is no stage {name}{did_you_mean(name, BENCHMARKS)}. Known: {known}.")
     return flags
 
 

@@ -19,26 +19,26 @@ QUICK = 0.02
 
 
 @dataclass(frozen=True)
-class Stage:
+class Benchmark:
     """`rows` measures it against alternatives, `growth` at several sizes where its cost grows with them."""
 
     rows: Callable[[Setting], Iterator[Row]]
     growth: Callable[[Setting], Growth] | None = None
 
 
-STAGES: dict[str, Stage] = {
-    "cache": Stage(images.cache_rows, images.cache_growth),
-    "loader": Stage(images.loader_rows),
-    "train": Stage(training.train_rows),
-    "memory": Stage(memory.memory_rows),
-    "metrics": Stage(evaluation.metrics_rows, evaluation.metrics_growth),
-    "bootstrap": Stage(evaluation.bootstrap_rows, evaluation.bootstrap_growth),
-    "ensemble": Stage(evaluation.ensemble_rows, evaluation.ensemble_growth),
-    "folds": Stage(tables.folds_rows, tables.folds_growth),
-    "table": Stage(tables.table_rows, tables.table_growth),
-    "submit": Stage(tables.submit_rows, tables.submit_growth),
-    "predict": Stage(training.predict_rows),
-    "help": Stage(tables.help_rows),
+BENCHMARKS: dict[str, Benchmark] = {
+    "cache": Benchmark(images.cache_rows, images.cache_growth),
+    "loader": Benchmark(images.loader_rows),
+    "train": Benchmark(training.train_rows),
+    "memory": Benchmark(memory.memory_rows),
+    "metrics": Benchmark(evaluation.metrics_rows, evaluation.metrics_growth),
+    "bootstrap": Benchmark(evaluation.bootstrap_rows, evaluation.bootstrap_growth),
+    "ensemble": Benchmark(evaluation.ensemble_rows, evaluation.ensemble_growth),
+    "folds": Benchmark(tables.folds_rows, tables.folds_growth),
+    "table": Benchmark(tables.table_rows, tables.table_growth),
+    "submit": Benchmark(tables.submit_rows, tables.submit_growth),
+    "predict": Benchmark(training.predict_rows),
+    "help": Benchmark(tables.help_rows),
 }
 
 
@@ -54,7 +54,7 @@ def bench(names: Sequence[str], folder: Path, *, quick: bool, scaling: bool, jso
     if not scaling:
         print(HEADER)
     try:
-        for one in _measured(names or tuple(STAGES), folder, QUICK if quick else 1.0, scaling):
+        for one in _measured(names or tuple(BENCHMARKS), folder, QUICK if quick else 1.0, scaling):
             found.append(one)
             print(*(growth_lines(one) if isinstance(one, Growth) else row_lines(one)), sep="\n", flush=True)
     finally:
@@ -66,7 +66,7 @@ def bench(names: Sequence[str], folder: Path, *, quick: bool, scaling: bool, jso
 def _measured(names: Sequence[str], folder: Path, share: float, scaling: bool) -> Iterator[Row | Growth]:
     folder.mkdir(parents=True, exist_ok=True)
     for name in names:
-        stage = STAGES[name]
+        stage = BENCHMARKS[name]
         if scaling and stage.growth is None:
             continue
         print(f"bench: {name} …", file=sys.stderr, flush=True)

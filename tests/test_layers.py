@@ -19,9 +19,9 @@ LAYERS = [
     {"challenges", "recipe", "metrics"},
     {"artifacts", "literal_figure", "provenance"},
     {"system"},
-    {"errors"},
+    {"errors", "spelling"},
 ]
-ALONE = {"losses": {"losses"}, "metrics": {"metrics"}, "models": {"models", "recipe", "errors"}}
+ALONE = {"losses": {"losses"}, "metrics": {"metrics"}, "models": {"models", "recipe", "errors", "spelling"}}
 
 
 def part_of(name: str) -> str:

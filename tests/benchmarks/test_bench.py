@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks import bench as module
 from benchmarks.__main__ import main
-from benchmarks.bench import STAGES, Stage, bench
+from benchmarks.bench import BENCHMARKS, Benchmark, bench
 from benchmarks.clock import race, run_command
 from benchmarks.growth import Growth, growth
 from benchmarks.report import HEADER, growth_lines, row_lines
@@ -146,8 +146,8 @@ def stages(monkeypatch):
         yield FASTER
 
     fitted = Growth("good", "row", (1, 2, 4, 8), (1.0, 2.0, 4.0, 8.0))
-    fake = {"good": Stage(good, lambda setting: fitted), "broken": Stage(broken)}
-    monkeypatch.setattr(module, "STAGES", fake)
+    fake = {"good": Benchmark(good, lambda setting: fitted), "broken": Benchmark(broken)}
+    monkeypatch.setattr(module, "BENCHMARKS", fake)
 
 
 def test_figures_are_written_also_if_a_later_stage_fails(stages, tmp_path):
@@ -181,14 +181,14 @@ def test_a_stage_that_is_not_there_is_refused_with_the_one_that_may_be_meant(cap
 def test_help_names_every_stage(capsys):
     with pytest.raises(SystemExit):
         main(["--help"])
-    says(" ".join(capsys.readouterr().out.split()), *STAGES, "2 %")
+    says(" ".join(capsys.readouterr().out.split()), *BENCHMARKS, "2 %")
 
 
 def test_a_wrong_result_is_the_exit_code(monkeypatch, tmp_path):
     def wrong(setting):
         yield Row("metrics", 1, "rows/s", wrong="differs")
 
-    monkeypatch.setattr(module, "STAGES", {"metrics": Stage(wrong)})
+    monkeypatch.setattr(module, "BENCHMARKS", {"metrics": Benchmark(wrong)})
     with pytest.raises(SystemExit) as error:
         main(["metrics", "--folder", str(tmp_path)])
     assert "differs" in error.value.code  # a text is exit code 1

@@ -9,7 +9,7 @@ from cxrlt import cli
 from cxrlt.errors import UserError
 from cxrlt.recipe import save_recipe
 from cxrlt.system.signals import Stopped, stop_on_signals
-from cxrlt.training.grid import train_command, train_grid, waves
+from cxrlt.training.grid import job_command, train_grid, waves
 from refusal import says
 from tiny import make_tiny, tiny_recipe
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 
 
 def test_a_job_is_a_train_command_of_its_own(source):
-    command = train_command(source, "demo_resnet", 2, 7)
+    command = job_command(source, "demo_resnet", 2, 7)
     parsed = cli.parse(command[3:])
     assert (parsed.recipe, parsed.challenge, parsed.fold, parsed.seed) == ("demo_resnet", "csv", (2,), 7)
     assert parsed.workspace.images_dir("csv") == source.workspace.images_dir("csv")

@@ -11,7 +11,7 @@ from cxrlt.training.job import FoldJob
 from cxrlt.training.setup import create_accelerator, create_trainer
 from cxrlt.training.stages import fit_in_stages
 from cxrlt.training.train import TrainPlan, fold_jobs, train
-from cxrlt.training.validate import scores_on, validate
+from cxrlt.training.validate import scores_on, validation_scores
 from interrupting import dying_in_update
 from thinning import thinned
 from tiny import CLASSES, same, tiny_recipe, weights_of
@@ -38,7 +38,7 @@ def test_a_class_with_positives_and_blanks_only_is_not_in_the_mean_of_an_epoch(s
     assert labels[CLASSES[0]].eq(1).any() and not labels[CLASSES[0]].eq(0).any()
     others = [c for c in (1, 2) if labels[CLASSES[c]].nunique() == 2]
     expected = np.mean([average_precision_score(labels[CLASSES[c]], scores[:, c]) for c in others])
-    assert validate(trainer)["oof_mAP"] == pytest.approx(expected)
+    assert validation_scores(trainer)["oof_mAP"] == pytest.approx(expected)
 
 
 def test_an_epoch_of_a_refit_says_nothing_of_out_of_fold_scores(source, capsys):

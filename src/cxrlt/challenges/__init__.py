@@ -4,8 +4,8 @@ from importlib import import_module
 from pathlib import Path
 
 from cxrlt.challenges.base import Challenge
-from cxrlt.challenges.spelling import nearest
 from cxrlt.errors import UserError
+from cxrlt.spelling import nearest
 
 # name -> the module below this one, and which of its values is the challenge
 FIXED = {

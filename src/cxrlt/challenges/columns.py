@@ -10,8 +10,8 @@ import pyarrow.compute
 
 from cxrlt.challenges.base import Challenge, Task
 from cxrlt.challenges.csv_file import CsvFile, read_csv, rows
-from cxrlt.challenges.spelling import nearest
 from cxrlt.errors import UserError, listing, quoted
+from cxrlt.spelling import nearest
 
 LABELS = {"0": 0.0, "1": 1.0, "0.0": 0.0, "1.0": 1.0, "": np.nan}
 # misspelt names that are looked for: thousands of them among thousands would take minutes
@@ -21,7 +21,7 @@ NUMBER_ID = r"-?\d+\.0+|-?\d+(?:\.\d+)?[eE][+-]\d+"
 # no list, table or terminal shows them as they are
 CONTROL = "[\x01-\x1f\x7f-\x9f\u2028\u2029]"
 LONGEST_ID = 1000
-LONGEST_NAME = 255
+LONGEST_ID = 255
 LONG_NAME = r".*[^\\/]{256}.*"
 UNSAFE_PATH = r"[\\/].*|[A-Za-z]:.*|(?:.*[\\/])?\.\.(?:[\\/].*)?"
 
@@ -70,7 +70,7 @@ def paths(file: CsvFile, column: str, suffix: str = "") -> pd.Series:
         )
     values = values + suffix
     _refuse_control_characters(file, column, values)
-    lengthy = values[values.str.len() > LONGEST_NAME]
+    lengthy = values[values.str.len() > LONGEST_ID]
     if (long := lengthy.str.fullmatch(LONG_NAME)).any():
         raise UserError(f"{file.path}, column {column!r}: no file can be called so: {rows(lengthy, long)}.")
     if (unsafe := values.str.fullmatch(UNSAFE_PATH)).any():

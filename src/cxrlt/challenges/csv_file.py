@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.compute
 import pyarrow.csv
 
-from cxrlt.challenges.spelling import nearest
 from cxrlt.errors import UserError, listing, quoted, shortened
+from cxrlt.spelling import nearest
 from cxrlt.system.user_files import count_columns, read_text, require_file, require_text
 
 SOURCE = "inputs/README.md says where to get it and where it goes."

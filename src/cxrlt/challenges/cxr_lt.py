@@ -10,9 +10,9 @@ import pandas as pd
 from cxrlt.challenges import columns
 from cxrlt.challenges.base import USUAL_METRIC, Challenge
 from cxrlt.challenges.csv_file import SOURCE, read_classes, read_csv
-from cxrlt.challenges.spelling import other_spellings
 from cxrlt.challenges.views import views
 from cxrlt.errors import UserError, listing
+from cxrlt.spelling import other_spellings
 
 CLASS_FILE = "EVAL_CLASSES.txt"
 PATH_COLUMNS = ("path", "fpath")

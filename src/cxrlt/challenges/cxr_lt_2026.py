@@ -10,9 +10,9 @@ import pandas as pd
 from cxrlt.challenges import columns
 from cxrlt.challenges.base import Challenge
 from cxrlt.challenges.csv_file import SOURCE, CsvFile, read_classes, read_csv
-from cxrlt.challenges.spelling import other_spellings
 from cxrlt.challenges.views import views
 from cxrlt.errors import MissingFileError, UserError, listing
+from cxrlt.spelling import other_spellings
 
 NAME = "cxrlt2026-task1"
 # in the order of Train_CLASS.txt, spelt as there

@@ -12,8 +12,8 @@ from pydantic import field_validator
 
 from cxrlt.challenges.base import RESERVED, SPLITS, USUAL_METRIC, USUAL_RECIPES, Challenge
 from cxrlt.challenges.spec import SPEC_FILE, Spec, read_spec
-from cxrlt.challenges.spelling import nearest
 from cxrlt.errors import MissingFileError, UserError, listing
+from cxrlt.spelling import nearest
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
 # what other tools call the splits

@@ -10,9 +10,9 @@ import pandas as pd
 from cxrlt.challenges import columns
 from cxrlt.challenges.base import USUAL_METRIC, USUAL_RECIPES, Challenge
 from cxrlt.challenges.csv_file import SOURCE, CsvFile, read_csv, read_lines, rows
-from cxrlt.challenges.spelling import nearest, other_spellings
 from cxrlt.challenges.views import views
 from cxrlt.errors import MissingFileError, UserError, listing, quoted
+from cxrlt.spelling import nearest, other_spellings
 
 ENTRY_FILES = ("Data_Entry_2017_v2020.csv", "Data_Entry_2017.csv")
 NO_FINDING = "No Finding"

@@ -6,8 +6,8 @@ from typing import Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from cxrlt.challenges.base import Metric
-from cxrlt.challenges.spelling import nearest
 from cxrlt.errors import UserError, listing, quoted, shortened
+from cxrlt.spelling import nearest
 from cxrlt.system.user_files import read_yaml
 
 SPEC_FILE = "challenge.yaml"

@@ -8,12 +8,12 @@ import pandas as pd
 
 from cxrlt.artifacts import Workspace
 from cxrlt.challenges.base import VIEWS, Challenge
-from cxrlt.challenges.spelling import other_spellings
 from cxrlt.errors import UserError, listing
 from cxrlt.inputs.pixels import inverted_in_caches, recorded_hashes
 from cxrlt.inputs.shared_patients import find_shared_patients
 from cxrlt.inputs.shared_pictures import same_pictures
 from cxrlt.inputs.table import missing_images, with_files, without_shared
+from cxrlt.spelling import other_spellings
 
 
 @dataclass(frozen=True)

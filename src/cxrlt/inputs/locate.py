@@ -13,8 +13,8 @@ from typing import TypeVar
 import numpy as np
 import pandas as pd
 
-from cxrlt.challenges.spelling import plain
 from cxrlt.errors import UserError, listing, quoted
+from cxrlt.spelling import plain
 
 LISTERS = 16
 AT_A_TIME = 256

@@ -13,6 +13,7 @@ from cxrlt.inputs.augment import Transform
 from cxrlt.inputs.cache import ImageCache
 from cxrlt.inputs.dataset import ImageReader, Inputs, Item, LabelledRows, hash64
 from cxrlt.inputs.features import FeatureCache, FeatureReader
+from cxrlt.inputs.study_codes import study_codes
 
 VIEW_ORDER = ("frontal", "unknown", "lateral")
 """Which images of a study with too many are seen first in evaluation."""
@@ -85,17 +86,6 @@ class StudyDataset(LabelledRows):
         parts = struct.pack("<qqQq", self.seed, epoch, int(self.study_hashes[row]), copy)
         chosen = np.random.default_rng(hash64(parts)).choice(len(images), self.max_images, replace=False)
         return images[np.sort(chosen)]
-
-
-def study_codes(table: pd.DataFrame) -> np.ndarray:
-    """Number of every row's study (int64, from 0 in order of appearance); rows without a study are alone.
-
-    A study is one of a patient: names of studies may repeat between patients.
-    """
-    codes = table.groupby(["patient", "study"], sort=False, dropna=False).ngroup().to_numpy(np.int64)
-    alone = table["study"].isna().to_numpy()
-    codes = np.where(alone, len(table) + np.arange(len(table)), codes)
-    return pd.factorize(codes)[0].astype(np.int64)
 
 
 def _names(table: pd.DataFrame) -> Iterator[tuple[str, ...]]:

@@ -1,6 +1,5 @@
 """A timm backbone that reads radiographs of one channel, or of three, and what stands on it."""
 
-import difflib
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from cxrlt.models.head import Head, LinearHead, create_head
 from cxrlt.models.pretrained import local_weights, no_weights
 from cxrlt.models.tokens import FeatureLayout, layout_of
 from cxrlt.recipe import ModelConfig
+from cxrlt.spelling import did_you_mean
 
 Inputs = dict[str, Tensor]
 """Of single images: images uint8 (b, channels, h, w) or features (b, t, d). Of studies: one of the two with
@@ -109,8 +109,7 @@ def create_model(cfg: ModelConfig, n_classes: int, size: int, channels: int = 1)
     """
     architecture = cfg.backbone.split(".")[0]
     if not timm.is_model(architecture):
-        near = difflib.get_close_matches(architecture, timm.list_models())
-        hint = f" (did you mean {', '.join(near)}?)" if near else ""
+        hint = did_you_mean(architecture, timm.list_models())
         raise UserError(f"model.backbone {cfg.backbone!r} is not a timm model{hint}.")
     if cfg.grid is not None and not _reads_map(cfg):
         raise UserError("model.grid needs a feature map: choose a model.pool other than backbone.")

@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from cxrlt.predictions.study import group_sums, patient_codes, study_codes
+from cxrlt.inputs.study_codes import study_codes
+from cxrlt.predictions.study import group_sums, patient_codes
 
 CONTEXT = (
     "lateral",

@@ -27,8 +27,8 @@ from cxrlt.predictions.store import PredictionsMeta, read_meta, write_prediction
 from cxrlt.predictions.view_weights import StudyMeanOption, choose_study_mean
 from cxrlt.predictions.weights import (
     WEIGHTS_FILE,
-    Asked,
     Candidate,
+    EnsembleRequest,
     EnsembleWeights,
     Kind,
     is_ensemble,
@@ -70,7 +70,7 @@ def make_ensemble(
     patient. Raises UserError for an unknown, repeated, refitted or incomplete member, for a kind that the
     challenge does not allow, and if `name` is taken by something else than this ensemble.
     """
-    asked = Asked(kind=kind, context=context, study_mean=study_mean)
+    asked = EnsembleRequest(kind=kind, context=context, study_mean=study_mean)
     run_dir = workspace.run_dir(challenge.name, name)
     _require_members(challenge, workspace, name, members)
     _require_possible(challenge, asked)
@@ -141,7 +141,7 @@ def _write_split(name: str, split: str, present: Present, force: bool = False) -
     return path
 
 
-def _combine(names: Sequence[str], asked: Asked, present: Present) -> EnsembleWeights:
+def _combine(names: Sequence[str], asked: EnsembleRequest, present: Present) -> EnsembleWeights:
     challenge, rows = present.challenge, present.rows
     frames = {name: read_oof(name, present).frame for name in names}
     mean = sum(frames.values()) / len(frames)
@@ -168,11 +168,11 @@ def _combine(names: Sequence[str], asked: Asked, present: Present) -> EnsembleWe
     )
 
 
-def _wanted(asked: Asked) -> str | None:
+def _wanted(asked: EnsembleRequest) -> str | None:
     return STACK_CONTEXT if asked.kind == "stack" and asked.context else asked.kind
 
 
-def _require_possible(challenge: Challenge, asked: Asked) -> None:
+def _require_possible(challenge: Challenge, asked: EnsembleRequest) -> None:
     if challenge.task == "single_label" and (asked.kind in ("per_class", "stack") or asked.context):
         flag = "--context" if asked.context else f"--kind {asked.kind}"
         raise UserError(
@@ -183,7 +183,9 @@ def _require_possible(challenge: Challenge, asked: Asked) -> None:
         raise UserError(f"--context is seen by stacking alone: it does not go with --kind {asked.kind}.")
 
 
-def _require_same(run_dir: Path, weights: EnsembleWeights, members: Sequence[str], asked: Asked) -> None:
+def _require_same(
+    run_dir: Path, weights: EnsembleWeights, members: Sequence[str], asked: EnsembleRequest
+) -> None:
     differing = []
     if set(weights.members) != set(members):
         differing.append(f"the ensemble of {listing(weights.members)}")

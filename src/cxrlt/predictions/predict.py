@@ -98,14 +98,14 @@ def predict(
         accelerator.print(f"predict {name} oof: {note}")
     for unit in trained:
         rows = ids[(present.rows.fold == int(unit.fold)).to_numpy()] if split == "oof" else ids
-        asked = Asked(name, split, rows, force)
+        request = PredictRequest(name, split, rows, force)
         with exclusive(unit.directory) if accelerator.is_main_process else nullcontext():
-            _predict_fold(unit, asked, table, cache, present, accelerator)
+            _predict_fold(unit, request, table, cache, present, accelerator)
     return [unit.directory / f"{split}.parquet" for unit in trained]
 
 
 @dataclass(frozen=True)
-class Asked:
+class PredictRequest:
     """Which predictions are to be written: of the images `ids`, even if they are there where `force`."""
 
     name: str
@@ -128,22 +128,22 @@ class Behind:
 
 def _predict_fold(
     unit: TrainedFold,
-    asked: Asked,
+    request: PredictRequest,
     table: pd.DataFrame,
     cache: ImageCache,
     present: Present,
     accelerator: Accelerator,
 ) -> None:
     challenge = present.challenge
-    path = unit.directory / f"{asked.split}.parquet"
-    label = f"predict {asked.name} fold {unit.fold} {asked.split}"
-    behind = what_is_behind(path, asked.split, asked.ids, present)
+    path = unit.directory / f"{request.split}.parquet"
+    label = f"predict {request.name} fold {unit.fold} {request.split}"
+    behind = what_is_behind(path, request.split, request.ids, present)
     accelerator.wait_for_everyone()  # all have looked before one writes
-    if behind.reason is None and not asked.force:
+    if behind.reason is None and not request.force:
         accelerator.print(f"{label}: already done ({path})")
         return
-    if asked.force:
-        behind = Behind(asked.ids)
+    if request.force:
+        behind = Behind(request.ids)
     elif path.is_file():
         accelerator.print(f"{label}: again, for {behind.reason}")
     tta = tta_of(unit.recipe, challenge.classes)
@@ -154,15 +154,15 @@ def _predict_fold(
         found = infer_fold(unit, cache, wanted, challenge, accelerator, tta, label)
         logits = found if logits is None else pd.concat([logits, found])
     if accelerator.is_main_process:
-        made_of = present.made_of_predictions(unit.directory, asked.ids, asked.split)
-        logits = logits.reindex(asked.ids)  # an unreadable image stays NaN
-        if asked.split == "oof":
+        made_of = present.made_of_predictions(unit.directory, request.ids, request.split)
+        logits = logits.reindex(request.ids)  # an unreadable image stays NaN
+        if request.split == "oof":
             # a kill between the two files must not leave the old one beside new constants
             path.unlink(missing_ok=True)
             values = {"predictions": digest(logits.astype(np.float32))}
             write_constants(unit.directory, logits.dropna(), challenge.task, made_of | values)
         write_predictions(
-            path, logits, _meta(unit, asked.split, tta, made_of), present.pixel_numbers(asked.split)
+            path, logits, _meta(unit, request.split, tta, made_of), present.pixel_numbers(request.split)
         )
         print(f"{label}: {len(logits):,} images")
     accelerator.wait_for_everyone()

@@ -3,9 +3,9 @@
 from cxrlt.artifacts import Workspace
 from cxrlt.challenges import challenge_names, get_challenge
 from cxrlt.challenges.base import Challenge
-from cxrlt.challenges.spelling import nearest
 from cxrlt.errors import UserError, listing, quoted
 from cxrlt.predictions.runs import holds_run
+from cxrlt.spelling import nearest
 from cxrlt.training.run_paths import train_run_command
 
 

@@ -7,10 +7,10 @@ import numpy as np
 import pandas as pd
 
 from cxrlt.challenges.base import Challenge, Task
-from cxrlt.challenges.spelling import other_spellings
 from cxrlt.errors import UserError, listing
 from cxrlt.metrics import Drawn, has_both_values
 from cxrlt.predictions.measures import ClassScore, MacroScore, measure
+from cxrlt.spelling import other_spellings
 
 N_DRAWS = 1000
 

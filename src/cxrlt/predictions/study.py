@@ -7,6 +7,8 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
+from cxrlt.inputs.study_codes import study_codes
+
 FRONTAL = 0.8
 """Weight of a frontal image in the mean over a study; a lateral one has the rest, an unknown view half."""
 ALMOST_NONE = 1e-9
@@ -43,16 +45,14 @@ def disputed_rows(table: pd.DataFrame, classes: Sequence[str]) -> NDArray[np.boo
     return (by_study.transform("max") > by_study.transform("min")).any(axis=1).to_numpy()
 
 
-def study_codes(rows: pd.DataFrame) -> NDArray[np.intp]:
-    """A number per study; study names may repeat between patients."""
-    return _codes(rows, ["patient", "study"], alone=rows["study"].isna())
+def patient_codes(rows: pd.DataFrame) -> NDArray[np.int64]:
+    """A number per patient; a study without a patient is a patient of its own.
 
-
-def patient_codes(rows: pd.DataFrame) -> NDArray[np.intp]:
-    """A number per patient; a study without a patient is a patient of its own."""
-    nameless = rows["patient"].isna().to_numpy()
-    codes = _codes(rows, ["patient"], alone=rows["patient"].isna())
-    return np.where(nameless, 2 * len(rows) + study_codes(rows), codes)
+    Where `rows` has a column `fold`, images of another fold are of another patient.
+    """
+    keys = ["patient", *(["fold"] if "fold" in rows else [])]
+    codes = rows.groupby(keys, sort=False, dropna=False).ngroup().to_numpy(np.int64)
+    return np.where(rows["patient"].isna(), len(rows) + study_codes(rows), codes)
 
 
 def group_sums(codes: NDArray[np.intp], values: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -61,10 +61,3 @@ def group_sums(codes: NDArray[np.intp], values: NDArray[np.float64]) -> NDArray[
     ones = np.ones(len(codes))
     members = csr_array((ones, (group, np.arange(len(codes)))), shape=(len(names), len(codes)))
     return (members @ values)[group]
-
-
-def _codes(rows: pd.DataFrame, keys: list[str], alone: pd.Series) -> NDArray[np.intp]:
-    keys = [*keys, *(["fold"] if "fold" in rows else [])]
-    codes = rows.groupby(keys, sort=False, dropna=False).ngroup().to_numpy(np.intp, copy=True)
-    codes[alone.to_numpy()] = -1 - np.arange(alone.sum())
-    return codes

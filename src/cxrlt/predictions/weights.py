@@ -87,7 +87,7 @@ class Combination:
 Weighing = Annotated[Combination, PlainSerializer(Combination.to_json)]
 
 
-class Asked(Artifact):
+class EnsembleRequest(Artifact):
     """What the user wants of an ensemble; `kind` None: what the evidence says."""
 
     kind: Kind | None = None
@@ -123,7 +123,7 @@ class EnsembleWeights(Artifact):
     study_mean: StudyMean
     nested: dict[str, Candidate]
     n_draws: int
-    asked: Asked
+    asked: EnsembleRequest
     made_of: MadeOf
 
     @model_validator(mode="before")

@@ -1,6 +1,5 @@
 """Recipes from names, YAML files and what is put on top of them."""
 
-import difflib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from pydantic import BaseModel, ValidationError
 from cxrlt.artifacts import expand_home
 from cxrlt.errors import UserError, quoted, shortened
 from cxrlt.recipe.fields import POLICIES, Changes, Recipe
+from cxrlt.spelling import did_you_mean
 from cxrlt.system.atomic_files import write_text
 from cxrlt.system.user_files import read_yaml
 
@@ -103,8 +103,7 @@ def _values(recipe: str, above: tuple[str, ...] = ()) -> dict[str, Any]:
     if recipe in above:
         raise UserError(f"Recipes that are each other's base: {' -> '.join((*above, recipe))}.")
     if not _is_file(recipe) and recipe not in recipe_names():
-        close = difflib.get_close_matches(shortened(recipe), recipe_names(), n=1)
-        hint = f" (did you mean {close[0]}?)" if close else ""
+        hint = did_you_mean(recipe, recipe_names())
         known = ", ".join(recipe_names())
         raise UserError(f"Recipe {quoted(recipe)} is not known{hint}. Known recipes: {known}.")
     path = Path(recipe) if _is_file(recipe) else RECIPES_DIR / f"{recipe}.yaml"
@@ -172,8 +171,7 @@ def _sentence(error: Any) -> str:
     if error["type"] != "extra_forbidden":
         return f"{where or 'recipe'}: {error['msg']} (got {quoted(error['input'])})"
     known = list(_flat(Recipe().model_dump(mode="json")))
-    close = difflib.get_close_matches(where, [*known, *Recipe.model_fields], n=1)
-    return f"there is no field {where}" + (f" (did you mean {close[0]}?)" if close else "")
+    return f"there is no field {where}{did_you_mean(where, [*known, *Recipe.model_fields])}"
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

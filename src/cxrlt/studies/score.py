@@ -70,7 +70,9 @@ def read_truths(study: Study) -> list[Truth]:
     return truths
 
 
-def score_rows(challenge: Challenge, scores: pd.DataFrame, truth: Truth, n_draws: int = N_DRAWS) -> RunScore:
+def score_against_truth(
+    challenge: Challenge, scores: pd.DataFrame, truth: Truth, n_draws: int = N_DRAWS
+) -> RunScore:
     """Score pooled out-of-fold scores against `truth`; draws over the same rows are paired."""
     labels = truth.labels.loc[scores.index].to_numpy(np.float64)
     patients = truth.patients.loc[scores.index].to_numpy(str)

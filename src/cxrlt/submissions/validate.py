@@ -9,9 +9,9 @@ import pandas as pd
 
 from cxrlt.artifacts import Workspace
 from cxrlt.challenges.base import Challenge
-from cxrlt.challenges.spelling import nearest, other_spellings
 from cxrlt.errors import UserError, listing, quoted
 from cxrlt.metrics import CONFUSION_METRICS
+from cxrlt.spelling import nearest, other_spellings
 from cxrlt.submissions.read import Submission, is_zip, read_submission
 
 BLANK = ("", "nan", "na", "n/a", "<na>", "null", "none")

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 
 from cxrlt.artifacts import Workspace
 from cxrlt.challenges.base import Challenge
-from cxrlt.challenges.spelling import other_spellings
 from cxrlt.errors import UserError, listing
+from cxrlt.spelling import other_spellings
 from cxrlt.submissions.read import BLOCK_BYTES, open_csv
 from cxrlt.submissions.validate import validate_submission
 from cxrlt.system.atomic_files import atomic_path

@@ -30,7 +30,7 @@ def train_grid(source: ImageSource, recipes: Sequence[str], n_folds: int, seed: 
             while left and free:
                 recipe, fold = left.pop(0)
                 gpu = free.pop(0)
-                running[gpu] = f"{recipe} fold {fold}", _start(train_command(source, recipe, fold, seed), gpu)
+                running[gpu] = f"{recipe} fold {fold}", _start(job_command(source, recipe, fold, seed), gpu)
             time.sleep(LOOK_SECONDS)
             for gpu in [gpu for gpu, (_, process) in running.items() if process.poll() is not None]:
                 label, process = running.pop(gpu)
@@ -82,7 +82,7 @@ def _stop(processes: list[subprocess.Popen]) -> None:
         raise
 
 
-def train_command(source: ImageSource, recipe: str, fold: int, seed: int) -> list[str]:
+def job_command(source: ImageSource, recipe: str, fold: int, seed: int) -> list[str]:
     """The `cxrlt train` command of one job."""
     workspace, name = source.workspace, source.challenge.name
     command = [sys.executable, "-m", "cxrlt", "train", recipe, "--challenge", name, "--fold", str(fold)]

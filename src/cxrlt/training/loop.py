@@ -22,7 +22,7 @@ from cxrlt.training.job import FoldJob
 from cxrlt.training.memory import unless_full
 from cxrlt.training.setup import Trainer, create_trainer, seed_of
 from cxrlt.training.soup import keep_snapshot, pour
-from cxrlt.training.validate import end_epoch, keep_weights, save_and_stop, save_if_due, validate
+from cxrlt.training.validate import end_epoch, keep_weights, save_and_stop, save_if_due, validation_scores
 
 MicroBatches = Iterator[tuple[Inputs, Tensor]]
 CHECK_EVERY = 10  # updates between two looks at what they came to; each look waits for the device
@@ -59,7 +59,7 @@ def train_epochs(trainer: Trainer) -> None:
             speed = train_epoch(trainer, epoch, micro_batches, bar)
             keep_snapshot(trainer, epoch + 1)
             means = {"loss": progress.loss_sum / per_epoch, "clipped_share": progress.n_clipped / per_epoch}
-            end_epoch(trainer, {"epoch": epoch + 1} | means | validate(trainer) | speed)
+            end_epoch(trainer, {"epoch": epoch + 1} | means | validation_scores(trainer) | speed)
 
 
 def train_epoch(trainer: Trainer, epoch: int, micro_batches: MicroBatches, bar: tqdm) -> dict[str, float]:

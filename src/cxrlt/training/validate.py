@@ -33,7 +33,7 @@ LOGGED: dict[Task, tuple[Metric, ...]] = {
 """Metrics of every epoch, beside the challenge's own, which comes first."""
 
 
-def validate(trainer: Trainer) -> dict[str, float]:
+def validation_scores(trainer: Trainer) -> dict[str, float]:
     """Scores of the averaged weights on the rows this fold leaves out; NaN if there are none."""
     job = trainer.job
     names, rows = tuple(dict.fromkeys([job.metric, *LOGGED[job.task]])), job.valid

@@ -14,7 +14,7 @@ from cxrlt.predictions.scoring import N_DRAWS
 from cxrlt.studies.losses.plan import LossStudy
 from cxrlt.studies.losses.seen import SEEN, seen_fold
 from cxrlt.studies.plan import Run
-from cxrlt.studies.score import RunScore, Truth, score_rows
+from cxrlt.studies.score import RunScore, Truth, score_against_truth
 
 GAP = "train_minus_oof"
 """How much better the metric is on rows that each fold's model was trained on."""
@@ -42,7 +42,7 @@ def pooled_scores(challenge: Challenge, logits: pd.DataFrame) -> pd.DataFrame:
 def score_run(study: LossStudy, run: Run, truth: Truth, n_draws: int = N_DRAWS) -> RunScore:
     """Score a run's pooled out-of-fold scores against `truth`. The draws of all runs are paired."""
     scores = pooled_scores(study.challenge, read_logits(study, run))
-    score = score_rows(study.challenge, scores, truth, n_draws)
+    score = score_against_truth(study.challenge, scores, truth, n_draws)
     return replace(score, beside={GAP: _gap(study, run, truth, scores)})
 
 

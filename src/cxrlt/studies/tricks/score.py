@@ -13,7 +13,7 @@ from cxrlt.predictions.oof import oof_scores, predicted_rows
 from cxrlt.predictions.runs import read_final
 from cxrlt.predictions.scoring import N_DRAWS
 from cxrlt.studies.plan import Run
-from cxrlt.studies.score import RunScore, Truth, score_rows
+from cxrlt.studies.score import RunScore, Truth, score_against_truth
 from cxrlt.studies.tricks.plan import TrickStudy
 from cxrlt.studies.tricks.probabilities import mapped_logits
 
@@ -52,7 +52,7 @@ def read_predicted(study: TrickStudy, runs: Sequence[Run]) -> tuple[dict[str, Pr
 def score_run(study: TrickStudy, predicted: Predicted, truth: Truth, n_draws: int = N_DRAWS) -> RunScore:
     """Figures of the order of a run's pooled scores, and of its probabilities as they are."""
     scores = oof_scores(predicted.ranking, study.rows.fold, study.challenge.task)
-    score = score_rows(study.challenge, scores, truth, n_draws)
+    score = score_against_truth(study.challenge, scores, truth, n_draws)
     return replace(score, metrics=score.metrics | _probability_figures(study, predicted, truth, n_draws))
 
 

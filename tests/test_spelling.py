@@ -1,6 +1,6 @@
 import pytest
 
-from cxrlt.challenges.spelling import nearest, other_spellings, plain
+from cxrlt.spelling import nearest, other_spellings, plain
 
 
 @pytest.mark.parametrize(

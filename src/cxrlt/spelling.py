@@ -19,6 +19,12 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
     return plain[matches[0]] if matches else None
 
 
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """' (did you mean X?)' with the nearest of `known`, or nothing."""
+    near = nearest(name, known)
+    return f" (did you mean {near}?)" if near else ""
+
+
 def plain(name: str) -> str:
     """What names have in common that differ only in case, direction of slashes, a ./ or form of Unicode."""
     if "\\" in name or "." in name or "//" in name:
