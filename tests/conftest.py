@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-TOGETHER = ("tests/faults/", "tests/studies/losses/", "tests/studies/tricks/")
+TOGETHER = ("tests/faults/", "tests/experiments/losses/", "tests/experiments/tricks/")
 """Folders whose files share a run that takes long to make: one worker gets them all."""
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the networks of the tests are too small to share out

@@ -124,7 +124,7 @@ HOME_FLAGS = {
     "file": ["validate", "~/x"],
     "truth": ["score", "s.csv", "--truth", "~/x"],
     "against": ["score", "s.csv", "--truth", "t.csv", "--against=~/x"],
-    "plan.truth": ["study", "losses", "demo", "--truth=~/x"],
+    "plan.truth": ["compare", "losses", "demo", "--truth=~/x"],
     "fields.model.pretrained": ["train", "demo_resnet", "--model.pretrained=~/x"],
 }
 

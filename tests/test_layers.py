@@ -11,7 +11,7 @@ PACKAGE = Path(cxrlt.__file__).parent
 LAYERS = [
     {"cli", "__main__"},
     {"commands"},
-    {"pipeline", "studies"},
+    {"pipeline", "experiments"},
     {"reports", "submissions"},
     {"predictions"},
     {"training"},

@@ -56,7 +56,7 @@ class Workspace:
     def run_dir(self, challenge: str, name: str) -> Path:
         """A trained model (fold0/, fold1/, … below it) or an ensemble (weights.json in it).
 
-        A name with slashes is a path: study-losses/asl. Raises UserError for one that leads elsewhere.
+        A name with slashes is a path: compare-losses/asl. Raises UserError for one that leads elsewhere.
         """
         return _below(_below(self.root / "folds", challenge), name)
 

@@ -206,12 +206,12 @@ def test_the_leaderboard_compares_runs_on_the_rows_that_all_of_them_predict(runs
 
 def test_folders_that_only_group_runs_are_not_on_the_leaderboard(runs: SimulatedRuns) -> None:
     runs.add_run("model", skill=2)
-    runs.add_run("study-losses/bce-seed0", skill=2)
+    runs.add_run("compare-losses/bce-seed0", skill=2)
     (runs.workspace.folds_dir("csv") / "notes").mkdir()
     board = leaderboard(*of(runs), n_draws=20)
     assert [evaluation.name for evaluation in board.evaluations] == ["model"]
     assert board.left_out == {}
-    inner = evaluate(*of(runs, "study-losses/bce-seed0"), n_draws=20)
+    inner = evaluate(*of(runs, "compare-losses/bce-seed0"), n_draws=20)
     assert inner.overall == board.evaluations[0].overall
 
 

@@ -14,7 +14,7 @@ from cxrlt.submissions.submit import submit
 @pytest.fixture
 def trained(runs):
     """Two models, an ensemble and a run of a study, by the folders that they have."""
-    for name in ("resnet_384/fold0", "darknet/refit", "study-losses/asl/fold1"):
+    for name in ("resnet_384/fold0", "darknet/refit", "compare-losses/asl/fold1"):
         (runs.workspace.run_dir("csv", name)).mkdir(parents=True)
     mix = runs.workspace.run_dir("csv", "mix")
     mix.mkdir()
@@ -30,7 +30,7 @@ def sentence_of(trained, name):
 
 
 def test_models_refits_ensembles_and_the_runs_of_studies_have_names(trained):
-    names = ["darknet", "mix", "resnet_384", "study-losses/asl"]
+    names = ["darknet", "mix", "resnet_384", "compare-losses/asl"]
     assert run_names("csv", trained.workspace) == names
     for name in names:
         require_run(trained.challenge, trained.workspace, name)
@@ -40,7 +40,7 @@ def test_a_mistyped_name_is_answered_with_the_nearest_and_with_all_there_are(tra
     sentence = sentence_of(trained, "Resnet-384")
     assert "Nothing is called 'Resnet-384' for csv" in sentence
     assert "Did you mean 'resnet_384'?" in sentence
-    assert "There are: darknet, mix, resnet_384, study-losses/asl." in sentence
+    assert "There are: darknet, mix, resnet_384, compare-losses/asl." in sentence
 
 
 def test_of_many_names_ten_are_shown(trained):

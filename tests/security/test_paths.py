@@ -46,7 +46,7 @@ def test_no_challenge_before_a_colon_leads_elsewhere(challenge: str):
 
 
 @pytest.mark.parametrize("root", ["/data/cxr", "cxr", ".", "../other/cxr", "here/../there"])
-@pytest.mark.parametrize("name", ["run", "study-losses/asl", "..run", "a..b", "é", "-refit", "%2e%2e"])
+@pytest.mark.parametrize("name", ["run", "compare-losses/asl", "..run", "a..b", "é", "-refit", "%2e%2e"])
 def test_other_names_are_names(root: str, name: str):
     workspace = Workspace(Path(root))
     assert workspace.run_dir("demo", name) == Path(root) / "folds" / "demo" / name

@@ -78,10 +78,10 @@ def test_another_config_under_the_same_name_is_refused_with_the_fields_that_diff
 
 
 def test_a_name_with_a_slash_is_a_folder_in_a_folder_for_training_and_prediction(source, capsys):
-    name = "study-losses/asl-seed0"
+    name = "compare-losses/asl-seed0"
     recipe = tiny_recipe(**{"loss.name": "asl", "schedule.epochs": 1})
     (job,) = train(source, TrainPlan(name, recipe, folds=(1,)))
-    assert job.run_dir == source.workspace.folds_dir("csv") / "study-losses" / "asl-seed0" / "fold1"
+    assert job.run_dir == source.workspace.folds_dir("csv") / "compare-losses" / "asl-seed0" / "fold1"
     assert read_json(job.run_dir / "run.json", made_by="")["name"] == name
     (path,) = predict(source, name, "oof")
     assert path == job.run_dir / "oof.parquet"
@@ -90,8 +90,8 @@ def test_a_name_with_a_slash_is_a_folder_in_a_folder_for_training_and_prediction
     assert f"train {name} fold 1: already done" in capsys.readouterr().out
     with pytest.raises(UserError, match=rf"cxrlt train RECIPE --name {name} --challenge csv --fold 0"):
         read_oof(name, Present(source.challenge, source.workspace))
-    with refused("'study-losses/absent'", "train RECIPE --name study-losses/absent"):
-        predict(source, "study-losses/absent", "oof")
+    with refused("'compare-losses/absent'", "train RECIPE --name compare-losses/absent"):
+        predict(source, "compare-losses/absent", "oof")
 
 
 @pytest.mark.parametrize("name", ["../elsewhere", "a/../..", "/tmp/a", "", "."])

@@ -7,7 +7,7 @@ from cxrlt.commands.base import Folders
 from cxrlt.commands.inputs import Cache, Check, Demo, MakeFolds
 from cxrlt.commands.models import Calibrate, Ensemble, Evaluate, Predict, Train
 from cxrlt.commands.submissions import Score, Submit, Validate
-from cxrlt.commands.whole import Run, Study
+from cxrlt.commands.whole import Compare, Run
 
 COMMANDS: dict[str, type[Folders]] = {
     "demo": Demo,
@@ -23,5 +23,5 @@ COMMANDS: dict[str, type[Folders]] = {
     "validate": Validate,
     "score": Score,
     "run": Run,
-    "study": Study,
+    "compare": Compare,
 }

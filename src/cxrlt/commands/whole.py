@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from tyro.conf import Positional, arg
 
 from cxrlt.commands.base import ChallengeName, Images
-from cxrlt.studies.flags import StudyPlan
+from cxrlt.experiments.flags import ExperimentPlan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,21 +33,21 @@ class Run(Images):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Study(Images):
+class Compare(Images):
     """Compare losses, or tricks: one recipe trained alike but for one thing, and what differs.
 
     Learning rate and gradient clipping are chosen per loss first; tricks are tried with the recipe's. An
-    interrupted study goes on when started again; a finished one only writes its tables and figures anew.
+    interrupted experiment goes on when started again; a finished one only writes its tables and figures anew.
     """
 
     kind: Positional[Literal["losses", "tricks"]]
     """What is compared."""
     challenge: ChallengeName
-    plan: Annotated[StudyPlan, arg(name="")] = field(default_factory=StudyPlan)
+    plan: Annotated[ExperimentPlan, arg(name="")] = field(default_factory=ExperimentPlan)
 
     def run(self) -> None:
-        from cxrlt.studies.losses.study import study_losses
-        from cxrlt.studies.tricks.study import study_tricks
+        from cxrlt.experiments.losses.compare import compare_losses
+        from cxrlt.experiments.tricks.compare import compare_tricks
 
-        study = study_losses if self.kind == "losses" else study_tricks
-        print(study(self.source(self.challenge), self.plan))
+        compare = compare_losses if self.kind == "losses" else compare_tricks
+        print(compare(self.source(self.challenge), self.plan))

@@ -29,7 +29,7 @@ LOSS_COLOURS = {
     "lmf": PURPLE,
     "logit_adjusted": VERMILLION,
 }
-"""The same for a loss in every figure; a study of both kinds gives a colour that is taken to the first."""
+"""The same for a loss in every figure; a colour that both kinds would have goes to the first."""
 GROUP_COLOURS = {"head": "#332288", "medium": "#44AA99", "tail": "#DDAA33"}
 NEGATIVES = "#D9D9D9"
 DASHES = ("-", "--", ":")

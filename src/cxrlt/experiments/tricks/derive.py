@@ -1,0 +1,65 @@
+"""Runs that have BASE's weights and predict otherwise: folders like any run's, with links to BASE's files."""
+
+import shutil
+from pathlib import Path
+
+from cxrlt.artifacts import write_model
+from cxrlt.experiments.plan import Run
+from cxrlt.experiments.tricks.plan import TrickExperiment
+from cxrlt.predictions.standardise import CONSTANTS
+from cxrlt.recipe import load_recipe, save_recipe
+from cxrlt.training.record import read_run
+from cxrlt.training.run_paths import CONFIG, RUN, WEIGHTS
+
+OOF = "oof.parquet"
+DESCRIPTION = ("environment.json", "card.json", "log.csv")
+
+
+def derive(experiment: TrickExperiment, base: Run, run: Run) -> None:
+    """Make `run`'s folds of those of `base`, which are predicted.
+
+    Where the two differ only in what is done with predictions, those are BASE's too.
+    """
+    for fold in experiment.folds:
+        origin, directory = experiment.fold_dir(base, fold), experiment.fold_dir(run, fold)
+        shutil.rmtree(directory, ignore_errors=True)
+        directory.mkdir(parents=True)
+        for name in _files(base, run):
+            _link(origin / name, directory / name)
+        save_recipe(run.recipe, directory / CONFIG)
+        record = read_run(origin, experiment.challenge.name)
+        # last: its presence says the others are whole
+        write_model(directory / RUN, record.model_copy(update={"name": run.name}))
+
+
+def is_derived(experiment: TrickExperiment, base: Run, run: Run) -> bool:
+    """Whether `run`'s folds are there, of BASE's files as they are now and the same recipe."""
+    return all(
+        _is_derived(experiment.fold_dir(base, fold), experiment.fold_dir(run, fold), base, run)
+        for fold in experiment.folds
+    )
+
+
+def _is_derived(origin: Path, directory: Path, base: Run, run: Run) -> bool:
+    if not (directory / RUN).is_file():
+        return False
+    as_asked = load_recipe(None, directory / CONFIG) == run.recipe
+    return as_asked and all(_same(origin / name, directory / name) for name in _files(base, run))
+
+
+def _files(base: Run, run: Run) -> list[str]:
+    shared = run.recipe.predict.tta == base.recipe.predict.tta
+    return [WEIGHTS, *DESCRIPTION, *((OOF, CONSTANTS) if shared else ())]
+
+
+def _same(first: Path, second: Path) -> bool:
+    if not second.is_file():
+        return False
+    return first.samefile(second) or first.read_bytes() == second.read_bytes()
+
+
+def _link(origin: Path, path: Path) -> None:
+    try:
+        path.hardlink_to(origin)
+    except OSError:  # a file system without links
+        shutil.copy2(origin, path)

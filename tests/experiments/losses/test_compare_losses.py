@@ -1,0 +1,224 @@
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from cxrlt.artifacts import read_json
+from cxrlt.errors import UserError
+from cxrlt.experiments.losses.compare import compare_losses
+from cxrlt.experiments.losses.plan import LossExperiment
+from cxrlt.experiments.score import OWN_LABELS
+from cxrlt.folds.make import make_folds
+from cxrlt.recipe import load_recipe
+from tiny import CLASSES, make_tiny
+
+pytestmark = pytest.mark.slow
+
+
+def fold_dirs(source, name):
+    return sorted(source.workspace.run_dir("csv", name).glob("**/fold[0-9]"))
+
+
+def changed(source, name):
+    """When each trained fold's weights were written."""
+    return {path: (path / "weights.safetensors").stat().st_mtime_ns for path in fold_dirs(source, name)}
+
+
+def test_an_experiment_trains_every_loss_seed_and_fold_and_every_setting_to_choose_from(source, finished):
+    names = [
+        str(path.relative_to(source.workspace.run_dir("csv", "compare-losses")))
+        for path in fold_dirs(source, "compare-losses")
+    ]
+    reported = [name for name in names if not name.startswith("tuning")]
+    assert [re.sub("-lr.*-clip[^-]*", "", name) for name in reported] == [
+        f"{loss}-seed{seed}/fold{fold}" for loss in ("asl", "bce") for seed in (0, 1) for fold in (0, 1, 2)
+    ]
+    tuning = [name for name in names if name.startswith("tuning/asl")]
+    assert len(tuning) == 4
+    assert all(name.endswith("fold0") for name in tuning)
+    assert sum("clipoff" in name for name in tuning) == 1
+
+
+def test_the_tables_hold_every_variant_against_every_truth(finished):
+    _, folder, text = finished
+    results = pd.read_csv(folder / "results.csv")
+    assert list(zip(results["truth"], results["variant"], strict=True)) == [
+        (OWN_LABELS, "bce"),
+        (OWN_LABELS, "asl"),
+        ("train", "bce"),
+        ("train", "asl"),
+    ]
+    assert len(pd.read_csv(folder / "runs.csv")) == 8
+    assert len(pd.read_csv(folder / "classes.csv")) == 12
+    assert text.startswith((folder / "results.md").read_text().strip())
+    assert text.count("Smallest mAP difference") == 2
+    assert len(re.findall(r"^\| asl \|", text, flags=re.M)) == 2
+
+
+def test_a_row_holds_the_mean_and_spread_of_its_runs(finished):
+    _, folder, _ = finished
+    runs = pd.read_csv(folder / "runs.csv").query("truth == 'train' and variant == 'asl'")
+    (row,) = (
+        pd.read_csv(folder / "results.csv").query("truth == 'train' and variant == 'asl'").to_dict("records")
+    )
+    assert row["mAP"] == pytest.approx(runs["mAP"].mean())
+    assert row["mAP sd over seeds"] == pytest.approx(runs["mAP"].std())
+    assert row["train_minus_oof"] == pytest.approx(runs["train_minus_oof"].mean())
+    assert row["mAP difference low"] <= row["mAP difference"] <= row["mAP difference high"]
+    assert row["step_time"] > 0
+    assert 0 <= row["clipped_share"] <= 1
+
+
+def test_reported_runs_have_the_setting_that_scored_best_and_no_seed_of_the_tuning(source, finished):
+    _, folder, _ = finished
+    tuned = read_json(folder / "tuned.json", "")
+    assert tuned["seed"] >= 1000
+    for loss, setting in tuned["settings"].items():
+        best = max(setting["trials"], key=lambda trial: trial["score"])
+        clipped = [trial for trial in setting["trials"] if trial["clip_grad"] is not None]
+        assert [trial["lr"] for trial in clipped] == [1e-3, 2e-3, 4e-3]
+        assert setting["lr"] == max(clipped, key=lambda trial: trial["score"])["lr"]
+        assert setting["clip_grad"] == best["clip_grad"]
+        folds = source.workspace.run_dir("csv", "compare-losses").glob(f"{loss}-*-seed1/fold*")
+        for fold in list(folds) or pytest.fail("no such run"):
+            optim = load_recipe(None, fold / "config.yaml").optim
+            assert (optim.lr, optim.clip_grad) == (setting["lr"], setting["clip_grad"])
+
+
+def test_losses_differ_in_nothing_but_loss_rate_and_clipping(source, finished):
+    runs_dir = source.workspace.run_dir("csv", "compare-losses")
+    recipes = [
+        load_recipe(None, next(runs_dir.glob(f"{loss}-*-seed0/fold1/config.yaml"))) for loss in ("bce", "asl")
+    ]
+    first, second = (
+        recipe.model_dump(exclude={"loss": {"name"}, "optim": {"lr", "clip_grad"}}) for recipe in recipes
+    )
+    assert first == second
+    assert [recipe.loss.name for recipe in recipes] == ["bce", "asl"]
+
+
+def test_a_finished_experiment_trains_nothing_and_finds_the_same(source, finished, capsys):
+    plan, folder, text = finished
+    before, results = changed(source, "compare-losses"), (folder / "results.csv").read_bytes()
+    assert compare_losses(source, plan) == text
+    assert changed(source, "compare-losses") == before
+    assert (folder / "results.csv").read_bytes() == results
+    assert "train 1/" not in capsys.readouterr().out
+
+
+@pytest.mark.full
+def test_one_more_loss_goes_on_from_what_is_there(source, plan):
+    compare_losses(source, plan(name="grows"))
+    before = changed(source, "grows")
+    text = compare_losses(source, plan(name="grows", losses=("bce", "asl", "focal")))
+    after = changed(source, "grows")
+    assert {path: after[path] for path in before} == before
+    assert len(after) == len(before) * 3 / 2
+    assert "| focal |" in text
+
+
+@pytest.mark.full
+def test_another_recipe_is_not_mixed_in(source, plan):
+    compare_losses(source, plan(name="one-recipe"))
+    path = source.workspace.root / "other.yaml"
+    path.write_text(f"base: {plan().recipe}\noptim: {{weight_decay: 0.2}}\n")
+    with pytest.raises(UserError, match=r"optim.weight_decay.*--name.*--force"):
+        compare_losses(source, plan(name="one-recipe", recipe=str(path)))
+    compare_losses(source, plan(name="one-recipe", recipe=str(path), force=True))
+    path = next(source.workspace.run_dir("csv", "one-recipe").glob("asl-*-seed0/fold0/config.yaml"))
+    assert load_recipe(None, path).optim.weight_decay == 0.2
+
+
+@pytest.mark.full
+def test_further_rates_go_on_from_what_is_there(source, plan):
+    compare_losses(source, plan(name="wider", rates=(1.0,)))
+    before = changed(source, "wider")
+    text = compare_losses(source, plan(name="wider", rates=(1.0, 50.0, 0.02)))
+    after = changed(source, "wider")
+    assert {path: after[path] for path in before} == before
+    assert sum("tuning" in str(path) for path in after) > sum("tuning" in str(path) for path in before)
+    assert "| asl |" in text
+
+
+def test_runs_of_another_split_are_not_mixed_in(plan, tmp_path):
+    own = make_tiny(tmp_path)
+    compare_losses(own, plan())
+    make_folds(own.challenge, own.workspace, n_folds=3, seed=1, force=True)
+    with pytest.raises(UserError, match=r"another split.*--force"):
+        compare_losses(own, plan())
+
+
+def test_a_loss_that_fails_is_named_at_the_end_and_the_others_are_compared(source, plan, monkeypatch):
+    wrong = plan(name="fails", losses=("bce", "asl", "hill"))
+    experiment = LossExperiment(source, wrong)
+    (bad,) = [variant for variant in experiment.variants if variant.name == "hill"]
+    monkeypatch.setattr(type(bad), "recipe", with_wrong_option(type(bad).recipe))
+    with pytest.raises(UserError, match=r"hill.*hill_lambda"):
+        compare_losses(source, wrong)
+    results = pd.read_csv(source.workspace.submission_dir("csv", "fails") / "results.csv")
+    assert list(results["variant"]) == ["bce", "asl"]
+
+
+def with_wrong_option(recipe):
+    def wrong(self, base, lr, clip_grad):
+        made = recipe(self, base, lr, clip_grad)
+        if self.name != "hill":
+            return made
+        return made.model_copy(
+            update={"loss": made.loss.model_copy(update={"options": {"hill_lambda": 0.5}})}
+        )
+
+    return wrong
+
+
+@pytest.mark.parametrize(
+    ("over", "sentence"),
+    [
+        ({"losses": ("bce", "asll")}, r"asll: .*bce, .*asl"),
+        ({"losses": ("bce", "ce")}, r"ce: .*bce"),
+        ({"losses": ("bce", "bce")}, "more than once"),
+        ({"ablation": "ral"}, "leave --losses out"),
+        ({"folds": (3,)}, "folds 0 to 2"),
+        ({"seeds": 0}, "--seeds"),
+        ({"rates": (1.0, -1.0)}, "--rates"),
+    ],
+)
+def test_what_cannot_be_compared_is_said_before_anything_is_trained(source, plan, over, sentence):
+    with pytest.raises(UserError, match=sentence):
+        compare_losses(source, plan(name="wrong", **over))
+    assert not fold_dirs(source, "wrong")
+
+
+def test_a_truth_without_all_rows_is_refused(source, plan, tmp_path):
+    truth = tmp_path / "short.csv"
+    pd.read_csv(source.workspace.inputs_dir("csv") / "train.csv").iloc[1:].to_csv(truth, index=False)
+    with pytest.raises(UserError, match=r"short.csv lacks rows"):
+        compare_losses(source, plan(name="wrong", truth=(truth,)))
+
+
+@pytest.mark.full
+def test_processes_find_what_this_one_finds(source, plan):
+    alone = compare_losses(source, plan(name="alone"))
+    together = compare_losses(source, plan(name="together", workers=2))
+    columns = ["variant", "mAP", "mAUROC", "lr", "train_minus_oof"]
+    results = [
+        pd.read_csv(source.workspace.submission_dir("csv", name) / "results.csv")[columns]
+        for name in ("alone", "together")
+    ]
+    assert alone and together
+    np.testing.assert_allclose(
+        results[0].select_dtypes("number"), results[1].select_dtypes("number"), atol=1e-6
+    )
+
+
+def test_a_truth_in_which_no_class_has_both_values_is_refused_before_anything_is_trained(
+    source, plan, tmp_path
+):
+    truth = tmp_path / "ones.csv"
+    table = pd.read_csv(source.workspace.inputs_dir("csv") / "train.csv")
+    table[CLASSES] = table[CLASSES].where(table[CLASSES] == 1)
+    table.to_csv(truth, index=False)
+    with pytest.raises(UserError, match=r"ones.csv: no class has both positive and negative rows"):
+        compare_losses(source, plan(name="one-valued", truth=(truth,)))
+    assert not source.workspace.run_dir("csv", "one-valued").exists()

@@ -1,0 +1,86 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from cxrlt.experiments.differences import WITHIN, compare, detectable
+from cxrlt.experiments.score import RunScore
+from cxrlt.metrics import Drawn
+
+NOISE = np.random.default_rng(0).normal(0, 0.05, 1000)
+"""What the drawing of patients does to every run alike."""
+
+
+def run(value: float, own_noise: float = 0.0, seed: int = 0) -> RunScore:
+    draws = value + NOISE + np.random.default_rng([1, seed]).normal(0, own_noise, 1000)
+    return RunScore(
+        {"mAP": Drawn(value, draws)}, pd.DataFrame({"AP": [value]}, index=["Mass"]), {"gap": value}
+    )
+
+
+def test_a_small_difference_shows_where_patients_move_both_losses_alike():
+    first, second = compare({"bce": [run(0.30)], "ral": [run(0.31, 0.001, seed=1)]})
+    assert np.std(NOISE) > 0.01
+    interval = second.differences["mAP"]
+    assert interval.low > 0
+    assert interval.value == pytest.approx(0.01)
+    assert (first.verdict, second.verdict) == ("", "higher")
+
+
+def test_a_loss_below_the_first_is_lower():
+    assert compare({"bce": [run(0.30)], "ral": [run(0.29, 0.001, seed=1)]})[1].verdict == "lower"
+
+
+def test_a_difference_within_the_noise_of_patients_is_none():
+    assert compare({"bce": [run(0.30)], "ral": [run(0.31, 0.05, seed=1)]})[1].verdict == WITHIN
+
+
+def test_a_difference_within_the_noise_of_seeds_is_none():
+    runs = {"bce": [run(0.28), run(0.32)], "ral": [run(0.29), run(0.33)]}
+    second = compare(runs)[1]
+    assert second.differences["mAP"].low > 0
+    assert second.verdict == WITHIN
+    assert second.spreads["mAP"] == pytest.approx(0.04 / np.sqrt(2))
+
+
+def test_means_are_over_seeds():
+    first, _ = compare({"bce": [run(0.2), run(0.4)], "ral": [run(0.3), run(0.3)]})
+    assert first.means["mAP"] == pytest.approx(0.3)
+    assert first.beside["gap"] == pytest.approx(0.3)
+    assert first.classes.loc["Mass", "AP"] == pytest.approx(0.3)
+
+
+def test_the_smallest_difference_that_can_be_detected_has_both_kinds_of_noise():
+    runs = {"bce": [run(0.28), run(0.32)], "ral": [run(0.30, 0.01, 1), run(0.32, 0.01, 2)]}
+    compared = compare(runs)
+    seeds = np.mean([np.var([0.28, 0.32], ddof=1), np.var([0.30, 0.32], ddof=1)])
+    draws = [np.mean([r.metrics["mAP"].draws for r in group], axis=0) for group in runs.values()]
+    error = np.sqrt(np.var(draws[1] - draws[0]) + 2 * seeds / 2)
+    assert compared[1].error == pytest.approx(error)
+    assert detectable(compared) == pytest.approx(2.8 * error)
+    assert np.isnan(detectable(compared[:1]))
+
+
+def test_what_is_computed_from_the_firsts_models_has_none_of_their_noise_of_seeds():
+    runs = {
+        "base": [run(0.20), run(0.40)],
+        "flip": [run(0.21, 0.001, 1), run(0.41, 0.001, 2)],
+        "gem": [run(0.21, 0.001, 3), run(0.41, 0.001, 4)],
+    }
+    apart = {row.name: row.verdict for row in compare(runs)}
+    assert apart == {"base": "", "flip": WITHIN, "gem": WITHIN}
+    paired = {row.name: row.verdict for row in compare(runs, {"flip": "prediction"})}
+    assert paired == {"base": "", "flip": "higher", "gem": WITHIN}
+
+
+def test_a_kinds_rows_share_the_noise_that_seeds_give_their_differences():
+    runs = {
+        "base": [run(0.20), run(0.40)],
+        "flip": [run(0.21), run(0.41)],
+        "crops": [run(0.22), run(0.44)],
+        "stack": [run(0.25), run(0.45)],
+    }
+    kinds = {"flip": "prediction", "crops": "prediction", "stack": "ensemble"}
+    errors = {row.name: row.error for row in compare(runs, kinds)}
+    shared = np.sqrt(np.mean([0, np.var([0.02, 0.04], ddof=1)]) / 2)
+    assert errors["flip"] == errors["crops"] == pytest.approx(shared)
+    assert errors["stack"] == pytest.approx(0, abs=1e-9)

@@ -1,0 +1,250 @@
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from cxrlt.errors import UserError
+from cxrlt.experiments.score import OWN_LABELS
+from cxrlt.experiments.tricks.compare import compare_tricks
+from cxrlt.experiments.tricks.plan import TrickExperiment
+from cxrlt.experiments.tricks.registry import TRICKS, Trick
+from cxrlt.metrics import macro_metric
+from cxrlt.predictions.evaluate import evaluate
+from cxrlt.predictions.oof import oof_scores
+from cxrlt.predictions.present import Present
+from cxrlt.predictions.runs import read_final, read_oof
+from cxrlt.predictions.store import read_predictions
+from cxrlt.predictions.study import study_mean
+from cxrlt.predictions.weights import read_weights
+from cxrlt.recipe import load_recipe
+from cxrlt.training.train import fold_jobs
+
+pytestmark = pytest.mark.slow
+
+ORDER = ["base", "gem", "crt", "flip", "study_mean", "calibrate", "mean", "context"]
+
+
+def folder(source, trick, seed=0, name="compare-tricks"):
+    return source.workspace.run_dir("csv", f"{name}/{trick}-seed{seed}")
+
+
+def trained(source, name):
+    """When each fold's weights were written or linked."""
+    folds = source.workspace.run_dir("csv", name).glob("*/fold[0-9]")
+    return {path: (path / "weights.safetensors").stat().st_ctime_ns for path in folds}
+
+
+def runs_of(results, trick, truth=OWN_LABELS):
+    return pd.read_csv(results / "runs.csv").query("trick == @trick and truth == @truth")
+
+
+def test_every_trick_has_a_row_against_every_truth_after_base(compared):
+    _, results, text = compared
+    rows = pd.read_csv(results / "results.csv")
+    assert list(zip(rows["truth"], rows["trick"], strict=True)) == [
+        (truth, trick) for truth in (OWN_LABELS, "train") for trick in ORDER
+    ]
+    assert (rows["seeds"] == 2).all()
+    assert text.count("Smallest mAP difference") == 2
+    assert text.startswith((results / "results.md").read_text().strip())
+    assert rows.loc[rows["trick"] == "base", "verdict"].isna().all()
+    assert rows.loc[rows["trick"] != "base", "mAP difference"].notna().all()
+
+
+def test_a_row_holds_the_mean_of_its_runs_and_their_difference_to_base(compared):
+    _, results, _ = compared
+    rows = pd.read_csv(results / "results.csv").query("truth == 'train'").set_index("trick")
+    for trick in ORDER:
+        own, base = runs_of(results, trick, "train"), runs_of(results, "base", "train")
+        assert rows.loc[trick, "mAP"] == pytest.approx(own["mAP"].mean())
+        assert rows.loc[trick, "mAP sd over seeds"] == pytest.approx(own["mAP"].std())
+        if trick != "base":
+            difference = own["mAP"].mean() - base["mAP"].mean()
+            assert rows.loc[trick, "mAP difference"] == pytest.approx(difference)
+
+
+@pytest.mark.parametrize("trick", ORDER)
+def test_a_run_scores_what_evaluate_gives_it(source, compared, trick):
+    (value,) = runs_of(compared[1], trick).query("seed == 1")["mAP"]
+    evaluation = evaluate(source.challenge, source.workspace, f"compare-tricks/{trick}-seed1", n_draws=5)
+    assert value == pytest.approx(evaluation.overall.of("mAP").value)
+
+
+def test_base_is_the_recipe_with_every_image_predicted_alone_and_once(source, compared):
+    plan, _, _ = compared
+    given, base = load_recipe(plan.recipe), load_recipe(None, folder(source, "base") / "fold0/config.yaml")
+    assert given.predict.tta.flip
+    assert given.predict.study_mean == "on"
+    assert not base.predict.tta.flip
+    assert base.predict.study_mean == "off"
+    assert base.model_copy(update={"predict": given.predict}) == given
+
+
+def test_a_prediction_is_of_bases_weights(source, compared):
+    for trick in ("flip", "study_mean", "calibrate"):
+        for seed, fold in ((0, 2), (1, 0)):
+            path = f"fold{fold}/weights.safetensors"
+            own, base = (folder(source, name, seed) / path for name in (trick, "base"))
+            assert own.read_bytes() == base.read_bytes()
+
+
+def test_a_prediction_differs_from_base_in_its_own_part_alone(source, compared):
+    classes = source.challenge.classes
+    plain, meta = read_predictions(folder(source, "base") / "fold1/oof.parquet", classes)
+    flipped, flip_meta = read_predictions(folder(source, "flip") / "fold1/oof.parquet", classes)
+    assert (meta.tta, flip_meta.tta) == ("none", "flip")
+    assert not np.allclose(plain, flipped)
+    present = Present(source.challenge, source.workspace)
+    rows = present.rows
+    base, own = (read_oof(f"compare-tricks/{name}-seed0", present).frame for name in ("base", "study_mean"))
+    pd.testing.assert_frame_equal(base, own)
+    assert not np.allclose(base, study_mean(base, rows.table))
+
+
+def test_calibration_moves_probabilities_and_no_rank(compared):
+    _, results, _ = compared
+    base, own = runs_of(results, "base"), runs_of(results, "calibrate")
+    np.testing.assert_array_equal(base[["mAP", "mAUROC"]], own[["mAP", "mAUROC"]])
+    assert (own["local ECE"].to_numpy() < base["local ECE"].to_numpy()).all()
+
+
+def test_a_second_stage_starts_from_bases_run_of_its_seed_with_a_new_head(source, compared):
+    experiment = TrickExperiment(source, compared[0])
+    for run in experiment.runs([TRICKS["crt"]]):
+        start = run.recipe.model.start_from
+        assert start == f"compare-tricks/base-seed{run.seed}"
+        (job,) = fold_jobs(source, run.plan(1, force=False))
+        assert job.start.weights == folder(source, "base", run.seed) / "fold1/weights.safetensors"
+        assert not job.start.same_classes
+
+
+def test_an_ensemble_is_of_all_that_was_trained_with_its_seed(source, compared):
+    for seed in (0, 1):
+        members = read_weights(folder(source, "mean", seed), source.challenge).members
+        assert set(members) == {f"compare-tricks/{name}-seed{seed}" for name in ("base", "gem", "crt")}
+        alone = read_weights(folder(source, "context", seed), source.challenge).members
+        assert set(alone) == {f"compare-tricks/base-seed{seed}"}
+
+
+def test_cost_is_a_multiple_of_bases_with_all_that_a_trick_needs(compared):
+    _, results, _ = compared
+    rows = pd.read_csv(results / "results.csv").query("truth == 'labels'").set_index("trick")
+    times, passes = rows["training_time"], rows["passes"]
+    assert (times["base"], times["flip"], times["context"]) == (1, 1, 1)
+    assert times["crt"] > 1
+    assert times["mean"] == pytest.approx(times["gem"] + times["crt"], rel=1e-6)
+    assert dict(passes) == {trick: {"flip": 2, "mean": 3}.get(trick, 1) for trick in ORDER}
+
+
+def test_a_finished_experiment_trains_nothing_and_finds_the_same(source, compared, capsys):
+    plan, results, text = compared
+    before, table = trained(source, "compare-tricks"), (results / "results.csv").read_bytes()
+    assert compare_tricks(source, plan) == text
+    assert trained(source, "compare-tricks") == before
+    assert (results / "results.csv").read_bytes() == table
+    out = capsys.readouterr().out
+    assert not re.findall(r"^(?:train|predict)", out, flags=re.M)
+
+
+def test_one_more_trick_goes_on_from_what_is_there(source, tricks_plan):
+    compare_tricks(source, tricks_plan("flip", "mean", "gem", name="grows", seeds=1))
+    before = trained(source, "grows")
+    text = compare_tricks(source, tricks_plan("flip", "mean", "gem", "csra", name="grows", seeds=1))
+    after = trained(source, "grows")
+    assert {path: after[path] for path in before} == before
+    assert len(after) == len(before) + 3
+    assert len(read_weights(folder(source, "mean", name="grows"), source.challenge).members) == 3
+    assert "One seed: the noise of seeds is not in it." in text
+
+
+def test_some_folds_alone_are_compared_on_the_rows_they_leave_out(source, tricks_plan):
+    text = compare_tricks(source, tricks_plan("crt", "flip", name="some", seeds=1, folds=(2, 0)))
+    assert {path.name for path in trained(source, "some")} == {"fold0", "fold2"}
+    present = Present(source.challenge, source.workspace).only((0, 2))
+    rows = present.rows
+    assert len(rows.table) < 48
+    final = read_final(source.challenge, source.workspace, "some/flip-seed0", "oof", present).logits
+    assert set(final.index) == set(rows.table.index)
+    scores = oof_scores(final, rows.fold, "multi_label")
+    expected = macro_metric("mAP", rows.table.loc[scores.index, scores.columns], scores)
+    (value,) = runs_of(source.workspace.submission_dir("csv", "some"), "flip")["mAP"]
+    assert value == pytest.approx(expected)
+    assert "Folds 2, 0 of 3" in text
+
+
+def test_a_prediction_is_made_anew_where_base_was_trained_anew(source, tricks_plan):
+    compare_tricks(source, tricks_plan("flip", name="again", seeds=1))
+    directory = folder(source, "base", name="again") / "fold0"
+    other = folder(source, "base", name="again") / "fold1"
+    flipped = (folder(source, "flip", name="again") / "fold0/oof.parquet").read_bytes()
+    weights = directory / "weights.safetensors"
+    weights.unlink()
+    weights.write_bytes((other / "weights.safetensors").read_bytes())
+    compare_tricks(source, tricks_plan("flip", name="again", seeds=1))
+    assert (folder(source, "flip", name="again") / "fold0/oof.parquet").read_bytes() != flipped
+
+
+def test_a_trick_that_fails_is_named_at_the_end_and_the_others_are_compared(source, tricks_plan, monkeypatch):
+    changes = {"loss": {"name": "hill", "options": {"hill_lambda": 0.5}}}
+    monkeypatch.setitem(TRICKS, "wrong", Trick("wrong", "a loss's wrong option", "trained", changes))
+    monkeypatch.setitem(TRICKS, "odd", Trick("odd", "the same", "second stage", changes))
+    with pytest.raises(UserError, match=r"wrong-seed0.*hill_lambda.*odd-seed0"):
+        compare_tricks(source, tricks_plan("flip", "wrong", "odd", "mean", "gem", name="fails", seeds=1))
+    results = pd.read_csv(source.workspace.submission_dir("csv", "fails") / "results.csv")
+    assert list(results["trick"]) == ["base", "gem", "flip", "mean"]
+    members = read_weights(folder(source, "mean", name="fails"), source.challenge).members
+    assert not any("wrong" in member for member in members)
+
+
+def test_another_recipe_is_not_mixed_in(source, compared, tricks_plan):
+    path = source.workspace.root / "another.yaml"
+    path.write_text(f"base: {tricks_plan().recipe}\noptim: {{weight_decay: 0.2}}\n")
+    with pytest.raises(UserError, match=r"optim.weight_decay.*--name.*--force"):
+        compare_tricks(source, tricks_plan("flip", recipe=str(path)))
+
+
+@pytest.mark.full
+def test_processes_find_what_this_one_finds(source, compared, tricks_plan):
+    compare_tricks(source, tricks_plan("gem", "flip", "calibrate", name="together", workers=2))
+    together = pd.read_csv(source.workspace.submission_dir("csv", "together") / "results.csv")
+    alone = pd.read_csv(compared[1] / "results.csv").query("truth == 'labels'")
+    columns = ["mAP", "mAUROC", "mF1@.5", "local ECE"]
+    np.testing.assert_allclose(
+        together.set_index("trick").loc[["base", "gem", "flip", "calibrate"], columns],
+        alone.set_index("trick").loc[["base", "gem", "flip", "calibrate"], columns],
+        atol=1e-6,
+    )
+
+
+@pytest.mark.parametrize(
+    ("tricks", "over", "sentence"),
+    [
+        (("flipp",), {}, r"flipp: .*ml_decoder, .*flip"),
+        (("flip", "flip"), {}, "more than once"),
+        (("gate",), {}, r"gate \(there is no class for images without a finding"),
+        (("mean", "flip"), {}, "nothing to combine"),
+        (("flip",), {"losses": ("bce",)}, "cxrlt compare losses"),
+        (("mean", "gem"), {"folds": (0,)}, r"mean \(it is fitted on other folds: leave --folds out"),
+        (("flip",), {"folds": (3,)}, "folds 0 to 2"),
+        (("flip",), {"seeds": 0}, "--seeds"),
+    ],
+)
+def test_what_cannot_be_compared_is_said_before_anything_is_trained(
+    source, tricks_plan, tricks, over, sentence
+):
+    with pytest.raises(UserError, match=sentence):
+        compare_tricks(source, tricks_plan(*tricks, name="nothing", **over))
+    assert not source.workspace.run_dir("csv", "nothing").is_dir()
+
+
+def test_the_page_needs_no_other_file_and_holds_every_row(compared):
+    _, results, text = compared
+    page = (results / "report.html").read_text()
+    assert not re.findall(r"(?:src|href)=\"(?!data:)", page)
+    assert (results / "figures" / f"differences_{OWN_LABELS}.png").is_file()
+    rows = re.findall(r"^\| (?:base|gem|flip) \|.*$", text, flags=re.M)
+    assert len(rows) == 6
+    for row in rows:
+        for cell in row.strip("| ").split(" | "):
+            assert f"<td>{cell.strip()}</td>" in page

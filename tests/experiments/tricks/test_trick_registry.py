@@ -1,0 +1,134 @@
+import dataclasses
+
+import pandas as pd
+import pytest
+
+from cxrlt.cli import parse
+from cxrlt.experiments.tricks.fit import Facts, misfit
+from cxrlt.experiments.tricks.registry import PLAIN, TRICKS
+from cxrlt.recipe import changed, differing_fields, load_recipe
+from cxrlt.training.tta import NO_TTA
+
+BASE = changed(load_recipe("demo_resnet"), dict(PLAIN))
+CHANGES = {
+    "ml_decoder": {"model.head"},
+    "csra": {"model.head"},
+    "gem": {"model.pool"},
+    "attention": {"model.pool"},
+    "repeat_factor": {"data.sampling.kind"},
+    "class_balanced": {"data.sampling.kind"},
+    "mosaic": {"data.mix.kinds"},
+    "mixup": {"data.mix.kinds"},
+    "cutmix": {"data.mix.kinds"},
+    "soup": {"soup.kind"},
+    "rising": {"schedule.epochs", "schedule.stages"},
+    "fusion": {"model.frozen", "model.pool", "model.fusion.max_images"},
+    "fusion_decoder": {"model.frozen", "model.head", "model.fusion.max_images"},
+    "crt": {"model.frozen", "model.new_head", "data.sampling.kind"},
+    "flip": {"predict.tta.flip"},
+    "scales": {"predict.tta.scales"},
+    "crops": {"predict.tta.crop"},
+    "study_mean": {"predict.study_mean"},
+    "view_weights": {"predict.study_mean"},
+    "gate": {"predict.gate"},
+}
+
+
+def table(**columns):
+    usual = {
+        "patient": ["a", "a", "b", "b"],
+        "study": ["s", "s", "t", "t"],
+        "view": ["frontal", "lateral", "frontal", "frontal"],
+        "Mass": [1.0, 1.0, 0.0, 0.0],
+        "No Finding": [0.0, 0.0, 1.0, 1.0],
+    }
+    return pd.DataFrame({**usual, **columns}, index=["1", "2", "3", "4"])
+
+
+@pytest.fixture
+def challenge(source):
+    return dataclasses.replace(source.challenge, train_counts={"Mass": 2, "No Finding": 2}, train_images=4)
+
+
+def left_out(facts):
+    return {name for name, trick in TRICKS.items() if misfit(trick, facts)}
+
+
+def test_base_predicts_every_image_once():
+    assert BASE.predict.tta == NO_TTA
+    assert changed(BASE, dict(PLAIN)) == BASE
+
+
+@pytest.mark.parametrize("name", [name for name, trick in TRICKS.items() if trick.fields(BASE)])
+def test_a_trick_changes_what_it_is_called_after_and_nothing_else(name):
+    recipe = changed(BASE, TRICKS[name].fields(BASE))
+    fields = {field.partition(":")[0] for field in differing_fields(BASE, recipe)}
+    if name.startswith("augment_"):
+        assert all(field.startswith("data.augment.") for field in fields)
+        assert recipe.data.augment.flip == BASE.data.augment.flip
+    else:
+        assert fields == CHANGES[name]
+
+
+@pytest.mark.parametrize(("size", "small"), [(512, 352), (384, 256), (96, 64), (64, 32)])
+def test_rising_resolution_has_as_many_epochs_at_two_thirds_of_the_size_first(size, small):
+    base = changed(BASE, {"data": {"size": size}, "schedule": {"epochs": 9}})
+    recipe = changed(base, TRICKS["rising"].fields(base))
+    (stage,) = recipe.schedule.stages
+    assert (stage.size, stage.epochs, recipe.schedule.epochs) == (small, 4, 5)
+    assert recipe.data.size == size
+
+
+def test_all_tricks_fit_a_challenge_with_studies_views_and_a_class_for_no_finding(challenge):
+    assert left_out(Facts(challenge, table(), BASE)) == set()
+
+
+def test_tricks_over_studies_need_studies_of_several_images_with_the_same_labels(challenge):
+    over_studies = {"fusion", "fusion_decoder", "study_mean", "view_weights"}
+    alone = table(study=["s", "t", "u", "v"])
+    disputed = table(Mass=[1.0, 0.0, 0.0, 0.0])
+    for rows in (alone, disputed):
+        assert left_out(Facts(challenge, rows, BASE)) == over_studies
+    assert left_out(Facts(challenge, table(view=["frontal"] * 4), BASE)) == {"view_weights"}
+
+
+def test_what_is_fitted_on_other_folds_needs_them_all(challenge):
+    fitted = {"view_weights", "calibrate", "thresholds"}
+    fitted |= {"mean", "greedy", "per_class", "stack", "context"}
+    assert left_out(Facts(challenge, table(), BASE, all_folds=False)) == fitted
+
+
+def test_a_gate_needs_a_class_for_no_finding(challenge):
+    other = dataclasses.replace(challenge, train_counts={"Mass": 2, "Mass 2": 2})
+    assert left_out(Facts(other, table().rename(columns={"No Finding": "Mass 2"}), BASE)) == {"gate"}
+
+
+def test_what_weighs_classes_apart_needs_any_number_of_classes_per_image(challenge):
+    single = dataclasses.replace(challenge, task="single_label", metric="macro-F1")
+    by_class = {"gate", "calibrate", "thresholds", "per_class", "stack", "context"}
+    assert left_out(Facts(single, table(), BASE)) == by_class
+
+
+def test_a_mirror_image_needs_training_that_mirrors_and_classes_without_a_side(challenge):
+    still = changed(BASE, {"data": {"augment": {"flip": False}}})
+    assert left_out(Facts(challenge, table(), still)) == {"flip"}
+    sided = dataclasses.replace(challenge, train_counts={"Mass left": 2, "No Finding": 2})
+    rows = table().rename(columns={"Mass": "Mass left"})
+    assert left_out(Facts(sided, rows, BASE)) == {"flip"}
+
+
+def test_what_the_recipe_has_already_is_no_trick(challenge):
+    gem = changed(BASE, {"model": {"pool": "gem"}, "data": {"augment": {"policy": "light"}}})
+    assert left_out(Facts(challenge, table(), gem)) == {"gem", "augment_light"}
+    assert "rising" in left_out(Facts(challenge, table(), changed(BASE, {"schedule": {"epochs": 1}})))
+
+
+def test_a_recipe_that_cannot_have_a_trick_says_why(challenge):
+    frozen = changed(BASE, {"model": {"frozen": True}})
+    why = misfit(TRICKS["mosaic"], Facts(challenge, table(), frozen))
+    assert why == "data.mix mixes single images: it goes with neither model.frozen nor model.fusion"
+
+
+def test_tricks_are_named_on_the_command_line():
+    command = parse(["compare", "tricks", "demo", "--tricks", "flip", "gem", "--recipe", "demo_resnet"])
+    assert (command.kind, command.plan.tricks) == ("tricks", ("flip", "gem"))
