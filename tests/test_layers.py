@@ -21,6 +21,8 @@ LAYERS = [
     {"system"},
     {"errors", "spelling"},
 ]
+LONGEST_FUNCTION = 45
+"""Lines."""
 ALONE = {"losses": {"losses"}, "metrics": {"metrics"}, "models": {"models", "recipe", "errors", "spelling"}}
 
 
@@ -39,6 +41,16 @@ def imports(path: Path) -> set[str]:
 def level(part: str) -> int:
     (found,) = [number for number, parts in enumerate(LAYERS) if part in parts]
     return found
+
+
+def test_a_function_fits_on_a_screen():
+    long = [
+        f"{path.name}: {node.name}"
+        for path in PACKAGE.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.FunctionDef) and node.end_lineno - node.lineno >= LONGEST_FUNCTION
+    ]
+    assert long == []
 
 
 @pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: str(p.relative_to(PACKAGE)))

@@ -106,17 +106,21 @@ def extend_folds(
         if made.group_duplicates:
             table = _grouped(challenge, workspace, table, there)
         fold = extend_split(table, challenge.classes, there.frame["fold"], made.n_folds, made.seed)
-        units = (*range(made.n_folds), REFIT)
-        former = FormerSplit(
-            split=there.identity.split, rows={str(unit): there.identity.rows(unit) for unit in units}
-        )
-        report = _write(challenge, workspace, table, fold, plan, (*made.former, former))
+        report = _write(challenge, workspace, table, fold, plan, (*made.former, _as_former(there)))
     n_new, n_gone = (
         len(one.difference(other))
         for one, other in ((table.index, there.frame.index), (there.frame.index, table.index))
     )
     text = f"{report.text}\n  Extended: {n_new:,} rows added, {n_gone:,} taken out; no row was moved."
     return FoldReport(path, report.figures, False, text)
+
+
+def _as_former(there: Folds) -> FormerSplit:
+    """What weights and predictions of this split are known by, after it was extended."""
+    units = (*range(there.made.n_folds), REFIT)
+    return FormerSplit(
+        split=there.identity.split, rows={str(unit): there.identity.rows(unit) for unit in units}
+    )
 
 
 def _table(challenge: Challenge, workspace: Workspace, plan: FoldPlan) -> pd.DataFrame:

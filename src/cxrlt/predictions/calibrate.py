@@ -82,21 +82,7 @@ def calibrate(
     class per row, a refit, incomplete out-of-fold predictions, and labels that leave nothing to fit.
     """
     require_multi_label(challenge, name)
-    require_run(challenge, workspace, name)
-    if (workspace.run_dir(challenge.name, name) / REFIT).is_dir():
-        raise UserError(
-            f"{name} was fitted on all rows (--refit), so it has no out-of-fold predictions to calibrate on. "
-            "Submit it with --probabilities raw"
-        )
-    present = Present(challenge, workspace)
-    if partial:
-        present = present.only(finished_folds(name, present))
-        if len(present.folds.held) < 2:
-            raise UserError(
-                f"Only fold {present.folds.held[0]} of {name} is finished, and what calibrates a fold is "
-                f"fitted on others. Finish one more: "
-                f"cxrlt train RECIPE --name {name} --challenge {challenge.name}"
-            )
+    present = _present_folds(challenge, workspace, name, partial)
     nested = Nested.read(name, present)
     mapped = {each: nested.logits(each) for each in ([method] if method else METHODS)}
     drawn = {each: nested.draw(logits["calibrated"], n_draws, seed) for each, logits in mapped.items()}
@@ -122,12 +108,34 @@ def calibrate(
             for each, logits in mapped[chosen].items()
         },
         n_positive=(nested.labels == 1).sum().to_dict(),
-        notes=(
-            *([partial_note(present)] if present.partial else []),
-            *present.rows.notes(challenge.name),
-            *marks_of(name, present),
-        ),
+        notes=_notes(name, present),
     )
+
+
+def _present_folds(challenge: Challenge, workspace: Workspace, name: str, partial: bool) -> Present:
+    """The folds to calibrate on. Raises UserError for an unknown run, a refit, and a fold that is alone."""
+    require_run(challenge, workspace, name)
+    if (workspace.run_dir(challenge.name, name) / REFIT).is_dir():
+        raise UserError(
+            f"{name} was fitted on all rows (--refit), so it has no out-of-fold predictions to calibrate on. "
+            "Submit it with --probabilities raw"
+        )
+    present = Present(challenge, workspace)
+    if not partial:
+        return present
+    present = present.only(finished_folds(name, present))
+    if len(present.folds.held) < 2:
+        raise UserError(
+            f"Only fold {present.folds.held[0]} of {name} is finished, and what calibrates a fold is fitted "
+            f"on others. Finish one more: cxrlt train RECIPE --name {name} --challenge {challenge.name}"
+        )
+    return present
+
+
+def _notes(name: str, present: Present) -> tuple[str, ...]:
+    """What the reader should know of the rows and of what was trained on them."""
+    partial = [partial_note(present)] if present.partial else []
+    return (*partial, *present.rows.notes(present.challenge.name), *marks_of(name, present))
 
 
 def require_multi_label(challenge: Challenge, name: str) -> None:

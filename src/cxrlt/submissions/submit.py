@@ -42,12 +42,7 @@ def submit(
     """
     challenge.require(split)
     source = origin or challenge
-    unknown = [item for item in challenge.classes if item not in source.classes]
-    if unknown:
-        raise UserError(
-            f"{name} of {source.name} cannot be submitted to {challenge.name}: "
-            f"it does not predict {listing(unknown)}."
-        )
+    _require_classes(challenge, source, name)
     require_run(source, workspace, name)
     present = Present(source, workspace if source.name == challenge.name else Workspace(workspace.root))
     if partial:
@@ -65,10 +60,25 @@ def submit(
             f"{name}: {error} Predict them with: "
             f"cxrlt predict {name} --challenge {source.name} --split {split} --force"
         ) from None
+    record = _record(name, split, present, variant, with_code)
+    write_record(challenge, workspace, record)
+    return replace(written, notes=record.notes)
+
+
+def _require_classes(challenge: Challenge, source: Challenge, name: str) -> None:
+    unknown = [item for item in challenge.classes if item not in source.classes]
+    if unknown:
+        raise UserError(
+            f"{name} of {source.name} cannot be submitted to {challenge.name}: "
+            f"it does not predict {listing(unknown)}."
+        )
+
+
+def _record(name: str, split: str, present: Present, variant: Variant, with_code: bool) -> Record:
     notes = [*([partial_note(present)] if present.partial else []), *present.unknown_pixels(split)]
-    record = Record(
+    return Record(
         name=name,
-        origin=source.name,
+        origin=present.challenge.name,
         split=split,
         variant=variant,
         with_code=with_code,
@@ -76,8 +86,6 @@ def submit(
         notes=(*notes, *marks_of(name, present)),
         made_of=made_of_submission(name, split, variant, present),
     )
-    write_record(challenge, workspace, record)
-    return replace(written, notes=record.notes)
 
 
 def _calibration(name: str, present: Present) -> Calibration:
