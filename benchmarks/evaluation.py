@@ -14,9 +14,9 @@ from benchmarks.rows import Mark, Row
 from benchmarks.setting import Setting
 from benchmarks.synthetic import logits_for, long_tailed, patients
 from cxrlt.challenges.cxr_lt import COUNTS_2023, COUNTS_2024, CXR_LT_2023, CXR_LT_2024_TASK1
+from cxrlt.ensembles.selection import greedy_weights
 from cxrlt.metrics import basic_interval, bootstrap, macro, ranking_values
 from cxrlt.metrics.resampling import cluster_codes, cluster_weights
-from cxrlt.predictions.selection import greedy_weights
 
 IMAGES_2023, IMAGES_2024 = CXR_LT_2023.train_images, CXR_LT_2024_TASK1.train_images
 N_ROWS = IMAGES_2023  # out-of-fold scores of a challenge

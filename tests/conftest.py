@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from tiny import SimulatedRuns, set_up_challenge
+
 TOGETHER = ("tests/faults/", "tests/experiments/losses/", "tests/experiments/tricks/")
 """Folders whose files share a run that takes long to make: one worker gets them all."""
 
@@ -54,3 +56,14 @@ def nih_data() -> Path:
     if not os.access(folder / "Data_Entry_2017_v2020.csv", os.R_OK):
         pytest.fail(f"CXRLT_TEST_DATA is set, but {folder} is not readable")
     return folder
+
+
+@pytest.fixture(scope="session")
+def challenge_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> SimulatedRuns:
+    return set_up_challenge(tmp_path_factory.mktemp("challenge"))
+
+
+@pytest.fixture
+def runs(challenge_of_the_tests: SimulatedRuns, tmp_path: Path) -> SimulatedRuns:
+    """A challenge without runs, which a test may change."""
+    return challenge_of_the_tests.copy(tmp_path)

@@ -12,15 +12,15 @@ import cv2
 import pandas as pd
 import pytest
 
+from cxrlt.calibration.calibrate import calibrate
 from cxrlt.cli import main
+from cxrlt.ensembles.ensemble import make_ensemble
 from cxrlt.errors import UserError
 from cxrlt.folds.make import extend_folds, make_folds
-from cxrlt.predictions.calibrate import calibrate
-from cxrlt.predictions.ensemble import make_ensemble
-from cxrlt.predictions.evaluate import evaluate, leaderboard
 from cxrlt.predictions.predict import predict
 from cxrlt.recipe import TTAConfig, load_recipe, save_recipe
 from cxrlt.reports.score_table import calibration_table, leaderboard_table, score_table
+from cxrlt.submissions.evaluate import evaluate, leaderboard
 from cxrlt.submissions.record import Records
 from cxrlt.submissions.submit import submit
 from cxrlt.training.record import read_run

@@ -13,6 +13,8 @@ LAYERS = [
     {"commands"},
     {"pipeline", "experiments"},
     {"reports", "submissions"},
+    {"calibration"},
+    {"ensembles"},
     {"predictions"},
     {"training"},
     {"models", "losses", "folds", "inputs", "phantom"},

@@ -9,9 +9,9 @@ from safetensors.torch import load_file
 
 from cxrlt.artifacts import read_json
 from cxrlt.challenges import get_challenge
+from cxrlt.ensembles.final_logits import read_final
 from cxrlt.inputs.images import ImageSource
 from cxrlt.pipeline import ENSEMBLE, Plan, run
-from cxrlt.predictions.runs import read_final
 from cxrlt.recipe import Recipe, load_recipe, save_recipe
 from cxrlt.submissions.submit import submit
 from cxrlt.submissions.validate import validate

@@ -9,20 +9,20 @@ import pandas as pd
 import pytest
 
 from cxrlt.artifacts import Workspace
+from cxrlt.calibration.calibrate import calibrate
 from cxrlt.challenges import get_challenge
 from cxrlt.challenges.base import Challenge
 from cxrlt.challenges.columns import template_ids
+from cxrlt.ensembles.ensemble import make_ensemble
 from cxrlt.errors import UserError
 from cxrlt.folds.make import make_folds
 from cxrlt.inputs.check import check
 from cxrlt.inputs.contact_sheet import write_contact_sheet
-from cxrlt.predictions.calibrate import calibrate
-from cxrlt.predictions.ensemble import make_ensemble
-from cxrlt.predictions.evaluate import evaluate, leaderboard
 from cxrlt.predictions.predict import flips
 from cxrlt.predictions.scoring import score_frame
 from cxrlt.recipe import Recipe
 from cxrlt.reports.score_table import calibration_table, leaderboard_table, score_table
+from cxrlt.submissions.evaluate import evaluate, leaderboard
 from cxrlt.submissions.submit import submit
 from cxrlt.submissions.validate import validate_submission
 from tiny import SimulatedRuns

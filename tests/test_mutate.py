@@ -26,17 +26,17 @@ def test_modules_and_test_files_are_where_the_tool_looks_for_them(name):
 
 def test_a_test_named_after_the_module_comes_first_and_slow_ones_are_only_for_their_module():
     names = [
-        [file.name for file in TOOL["test_files"]("ensembles", f"predictions/{module}.py")]
-        for module in ("study", "ensemble")
+        [file.name for file in TOOL["test_files"]("ensembles", f"ensembles/{module}.py")]
+        for module in ("context", "ensemble")
     ]
-    assert names[0][0] == "test_study.py"
+    assert names[0][0] == "test_context.py"
     assert "test_ensemble.py" not in names[0]
     assert names[1][-1] == "test_ensemble.py"
 
 
 def test_numbers_and_operators_are_changed_and_annotations_and_signatures_are_not():
     pytest.importorskip("cosmic_ray")
-    found = list(TOOL["mutants_of"]("folds", {"folds/make.py": SOURCE, "studies/folds/make.py": SOURCE}))
+    found = list(TOOL["mutants_of"]("folds", {"folds/make.py": SOURCE, "experiments/folds/make.py": SOURCE}))
     assert Counter((mutant.line, mutant.operator.partition("_")[0]) for mutant in found) == {
         (2, "NumberReplacer"): 2,
         (3, "ReplaceBinaryOperator"): 6,

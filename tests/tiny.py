@@ -21,9 +21,8 @@ from cxrlt.challenges import get_challenge
 from cxrlt.challenges.base import Challenge, Task
 from cxrlt.folds.make import make_folds
 from cxrlt.inputs.images import ImageSource
-from cxrlt.predictions.oof import oof_scores, score_of
 from cxrlt.predictions.present import Present
-from cxrlt.predictions.standardise import write_constants
+from cxrlt.predictions.standardise import oof_scores, score_of, write_constants
 from cxrlt.predictions.store import PredictionsMeta, read_meta, read_predictions, write_predictions
 from cxrlt.recipe import Recipe, load_recipe, save_recipe
 from cxrlt.training.record import RunRecord, made_of_training

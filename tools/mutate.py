@@ -58,20 +58,18 @@ PACKAGES: Mapping[str, Package] = {
         "folds/*", "folds/split folds/rows folds/balance folds/make folds/read_folds folds/extend"
     ),
     "standardising": Package(
-        "predictions/standardise predictions/oof", "predictions/standardise predictions/oof"
+        "predictions/standardise predictions/gate",
+        "predictions/standardise predictions/oof predictions/probabilities predictions/gate",
     ),
     "ensembles": Package(
-        "predictions/combine predictions/ensemble predictions/candidates predictions/selection "
-        "predictions/stacking predictions/logit_maps predictions/view_weights predictions/study "
-        "predictions/context predictions/scoring",
-        "predictions/selection predictions/stacking predictions/logit_maps predictions/study "
-        "predictions/context predictions/view_weights predictions/scoring predictions/candidates",
-        slow="predictions/ensemble",
+        "ensembles/* predictions/study_mean predictions/scoring",
+        "ensembles/selection ensembles/stacking ensembles/context ensembles/candidates predictions/study "
+        "predictions/view_weights predictions/scoring",
+        slow="ensembles/ensemble",
     ),
     "calibration": Package(
-        "predictions/calibration predictions/calibrate predictions/thresholds predictions/probabilities "
-        "predictions/postprocess",
-        "predictions/postprocess predictions/probabilities predictions/logit_maps predictions/calibrate",
+        "calibration/*",
+        "calibration/logit_maps calibration/calibrate",
     ),
     "submissions": Package(
         "submissions/*",

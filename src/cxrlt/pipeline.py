@@ -8,18 +8,19 @@ from dataclasses import dataclass, replace
 import torch
 
 from cxrlt.artifacts import Workspace
+from cxrlt.ensembles.ensemble import make_ensemble
+from cxrlt.ensembles.predict import predict_run
 from cxrlt.folds.make import make_folds
 from cxrlt.inputs.check import check
 from cxrlt.inputs.images import ImageSource
 from cxrlt.inputs.smoke_run import quick
 from cxrlt.inputs.table import NoImagesError
 from cxrlt.phantom.demo import PHANTOMS, make_demo
-from cxrlt.predictions.ensemble import make_ensemble
-from cxrlt.predictions.evaluate import evaluate, leaderboard
-from cxrlt.predictions.predict import predict, predict_run
+from cxrlt.predictions.predict import predict
 from cxrlt.predictions.run_names import require_start
 from cxrlt.recipe import Recipe, load_recipe, run_name
 from cxrlt.reports.score_table import leaderboard_table, score_table
+from cxrlt.submissions.evaluate import evaluate, leaderboard
 from cxrlt.submissions.submit import submit
 from cxrlt.submissions.write import IncompleteError
 from cxrlt.training.grid import train_grid, waves

@@ -27,7 +27,7 @@ IMPORTS = (
     "cxrlt.cli",
     "cxrlt.pipeline",
     "cxrlt.phantom.demo",
-    "cxrlt.predictions.calibrate",
+    "cxrlt.calibration.calibrate",
     "cxrlt.reports.score_table",
     "cxrlt.submissions.submit",
 )

@@ -13,16 +13,16 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from cxrlt.calibration.calibrate import calibrate
+from cxrlt.calibration.fitted import CALIBRATION, read_calibration
+from cxrlt.ensembles.ensemble import make_ensemble
+from cxrlt.ensembles.final_logits import read_final
 from cxrlt.errors import UserError
 from cxrlt.folds.read import read_folds
-from cxrlt.predictions.calibrate import calibrate
-from cxrlt.predictions.calibration import CALIBRATION, read_calibration
-from cxrlt.predictions.ensemble import make_ensemble
-from cxrlt.predictions.evaluate import SCORE, evaluate, leaderboard
-from cxrlt.predictions.runs import read_final
 from cxrlt.predictions.store import read_predictions
 from cxrlt.predictions.trained import trained_folds
 from cxrlt.submissions.dependents import outdated_listing
+from cxrlt.submissions.evaluate import SCORE, evaluate, leaderboard
 from cxrlt.submissions.record import RECORD
 from cxrlt.submissions.submit import submit
 from refusal import refused

@@ -7,9 +7,9 @@ from scipy.special import expit, logit
 
 from cxrlt.challenges import get_challenge
 from cxrlt.challenges.base import Challenge
+from cxrlt.ensembles.final_logits import read_final
 from cxrlt.errors import UserError
 from cxrlt.predictions.gate import gate, gate_by_no_finding
-from cxrlt.predictions.runs import read_final
 from cxrlt.recipe import PredictConfig, Recipe
 from tiny import SimulatedRuns
 

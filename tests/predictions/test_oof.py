@@ -5,7 +5,7 @@ from scipy.special import softmax
 
 from cxrlt.challenges import get_challenge
 from cxrlt.metrics import average_precision, macro
-from cxrlt.predictions.oof import oof_scores, predicted_rows
+from cxrlt.predictions.standardise import oof_scores, predicted_rows
 from tiny import oof_score
 
 CLASSES = [f"c{number}" for number in range(10)]

@@ -9,10 +9,10 @@ import torch
 from cxrlt.errors import UserError
 from cxrlt.folds.make import read_folds
 from cxrlt.inputs.images import ImageSource
-from cxrlt.predictions.evaluate import evaluate
 from cxrlt.predictions.predict import flips, load_model, predict, trained_folds, tta_of
 from cxrlt.predictions.standardise import constants_of, read_constants
 from cxrlt.predictions.store import read_predictions
+from cxrlt.submissions.evaluate import evaluate
 from cxrlt.training.train import TrainPlan, train
 from cxrlt.training.tta import variants
 from thinning import thinned

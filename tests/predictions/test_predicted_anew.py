@@ -14,14 +14,15 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from cxrlt.cli import main
+from cxrlt.ensembles.ensemble import make_ensemble, predict_ensemble
+from cxrlt.ensembles.predict import predict_run
 from cxrlt.errors import UserError
 from cxrlt.inputs.images import ImageSource
 from cxrlt.pipeline import Plan, run
-from cxrlt.predictions.ensemble import make_ensemble, predict_ensemble
-from cxrlt.predictions.evaluate import evaluate
-from cxrlt.predictions.predict import predict, predict_run
+from cxrlt.predictions.predict import predict
 from cxrlt.predictions.store import read_meta, read_predictions
 from cxrlt.recipe import TTAConfig, load_recipe, save_recipe
+from cxrlt.submissions.evaluate import evaluate
 from cxrlt.system.locks import exclusive
 from cxrlt.training.train import TrainPlan, train
 from refusal import refused

@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cxrlt.predictions.probabilities import comparable_logits, probabilities
+from cxrlt.predictions.standardise import comparable_logits, probabilities
 
 LOGITS = pd.DataFrame({"A": [0.0, 3.0, np.nan], "B": [np.log(3), 3.0, np.nan]}, index=["x", "y", "z"])
 

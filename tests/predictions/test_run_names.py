@@ -2,12 +2,12 @@
 
 import pytest
 
+from cxrlt.calibration.calibrate import calibrate
 from cxrlt.cli import main
+from cxrlt.ensembles.ensemble import make_ensemble
 from cxrlt.errors import UserError
-from cxrlt.predictions.calibrate import calibrate
-from cxrlt.predictions.ensemble import make_ensemble
-from cxrlt.predictions.evaluate import evaluate
 from cxrlt.predictions.run_names import require_run, require_start, run_names
+from cxrlt.submissions.evaluate import evaluate
 from cxrlt.submissions.submit import submit
 
 

@@ -18,18 +18,18 @@ from sklearn.metrics import (
 )
 
 from cxrlt.challenges.base import Metric
+from cxrlt.ensembles.combine import combined_constants
+from cxrlt.ensembles.ensemble import make_ensemble
+from cxrlt.ensembles.final_logits import read_final, read_oof
+from cxrlt.ensembles.weights import read_weights
 from cxrlt.errors import UserError
 from cxrlt.metrics import macro_metric
-from cxrlt.predictions.combine import combined_constants
-from cxrlt.predictions.ensemble import make_ensemble
-from cxrlt.predictions.evaluate import evaluate, leaderboard
-from cxrlt.predictions.runs import read_final, read_oof
 from cxrlt.predictions.standardise import read_constants
 from cxrlt.predictions.store import read_predictions
-from cxrlt.predictions.study import study_mean
-from cxrlt.predictions.weights import read_weights
+from cxrlt.predictions.study_mean import study_mean
 from cxrlt.recipe import PredictConfig, Recipe
 from cxrlt.reports.score_table import leaderboard_table, score_table
+from cxrlt.submissions.evaluate import evaluate, leaderboard
 from thinning import thinned
 from tiny import CLASSES, SimulatedRuns, edit_parquet, oof_score, set_up_challenge
 

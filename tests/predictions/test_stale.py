@@ -7,18 +7,18 @@ from pathlib import Path
 
 import pytest
 
+from cxrlt.calibration.calibrate import calibrate
+from cxrlt.calibration.fitted import read_calibration
 from cxrlt.cli import main
+from cxrlt.ensembles.ensemble import make_ensemble
+from cxrlt.ensembles.final_logits import read_final, read_oof, study_mean_of
 from cxrlt.errors import UserError
 from cxrlt.folds.make import make_folds
-from cxrlt.predictions.calibrate import calibrate
-from cxrlt.predictions.calibration import read_calibration
-from cxrlt.predictions.ensemble import make_ensemble
-from cxrlt.predictions.evaluate import evaluate, leaderboard
 from cxrlt.predictions.present import Present
-from cxrlt.predictions.runs import read_final, read_oof, study_mean_of
 from cxrlt.predictions.store import read_predictions
 from cxrlt.provenance import OutdatedError
 from cxrlt.recipe import TTAConfig, load_recipe, save_recipe
+from cxrlt.submissions.evaluate import evaluate, leaderboard
 from cxrlt.submissions.submit import submit
 from cxrlt.system.atomic_files import write_json
 from refusal import refused

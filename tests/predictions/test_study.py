@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cxrlt.predictions.study import has_studies, study_mean
+from cxrlt.predictions.study_mean import has_studies, study_mean
 
 
 def rows(*entries: tuple[str, object, object, str]) -> pd.DataFrame:

@@ -5,8 +5,7 @@ import pandas as pd
 import pytest
 
 from cxrlt.challenges import get_challenge
-from cxrlt.predictions.study import study_mean
-from cxrlt.predictions.view_weights import CANDIDATES, StudyMean, choose_study_mean
+from cxrlt.predictions.study_mean import CANDIDATES, StudyMean, choose_study_mean, study_mean
 from tiny import oof_score
 
 CHALLENGE = get_challenge("demo")

@@ -2,11 +2,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from cxrlt.calibration.calibrate import calibrate
+from cxrlt.ensembles.ensemble import make_ensemble
 from cxrlt.folds.make import read_folds
-from cxrlt.predictions.calibrate import calibrate
-from cxrlt.predictions.ensemble import make_ensemble
-from cxrlt.predictions.evaluate import evaluate, leaderboard
 from cxrlt.reports.score_table import calibration_table, leaderboard_table, score_table
+from cxrlt.submissions.evaluate import evaluate, leaderboard
 from tiny import CLASSES, SimulatedRuns, set_up_challenge
 
 pytestmark = pytest.mark.slow

@@ -7,10 +7,10 @@ import pandas as pd
 import pytest
 
 from cxrlt.artifacts import Workspace
+from cxrlt.ensembles.ensemble import make_ensemble
+from cxrlt.ensembles.final_logits import read_final
 from cxrlt.errors import UserError
 from cxrlt.inputs.table import load_table
-from cxrlt.predictions.ensemble import make_ensemble
-from cxrlt.predictions.runs import read_final
 from tiny import SimulatedRuns, make_tiny, set_up_challenge, tiny_source
 
 pytestmark = pytest.mark.slow

@@ -27,7 +27,7 @@ def probabilities() -> pd.DataFrame:
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> SimulatedRuns:
+def pair(tmp_path_factory: pytest.TempPathFactory) -> SimulatedRuns:
     """A challenge with two models; tests that change files set up one of their own."""
     runs = set_up_challenge(tmp_path_factory.mktemp("runs"), n_patients=60)
     runs.add_run("one", skill=2.0, seed=1)

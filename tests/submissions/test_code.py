@@ -24,9 +24,9 @@ print(cxrlt.__file__, len(recipe_names()), load_recipe("demo_resnet").model.back
 
 
 @pytest.fixture(scope="module")
-def unpacked(runs, tmp_path_factory) -> Path:
+def unpacked(pair, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("unpacked")
-    with zipfile.ZipFile(submit(runs.challenge, runs.workspace, "one", with_code=True).zip_path) as archive:
+    with zipfile.ZipFile(submit(pair.challenge, pair.workspace, "one", with_code=True).zip_path) as archive:
         archive.extractall(folder)
     return folder
 

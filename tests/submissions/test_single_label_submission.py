@@ -9,10 +9,10 @@ from scipy.special import softmax
 from sklearn.metrics import accuracy_score, f1_score, roc_auc_score
 
 from cxrlt import cli
+from cxrlt.ensembles.ensemble import make_ensemble
+from cxrlt.ensembles.final_logits import read_final
 from cxrlt.errors import UserError
-from cxrlt.predictions.ensemble import make_ensemble
-from cxrlt.predictions.evaluate import evaluate
-from cxrlt.predictions.runs import read_final
+from cxrlt.submissions.evaluate import evaluate
 from cxrlt.submissions.score import score_file
 from cxrlt.submissions.submit import submit
 from cxrlt.submissions.validate import validate_submission
@@ -25,11 +25,11 @@ HEADER = "dicom_id,Mass,No Finding,Round(ed) Atelectasis"
 
 @pytest.fixture(scope="module")
 def single(tmp_path_factory: pytest.TempPathFactory) -> SimulatedRuns:
-    runs = set_up_challenge(tmp_path_factory.mktemp("single"), n_patients=60, task="single_label")
-    runs.add_run("one", skill=1.5, seed=1)
-    runs.add_run("two", skill=1.0, seed=2)
-    make_ensemble(runs.challenge, runs.workspace, "both", ["one", "two"])
-    return runs
+    pair = set_up_challenge(tmp_path_factory.mktemp("single"), n_patients=60, task="single_label")
+    pair.add_run("one", skill=1.5, seed=1)
+    pair.add_run("two", skill=1.0, seed=2)
+    make_ensemble(pair.challenge, pair.workspace, "both", ["one", "two"])
+    return pair
 
 
 @pytest.fixture

@@ -10,9 +10,9 @@ import pytest
 from scipy.special import expit
 
 from cxrlt.challenges import get_challenge
+from cxrlt.ensembles.ensemble import make_ensemble
+from cxrlt.ensembles.final_logits import read_final
 from cxrlt.errors import UserError
-from cxrlt.predictions.ensemble import make_ensemble
-from cxrlt.predictions.runs import read_final
 from cxrlt.submissions.submit import submit
 from cxrlt.submissions.write import IncompleteError
 from tiny import edit_parquet, set_up_challenge
@@ -33,10 +33,10 @@ def own(tmp_path):
 
 
 @pytest.mark.parametrize("split", ["dev", "test"])
-def test_a_submission_is_the_sigmoid_of_what_is_evaluated(runs, split):
-    written = submit(runs.challenge, runs.workspace, "one", split)
-    expected = expit(read_final(runs.challenge, runs.workspace, "one", split).logits.astype(np.float64))
-    ids = runs.challenge.template(split, runs.workspace.inputs_dir("csv"))
+def test_a_submission_is_the_sigmoid_of_what_is_evaluated(pair, split):
+    written = submit(pair.challenge, pair.workspace, "one", split)
+    expected = expit(read_final(pair.challenge, pair.workspace, "one", split).logits.astype(np.float64))
+    ids = pair.challenge.template(split, pair.workspace.inputs_dir("csv"))
     frame = read(written.csv_path)
     assert list(frame.index) == ids
     assert np.allclose(frame, expected.loc[ids], rtol=1e-10, atol=0)
@@ -84,9 +84,9 @@ def test_a_run_without_predictions_is_an_error_that_names_the_command(own):
         submit(own.challenge, own.workspace, "one")
 
 
-def test_the_training_rows_cannot_be_submitted_to_a_challenge_without_that_split(runs):
+def test_the_training_rows_cannot_be_submitted_to_a_challenge_without_that_split(pair):
     with pytest.raises(UserError, match="has no split 'dev'"):
-        submit(replace(runs.challenge, splits=("train", "test")), runs.workspace, "one", "dev")
+        submit(replace(pair.challenge, splits=("train", "test")), pair.workspace, "one", "dev")
 
 
 def test_classes_of_another_challenges_run_are_picked_by_name(own):

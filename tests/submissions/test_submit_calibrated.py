@@ -11,13 +11,13 @@ import pytest
 from scipy.special import expit
 
 from cxrlt import cli
+from cxrlt.calibration import VARIANTS
+from cxrlt.calibration.calibrate import calibrate
+from cxrlt.ensembles.ensemble import make_ensemble
+from cxrlt.ensembles.final_logits import read_final
 from cxrlt.errors import UserError
 from cxrlt.metrics import average_precision
 from cxrlt.metrics.calibration import class_ece, class_f1
-from cxrlt.predictions.calibrate import calibrate
-from cxrlt.predictions.choices import VARIANTS
-from cxrlt.predictions.ensemble import make_ensemble
-from cxrlt.predictions.runs import read_final
 from cxrlt.submissions.submit import submit
 from tiny import CLASSES, SimulatedRuns, edit_parquet, set_up_challenge, squeeze
 

@@ -205,11 +205,11 @@ def test_validate_lists_all_problems_line_by_line(tmp_path, challenge):
 
 
 def test_the_command_ends_with_2_for_a_file_the_server_would_refuse_and_0_for_a_good_one(
-    runs, tmp_path, capsys
+    pair, tmp_path, capsys
 ):
-    root = ["--root", str(runs.workspace.root)]
+    root = ["--root", str(pair.workspace.root)]
     cli.main(["submit", "one", "--challenge", "csv", *root])
-    good = runs.workspace.submission_dir("csv", "one") / "submission.csv"
+    good = pair.workspace.submission_dir("csv", "one") / "submission.csv"
     cli.main(["validate", str(good), "--challenge", "csv", *root])
     assert "valid for csv test" in capsys.readouterr().out
     bad = tmp_path / "bad.csv"

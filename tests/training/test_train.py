@@ -8,11 +8,11 @@ from accelerate import Accelerator
 from safetensors import safe_open
 
 from cxrlt.artifacts import read_json
+from cxrlt.ensembles.final_logits import read_oof
 from cxrlt.errors import UserError
 from cxrlt.metrics import macro_metric
 from cxrlt.predictions.predict import predict
 from cxrlt.predictions.present import Present
-from cxrlt.predictions.runs import read_oof
 from cxrlt.predictions.store import read_predictions
 from cxrlt.recipe import OptimConfig, load_recipe
 from cxrlt.system.locks import exclusive

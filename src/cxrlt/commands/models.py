@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 
 from tyro.conf import FlagConversionOff, Positional, arg
 
+from cxrlt.calibration import Method
 from cxrlt.commands.base import Folders, Images
-from cxrlt.predictions.choices import Method
 from cxrlt.recipe import Recipe, run_name
 
 
@@ -70,7 +70,7 @@ class Predict(Images):
     """Predict again what is finished."""
 
     def run(self) -> None:
-        from cxrlt.predictions.predict import models_of, predict_run
+        from cxrlt.ensembles.predict import models_of, predict_run
 
         source = self.source(self.challenge)
         predict_run(source, self.name, self.split, force=self.force)
@@ -91,8 +91,8 @@ class Evaluate(Folders):
     """Score a model by the folds that are finished."""
 
     def run(self) -> None:
-        from cxrlt.predictions.evaluate import evaluate, leaderboard
         from cxrlt.reports.score_table import leaderboard_table, score_table
+        from cxrlt.submissions.evaluate import evaluate, leaderboard
 
         challenge = self.challenge_of(self.challenge)
         if self.name is None:
@@ -122,7 +122,7 @@ class Ensemble(Folders):
     """Fit again what is finished."""
 
     def run(self) -> None:
-        from cxrlt.predictions.ensemble import make_ensemble
+        from cxrlt.ensembles.ensemble import make_ensemble
 
         challenge = self.challenge_of(self.challenge)
         how = {"kind": self.kind, "context": self.context, "study_mean": self.study_mean}
@@ -144,7 +144,7 @@ class Calibrate(Folders):
     """Fit on the folds that are finished."""
 
     def run(self) -> None:
-        from cxrlt.predictions.calibrate import calibrate
+        from cxrlt.calibration.calibrate import calibrate
         from cxrlt.reports.score_table import calibration_table
 
         challenge = self.challenge_of(self.challenge)

@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
+from cxrlt.calibration import Variant
 from cxrlt.commands.base import Folders
-from cxrlt.predictions.choices import Variant
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,8 +11,7 @@ from cxrlt.challenges.base import RANKING_METRICS, Challenge, Task
 from cxrlt.errors import UserError, listing
 from cxrlt.experiments.plan import Experiment
 from cxrlt.metrics import Drawn, has_both_values
-from cxrlt.predictions.measures import CLASS_MEANS, draw_figures
-from cxrlt.predictions.scoring import N_DRAWS
+from cxrlt.predictions.scoring import CLASS_MEANS, N_DRAWS, draw_figures
 from cxrlt.submissions.score import read_truth
 
 OWN_LABELS = "labels"

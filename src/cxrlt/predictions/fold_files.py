@@ -7,8 +7,7 @@ import pandas as pd
 from cxrlt.artifacts import name_of_run
 from cxrlt.errors import UserError, listing
 from cxrlt.predictions.present import Present
-from cxrlt.predictions.probabilities import comparable_logits
-from cxrlt.predictions.standardise import CONSTANTS, Constants, read_constants
+from cxrlt.predictions.standardise import CONSTANTS, Constants, comparable_logits, read_constants
 from cxrlt.predictions.store import PredictionsMeta, read_meta, read_predictions
 from cxrlt.provenance import OutdatedError, in_words
 from cxrlt.training.run_paths import WEIGHTS, fold_of, train_command, unit_dir

@@ -18,9 +18,7 @@ from cxrlt.inputs.cache import ImageCache
 from cxrlt.inputs.images import ImageSource
 from cxrlt.inputs.memory import give_back_memory
 from cxrlt.models.backbone import XRayModel, create_model
-from cxrlt.predictions.ensemble import predict_ensemble
 from cxrlt.predictions.present import Present
-from cxrlt.predictions.run_names import require_run
 from cxrlt.predictions.standardise import read_constants, write_constants
 from cxrlt.predictions.store import (
     MADE_BY,
@@ -30,7 +28,6 @@ from cxrlt.predictions.store import (
     write_predictions,
 )
 from cxrlt.predictions.trained import TrainedFold, recipe_of, require_classes, trained_folds
-from cxrlt.predictions.weights import is_ensemble, read_weights
 from cxrlt.provenance import MadeOf, digest, in_words
 from cxrlt.recipe import Recipe, TTAConfig
 from cxrlt.system.locks import exclusive
@@ -43,25 +40,6 @@ from cxrlt.training.setup import create_accelerator, worker_count
 from cxrlt.training.tta import describe_tta, only_as_they_are
 
 SIDED = ("left", "right")
-
-
-def predict_run(source: ImageSource, name: str, split: str, *, force: bool = False) -> list[Path]:
-    """As `predict`, for an ensemble too: its members first, then what its weights.json makes of them."""
-    require_run(source.challenge, source.workspace, name)
-    models = models_of(source, name)
-    if models == (name,):
-        return predict(source, name, split, force=force)
-    for member in models:
-        predict(source, member, split, force=force)
-    path = predict_ensemble(source.challenge, source.workspace, name, split, force=force)
-    print(f"predict {name} {split}: {path}")
-    return [path]
-
-
-def models_of(source: ImageSource, name: str) -> tuple[str, ...]:
-    """The members of an ensemble; a model is its own."""
-    run_dir = source.workspace.run_dir(source.challenge.name, name)
-    return read_weights(run_dir, source.challenge).members if is_ensemble(run_dir) else (name,)
 
 
 def predict(

@@ -1,12 +1,26 @@
 """The names of models and ensembles, and what to say of a name that none of them has."""
 
+from pathlib import Path
+
 from cxrlt.artifacts import Workspace
 from cxrlt.challenges import challenge_names, get_challenge
 from cxrlt.challenges.base import Challenge
 from cxrlt.errors import UserError, listing, quoted
-from cxrlt.predictions.runs import holds_run
+from cxrlt.folds.read import REFIT
 from cxrlt.spelling import nearest
 from cxrlt.training.run_paths import train_run_command
+
+WEIGHTS_FILE = "weights.json"
+"""What an ensemble's folder holds, and no model's."""
+
+
+def is_ensemble(run_dir: Path) -> bool:
+    return (run_dir / WEIGHTS_FILE).is_file()
+
+
+def holds_run(run_dir: Path) -> bool:
+    """Whether a folder is a model's or an ensemble's, and not one that groups such folders."""
+    return is_ensemble(run_dir) or (run_dir / REFIT).is_dir() or any(run_dir.glob("fold[0-9]*"))
 
 
 def run_names(challenge: str, workspace: Workspace) -> list[str]:

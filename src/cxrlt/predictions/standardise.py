@@ -6,9 +6,11 @@ test logits too.
 
 With one class per row the logits of a row are compared with each other, which a scale per class would spoil:
 there the constants change nothing.
+
+Logits become probabilities once, at the very end; what is averaged before that are logits.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -16,10 +18,12 @@ from typing import Self
 import numpy as np
 import pandas as pd
 from pydantic import model_validator
+from scipy.special import expit, log_softmax, softmax
 
 from cxrlt.artifacts import Artifact, read_model, write_model
-from cxrlt.challenges.base import Task
+from cxrlt.challenges.base import Challenge, Task
 from cxrlt.errors import UserError
+from cxrlt.metrics import macro_metric
 from cxrlt.provenance import MadeOf
 
 CONSTANTS = "constants.json"
@@ -100,3 +104,49 @@ def read_constants(directory: Path, classes: Sequence[str], made_by: str) -> tup
         raise UserError(f"{directory / CONSTANTS} is of other classes. Make it again with: {made_by} --force")
     found = (pd.Series(values, dtype=np.float64)[list(classes)] for values in (record.median, record.iqr))
     return Constants(*found), record.made_of
+
+
+def comparable_logits(logits: pd.DataFrame, task: Task) -> pd.DataFrame:
+    """Logits as they are compared and averaged; NaN stays NaN.
+
+    With one class per row a constant added to a row's logits says nothing. It is taken out (log-softmax), so
+    that only what a model says is kept, in numbers that single precision holds.
+    """
+    if task == "multi_label":
+        return logits
+    return _per_row(log_softmax, logits)
+
+
+def probabilities(logits: pd.DataFrame, task: Task) -> pd.DataFrame:
+    """In float64: the sigmoid of every logit, or with one class per row its softmax; NaN stays NaN."""
+    if task == "multi_label":
+        return expit(logits.astype(np.float64))
+    return _per_row(softmax, logits)
+
+
+def _per_row(function: Callable[..., np.ndarray], logits: pd.DataFrame) -> pd.DataFrame:
+    values = function(logits.to_numpy(np.float64), axis=1)
+    return pd.DataFrame(values, index=logits.index, columns=logits.columns)
+
+
+def predicted_rows(scores: pd.DataFrame) -> pd.Index:
+    """Ids with a score for every class; an unreadable image has none (NaN)."""
+    return scores.index[scores.notna().all(axis=1)]
+
+
+def oof_scores(scores: pd.DataFrame, fold: pd.Series, task: Task) -> pd.DataFrame:
+    """The scores that are pooled over folds, without looking at labels.
+
+    Each fold's are standardised per class; with one class per row they are softmax probabilities, which folds
+    share as their scale.
+    """
+    rows = predicted_rows(scores)
+    if task == "single_label":
+        return probabilities(scores.loc[rows], task)
+    return standardise_by_fold(scores.loc[rows], fold.loc[rows])
+
+
+def score_of(challenge: Challenge, pooled: pd.DataFrame, table: pd.DataFrame) -> float:
+    """The challenge's metric over scores of one scale, all rows predicted; `table` holds the labels."""
+    labels = table.loc[pooled.index, list(pooled.columns)].to_numpy(np.float64)
+    return macro_metric(challenge.metric, labels, pooled.to_numpy())

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from cxrlt.calibration.calibrate import CalibrationReport
 from cxrlt.errors import listing
 from cxrlt.metrics import Interval, paired_difference
-from cxrlt.predictions.calibrate import CalibrationReport
-from cxrlt.predictions.evaluate import Leaderboard
 from cxrlt.predictions.scoring import Evaluation
+from cxrlt.submissions.evaluate import Leaderboard
 
 GROUPS = ("head", "medium", "tail")
 GROUP_METRICS = {"multi_label": ("mAP", "mAUROC"), "single_label": ("macro-F1", "mAUROC")}

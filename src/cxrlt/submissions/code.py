@@ -4,9 +4,10 @@ from pathlib import Path
 
 import cxrlt
 from cxrlt.artifacts import Workspace
+from cxrlt.calibration.fitted import CALIBRATION
 from cxrlt.challenges.base import Challenge
-from cxrlt.predictions.calibration import CALIBRATION
-from cxrlt.predictions.weights import WEIGHTS_FILE, is_ensemble, read_weights
+from cxrlt.ensembles.weights import read_weights
+from cxrlt.predictions.run_names import WEIGHTS_FILE, is_ensemble
 from cxrlt.submissions.read import CODE_FOLDER
 
 PROJECT_FILES = ("LICENSE", "README.md", "pyproject.toml", "requirements.txt", "run.sh")

@@ -5,17 +5,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cxrlt.artifacts import Workspace
+from cxrlt.calibration.fitted import CALIBRATION, read_calibration
 from cxrlt.challenges.base import Challenge
+from cxrlt.ensembles.ensemble import is_predicted
+from cxrlt.ensembles.evidence import require_same_predictions, weights_of_split
+from cxrlt.ensembles.weights import EnsembleWeights, read_weights
 from cxrlt.errors import UserError, listing
-from cxrlt.predictions.calibration import CALIBRATION, read_calibration
-from cxrlt.predictions.ensemble import is_predicted
-from cxrlt.predictions.evidence import require_same_predictions, weights_of_split
 from cxrlt.predictions.fold_files import predict_command
 from cxrlt.predictions.present import Present
-from cxrlt.predictions.run_names import run_names
+from cxrlt.predictions.run_names import is_ensemble, run_names
 from cxrlt.predictions.store import read_meta, read_pixels
 from cxrlt.predictions.trained import fold_dirs, recipe_of
-from cxrlt.predictions.weights import EnsembleWeights, is_ensemble, read_weights
 from cxrlt.provenance import OutdatedError, digest_of_weights, in_words
 from cxrlt.submissions.record import is_outdated, records
 from cxrlt.training.record import Origin, RunRecord, read_run

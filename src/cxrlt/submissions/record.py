@@ -6,12 +6,12 @@ from pathlib import Path
 from pydantic import RootModel
 
 from cxrlt.artifacts import Artifact, Workspace, read_model, write_model
+from cxrlt.calibration import Variant
+from cxrlt.calibration.fitted import CALIBRATION, CalibrationRecord
 from cxrlt.challenges import get_challenge
 from cxrlt.challenges.base import Challenge
+from cxrlt.ensembles.evidence import made_of_final
 from cxrlt.errors import UserError
-from cxrlt.predictions.calibration import CALIBRATION, CalibrationRecord
-from cxrlt.predictions.choices import Variant
-from cxrlt.predictions.evidence import made_of_final
 from cxrlt.predictions.present import Present
 from cxrlt.provenance import MadeOf, made_of
 from cxrlt.system.locks import exclusive

@@ -5,16 +5,16 @@ from dataclasses import replace
 import pandas as pd
 
 from cxrlt.artifacts import Workspace
+from cxrlt.calibration import Variant
+from cxrlt.calibration.calibrate import calibrate, require_multi_label
+from cxrlt.calibration.fitted import Calibration, read_calibration
 from cxrlt.challenges.base import Challenge
+from cxrlt.ensembles.evidence import marks_of
+from cxrlt.ensembles.final_logits import finished_folds, read_final
 from cxrlt.errors import UserError, listing
-from cxrlt.predictions.calibrate import calibrate, require_multi_label
-from cxrlt.predictions.calibration import Calibration, read_calibration
-from cxrlt.predictions.choices import Variant
-from cxrlt.predictions.evidence import marks_of
 from cxrlt.predictions.present import Present, partial_note
-from cxrlt.predictions.probabilities import probabilities
 from cxrlt.predictions.run_names import require_run
-from cxrlt.predictions.runs import finished_folds, read_final
+from cxrlt.predictions.standardise import probabilities
 from cxrlt.submissions.code import code_files
 from cxrlt.submissions.record import Record, made_of_submission, write_record
 from cxrlt.submissions.write import IncompleteError, Written, write_submission

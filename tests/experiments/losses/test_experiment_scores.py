@@ -11,8 +11,8 @@ from cxrlt.experiments.losses.train_set_predictions import SEEN, seen_fold
 from cxrlt.experiments.plan import Run
 from cxrlt.experiments.score import read_truths
 from cxrlt.metrics import macro_metric
-from cxrlt.predictions.evaluate import evaluate
 from cxrlt.predictions.store import read_pixels, read_predictions, write_predictions
+from cxrlt.submissions.evaluate import evaluate
 
 
 @pytest.fixture(scope="module")

@@ -4,20 +4,20 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from cxrlt.ensembles.final_logits import read_final, read_oof
+from cxrlt.ensembles.weights import read_weights
 from cxrlt.errors import UserError
 from cxrlt.experiments.score import OWN_LABELS
 from cxrlt.experiments.tricks.compare import compare_tricks
 from cxrlt.experiments.tricks.plan import TrickExperiment
 from cxrlt.experiments.tricks.registry import TRICKS, Trick
 from cxrlt.metrics import macro_metric
-from cxrlt.predictions.evaluate import evaluate
-from cxrlt.predictions.oof import oof_scores
 from cxrlt.predictions.present import Present
-from cxrlt.predictions.runs import read_final, read_oof
+from cxrlt.predictions.standardise import oof_scores
 from cxrlt.predictions.store import read_predictions
-from cxrlt.predictions.study import study_mean
-from cxrlt.predictions.weights import read_weights
+from cxrlt.predictions.study_mean import study_mean
 from cxrlt.recipe import load_recipe
+from cxrlt.submissions.evaluate import evaluate
 from cxrlt.training.train import fold_jobs
 
 pytestmark = pytest.mark.slow

@@ -14,7 +14,7 @@ from cxrlt.experiments.losses.plan import LossExperiment
 from cxrlt.experiments.losses.score import GAP, pooled_scores, read_logits
 from cxrlt.experiments.plan import Run
 from cxrlt.losses import Loss, SingleLabelLoss
-from cxrlt.predictions.probabilities import probabilities
+from cxrlt.predictions.standardise import probabilities
 from cxrlt.reports.experiment_page import PageFigure
 from cxrlt.reports.figures import by_count, class_counts_figure, co_occurrence_figure, readable, save_figure
 from cxrlt.reports.loss_figures import (

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from functools import partial
 
+from cxrlt.calibration.calibrate import calibrate
 from cxrlt.experiments.flags import ExperimentPlan
 from cxrlt.experiments.plan import Run
 from cxrlt.experiments.report import title_of
@@ -17,7 +18,6 @@ from cxrlt.experiments.tricks.registry import BASE, TRICKS
 from cxrlt.experiments.tricks.report import left_out_lines, report
 from cxrlt.experiments.workers import Task, Workers
 from cxrlt.inputs.images import ImageSource
-from cxrlt.predictions.calibrate import calibrate
 from cxrlt.predictions.predict import predict
 
 Failures = dict[str, str]

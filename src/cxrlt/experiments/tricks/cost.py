@@ -10,12 +10,12 @@ import numpy as np
 import torch
 
 from cxrlt.artifacts import read_json
+from cxrlt.ensembles.weights import read_weights
 from cxrlt.experiments.plan import Run
 from cxrlt.experiments.tricks.plan import TrickExperiment
 from cxrlt.experiments.tricks.registry import BASE, TRICKS
 from cxrlt.inputs.images import ImageSource
 from cxrlt.predictions.predict import tta_of
-from cxrlt.predictions.weights import read_weights
 from cxrlt.system.atomic_files import write_json
 from cxrlt.training.train import TrainPlan, train
 from cxrlt.training.tta import variants

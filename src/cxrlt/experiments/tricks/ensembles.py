@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 
+from cxrlt.ensembles.ensemble import make_ensemble
+from cxrlt.ensembles.weights import read_weights
 from cxrlt.errors import UserError
 from cxrlt.experiments.plan import Run
 from cxrlt.experiments.tricks.plan import TrickExperiment
 from cxrlt.experiments.tricks.registry import TRICKS
-from cxrlt.predictions.ensemble import make_ensemble
-from cxrlt.predictions.weights import is_ensemble, read_weights
+from cxrlt.predictions.run_names import is_ensemble
 
 
 def ensemble(experiment: TrickExperiment, run: Run, members: Sequence[str]) -> None:

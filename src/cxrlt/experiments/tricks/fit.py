@@ -9,7 +9,7 @@ from cxrlt.challenges.base import Challenge
 from cxrlt.errors import UserError
 from cxrlt.experiments.tricks.registry import Need, Trick
 from cxrlt.predictions.predict import flips
-from cxrlt.predictions.study import disputed_rows, has_studies
+from cxrlt.predictions.study_mean import disputed_rows, has_studies
 from cxrlt.recipe import Recipe, changed, differing_fields
 
 NO_DIFFERENCE = ("data.augment.policy",)

@@ -2,13 +2,13 @@
 
 import pandas as pd
 
+from cxrlt.calibration import Variant
+from cxrlt.calibration.calibrate import Nested
+from cxrlt.calibration.fitted import read_calibration
 from cxrlt.errors import UserError
 from cxrlt.experiments.plan import Run
 from cxrlt.experiments.tricks.plan import TrickExperiment
 from cxrlt.experiments.tricks.registry import BASE, TRICKS
-from cxrlt.predictions.calibrate import Nested
-from cxrlt.predictions.calibration import read_calibration
-from cxrlt.predictions.choices import Variant
 
 
 def variant_of(run: Run) -> Variant:

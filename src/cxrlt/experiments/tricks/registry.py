@@ -4,8 +4,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from cxrlt.predictions.choices import Variant
-from cxrlt.predictions.weights import Kind
+from cxrlt.calibration import Variant
+from cxrlt.ensembles.weights import Kind
 from cxrlt.recipe import Recipe
 
 Stage = Literal["trained", "second stage", "prediction", "ensemble"]

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
+from cxrlt.ensembles.final_logits import read_final
 from cxrlt.errors import UserError
 from cxrlt.experiments.plan import Run
 from cxrlt.experiments.score import RunScore, Truth, score_against_truth
@@ -13,9 +14,8 @@ from cxrlt.experiments.tricks.plan import TrickExperiment
 from cxrlt.experiments.tricks.probabilities import mapped_logits
 from cxrlt.metrics import Drawn
 from cxrlt.metrics.calibration import LOCAL_ECE, MF1, calibration_bootstrap
-from cxrlt.predictions.oof import oof_scores, predicted_rows
-from cxrlt.predictions.runs import read_final
 from cxrlt.predictions.scoring import N_DRAWS
+from cxrlt.predictions.standardise import oof_scores, predicted_rows
 
 
 @dataclass(frozen=True)

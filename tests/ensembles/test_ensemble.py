@@ -7,17 +7,17 @@ import pytest
 from scipy.special import expit
 
 from cxrlt.cli import main
+from cxrlt.ensembles.context import CONTEXT
+from cxrlt.ensembles.ensemble import make_ensemble, predict_ensemble
+from cxrlt.ensembles.final_logits import read_final, read_oof, read_split
+from cxrlt.ensembles.selection import greedy_weights
+from cxrlt.ensembles.weights import read_weights
 from cxrlt.errors import UserError
 from cxrlt.folds.make import make_folds
-from cxrlt.predictions.context import CONTEXT
-from cxrlt.predictions.ensemble import make_ensemble, predict_ensemble
-from cxrlt.predictions.evaluate import evaluate
-from cxrlt.predictions.runs import read_final, read_oof, read_split
-from cxrlt.predictions.selection import greedy_weights
+from cxrlt.predictions.run_names import WEIGHTS_FILE
 from cxrlt.predictions.store import read_predictions
-from cxrlt.predictions.study import study_mean
-from cxrlt.predictions.view_weights import choose_study_mean
-from cxrlt.predictions.weights import WEIGHTS_FILE, read_weights
+from cxrlt.predictions.study_mean import choose_study_mean, study_mean
+from cxrlt.submissions.evaluate import evaluate
 from refusal import refused
 from tiny import SimulatedRuns, edit_parquet, oof_score, set_up_challenge
 

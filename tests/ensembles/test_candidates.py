@@ -7,10 +7,7 @@ import pandas as pd
 import pytest
 
 from cxrlt.challenges.base import Challenge
-from cxrlt.folds.read import Folds, FoldsRecord, SplitIdentity
-from cxrlt.folds.rows import TrainRows
-from cxrlt.metrics import average_precision
-from cxrlt.predictions.candidates import (
+from cxrlt.ensembles.candidates import (
     BY_SIMPLICITY,
     STACK_CONTEXT,
     CrossFitted,
@@ -19,10 +16,13 @@ from cxrlt.predictions.candidates import (
     compare,
     cross_fit,
 )
-from cxrlt.predictions.oof import oof_scores
-from cxrlt.predictions.selection import OWN_EVIDENCE
-from cxrlt.predictions.view_weights import fixed_study_mean
-from cxrlt.predictions.weights import Candidate
+from cxrlt.ensembles.selection import OWN_EVIDENCE
+from cxrlt.ensembles.weights import Candidate
+from cxrlt.folds.read import Folds, FoldsRecord, SplitIdentity
+from cxrlt.folds.rows import TrainRows
+from cxrlt.metrics import average_precision
+from cxrlt.predictions.standardise import oof_scores
+from cxrlt.predictions.study_mean import fixed_study_mean
 from tiny import CLASSES, SimulatedRuns
 
 PREVALENCE = (0.2, 0.1, 0.004)

@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cxrlt.predictions.context import CONTEXT, context_of
+from cxrlt.ensembles.context import CONTEXT, context_of
 
 
 def rows(*entries: tuple[object, object, str]) -> pd.DataFrame:

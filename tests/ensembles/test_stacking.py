@@ -3,7 +3,7 @@ import pytest
 from scipy.optimize import minimize
 from scipy.special import expit
 
-from cxrlt.predictions.stacking import SLOPE_SD, WEIGHT_SD, Stack, fit_stack
+from cxrlt.ensembles.stacking import SLOPE_SD, WEIGHT_SD, Stack, fit_stack
 
 
 def draw(

@@ -5,11 +5,10 @@ from scipy.special import expit, logit
 from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
 
+from cxrlt.calibration import METHODS
+from cxrlt.calibration.logit_maps import LogitMap, f1_threshold, fit_maps
 from cxrlt.metrics import average_precision
 from cxrlt.metrics.calibration import class_ece, class_f1
-from cxrlt.predictions.choices import METHODS
-from cxrlt.predictions.logit_maps import LogitMap, fit_maps
-from cxrlt.predictions.thresholds import f1_threshold
 
 PREVALENCES = (0.3, 0.1, 0.02, 0.005)
 

@@ -8,8 +8,7 @@ from pathlib import Path
 import cxrlt
 from cxrlt.artifacts import Workspace, write_model
 from cxrlt.challenges.base import Challenge
-from cxrlt.errors import UserError, listing
-from cxrlt.predictions.candidates import (
+from cxrlt.ensembles.candidates import (
     BY_SIMPLICITY,
     N_DRAWS,
     STACK_CONTEXT,
@@ -18,22 +17,15 @@ from cxrlt.predictions.candidates import (
     compare,
     cross_fit,
 )
-from cxrlt.predictions.evidence import made_of_evidence, made_of_final
+from cxrlt.ensembles.evidence import made_of_evidence, made_of_final
+from cxrlt.ensembles.final_logits import read_final, read_oof
+from cxrlt.ensembles.weights import Candidate, EnsembleRequest, EnsembleWeights, Kind, read_weights
+from cxrlt.errors import UserError, listing
 from cxrlt.predictions.fold_files import require_current_oof
 from cxrlt.predictions.present import Present
-from cxrlt.predictions.run_names import require_run
-from cxrlt.predictions.runs import read_final, read_oof
+from cxrlt.predictions.run_names import WEIGHTS_FILE, is_ensemble, require_run
 from cxrlt.predictions.store import PredictionsMeta, read_meta, write_predictions
-from cxrlt.predictions.view_weights import StudyMeanOption, choose_study_mean
-from cxrlt.predictions.weights import (
-    WEIGHTS_FILE,
-    Candidate,
-    EnsembleRequest,
-    EnsembleWeights,
-    Kind,
-    is_ensemble,
-    read_weights,
-)
+from cxrlt.predictions.study_mean import StudyMeanOption, choose_study_mean
 from cxrlt.provenance import OutdatedError, in_words
 from cxrlt.system.locks import exclusive
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from cxrlt.calibration.calibrate import calibrate
 from cxrlt.cli import main
-from cxrlt.predictions.calibrate import calibrate
-from cxrlt.predictions.ensemble import make_ensemble
+from cxrlt.ensembles.ensemble import make_ensemble
 from cxrlt.provenance import digest_of_weights
 from cxrlt.submissions.dependents import outdated, outdated_listing
 from cxrlt.submissions.record import RECORD, outdated_line

@@ -5,13 +5,13 @@ import pandas as pd
 import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
+from cxrlt.ensembles.ensemble import make_ensemble
+from cxrlt.ensembles.final_logits import read_final
 from cxrlt.errors import UserError
-from cxrlt.predictions.ensemble import make_ensemble
-from cxrlt.predictions.evaluate import evaluate, leaderboard
-from cxrlt.predictions.runs import read_final
 from cxrlt.predictions.store import read_predictions
 from cxrlt.recipe import PredictConfig, Recipe
 from cxrlt.reports.score_table import leaderboard_table, score_table
+from cxrlt.submissions.evaluate import evaluate, leaderboard
 from tiny import SimulatedRuns, blank_negatives, edit_parquet
 
 pytestmark = pytest.mark.slow

@@ -2,13 +2,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from cxrlt.ensembles.ensemble import make_ensemble
+from cxrlt.ensembles.final_logits import read_final, read_oof, read_split, study_mean_of
 from cxrlt.errors import UserError
 from cxrlt.folds.make import make_folds, read_folds
-from cxrlt.predictions.ensemble import make_ensemble
-from cxrlt.predictions.runs import read_final, read_oof, read_split, study_mean_of
 from cxrlt.predictions.standardise import constants_of, standardise_by_fold
 from cxrlt.predictions.store import PredictionsMeta, read_predictions
-from cxrlt.predictions.study import study_mean
+from cxrlt.predictions.study_mean import study_mean
 from cxrlt.recipe import PredictConfig, Recipe, save_recipe
 from tiny import SimulatedRuns, edit_parquet, write_fold
 

@@ -2,27 +2,26 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import pandas as pd
 
 from cxrlt.artifacts import Workspace, write_model
 from cxrlt.challenges.base import Challenge
-from cxrlt.errors import UserError, listing
-from cxrlt.folds.read import REFIT
-from cxrlt.predictions.combine import combined, combined_constants, evidence_of
-from cxrlt.predictions.evidence import (
+from cxrlt.ensembles.combine import combined, combined_constants, evidence_of
+from cxrlt.ensembles.evidence import (
     made_of_evidence,
     predicting_recipe,
     require_same_predictions,
     weights_of_split,
 )
+from cxrlt.errors import UserError, listing
+from cxrlt.folds.read import REFIT
 from cxrlt.predictions.fold_files import constants_of_fold, predict_command, read_fold, require_ids
 from cxrlt.predictions.gate import gate_by_no_finding
 from cxrlt.predictions.present import Present
+from cxrlt.predictions.run_names import is_ensemble
 from cxrlt.predictions.standardise import Constants, constants_of, mean_constants
-from cxrlt.predictions.trained import fold_dirs
-from cxrlt.predictions.view_weights import (
+from cxrlt.predictions.study_mean import (
     CANDIDATES,
     StudyMean,
     StudyMeanRecord,
@@ -31,7 +30,7 @@ from cxrlt.predictions.view_weights import (
     fixed_study_mean,
     kept_study_mean,
 )
-from cxrlt.predictions.weights import is_ensemble
+from cxrlt.predictions.trained import fold_dirs
 from cxrlt.system.locks import exclusive
 from cxrlt.training.run_paths import WEIGHTS, fold_of
 
@@ -51,11 +50,6 @@ class Scores:
     constants: Constants
     raw: pd.DataFrame | None = None
     optimistic: bool = False
-
-
-def holds_run(run_dir: Path) -> bool:
-    """Whether a folder is a model's or an ensemble's, and not one that groups such folders."""
-    return is_ensemble(run_dir) or (run_dir / REFIT).is_dir() or any(run_dir.glob("fold[0-9]*"))
 
 
 def finished_folds(name: str, present: Present) -> list[int]:

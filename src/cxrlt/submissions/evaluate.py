@@ -9,17 +9,15 @@ import pandas as pd
 
 from cxrlt.artifacts import Workspace, read_json
 from cxrlt.challenges.base import Challenge
+from cxrlt.ensembles.evidence import marks_of
+from cxrlt.ensembles.final_logits import Final, finished_folds, read_final
 from cxrlt.errors import UserError
 from cxrlt.folds.rows import TrainRows
 from cxrlt.metrics import Interval, macro, paired_difference
-from cxrlt.predictions.evidence import marks_of
-from cxrlt.predictions.measures import macro_values
-from cxrlt.predictions.oof import oof_scores, predicted_rows
 from cxrlt.predictions.present import Present, partial_note
-from cxrlt.predictions.probabilities import probabilities
-from cxrlt.predictions.run_names import require_run
-from cxrlt.predictions.runs import Final, finished_folds, holds_run, read_final
-from cxrlt.predictions.scoring import N_DRAWS, Evaluation, score_rows
+from cxrlt.predictions.run_names import holds_run, require_run
+from cxrlt.predictions.scoring import N_DRAWS, Evaluation, macro_values, score_rows
+from cxrlt.predictions.standardise import oof_scores, predicted_rows, probabilities
 from cxrlt.system.atomic_files import write_json
 from cxrlt.system.locks import exclusive
 

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from scipy.optimize import isotonic_regression, minimize_scalar
 from scipy.special import expit, log_expit, logit
 
+from cxrlt.calibration import Method
 from cxrlt.metrics.resampling import Floats
-from cxrlt.predictions.choices import Method
 
 LINEAR_SHARE = 0.01
 """Share of the line in an isotonic map: what keeps its steps from tying rows."""
@@ -192,3 +192,17 @@ def _steps(z: Floats, positive: NDArray[np.bool_]) -> tuple[tuple[float, float],
 
 def _log_loss(z: Floats, positive: NDArray[np.bool_]) -> float:
     return float(np.logaddexp(0, np.where(positive, -z, z)).mean())
+
+
+def f1_threshold(probabilities: Floats) -> float:
+    """The threshold of the highest expected F1 for calibrated probabilities (n,) of one class; 0.5 if none.
+
+    It is half of the F1 it reaches (Lipton, Elkan & Naryanaswamy 2014, theorem 1), with expected counts:
+    F1 = 2 sum of p called / (rows called + sum of p). No label is looked at beyond those the calibration was
+    fitted on: the threshold with the best F1 on the labels themselves jumps with every positive, and a tail
+    class has five of them.
+    """
+    ranked = np.sort(probabilities)[::-1]
+    if not len(ranked):
+        return 0.5
+    return float(np.max(np.cumsum(ranked) / (np.arange(1, len(ranked) + 1) + ranked.sum())))

@@ -7,7 +7,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from cxrlt.inputs.study_codes import study_codes
-from cxrlt.predictions.study import group_sums, patient_codes
+from cxrlt.predictions.study_mean import group_sums, patient_codes
 
 CONTEXT = (
     "lateral",

@@ -7,15 +7,15 @@ import pandas as pd
 import pytest
 from scipy.special import expit, logit
 
+from cxrlt.calibration import METHODS, VARIANTS
+from cxrlt.calibration.calibrate import Nested, calibrate
+from cxrlt.calibration.fitted import CALIBRATION, CalibrationRecord, fit_calibration, read_calibration
+from cxrlt.ensembles.ensemble import make_ensemble
+from cxrlt.ensembles.final_logits import read_final
 from cxrlt.errors import UserError
 from cxrlt.folds.make import make_folds
 from cxrlt.metrics import average_precision
 from cxrlt.metrics.calibration import LOCAL_ECE, LOG_LOSS, MF1, class_f1, class_log_loss
-from cxrlt.predictions.calibrate import Nested, calibrate
-from cxrlt.predictions.calibration import CALIBRATION, CalibrationRecord, fit_calibration, read_calibration
-from cxrlt.predictions.choices import METHODS, VARIANTS
-from cxrlt.predictions.ensemble import make_ensemble
-from cxrlt.predictions.runs import read_final
 from cxrlt.recipe import PredictConfig, Recipe
 from refusal import refused
 from tiny import CLASSES, SimulatedRuns, blank_negatives, edit_parquet, set_up_challenge, squeeze

@@ -16,19 +16,19 @@ import numpy as np
 import pandas as pd
 
 from cxrlt.artifacts import Workspace
+from cxrlt.calibration import METHODS, VARIANTS, Method, Variant
+from cxrlt.calibration.fitted import Calibration, fit_calibration, write_calibration
 from cxrlt.challenges.base import Challenge
+from cxrlt.ensembles.evidence import marks_of
+from cxrlt.ensembles.final_logits import finished_folds, read_final
 from cxrlt.errors import UserError
 from cxrlt.folds.read import REFIT
 from cxrlt.metrics import Drawn, Interval, has_both_values, macro, macro_metric, paired_difference
 from cxrlt.metrics.calibration import LOG_LOSS, calibration_bootstrap
-from cxrlt.predictions.calibration import Calibration, fit_calibration, write_calibration
-from cxrlt.predictions.choices import METHODS, VARIANTS, Method, Variant
-from cxrlt.predictions.evidence import marks_of
-from cxrlt.predictions.oof import predicted_rows
 from cxrlt.predictions.present import Present, partial_note
 from cxrlt.predictions.run_names import require_run
-from cxrlt.predictions.runs import finished_folds, read_final
 from cxrlt.predictions.scoring import N_DRAWS
+from cxrlt.predictions.standardise import predicted_rows
 
 
 @dataclass(frozen=True)
@@ -94,6 +94,7 @@ def calibrate(
         each: drawn[chosen] if each == "calibrated" else nested.draw(logits, n_draws, seed)
         for each, logits in mapped[chosen].items()
     }
+    rankings = {each: nested.ranking(challenge.metric, logits) for each, logits in mapped[chosen].items()}
     return CalibrationReport(
         challenge=challenge.name,
         name=name,
@@ -103,10 +104,7 @@ def calibrate(
         n_rows=len(nested.ids),
         forced=method is not None,
         behind=behind,
-        variants={
-            each: _variant_score(nested.ranking(challenge.metric, logits), figures[each], figures["raw"])
-            for each, logits in mapped[chosen].items()
-        },
+        variants={each: _variant_score(rankings[each], figures[each], figures["raw"]) for each in figures},
         n_positive=(nested.labels == 1).sum().to_dict(),
         notes=_notes(name, present),
     )

@@ -7,10 +7,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from cxrlt.predictions.context import Context, context_of
+from cxrlt.ensembles.context import Context, context_of
+from cxrlt.ensembles.weights import Combination
 from cxrlt.predictions.standardise import Constants
-from cxrlt.predictions.view_weights import averaged
-from cxrlt.predictions.weights import Combination
+from cxrlt.predictions.study_mean import averaged
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cxrlt.predictions.ensemble import make_ensemble, predict_ensemble
-from cxrlt.predictions.runs import STUDY_MEAN_FILE, read_final
+from cxrlt.ensembles.ensemble import make_ensemble, predict_ensemble
+from cxrlt.ensembles.final_logits import STUDY_MEAN_FILE, read_final
+from cxrlt.ensembles.weights import EnsembleWeights
+from cxrlt.predictions.run_names import WEIGHTS_FILE
 from cxrlt.predictions.store import read_predictions
-from cxrlt.predictions.weights import WEIGHTS_FILE, EnsembleWeights
 from cxrlt.recipe import PredictConfig, Recipe
 from thinning import thinned
 from tiny import CLASSES, SimulatedRuns, edit_parquet, set_up_challenge

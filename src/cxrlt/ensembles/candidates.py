@@ -8,16 +8,16 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from cxrlt.challenges.base import Challenge
+from cxrlt.ensembles.combine import Evidence, combined, evidence_of
+from cxrlt.ensembles.context import CONTEXT
+from cxrlt.ensembles.selection import class_weights, greedy_weights
+from cxrlt.ensembles.stacking import fit_stack
+from cxrlt.ensembles.weights import Candidate, Combination
 from cxrlt.folds.rows import TrainRows
 from cxrlt.metrics import Interval, paired_difference
-from cxrlt.predictions.combine import Evidence, combined, evidence_of
-from cxrlt.predictions.context import CONTEXT
-from cxrlt.predictions.measures import draw_figures
-from cxrlt.predictions.oof import oof_scores, score_of
-from cxrlt.predictions.selection import class_weights, greedy_weights
-from cxrlt.predictions.stacking import fit_stack
-from cxrlt.predictions.view_weights import StudyMean
-from cxrlt.predictions.weights import Candidate, Combination
+from cxrlt.predictions.scoring import draw_figures
+from cxrlt.predictions.standardise import oof_scores, score_of
+from cxrlt.predictions.study_mean import StudyMean
 
 STACK_CONTEXT = "stack_context"
 BY_SIMPLICITY = ("mean", "greedy", "per_class", "stack", STACK_CONTEXT)

@@ -11,12 +11,11 @@ from pydantic import model_validator
 from scipy.special import expit, logit
 
 from cxrlt.artifacts import Artifact, read_model, write_model
+from cxrlt.calibration import Method, Variant
+from cxrlt.calibration.logit_maps import LogitMap, f1_threshold, fit_maps
+from cxrlt.ensembles.evidence import made_of_final
 from cxrlt.errors import UserError, listing
-from cxrlt.predictions.choices import Method, Variant
-from cxrlt.predictions.evidence import made_of_final
-from cxrlt.predictions.logit_maps import LogitMap, fit_maps
 from cxrlt.predictions.present import Present
-from cxrlt.predictions.thresholds import f1_threshold
 from cxrlt.provenance import MadeOf, OutdatedError, in_words
 from cxrlt.system.locks import exclusive
 

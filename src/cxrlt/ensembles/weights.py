@@ -12,13 +12,13 @@ from pydantic import PlainSerializer, model_validator
 
 from cxrlt.artifacts import Artifact, name_of_run, read_model
 from cxrlt.challenges.base import Challenge
+from cxrlt.ensembles.context import CONTEXT
 from cxrlt.errors import UserError
-from cxrlt.predictions.context import CONTEXT
-from cxrlt.predictions.view_weights import StudyMean, StudyMeanOption
+from cxrlt.predictions.run_names import WEIGHTS_FILE
+from cxrlt.predictions.study_mean import StudyMean, StudyMeanOption
 from cxrlt.provenance import MadeOf
 from cxrlt.system.atomic_files import file_state
 
-WEIGHTS_FILE = "weights.json"
 Kind = Literal["mean", "greedy", "per_class", "stack"]
 
 
@@ -157,10 +157,6 @@ class EnsembleWeights(Artifact):
         flags = f" --kind {asked.kind}" * bool(asked.kind) + " --context" * asked.context
         flags += f" --study-mean {asked.study_mean}" * (asked.study_mean != "auto")
         return f"cxrlt ensemble {name} --members {' '.join(self.members)}{flags} --challenge {self.challenge}"
-
-
-def is_ensemble(run_dir: Path) -> bool:
-    return (run_dir / WEIGHTS_FILE).is_file()
 
 
 @lru_cache(maxsize=64)
