@@ -75,7 +75,7 @@ PACKAGES: Mapping[str, Package] = {
         "submissions/*",
         "submissions/write submissions/read submissions/validate submissions/broken_submissions "
         "submissions/record submissions/code submissions/score submissions/submit",
-        slow="predictions/dependents",
+        slow="submissions/dependents",
     ),
 }
 LEAST = 10

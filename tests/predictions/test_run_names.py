@@ -29,8 +29,8 @@ def sentence_of(trained, name):
     return str(error.value)
 
 
-def test_models_refits_ensembles_and_the_runs_of_studies_have_names(trained):
-    names = ["darknet", "mix", "resnet_384", "compare-losses/asl"]
+def test_models_refits_ensembles_and_the_runs_of_experiments_have_names(trained):
+    names = ["compare-losses/asl", "darknet", "mix", "resnet_384"]
     assert run_names("csv", trained.workspace) == names
     for name in names:
         require_run(trained.challenge, trained.workspace, name)
@@ -40,7 +40,7 @@ def test_a_mistyped_name_is_answered_with_the_nearest_and_with_all_there_are(tra
     sentence = sentence_of(trained, "Resnet-384")
     assert "Nothing is called 'Resnet-384' for csv" in sentence
     assert "Did you mean 'resnet_384'?" in sentence
-    assert "There are: darknet, mix, resnet_384, compare-losses/asl." in sentence
+    assert "There are: compare-losses/asl, darknet, mix, resnet_384." in sentence
 
 
 def test_of_many_names_ten_are_shown(trained):

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from cxrlt.errors import UserError
-from cxrlt.inputs import loader_workers as readers
+from cxrlt.inputs import loader_workers
 from cxrlt.inputs.dataset import make_loader
 from cxrlt.predictions.predict import predict
 from cxrlt.system.signals import Stopped, put_off, stop_on_signals
@@ -55,12 +55,12 @@ def test_a_reader_that_dies_in_prediction_is_a_sentence_and_a_rerun_predicts(sou
 
 
 def test_another_error_of_torch_keeps_its_traceback():
-    with pytest.raises(RuntimeError, match="sizes of tensors"), readers.readers_watched():
+    with pytest.raises(RuntimeError, match="sizes of tensors"), loader_workers.readers_watched():
         raise RuntimeError("sizes of tensors must match")
 
 
 def test_a_reader_killed_by_the_signal_that_stops_the_run_is_no_fault():
-    with pytest.raises(Stopped), stop_on_signals(), put_off(), readers.readers_watched():
+    with pytest.raises(Stopped), stop_on_signals(), put_off(), loader_workers.readers_watched():
         signal.raise_signal(signal.SIGTERM)
         raise RuntimeError("DataLoader worker (pid 1) is killed by signal: Terminated.")
 

@@ -14,7 +14,7 @@ from cxrlt.errors import UserError
 from cxrlt.folds.make import make_folds, read_folds
 from cxrlt.inputs.images import ImageSource
 from cxrlt.provenance import digest_of_weights
-from cxrlt.training import init_from as start
+from cxrlt.training import init_from
 from cxrlt.training.setup import initial_model, loss_of
 from cxrlt.training.train import TrainPlan, fold_jobs, train
 from refusal import refused
@@ -64,7 +64,7 @@ def twin(trained, tmp_path, monkeypatch):
         for split in SPLITS:
             edit(split, pd.read_csv(there / f"{split}.csv")).to_csv(here / f"{split}.csv", index=False)
         twins[name] = challenge = dataclasses.replace(get_challenge("csv", here), name=name)
-        monkeypatch.setattr(start, "get_challenge", lambda name, _: twins[name])
+        monkeypatch.setattr(init_from, "get_challenge", lambda name, _: twins[name])
         make_folds(challenge, trained.workspace, 3, seed=seed)
         return ImageSource(challenge, trained.workspace)
 
