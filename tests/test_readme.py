@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import cxrlt
+from benchmarks.__main__ import parse as benchmark_flags
 from cxrlt import cli
 from cxrlt.challenges import challenge_names
 from cxrlt.recipe import Recipe, load_recipe, recipe_names, save_recipe
@@ -34,7 +35,7 @@ def cxrlt_commands(text: str) -> list[list[str]]:
     """Arguments of every cxrlt command, `bash run.sh CHALLENGE …` included."""
     quoted = re.findall(r"`(cxrlt [a-z]+ [^`]*)`", text)  # a stage's bare name is no command to run
     lines = [re.sub(LAUNCHER, "", line) for line in [*commands(text), *quoted]]
-    lines = [re.sub(r"^bash run\.sh (?!test|audit)(?=[a-z])", "cxrlt run ", line) for line in lines]
+    lines = [re.sub(r"^bash run\.sh (?!test|bench|audit)(?=[a-z])", "cxrlt run ", line) for line in lines]
     found = [shlex.split(line)[1:] for line in lines if line.startswith("cxrlt ")]
     placeholders = {"RECIPE", "CHALLENGE", "NAME", "…"}
     return [words for words in found if not placeholders & set(words)]
@@ -56,6 +57,14 @@ def test_every_command_is_understood(arguments, files_of_the_readme):
     assert challenge in challenge_names()
     for recipe in getattr(command, "recipes", None) or ():
         assert load_recipe(recipe)
+
+
+BENCHMARKS = [line for line in commands(README) if line.startswith("bash run.sh bench")]
+
+
+@pytest.mark.parametrize("line", BENCHMARKS)
+def test_every_benchmark_is_understood(line):
+    assert benchmark_flags(line.split()[3:])
 
 
 def test_the_readme_shows_every_stage():

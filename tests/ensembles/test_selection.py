@@ -5,9 +5,9 @@ import pytest
 from scipy.special import log_softmax, softmax
 
 from cxrlt.challenges.base import Metric
+from cxrlt.ensembles import selection
 from cxrlt.ensembles.selection import ROUNDS, class_weights, greedy_weights
 from cxrlt.metrics import average_precision, macro, macro_metric
-from cxrlt.ensembles import selection
 
 
 def members(*skills: float, n_rows: int = 600, seed: int = 0) -> tuple[list[np.ndarray], np.ndarray]:
