@@ -21,7 +21,7 @@ NUMBER_ID = r"-?\d+\.0+|-?\d+(?:\.\d+)?[eE][+-]\d+"
 # no list, table or terminal shows them as they are
 CONTROL = "[\x01-\x1f\x7f-\x9f\u2028\u2029]"
 LONGEST_ID = 1000
-LONGEST_ID = 255
+LONGEST_FILE_NAME = 255
 LONG_NAME = r".*[^\\/]{256}.*"
 UNSAFE_PATH = r"[\\/].*|[A-Za-z]:.*|(?:.*[\\/])?\.\.(?:[\\/].*)?"
 
@@ -70,7 +70,7 @@ def paths(file: CsvFile, column: str, suffix: str = "") -> pd.Series:
         )
     values = values + suffix
     _refuse_control_characters(file, column, values)
-    lengthy = values[values.str.len() > LONGEST_ID]
+    lengthy = values[values.str.len() > LONGEST_FILE_NAME]
     if (long := lengthy.str.fullmatch(LONG_NAME)).any():
         raise UserError(f"{file.path}, column {column!r}: no file can be called so: {rows(lengthy, long)}.")
     if (unsafe := values.str.fullmatch(UNSAFE_PATH)).any():
