@@ -1,3 +1,4 @@
+import json
 import os
 import subprocess
 import sys
@@ -8,6 +9,8 @@ import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import nn
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from cxrlt.artifacts import read_json
 from cxrlt.inputs.images import ImageSource
@@ -42,10 +45,25 @@ RECIPES = {
 
 
 def train_all(sources: dict[str, ImageSource], name: str) -> None:
-    """Train and predict a run of each challenge, by as many processes as this is called in."""
+    """Train and predict a run of each challenge, by as many processes as this is called in.
+
+    Each process writes of every update the norm of its gradient and the seed of its dropout beside the run.
+    """
     for challenge, source in sources.items():
         recipe = tiny_recipe(**RECIPES[challenge])
+        noted: list[tuple[float, int]] = []
+
+        def note(optimizer: torch.optim.Optimizer, *_: object, noted: list = noted) -> None:
+            grads = [
+                p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None
+            ]
+            noted.append((float(nn.utils.get_total_norm(grads)), torch.initial_seed()))
+
+        handle = register_optimizer_step_pre_hook(note)
         train(source, TrainPlan(name, recipe, folds=None if challenge == "divided" else (0,)))
+        handle.remove()
+        path = source.workspace.root / f"{name}-{os.environ.get('RANK', '0')}.json"
+        path.write_text(json.dumps(noted))
         predict(source, name, "oof")
 
 
@@ -98,6 +116,26 @@ def test_two_processes_predict_what_one_does(sources):
     one, two = oof(sources, "divided")
     assert list(one.index) == list(two.index)
     assert np.abs(one.to_numpy() - two.to_numpy()).max() < 1e-4
+
+
+def noted(sources: dict[str, ImageSource], name: str, process: str) -> np.ndarray:
+    """(n_updates, 2): norms of gradients and seeds of dropout."""
+    return np.array(json.loads((sources[name].workspace.root / f"{process}.json").read_text()), dtype=object)
+
+
+@pytest.mark.parametrize("name", ["divided", "souped"])
+def test_the_gradient_of_two_processes_is_that_of_one(sources, name):
+    """Not a share of it, which Adam would not notice: it divides by the size of gradients."""
+    one, first, second = (noted(sources, name, f"by-{which}") for which in ("1-0", "2-0", "2-1"))
+    assert len(one) == len(first) > 3
+    n = len(one) // 3 if name == "divided" else len(one)
+    np.testing.assert_allclose(first[:n, 0].astype(float), one[:n, 0].astype(float), rtol=1e-3)
+    np.testing.assert_array_equal(first[:, 0], second[:, 0])
+
+
+def test_every_process_draws_dropout_of_its_own_at_every_update(sources):
+    seeds = [noted(sources, "souped", f"by-2-{rank}")[:, 1] for rank in (0, 1)]
+    assert len({*seeds[0], *seeds[1]}) == len(seeds[0]) + len(seeds[1])
 
 
 def test_two_processes_divide_a_weighted_loss_by_the_weights_of_the_whole_batch(sources):
