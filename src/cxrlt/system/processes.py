@@ -1,7 +1,8 @@
 """Work shared among processes, whose end is a sentence where one of them was killed."""
 
+import os
 import signal
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 from joblib import Parallel
@@ -24,7 +25,7 @@ def in_processes(
     parallel = Parallel(workers, return_as=kind, idle_worker_timeout=IDLE_SECONDS)
     try:
         with _ctrl_c_held_back():
-            results = parallel(jobs)  # starts the processes
+            results = parallel(_without_ctrl_c(jobs))  # starts the processes
         yield from results
     except BrokenProcessPool as error:
         raise UserError(
@@ -34,9 +35,21 @@ def in_processes(
         ) from error
 
 
+def _without_ctrl_c(jobs: Iterable[tuple]) -> Iterator[tuple]:
+    parent = os.getpid()
+    for function, args, options in jobs:
+        yield _ignore_ctrl_c, (parent, function, *args), options
+
+
+def _ignore_ctrl_c(parent: int, function: Callable[..., object], *args: object, **options: object) -> object:
+    if os.getpid() != parent and signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    return function(*args, **options)
+
+
 @contextmanager
 def _ctrl_c_held_back() -> Iterator[None]:
-    """Processes that start within it never see Ctrl-C, which all are sent: who started them ends them."""
+    """Processes that start within it do not see Ctrl-C before their first job; all are sent it."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
