@@ -31,7 +31,7 @@ def test_what_is_being_written_is_known_by_its_name(tmp_path):
         (errno.ENOSPC, "Make room"),
         (errno.EROFS, "--root"),
         (errno.EFBIG, "ulimit"),
-        (errno.EBADF, "Mend that"),
+        (errno.EBADF, "Fix that"),
     ],
 )
 def test_a_disk_that_does_not_take_a_file_is_a_sentence_and_leaves_nothing(tmp_path, number, advice):
