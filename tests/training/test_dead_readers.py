@@ -25,10 +25,15 @@ SENTENCE = r"DataLoader worker.*--data\.n-workers"
 
 
 def kill_reader() -> None:
-    """With SIGKILL, as a system short of memory does; it is noticed soon."""
-    child = multiprocessing.active_children()[0]
-    os.kill(child.pid, signal.SIGKILL)
-    time.sleep(120)
+    """With SIGKILL, as a system short of memory does; it is noticed soon.
+
+    All of them: one of a loader before this one may be about to end, and joblib's are no readers.
+    """
+    readers = [child for child in multiprocessing.active_children() if "Loky" not in child.name]
+    assert readers
+    for child in readers:
+        os.kill(child.pid, signal.SIGKILL)
+    time.sleep(60)
     pytest.fail("nobody noticed")
 
 
