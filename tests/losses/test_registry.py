@@ -1,5 +1,6 @@
 """Losses by name: what they are called, what they take, and what is said when that is wrong."""
 
+import importlib
 import inspect
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from cxrlt.losses import (
     HillLoss,
     LDAMLoss,
     create_loss,
+    loss,
     loss_names,
     loss_options,
 )
@@ -57,8 +59,8 @@ def test_names_arguments_and_defaults_are_the_documented_ones():
 
 def test_names_are_listed_by_task():
     multi, single = loss_names("multi_label"), loss_names("single_label")
-    assert multi == ["bce", "focal", "asl", "apl", "hill", "ral", "class_aware", "db"]
-    assert loss_names() == multi + single
+    assert multi == ["apl", "asl", "bce", "class_aware", "db", "focal", "hill", "ral"]
+    assert loss_names() == sorted(multi + single)
     assert loss_options("hill") == ["hill_lambda", "margin", "gamma", "class_weights", "reduction"]
 
 
@@ -101,7 +103,7 @@ def test_class_counts_are_put_in_column_order_by_name(name, options, buffer):
 @pytest.mark.parametrize(
     ("name", "counts", "options", "sentence"),
     [
-        ("asll", {"a": 1}, {}, "did you mean 'asl'.*known: bce, focal, asl"),
+        ("asll", {"a": 1}, {}, "did you mean 'asl'.*known: apl, asl, balanced_softmax"),
         ("asl", {"a": 1}, {"gama_neg": 2}, "did you mean 'gamma_neg'.*its options: gamma_neg, gamma_pos"),
         ("asl", {}, {}, r"missing \['a'\]"),
         ("asl", {"a": 1, "b": 2}, {}, r"unknown \['b'\]"),
@@ -201,3 +203,42 @@ def test_a_variant_differs_from_the_defaults_in_every_option_it_names(case):
         if own[option].default == value
     ]
     assert at_defaults == []
+
+
+MINE = """
+from cxrlt.losses import MultiLabelLoss, loss
+from cxrlt.losses.binary import BinaryCrossEntropy
+
+
+@loss("tripled", neutral=None)
+class Tripled(BinaryCrossEntropy):
+    def sums(self, logits, targets):
+        return 3 * super().sums(logits, targets)
+"""
+
+
+@pytest.fixture
+def tripled(tmp_path, monkeypatch):
+    """A loss in a module of its own, which nothing else mentions."""
+    (tmp_path / "my_losses.py").write_text(MINE)
+    monkeypatch.syspath_prepend(tmp_path)
+    importlib.import_module("my_losses")
+    yield
+    del LOSSES["tripled"], sys.modules["my_losses"]
+
+
+def test_a_loss_of_another_module_is_known_by_its_name(tripled):
+    logits, targets = torch.randn(5, len(COUNTS)), torch.ones(5, len(COUNTS))
+    mine, usual = (
+        create_loss(name, classes=list(COUNTS), class_counts=COUNTS, n_samples=50)
+        for name in ("tripled", "bce")
+    )
+    assert torch.isclose(mine(logits, targets), 3 * usual(logits, targets))
+    assert "tripled" in loss_names("multi_label")
+    assert "tripled" not in loss_names("single_label")
+    assert loss_options("tripled") == loss_options("bce")
+
+
+def test_two_losses_of_one_name_are_refused(tripled):
+    with pytest.raises(ValueError, match="two losses are called 'tripled'"):
+        loss("tripled", neutral=None)(CrossEntropy)

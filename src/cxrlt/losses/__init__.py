@@ -1,4 +1,10 @@
-"""Losses for long-tailed classification; usable without the rest of the package."""
+"""Losses for long-tailed classification; usable without the rest of the package.
+
+Every module here is imported: one that holds a class under `@loss(...)` needs no mention elsewhere.
+"""
+
+from importlib import import_module
+from pkgutil import iter_modules
 
 from cxrlt.losses.asymmetric import (
     AsymmetricLoss,
@@ -14,7 +20,7 @@ from cxrlt.losses.hill import HillLoss
 from cxrlt.losses.margin import LDAMLoss, LMFLoss
 from cxrlt.losses.minimiser import population_minimiser
 from cxrlt.losses.multilabel import MultiLabelLoss
-from cxrlt.losses.registry import LOSSES, Registration, create_loss, loss_names, loss_options
+from cxrlt.losses.registry import LOSSES, Registration, create_loss, loss, loss_names, loss_options
 from cxrlt.losses.singlelabel import SingleLabelLoss
 from cxrlt.losses.softmax import BalancedSoftmax, CrossEntropy, LogitAdjusted, SoftmaxFocalLoss
 
@@ -42,7 +48,11 @@ __all__ = [
     "SoftmaxFocalLoss",
     "Task",
     "create_loss",
+    "loss",
     "loss_names",
     "loss_options",
     "population_minimiser",
 ]
+
+for _module in iter_modules(__path__):
+    import_module(f"{__name__}.{_module.name}")

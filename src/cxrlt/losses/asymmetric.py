@@ -12,11 +12,26 @@ from torch import Tensor
 from cxrlt.losses.base import SharedOptions, power, require_at_least, require_one_of, require_shift
 from cxrlt.losses.multilabel import ClassWeights, MultiLabelLoss
 from cxrlt.losses.probabilities import Probabilities, sigmoid_probabilities, softmax_probabilities
+from cxrlt.losses.registry import PREVALENCE, loss
 from cxrlt.losses.singlelabel import SingleLabelLoss
 
 RalForm = Literal["paper", "released"]
 
+NO_FOCUS = {"gamma_neg": 0, "gamma_pos": 0, "clip": 0}
+NO_POLYNOMIAL = NO_FOCUS | {"epsilon_pos": 0, "epsilon_pos_pow": 0, "epsilon_neg": 0}
+FRACTIONAL = {"gamma_neg": 0.5, "gamma_pos": 0.5}
+ONE_WRONG_CLASS = (
+    "a wrong class that rises takes probability from another wrong one, whose loss falls by more"
+)
 
+
+@loss(
+    "asl",
+    neutral=NO_FOCUS,
+    variants=(PREVALENCE, FRACTIONAL, FRACTIONAL | {"clip": 0}, {"detach_focusing": True}),
+    kink="clip",
+    detach="detach_focusing",
+)
 class AsymmetricLoss(MultiLabelLoss):
     """ASL: L+ = -(1-p)^gamma_pos log p;  L- = -p_tau^gamma_neg log(1 - p_tau).
 
@@ -80,6 +95,13 @@ class AsymmetricLoss(MultiLabelLoss):
         return weight.detach() if self.detach_focusing else weight
 
 
+@loss(
+    "apl",
+    neutral=NO_POLYNOMIAL,
+    variants=(PREVALENCE, {"epsilon_neg": -0.5, "gamma_pos": 1}, {"detach_focusing": False}),
+    kink="clip",
+    detach="detach_focusing",
+)
 class AsymmetricPolynomialLoss(AsymmetricLoss):
     """APL: the asymmetric loss with its first Taylor coefficients set free.
 
@@ -115,6 +137,18 @@ class AsymmetricPolynomialLoss(AsymmetricLoss):
         return log - self.epsilon_neg * shifted
 
 
+@loss(
+    "ral",
+    neutral=NO_POLYNOMIAL | {"hill_lambda": None},
+    variants=(
+        PREVALENCE,
+        {"form": "released"},
+        {"hill_lambda": None, "detach_focusing": True},
+        FRACTIONAL | {"clip": 0, "epsilon_neg": 0.5},
+    ),
+    kink="clip",
+    detach="detach_focusing",
+)
 class RobustAsymmetricLoss(AsymmetricPolynomialLoss):
     """RAL: the polynomial loss with a Hill factor lambda - p on the negatives, which forgives missed labels.
 
@@ -169,6 +203,14 @@ class RobustAsymmetricLoss(AsymmetricPolynomialLoss):
         return log - self.epsilon_neg * (shifted if self.form == "paper" else 1 - shifted)
 
 
+@loss(
+    "ral_single",
+    neutral=None,
+    variants=({"form": "released"}, FRACTIONAL | {"clip": 0}, {"detach_focusing": True}),
+    kink="clip",
+    detach="detach_focusing",
+    falling=(({}, ONE_WRONG_CLASS),),
+)
 class RobustAsymmetricSingleLabelLoss(SingleLabelLoss):
     """RAL over exclusive classes: L+(p_t) + SUM over j != t of L-(p_j), p = softmax(logits).
 

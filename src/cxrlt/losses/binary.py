@@ -9,8 +9,10 @@ from torch import Tensor
 
 from cxrlt.losses.base import SharedOptions, require_at_least
 from cxrlt.losses.multilabel import ClassWeights, MultiLabelLoss
+from cxrlt.losses.registry import PREVALENCE, loss
 
 
+@loss("bce", neutral={}, variants=(PREVALENCE, {"pos_weight": 3.0}, PREVALENCE | {"pos_weight": 3.0}))
 class BinaryCrossEntropy(MultiLabelLoss):
     """L+ = -w log p;  L- = -log(1 - p);  p = sigmoid(logit), w = `pos_weight`, one number or (c,).
 
@@ -41,6 +43,7 @@ class BinaryCrossEntropy(MultiLabelLoss):
         return F.softplus(logits)
 
 
+@loss("focal", neutral={"gamma": 0}, variants=({"gamma": 0.5, "alpha": 0.75},))
 class FocalLoss(MultiLabelLoss):
     """L+ = -alpha (1-p)^gamma log p;  L- = -(1-alpha) p^gamma log(1-p);  p = sigmoid(logit).
 

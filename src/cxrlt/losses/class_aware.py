@@ -9,10 +9,22 @@ from torch import Tensor
 from cxrlt.losses.base import SharedOptions, require_one_of, require_shift
 from cxrlt.losses.class_weights import inverse_frequency_weights, positive_counts, prevalence
 from cxrlt.losses.multilabel import MultiLabelLoss
+from cxrlt.losses.registry import loss
 
 ClassAwareWeights = Literal["uniform", "inverse_frequency"]
 
 
+@loss(
+    "class_aware",
+    neutral=None,
+    variants=(
+        {"decoupled": False, "class_weights": "inverse_frequency"},
+        {"base": 0.5, "margin": 0},
+        {"detach_weights": True},
+    ),
+    kink="margin",
+    detach="detach_weights",
+)
 class ClassAwareLoss(MultiLabelLoss):
     """L+ = -w_i w+ log p;  L- = -w_i w- log(1 - p_m);  p = sigmoid(logit), p_m = max(p - margin, 0).
 

@@ -9,8 +9,12 @@ from torch import Tensor
 from cxrlt.losses.base import SharedOptions, require_at_least
 from cxrlt.losses.class_weights import prevalence
 from cxrlt.losses.multilabel import MultiLabelLoss
+from cxrlt.losses.registry import loss
+
+NEUTRAL = {"alpha": 0.5, "beta": 0, "neg_scale": 1, "init_bias": 0, "gamma": 0, "focal_balance": 1}
 
 
+@loss("db", neutral=NEUTRAL, variants=({"gamma": 0.5, "mu": 0.3, "neg_scale": 5},), linear=False)
 class DistributionBalancedLoss(MultiLabelLoss):
     """DB: binary cross-entropy with weights for co-occurring labels and a gentler pull on negatives.
 

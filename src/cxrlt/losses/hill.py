@@ -8,8 +8,10 @@ from torch import Tensor
 
 from cxrlt.losses.base import SharedOptions, require_at_least
 from cxrlt.losses.multilabel import ClassWeights, MultiLabelLoss
+from cxrlt.losses.registry import PREVALENCE, loss
 
 
+@loss("hill", neutral=None, variants=(PREVALENCE, {"hill_lambda": 2, "margin": 0.5}))
 class HillLoss(MultiLabelLoss):
     """L+ = -(1-p_m)^gamma log p_m, p_m = sigmoid(logit - margin);  L- = (lambda - p) p^2, p = sigmoid(logit).
 

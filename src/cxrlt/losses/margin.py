@@ -8,12 +8,19 @@ from torch import Tensor
 from cxrlt.losses.base import SharedOptions, require_at_least, require_one_of
 from cxrlt.losses.class_weights import effective_number_weights, margins, positive_counts
 from cxrlt.losses.probabilities import softmax_probabilities
+from cxrlt.losses.registry import EFFECTIVE, loss
 from cxrlt.losses.singlelabel import SingleLabelLoss
 from cxrlt.losses.softmax import SoftmaxFocalLoss
 
 MarginWeights = Literal["none", "margins", "effective"]
 
 
+@loss(
+    "ldam",
+    neutral={"max_margin": 0, "scale": 1},
+    variants=(EFFECTIVE, {"class_weights": "margins"}, {"reweight_epoch": 0}),
+    cosines="needed",
+)
 class LDAMLoss(SingleLabelLoss):
     """w_t CE(s (z - m_t e_t), t), m_j = max_margin (n_min / n_j)^(1/4), z = logits, s = `scale`.
 
@@ -71,6 +78,12 @@ class LDAMLoss(SingleLabelLoss):
         return (self.class_weight if self.weighted else None,)
 
 
+@loss(
+    "lmf",
+    neutral={"alpha": 0, "beta": 1, "gamma": 0, "class_weights": "none"},
+    variants=(EFFECTIVE, {"class_weights": "none"}),
+    cosines="possible",
+)
 class LMFLoss(SingleLabelLoss):
     """alpha LDAM + beta SUM_i w_t (1-p_t)^gamma (-log p_t) / n, p = softmax(logits), n rows.
 

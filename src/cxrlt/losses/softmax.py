@@ -9,11 +9,20 @@ from torch import Tensor
 from cxrlt.losses.base import SharedOptions, require_at_least, require_one_of
 from cxrlt.losses.class_weights import effective_number_weights, positive_counts
 from cxrlt.losses.probabilities import softmax_probabilities
+from cxrlt.losses.registry import EFFECTIVE, loss
 from cxrlt.losses.singlelabel import SingleLabelLoss
 
 SoftmaxWeights = Literal["none", "effective"]
 
+SMOOTHED = "smoothed labels are met at p_t < 1, so beyond it the right logit must not rise further"
 
+
+@loss(
+    "ce",
+    neutral={},
+    variants=(EFFECTIVE, {"label_smoothing": 0.1}, EFFECTIVE | {"label_smoothing": 0.1}),
+    falling=(({"label_smoothing": 0.1}, SMOOTHED),),
+)
 class CrossEntropy(SingleLabelLoss):
     """-w_t (1-e) log p_t - e/c SUM_j w_j log p_j, p = softmax(logits), e = `label_smoothing`.
 
@@ -53,6 +62,7 @@ class CrossEntropy(SingleLabelLoss):
         return (self.class_weight,)
 
 
+@loss("softmax_focal", neutral={"gamma": 0}, variants=(EFFECTIVE, {"gamma": 0.5}))
 class SoftmaxFocalLoss(SingleLabelLoss):
     """-w_t (1-p_t)^gamma log p_t, p = softmax(logits).
 
@@ -82,6 +92,7 @@ class SoftmaxFocalLoss(SingleLabelLoss):
         return loss if self.class_weight is None else loss * self.class_weight.to(loss)
 
 
+@loss("logit_adjusted", neutral={"tau": 0}, variants=({"tau": 2},))
 class LogitAdjusted(SingleLabelLoss):
     """-log softmax(logits + tau log pi)_t, pi = prior of the classes.
 
@@ -103,6 +114,7 @@ class LogitAdjusted(SingleLabelLoss):
         return -F.log_softmax(logits + self.log_prior.to(logits), dim=1)
 
 
+@loss("balanced_softmax", neutral={})
 class BalancedSoftmax(LogitAdjusted):
     """-log( n_t e^z_t / SUM_j n_j e^z_j ), z = logits, n = `class_counts`.
 

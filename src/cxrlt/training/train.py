@@ -17,6 +17,7 @@ from cxrlt.folds.rows import TrainRows, read_train_rows
 from cxrlt.inputs.cache import ImageCache
 from cxrlt.inputs.images import ImageSource
 from cxrlt.inputs.loader_workers import readers_watched
+from cxrlt.losses import LOSSES
 from cxrlt.recipe import Recipe
 from cxrlt.system.locks import HOLDER, LOCK, exclusive, remove_leftovers
 from cxrlt.training.batch_size import require_batches_that_train
@@ -88,13 +89,14 @@ def train(source: ImageSource, plan: TrainPlan) -> list[FoldJob]:
 
 def head_warning(recipe: Recipe) -> str | None:
     """What may go wrong between the loss and the head: LDAM multiplies cosines by 30, other losses do not."""
-    cosine = recipe.model.head == "cosine"
-    if recipe.loss.name == "ldam" and not cosine:
+    name, cosine = recipe.loss.name, recipe.model.head == "cosine"
+    cosines = LOSSES[name].cosines if name in LOSSES else None
+    if cosines == "needed" and not cosine:
         return (
-            "ldam scales cosines, which --model.head cosine gives. Logits of a linear head have no bound, "
+            f"{name} scales cosines, which --model.head cosine gives. Logits of a linear head have no bound, "
             "so its softmax knows no doubt, and training may diverge."
         )
-    if cosine and recipe.loss.name not in ("ldam", "lmf"):
+    if cosine and cosines is None:
         return (
             f"the logits of a cosine head stay between -1 and 1, and {recipe.loss.name} does not scale them: "
             "no class can become certain. Take --model.head linear, or the loss ldam."

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from cxrlt.errors import UserError
 from cxrlt.experiments.flags import Ablation
-from cxrlt.losses import loss_names
+from cxrlt.losses import LOSSES, loss_names
 from cxrlt.recipe import LossConfig, Recipe
 
 Option = float | bool | str | None
@@ -13,8 +13,6 @@ DEFAULT_LOSSES = {
     "multi_label": ("bce", "asl", "ral", "class_aware"),
     "single_label": ("ce", "ldam", "balanced_softmax", "lmf", "ral"),
 }
-COSINE_HEAD = {"ldam"}
-"""Losses whose authors ask for a head of cosines; they get one, the others keep the recipe's."""
 HILL, NO_HILL = "with-hill", "no-hill"
 
 
@@ -32,10 +30,14 @@ class Variant:
         return self.tuned_as or self.name
 
     def recipe(self, base: Recipe, lr: float, clip_grad: float | None) -> Recipe:
-        """`base` with this variant's loss, learning rate and clipping, and nothing else changed."""
+        """`base` with this variant's loss, learning rate and clipping, and nothing else changed.
+
+        But for losses whose authors ask for a head of cosines: they get one.
+        """
         loss = LossConfig(name=self.loss, options=dict(self.options), bias_start=base.loss.bias_start)
         optim = base.optim.model_copy(update={"lr": lr, "clip_grad": clip_grad})
-        model = base.model.model_copy(update={"head": "cosine"} if self.loss in COSINE_HEAD else {})
+        head = {"head": "cosine"} if LOSSES[self.loss].cosines == "needed" else {}
+        model = base.model.model_copy(update=head)
         return base.model_copy(update={"loss": loss, "optim": optim, "model": model})
 
 
