@@ -24,14 +24,18 @@ pytestmark = pytest.mark.slow
 SENTENCE = r"DataLoader worker.*--data\.n-workers"
 
 
+def readers() -> list[multiprocessing.Process]:
+    """The child processes but for joblib's, which live on for a while after a cache was built."""
+    return [child for child in multiprocessing.active_children() if "Loky" not in child.name]
+
+
 def kill_reader() -> None:
     """With SIGKILL, as a system short of memory does; it is noticed soon.
 
-    All of them: one of a loader before this one may be about to end, and joblib's are no readers.
+    All of them: one of a loader before this one may be about to end.
     """
-    readers = [child for child in multiprocessing.active_children() if "Loky" not in child.name]
-    assert readers
-    for child in readers:
+    assert readers()
+    for child in readers():
         os.kill(child.pid, signal.SIGKILL)
     time.sleep(60)
     pytest.fail("nobody noticed")
@@ -75,7 +79,7 @@ def test_readers_obey_the_process_that_reads_and_nobody_else(source):
     dataset = evaluation_set(tiny_recipe(), table, source.challenge.classes, cache)
     stream = iter(make_loader(dataset, 0, np.arange(40)[:, None], n_workers=1))
     next(stream)
-    (reader,) = multiprocessing.active_children()
+    (reader,) = readers()
     for number in ("INT", "TERM"):
         assert os.system(f"kill -{number} {reader.pid}") == 0
     for _ in range(20):
