@@ -109,7 +109,7 @@ install() {
     cp "$lock" "$installed"
 }
 
-# Prints what pyproject.toml asks for ($2: to run, to test or to audit) and the Python $1 does not have.
+# Prints what pyproject.toml asks for ($2: run, test, bench or audit) and the Python $1 does not have.
 missing_packages() {
     "$1" - "$root/pyproject.toml" "$2" <<'END'
 import importlib.metadata, importlib.util, re, sys, tomllib

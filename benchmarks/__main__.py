@@ -1,13 +1,13 @@
 """`bash run.sh bench`: the command line of the benchmarks."""
 
 import argparse
+import os
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.bench import BENCHMARKS, bench
-from cxrlt.artifacts import expand_home
+from cxrlt.artifacts import Workspace, expand_home
 from cxrlt.errors import UserError, listing
 from cxrlt.spelling import did_you_mean
 
@@ -32,7 +32,7 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--folder",
         type=Path,
-        default=Path(tempfile.gettempdir()),
+        default=Workspace(Path(os.environ.get("CXRLT_ROOT", "."))).cache_dir(),
         help="where files are written and removed afterwards; some 10 GB (default: %(default)s)",
     )
     flags = parser.parse_args(words)

@@ -25,7 +25,7 @@ SENTENCE = r"DataLoader worker.*--data\.n-workers"
 
 
 def readers() -> list[multiprocessing.Process]:
-    """The child processes but for joblib's, which live on for a while after a cache was built."""
+    """The child processes without joblib's, which live on for a while after a cache was built."""
     return [child for child in multiprocessing.active_children() if "Loky" not in child.name]
 
 

@@ -37,7 +37,7 @@ class Compare(Images):
     """Compare losses, or tricks: one recipe trained alike but for one thing, and what differs.
 
     Learning rate and gradient clipping are chosen per loss first; tricks are tried with the recipe's. An
-    interrupted experiment goes on when started again; a finished one only writes its tables and figures anew.
+    interrupted experiment goes on when started again; a finished one only rewrites its tables and figures.
     """
 
     kind: Positional[Literal["losses", "tricks"]]

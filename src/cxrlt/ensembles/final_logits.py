@@ -168,8 +168,8 @@ def read_final(
 ) -> Final:
     """Predictions of a model or an ensemble for "oof", "dev" or "test", as they are scored and submitted.
 
-    A model's are gated if its recipe asks for it; an ensemble's members are not, and `raw` never
-    is. An out-of-fold row is computed with what was fitted without its fold. Of a model, `present` may hold
+    A model's are gated if its recipe asks for it; an ensemble's members are not, and `raw` never is. An
+    out-of-fold row is computed with what was fitted without its fold. Of a model, `present` may hold
     some folds alone; the others need not be trained then. `without` (of "oof" only) computes every row with
     what was fitted without that fold: what comes after may be fitted on the other folds' rows.
     """

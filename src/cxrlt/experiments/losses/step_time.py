@@ -35,7 +35,7 @@ class StepTime:
 
 
 def step_times(experiment: LossExperiment, runs: Sequence[Run]) -> dict[str, StepTime]:
-    """By variant; kept in step_times.json of the experiment's runs, and measured anew for other variants."""
+    """By variant; kept in step_times.json of the experiment's runs, and measured again for other variants."""
     path = experiment.runs_dir / "step_times.json"
     names = [run.variant for run in runs]
     if path.is_file() and not experiment.plan.force:

@@ -32,7 +32,7 @@ class Variant:
     def recipe(self, base: Recipe, lr: float, clip_grad: float | None) -> Recipe:
         """`base` with this variant's loss, learning rate and clipping, and nothing else changed.
 
-        But for losses whose authors ask for a head of cosines: they get one.
+        Losses whose authors ask for a cosine head get one; the others keep the recipe's.
         """
         loss = LossConfig(name=self.loss, options=dict(self.options), bias_start=base.loss.bias_start)
         optim = base.optim.model_copy(update={"lr": lr, "clip_grad": clip_grad})
