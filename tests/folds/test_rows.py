@@ -30,7 +30,7 @@ def test_rows_left_out_for_want_of_an_image_are_new_once_it_is_there(
     assert rows.notes("tiny") == [
         "3 rows of the training table are not in the folds: cxrlt folds tiny --extend"
     ]
-    assert "3 rows added" in str(extend_folds(challenge, workspace))
+    assert "3 rows added" in extend_folds(challenge, workspace)
     assert read_train_rows(challenge, workspace).notes("tiny") == []
 
 
