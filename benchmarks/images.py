@@ -213,7 +213,7 @@ def _difference(ours: np.ndarray, theirs: np.ndarray) -> str:
 def _build(table: pd.DataFrame, cache_dir: Path, size: int, workers: int = 1) -> ImageCache:
     """A new cache, in a folder that is not there yet or is begun anew."""
     shutil.rmtree(cache_dir, ignore_errors=True)
-    return build_cache(table, size, cache_dir, "bench", "train", cache_dir, workers=workers, progress=False)
+    return build_cache(table, size, cache_dir, "bench", "train", cache_dir, workers=workers)
 
 
 def _table(files: Sequence[Path], n: int) -> pd.DataFrame:

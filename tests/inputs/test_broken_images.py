@@ -145,7 +145,7 @@ def test_a_cache_is_built_of_what_can_be_read_and_records_why_the_rest_cannot(tm
     files = [str(tmp_path / str(number)) for number in range(len(given))]
     table = pd.DataFrame({"file": files}, index=pd.Index(given, name="image_id"))
     places = (SIZE, tmp_path / "cache", "csv", "train", tmp_path)
-    build = partial(build_cache, table, *places, workers=2, progress=False)
+    build = partial(build_cache, table, *places, workers=2)
     with pytest.raises(UserError, match=f"{len(REFUSED)} of {len(given)} images cannot be read"):
         build()
     cache = build(quarantine=True)

@@ -39,7 +39,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> ImageCache:
     for row, file in enumerate(files):
         cv2.imwrite(file, np.random.default_rng(row).integers(0, 256, (SIZE, SIZE), dtype=np.uint8))
     table = pd.DataFrame({"file": files}, index=ids)
-    return build_cache(table, SIZE, folder / "cache", "toy", "train", folder, workers=1, progress=False)
+    return build_cache(table, SIZE, folder / "cache", "toy", "train", folder, workers=1)
 
 
 @pytest.fixture
@@ -100,7 +100,7 @@ def test_colour_comes_as_three_planes_augmented_alike(cache: ImageCache, targets
         {"file": [f"{cache.directory.parents[1]}/{name}.png" for name in cache.ids]}, cache.ids
     )
     places = (SIZE, cache.directory.parent, "toy", "train", cache.directory.parents[1])
-    colour = build_cache(table, *places, channels=3, workers=1, progress=False)
+    colour = build_cache(table, *places, channels=3, workers=1)
     grey, planes = (
         XRayDataset(one, list(cache.ids), targets, seed=1, transform=TRANSFORM) for one in (cache, colour)
     )

@@ -42,7 +42,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> ImageCache:
     for row, file in enumerate(files):
         cv2.imwrite(file, np.full((SIZE, SIZE), 10 + 12 * row, np.uint8))
     table = pd.DataFrame({"file": files}, index=ids)
-    return build_cache(table, SIZE, folder / "cache", "toy", "train", folder, workers=1, progress=False)
+    return build_cache(table, SIZE, folder / "cache", "toy", "train", folder, workers=1)
 
 
 @pytest.fixture

@@ -16,9 +16,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from cxrlt.errors import UserError
 from cxrlt.inputs.augment import Transform
-from cxrlt.inputs.cache import ImageCache, rows_of_ids
+from cxrlt.inputs.cache import ImageCache
 from cxrlt.inputs.loader_workers import begin_reading
 from cxrlt.inputs.mixing import Mix, Mixing
+from cxrlt.inputs.packed import rows_of_ids
 
 Item = tuple[int, int]
 """(epoch, draw); a draw is row + n_rows * copy, copy 0 being the first time a row comes in an epoch."""
@@ -84,7 +85,7 @@ class LabelledRows(Dataset):
 
     def rows_of(self, ids: Sequence[str]) -> np.ndarray:
         """The row in which each image is predicted (int64). Raises UserError for one that is in none."""
-        return rows_of_ids(self.row_of, ids, lambda absent: f"Not among the rows at hand: {absent}.")
+        return rows_of_ids(self.row_of, ids, "Not among the rows of this data set")
 
     def targets_of(self, epoch: int, draws: np.ndarray) -> torch.Tensor:
         """What the items of these draws have as targets: float32 (b, n_classes), without reading an image."""
