@@ -13,7 +13,7 @@ from cxrlt.ensembles.predict import predict_run
 from cxrlt.folds.make import make_folds
 from cxrlt.inputs.check import check
 from cxrlt.inputs.images import ImageSource
-from cxrlt.inputs.smoke_run import quick
+from cxrlt.inputs.smoke_run import smoke_run_challenge
 from cxrlt.inputs.table import NoImagesError
 from cxrlt.phantom.demo import PHANTOMS, make_demo
 from cxrlt.predictions.predict import predict
@@ -86,7 +86,7 @@ def _rehearsal(source: ImageSource, recipes: dict[str, Recipe]) -> tuple[ImageSo
         word: recipe.model_copy(update={"schedule": recipe.schedule.model_copy(update={"epochs": 1})})
         for word, recipe in recipes.items()
     }
-    few = quick(source.challenge, workspace, QUICK_PATIENTS)
+    few = smoke_run_challenge(source.challenge, workspace, QUICK_PATIENTS)
     return replace(source, challenge=few, workspace=place), short
 
 
