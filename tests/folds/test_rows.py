@@ -46,7 +46,7 @@ def test_a_patient_of_the_table_in_two_folds_is_a_leak_that_training_refuses(
     assert rows.leaking == (one,)
     with refused("1 patients", "folds.csv", one, "--force"):
         rows.require_complete("tiny")
-    assert "scores flatter" in rows.notes("tiny")[0]
+    assert "scores are too high" in rows.notes("tiny")[0]
 
 
 def test_new_rows_stand_in_the_order_of_the_table_without_those_of_patients_whom_dev_has(

@@ -10,7 +10,7 @@ from cxrlt.challenges.base import Challenge
 from cxrlt.errors import UserError, listing
 from cxrlt.folds.balance import balance, describe
 from cxrlt.folds.read import REFIT, Folds, FormerSplit, folds_command, read_folds, report_path
-from cxrlt.folds.split import extend_split, split_patients
+from cxrlt.folds.split import split_patients
 from cxrlt.inputs.pixels import pixel_hashes
 from cxrlt.inputs.shared_pictures import grouped_patients
 from cxrlt.inputs.table import load_labels, load_table
@@ -40,13 +40,13 @@ def make_folds(
     """Split the training rows into folds.csv and write to folds.json how even they are; what was done.
 
     `flags` are those of `FoldPlan`. A split that is already there is kept. Raises UserError if it is another
-    one, unless `force`, and if the table has changed since it was made, which `extend_folds` takes in.
+    one, unless `force`, and if the table has changed since it was made, which `extend_folds` is for.
     """
     plan, path = FoldPlan(n_folds, seed, **flags), workspace.folds_path(challenge.name)
     table = _table(challenge, workspace, plan)
-    if not _are_there(path) or plan.force:
+    if not _is_made(path) or plan.force:
         with exclusive(path.parent, wait=True):
-            if not _are_there(path) or plan.force:  # another process has not made them meanwhile
+            if not _is_made(path) or plan.force:  # not made by another process meanwhile
                 if plan.group_duplicates:
                     table = _grouped(challenge, workspace, table)
                 fold = split_patients(table, challenge.classes, n_folds, seed)
@@ -90,7 +90,7 @@ def extend_folds(
             return f"folds: nothing to add ({path})"
         if made.group_duplicates:
             table = _grouped(challenge, workspace, table, there)
-        fold = extend_split(table, challenge.classes, there.frame["fold"], made.n_folds, made.seed)
+        fold = split_patients(table, challenge.classes, made.n_folds, made.seed, there.frame["fold"])
         done = _write(challenge, workspace, table, fold, plan, (*made.former, _as_former(there)))
     return f"{done}\n  Extended: {len(new):,} rows added, {len(gone):,} taken out; no row was moved."
 
@@ -137,7 +137,7 @@ def _grouped(
     return table.assign(patient=table["patient"].map(names).fillna(table["patient"]))
 
 
-def _are_there(path: Path) -> bool:
+def _is_made(path: Path) -> bool:
     return path.is_file() and report_path(path).is_file()
 
 
