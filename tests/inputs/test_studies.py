@@ -8,7 +8,7 @@ import torch
 
 from cxrlt.challenges.base import VIEWS
 from cxrlt.errors import UserError
-from cxrlt.inputs.augment import Transform, build_transform
+from cxrlt.inputs.augment import Transform
 from cxrlt.inputs.cache import ImageCache
 from cxrlt.inputs.cache_build import build_cache
 from cxrlt.inputs.dataset import XRayDataset, make_loader
@@ -29,7 +29,7 @@ ROWS = [
     *((f"m{k}", "p3", "s1", "frontal" if k < 3 else "lateral", 1, 1) for k in (5, 0, 3, 1, 4, 2)),
 ]
 STUDIES = {0: ["c", "d"], 1: ["a", "b"], 2: ["e"], 3: ["f"], 4: ["m0", "m1", "m2", "m3", "m4", "m5"]}
-TRANSFORM = build_transform(
+TRANSFORM = Transform(
     SIZE,
     flip=True,
     crop_scale=(0.8, 1.0),

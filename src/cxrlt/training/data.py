@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from cxrlt.inputs.augment import build_transform
+from cxrlt.inputs.augment import Transform
 from cxrlt.inputs.cache import ImageCache
 from cxrlt.inputs.dataset import LabelledRows, XRayDataset
 from cxrlt.inputs.features import FeatureCache, FeatureDataset
@@ -26,7 +26,7 @@ def training_set(job: FoldJob, stored: Stored) -> LabelledRows:
     recipe, cfg = job.recipe, job.recipe.data
     transform = None
     if isinstance(stored, ImageCache):
-        transform = build_transform(cfg.size, **cfg.augment.model_dump(exclude={"policy"}))
+        transform = Transform(cfg.size, **cfg.augment.model_dump(exclude={"policy"}))
     if recipe.fuses:
         return StudyDataset(
             job.train,
