@@ -25,13 +25,13 @@ from cxrlt.inputs.cache import (
     read_quarantine,
     real_path,
 )
-from cxrlt.inputs.cache_rows import Unreadable, decode_rows
+from cxrlt.inputs.cache_rows import Decoded, Unreadable, decode_rows
 from cxrlt.inputs.decode import DECODERS
 from cxrlt.inputs.packed import META, DamagedError, create_packed, remove_packed, write_csv
 from cxrlt.inputs.sources import STAT, hashing, stats_of
 from cxrlt.system.locks import exclusive, remove_leftovers
 from cxrlt.system.processes import in_processes
-from cxrlt.system.resumable_array import require_room, writing_rows
+from cxrlt.system.resumable_array import require_room, write_rows, writing_rows
 
 CHUNK = 64
 """Rows that one process decodes before they are marked as done."""
@@ -146,9 +146,9 @@ class _Build:
             remove_packed(self.directory, ["sources.npy", *DECODED, "quarantine.csv"], fault)
         self.check_room()
         self.create()
-        self.look_again(self.changed())
+        self.rehash(self.changed())
         self.copy(self.pending())
-        failures = self.fill(self.pending())
+        failures = self.decode_pending(self.pending())
         self.record(failures if quarantine else {})
         if failures and not quarantine:
             bad = [f"{self.table['file'].iloc[row]} ({failures[row].reason})" for row in sorted(failures)]
@@ -182,11 +182,11 @@ class _Build:
         arrays = arrays_of(len(self.table), self.size, self.channels)
         create_packed(self.directory, self.table.index, arrays, meta)
 
-    def look_again(self, rows: np.ndarray) -> None:
+    def rehash(self, rows: np.ndarray) -> None:
         """Hash these rows' files: rows of the same bytes are done, the others are to be decoded."""
         if not len(rows):
             return
-        self.say(f"{len(rows):,} of {len(self.table):,} image files have changed: to look at again")
+        self.say(f"{len(rows):,} of {len(self.table):,} image files have changed: they are hashed again")
         known = np.load(self.directory / "hashes.npy", mmap_mode="r")
         with (
             hashing(self.table["file"].iloc[rows].tolist()) as found,
@@ -220,16 +220,12 @@ class _Build:
     def copy_chunk(self, directory: Path, there: np.ndarray, rows: np.ndarray) -> None:
         for name in DECODED:
             theirs = np.load(directory / name, mmap_mode="r")
-            with writing_rows(self.directory / name) as write:
-                for row, other in zip(rows.tolist(), there.tolist(), strict=True):
-                    write(row, theirs[other])
+            write_rows(self.directory / name, rows.tolist(), (theirs[row] for row in there.tolist()))
         now = np.load(directory / "sources.npy", mmap_mode="r")[there]
-        with writing_rows(self.directory / "sources.npy") as mark:
-            for row, stat in zip(rows.tolist(), now, strict=True):
-                if (stat == self.stats[row]).all():  # else a builder has been at work there meanwhile
-                    mark(row, stat)
+        same = (now == self.stats[rows]).all(axis=1)  # others were decoded again by another process meanwhile
+        write_rows(self.directory / "sources.npy", rows[same].tolist(), now[same])
 
-    def fill(self, pending: np.ndarray) -> dict[int, Unreadable]:
+    def decode_pending(self, pending: np.ndarray) -> dict[int, Unreadable]:
         """Decode the pending rows. Returns why, for each row that cannot be read."""
         if not len(pending):
             return {}
@@ -242,14 +238,14 @@ class _Build:
             self.bar(None, len(pending), "cache") as bar,
             writing_rows(self.directory / "sources.npy") as mark,
         ):
-            for readable, failed in chain([timed], self.decode(np.delete(pending, first))):
+            for readable, failed in chain([timed], self.decode_chunks(np.delete(pending, first))):
                 failures |= failed
                 for row, stat in readable.items():
                     mark(row, np.array(stat, np.int64))
                 bar.update(len(readable) + len(failed))
         return failures
 
-    def decode(self, rows: np.ndarray) -> Iterator[tuple[dict[int, tuple[int, ...]], dict[int, Unreadable]]]:
+    def decode_chunks(self, rows: np.ndarray) -> Iterator[Decoded]:
         chunks = np.array_split(rows, -(-len(rows) // CHUNK)) if len(rows) else []
         workers = max(min(self.workers, len(chunks)), 1)
         return in_processes((delayed(decode_rows)(*self.files(chunk)) for chunk in chunks), workers, "decode")

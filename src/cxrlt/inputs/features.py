@@ -1,9 +1,9 @@
-"""Features of a frozen model, computed once per image and memory-mapped ever after.
+"""Features of a frozen model, computed once per image and then memory-mapped.
 
 A folder holds features.npy (n, t, d) float32, ids.csv with the image id of each row, done.npy (n,) bool, and
 meta.json with the key: whatever the features are a function of. A row counts only once it is in done.npy,
 which is written after the features are on disk; so a writer may be killed at any moment, and the next one
-goes on from there.
+continues from there.
 """
 
 import hashlib
@@ -31,7 +31,7 @@ from cxrlt.inputs.packed import (
     remove_packed,
 )
 from cxrlt.system.locks import exclusive, remove_leftovers
-from cxrlt.system.resumable_array import require_room, writing_rows
+from cxrlt.system.resumable_array import require_room, write_rows
 
 Key = Mapping[str, object]
 """What features are a function of, as JSON knows it: strings, numbers, lists."""
@@ -65,12 +65,8 @@ class FeatureWriter:
 
     def write(self, rows: np.ndarray, features: np.ndarray) -> None:
         """Put `features` (b, t, d) at `rows` (b,); from then on they outlive a kill. One block at a time."""
-        with writing_rows(self.directory / "features.npy") as write:
-            for row, values in zip(rows.tolist(), features.astype(np.float32, copy=False), strict=True):
-                write(row, values)
-        with writing_rows(self.directory / "done.npy") as mark:
-            for row in rows.tolist():
-                mark(row, np.bool_(True))
+        write_rows(self.directory / "features.npy", rows.tolist(), features.astype(np.float32, copy=False))
+        write_rows(self.directory / "done.npy", rows.tolist(), np.ones(len(rows), np.bool_))
 
 
 def features_path(cache_dir: Path, name: str, ids: Iterable[str], key: Key) -> Path:
@@ -146,15 +142,15 @@ def _begin(directory: Path, ids: pd.Index, meta: dict) -> None:
 
 def _resumes(directory: Path, ids: pd.Index, meta: dict) -> bool:
     """Whether what lies in the folder is a part of these features; if not, it is removed."""
-    if not (directory / META).is_file():
-        return False
-    try:
-        found, its_ids = read_packed(directory, _arrays_of)
-        fault = None
-    except DamagedError as error:
-        fault = error
-    if fault is None and found == meta and its_ids.equals(ids):
-        return True
+    fault = None
+    if (directory / META).is_file():
+        try:
+            found, its_ids = read_packed(directory, _arrays_of)
+        except DamagedError as error:
+            fault = error
+        else:
+            if found == meta and its_ids.equals(ids):
+                return True
     remove_packed(directory, _arrays_of(meta), fault)
     return False
 
