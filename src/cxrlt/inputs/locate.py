@@ -35,8 +35,9 @@ def locate_images(paths: pd.Series, images_dir: Path, folders: Iterable[str]) ->
     missing: Sequence[int] = range(len(relative))
     places = _matching(images_dir.absolute(), folders)
     for folder in places:
-        parents = dict.fromkeys(relative[row].rpartition("/")[0] for row in missing)
-        listings = _list_all(folder, list(parents))
+        parents = list(dict.fromkeys(relative[row].rpartition("/")[0] for row in missing))
+        with in_threads(_file_names, [str(folder / parent) for parent in parents], AT_A_TIME) as found:
+            listings = dict(zip(parents, found, strict=True))
         still_missing = []
         for row in missing:
             parent, _, name = relative[row].rpartition("/")
@@ -147,13 +148,8 @@ def _matching(images_dir: Path, patterns: Iterable[str]) -> list[Path]:
     return list(folders)
 
 
-def _list_all(folder: Path, parents: Sequence[str]) -> dict[str, tuple[str, set[str]]]:
-    """By parent, what paths of files in it start with, and the names of the files that are in it."""
-    with in_threads(lambda parent: _file_names(str(folder / parent)), parents, AT_A_TIME) as listings:
-        return dict(zip(parents, listings, strict=True))
-
-
 def _file_names(folder: str) -> tuple[str, set[str]]:
+    """What paths of files in a folder start with, and the names of the files that are in it."""
     start = folder.rstrip(os.sep) + os.sep  # the root has one already
     try:
         with os.scandir(folder) as entries:
