@@ -161,7 +161,7 @@ def test_an_image_of_a_single_row_or_column_is_read(tmp_path: Path, shape: tuple
 
 
 def test_a_large_bomb_of_pixels_is_refused_before_it_is_inflated(tmp_path: Path, monkeypatch):
-    monkeypatch.setattr(headers, "INFLATED_IN_A_MINUTE", 1000)
+    monkeypatch.setattr(headers, "MAX_UNCHECKED", 1000)
     bomb, cut, broken = png(1000, 1000, INFLATED), INFLATED[:50_000], b"x" * 2000
     assert len(INFLATED) < 9 * 1000 * 1000
     assert outcome(tmp_path, bomb) == "the PNG holds more data than its header says"

@@ -1,4 +1,4 @@
-"""The packed cache: every radiograph decoded once, memory-mapped ever after.
+"""The packed cache: every radiograph decoded once, then memory-mapped.
 
 A folder `<challenge>-<split>-<key>` holds images.npy (n, size, size) uint8, or (n, size, size, 3) in the
 order red, green, blue where a challenge has three channels; ids.csv with the image id of each row;

@@ -55,7 +55,7 @@ class ImageReader:
 
     def pixels(self, row: int, seed: int) -> np.ndarray:
         """uint8 (size, size) or (size, size, 3), augmented with that seed."""
-        # copied, though a transform makes another: read in order, it is near when a warp samples it aslant
+        # copied in order first: a rotated warp would read scattered places of the memory map
         image = np.array(self.cache.images[self.cache_rows[row], self.window, self.window])
         return image if self.transform is None else self.transform(image, seed)
 
@@ -213,7 +213,7 @@ def item_loader(
     What a worker raises is raised here: no batch is ever skipped or repeated. The global random state is
     left alone.
     """
-    cv2.setNumThreads(0)  # a worker forked beside OpenCV's threads may wait for them for ever
+    cv2.setNumThreads(0)  # a worker forked while OpenCV has threads may deadlock
     return DataLoader(
         dataset,
         batch_sampler=batches,

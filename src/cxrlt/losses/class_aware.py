@@ -63,7 +63,7 @@ class ClassAwareLoss(MultiLabelLoss):
             weights = inverse_frequency_weights(positive_counts(shared.get("class_counts"))).float()
             self.positive_weight, self.negative_weight = weights, weights.clone()
         if base is None:
-            a = prevalence(shared.get("class_counts"), shared.get("n_samples"), inner=True)
+            a = prevalence(shared.get("class_counts"), shared.get("n_samples"), clamped=True)
         else:
             a = torch.tensor([base], dtype=torch.float64)
         log_a, log_rest = torch.log(a).float(), torch.log1p(-a).float()

@@ -117,7 +117,7 @@ class LogitAdjusted(SingleLabelLoss):
 class BalancedSoftmax(LogitAdjusted):
     """-log( n_t e^z_t / SUM_j n_j e^z_j ), z = logits, n = `class_counts`.
 
-    Ren et al., NeurIPS 2020; mean over rows. The same as `LogitAdjusted` at tau 1, by another road; as there,
+    Ren et al., NeurIPS 2020; mean over rows. The same as `LogitAdjusted` at tau 1; as there,
     predict with the bare logits and a count of 0 is taken as 1. With equal counts it is cross-entropy.
     """
 
