@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from cxrlt.errors import UserError
-from cxrlt.inputs.dataset import make_loader
-from cxrlt.inputs.features import FeatureDataset, feature_writer, features_path, open_features
+from cxrlt.inputs.dataset import XRayDataset, make_loader
+from cxrlt.inputs.features import feature_writer, features_path, open_features
 
 FORK = multiprocessing.get_context("fork")
 IDS = ["b", "NA", "a", "12", "é"]
@@ -160,7 +160,7 @@ def test_rows_of_another_shape_are_refused(tmp_path: Path):
 def test_a_data_set_of_features_gives_those_of_its_ids_in_any_epoch(tmp_path: Path):
     fill(tmp_path / "f")
     ids, targets = ["a", "é", "b"], np.array([[1, 0], [0, np.nan], [1, 1]], np.float32)
-    dataset = FeatureDataset(open_features(tmp_path / "f"), ids, targets)
+    dataset = XRayDataset(open_features(tmp_path / "f"), ids, targets)
     for n_workers in (0, 2):
         (batch,) = make_loader(dataset, 4, [np.array([2, 0, 2 + 3])], n_workers)
         inputs, labels, rows = batch
@@ -170,11 +170,11 @@ def test_a_data_set_of_features_gives_those_of_its_ids_in_any_epoch(tmp_path: Pa
     np.testing.assert_array_equal(dataset.targets_of(0, np.array([1, 4])), targets[[1, 1]])
     assert dataset.rows_of(["b", "a"]).tolist() == [2, 0] and list(dataset.ids) == ids
     with pytest.raises(UserError, match="stranger"):
-        FeatureDataset(dataset.reader.cache, ["a", "stranger"], targets[:2])
+        XRayDataset(dataset.reader.cache, ["a", "stranger"], targets[:2])
 
 
 def test_a_data_set_of_features_pickles_as_its_folder(tmp_path: Path):
     fill(tmp_path / "f")
-    dataset = FeatureDataset(open_features(tmp_path / "f"), ["a"], np.zeros((1, 2), np.float32))
+    dataset = XRayDataset(open_features(tmp_path / "f"), ["a"], np.zeros((1, 2), np.float32))
     assert torch.equal(dataset[0, 0][0]["features"], pickle.loads(pickle.dumps(dataset))[0, 0][0]["features"])
     assert len(pickle.dumps(dataset)) < 10_000

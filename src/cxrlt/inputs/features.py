@@ -20,7 +20,6 @@ import pandas as pd
 import torch
 
 from cxrlt.errors import UserError
-from cxrlt.inputs.dataset import Inputs, Item, LabelledRows, rows_of_single
 from cxrlt.inputs.packed import (
     META,
     Arrays,
@@ -166,19 +165,3 @@ class FeatureReader:
 
     def read(self, row: int, epoch: int, copy: int) -> torch.Tensor:
         return torch.from_numpy(np.array(self.cache.features[self.cache_rows[row]]))
-
-
-class FeatureDataset(LabelledRows):
-    """Item (epoch, draw): {"features": float32 (t, d)}, float32 targets (n_classes,), row.
-
-    `targets` (n, n_classes) has one row per id. Raises UserError if the cache lacks an id.
-    """
-
-    def __init__(self, features: FeatureCache, ids: Sequence[str], targets: np.ndarray) -> None:
-        super().__init__(rows_of_single(ids, targets), targets)
-        self.reader = FeatureReader(features, ids)
-
-    def __getitem__(self, item: Item) -> tuple[Inputs, torch.Tensor, int]:
-        epoch, draw = item
-        copy, row = divmod(draw, len(self))
-        return {"features": self.reader.read(row, epoch, copy)}, self.targets[row], row

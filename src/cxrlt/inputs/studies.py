@@ -11,8 +11,8 @@ from cxrlt.challenges.base import VIEWS
 from cxrlt.errors import UserError, listing
 from cxrlt.inputs.augment import Transform
 from cxrlt.inputs.cache import ImageCache
-from cxrlt.inputs.dataset import ImageReader, Inputs, Item, LabelledRows, hash64
-from cxrlt.inputs.features import FeatureCache, FeatureReader
+from cxrlt.inputs.dataset import Inputs, Item, LabelledRows, hash64, reader_of
+from cxrlt.inputs.features import FeatureCache
 from cxrlt.inputs.table import study_codes
 
 VIEW_ORDER = ("frontal", "unknown", "lateral")
@@ -51,11 +51,7 @@ class StudyDataset(LabelledRows):
         _require_same_labels(table, targets, targets[first][study])
         super().__init__(pd.Series(study, index=table.index), targets[first])
         ids = table.index.tolist()
-        self.reader = (
-            ImageReader(images, ids, seed, transform, size)
-            if isinstance(images, ImageCache)
-            else FeatureReader(images, ids)
-        )
+        self.reader = reader_of(images, ids, seed, transform, size)
         self.views = table["view"].map(VIEWS.index).to_numpy(np.int64)
         self.order = np.lexsort((np.array(ids), table["view"].map(VIEW_ORDER.index), study))
         self.starts = np.searchsorted(study[self.order], np.arange(len(first) + 1))
