@@ -8,13 +8,12 @@ import pandas as pd
 
 from benchmarks.synthetic import long_tailed
 from cxrlt.challenges.cxr_lt import COUNTS_2023, CXR_LT_2023
-from cxrlt.inputs.cache import ImageCache, cache_path, open_cache, real_path, write_csv
+from cxrlt.inputs.cache import ImageCache, arrays_of, cache_path, open_cache, real_path
 from cxrlt.inputs.decode import DECODERS
-from cxrlt.inputs.inverted import THUMB
+from cxrlt.inputs.packed import create_packed
 from cxrlt.inputs.sources import HASH_BYTES, stats_of
 from cxrlt.recipe import Recipe
-from cxrlt.system.atomic_files import write_json
-from cxrlt.system.resumable_array import create_array, writing_rows
+from cxrlt.system.resumable_array import writing_rows
 from cxrlt.training.job import FoldJob
 
 N_TRAIN = CXR_LT_2023.train_images
@@ -34,17 +33,15 @@ def write_noise(files: pd.Series, size: int, cache_dir: Path, challenge: str, im
     ids = files.index
     directory = cache_path(files, size, cache_dir, challenge, "train", images_dir)
     directory.mkdir(parents=True)
-    create_array(directory / "images.npy", np.uint8, (len(ids), size, size))
+    meta = {"challenge": challenge, "split": "train", "size": size, "n_images": len(ids)}
+    meta |= {"images": real_path(images_dir), "decoder": DECODERS[1]}
+    create_packed(directory, ids, arrays_of(len(ids), size, 1), meta)
     rng = np.random.default_rng(0)
     with writing_rows(directory / "images.npy") as write:
         for row in range(len(ids)):
             write(row, np.frombuffer(rng.bytes(size * size), np.uint8).reshape(size, size))
-    create_array(directory / "thumbs.npy", np.uint8, (len(ids), THUMB, THUMB))
     np.save(directory / "hashes.npy", rng.integers(0, 256, (len(ids), HASH_BYTES), np.uint8))
     np.save(directory / "sources.npy", np.maximum(stats_of(files.tolist()), 1))  # 0: not yet
-    write_csv(directory / "ids.csv", pd.DataFrame({"image_id": ids}))
-    meta = {"challenge": challenge, "split": "train", "size": size, "n_images": len(ids)}
-    write_json(directory / "meta.json", meta | {"images": real_path(images_dir), "decoder": DECODERS[1]})
     return open_cache(directory)
 
 

@@ -21,7 +21,7 @@ from benchmarks.growth import Growth, growth
 from benchmarks.layout import ROWS
 from benchmarks.rows import Mark, Row
 from benchmarks.setting import Setting
-from cxrlt.inputs.augment import Transform, build_transform, sampling_matrix
+from cxrlt.inputs.augment import Transform, sampling_matrix
 from cxrlt.inputs.cache import ImageCache
 from cxrlt.inputs.cache_build import CHUNK, N_TIMED, build_cache
 from cxrlt.inputs.dataset import XRayDataset, make_loader
@@ -177,7 +177,7 @@ class JpegFiles(Dataset):
 
 
 def _augmentation(cfg: AugmentConfig) -> Transform:
-    return build_transform(SEEN, **cfg.model_dump(exclude={"policy"}))
+    return Transform(SEEN, **cfg.model_dump(exclude={"policy"}))
 
 
 def _unaugmented(cache: ImageCache, files: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -213,7 +213,7 @@ def _difference(ours: np.ndarray, theirs: np.ndarray) -> str:
 def _build(table: pd.DataFrame, cache_dir: Path, size: int, workers: int = 1) -> ImageCache:
     """A new cache, in a folder that is not there yet or is begun anew."""
     shutil.rmtree(cache_dir, ignore_errors=True)
-    return build_cache(table, size, cache_dir, "bench", "train", cache_dir, workers=workers, progress=False)
+    return build_cache(table, size, cache_dir, "bench", "train", cache_dir, workers=workers)
 
 
 def _table(files: Sequence[Path], n: int) -> pd.DataFrame:

@@ -399,7 +399,7 @@ def test_an_extended_split_moves_no_row_and_keeps_weights_usable(
     folds = root / "folds/csv/folds.csv"
     before = pd.read_csv(folds, index_col="image_id")
     add_rows(root)
-    assert "4 rows added, 0 taken out" in str(extend_folds(*of(root)))
+    assert "4 rows added, 0 taken out" in extend_folds(*of(root))
     after = pd.read_csv(folds, index_col="image_id")
     assert after.loc[before.index].equals(before)
     assert after.groupby("patient")["fold"].nunique().max() == 1
@@ -417,7 +417,7 @@ def test_an_extended_split_moves_no_row_and_keeps_weights_usable(
 
 def test_an_extended_split_takes_rows_out_that_are_gone(root: Path) -> None:
     remove_rows(root)
-    assert "0 rows added, 2 taken out" in str(extend_folds(*of(root)))
+    assert "0 rows added, 2 taken out" in extend_folds(*of(root))
     predict_oof(root)
     evaluate(*of(root), "model", n_draws=5)
 

@@ -21,7 +21,7 @@ LAYERS = [
     {"challenges", "recipe", "metrics"},
     {"artifacts", "literal_figure", "provenance"},
     {"system"},
-    {"errors", "spelling"},
+    {"errors", "spelling", "text_table"},
 ]
 LONGEST_FUNCTION = 45
 """Lines."""

@@ -52,7 +52,7 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> tuple[Challenge, Workspace
 
 @pytest.fixture(scope="module")
 def folds_text(many: tuple[Challenge, Workspace]) -> str:
-    return str(make_folds(*many, N_FOLDS))
+    return make_folds(*many, N_FOLDS)
 
 
 @pytest.fixture(scope="module")

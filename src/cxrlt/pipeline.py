@@ -13,7 +13,7 @@ from cxrlt.errors import UserError, listing
 from cxrlt.folds.make import make_folds
 from cxrlt.inputs.check import check
 from cxrlt.inputs.images import ImageSource
-from cxrlt.inputs.smoke_run import quick
+from cxrlt.inputs.smoke_run import smoke_run_challenge
 from cxrlt.inputs.table import NoImagesError
 from cxrlt.phantom.demo import PHANTOMS, make_demo
 from cxrlt.predictions.predict import predict
@@ -90,7 +90,7 @@ def _smoke_run(source: ImageSource, recipes: dict[str, Recipe]) -> tuple[ImageSo
         word: recipe.model_copy(update={"schedule": recipe.schedule.model_copy(update={"epochs": 1})})
         for word, recipe in recipes.items()
     }
-    few = quick(source.challenge, workspace, QUICK_PATIENTS)
+    few = smoke_run_challenge(source.challenge, workspace, QUICK_PATIENTS)
     return replace(source, challenge=few, workspace=place), short
 
 

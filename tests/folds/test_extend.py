@@ -6,7 +6,7 @@ import pytest
 
 from cxrlt.errors import UserError
 from cxrlt.folds.balance import balance
-from cxrlt.folds.split import extend_split, split_patients
+from cxrlt.folds.split import split_patients
 
 CLASSES = ("common", "rare")
 
@@ -29,7 +29,7 @@ def first() -> tuple[pd.DataFrame, pd.Series]:
 def test_no_row_moves_and_no_patient_is_in_two_folds(first: tuple[pd.DataFrame, pd.Series]) -> None:
     table, fold = first
     more = pd.concat([table, draw(300, seed=1, prefix="q")])
-    extended = extend_split(more, CLASSES, fold, 5, seed=0)
+    extended = split_patients(more, CLASSES, 5, seed=0, placed=fold)
     assert extended[table.index].equals(fold)
     assert extended.groupby(more["patient"]).nunique().max() == 1
 
@@ -39,7 +39,7 @@ def test_new_images_of_a_known_patient_go_to_that_patients_fold(
 ) -> None:
     table, fold = first
     new = table[:50].set_axis(pd.Index([f"again{n}" for n in range(50)], name="image_id"))
-    extended = extend_split(pd.concat([table, new]), CLASSES, fold, 5, seed=0)
+    extended = split_patients(pd.concat([table, new]), CLASSES, 5, seed=0, placed=fold)
     assert extended[new.index].tolist() == fold[table.index[:50]].tolist()
 
 
@@ -47,7 +47,7 @@ def test_new_patients_make_up_for_what_a_fold_lacks(first: tuple[pd.DataFrame, p
     table, fold = first
     kept = fold[fold != 2]  # as if all rows of fold 2 had been lost
     more = pd.concat([table.loc[kept.index], draw(150, seed=2, prefix="q")])
-    extended = extend_split(more, CLASSES, kept, 5, seed=0)
+    extended = split_patients(more, CLASSES, 5, seed=0, placed=kept)
     figures = balance(more, CLASSES, extended)
     assert figures["size_spread"] < 0.05
     assert min(figures["classes"]["rare"]["positive_patients"]) > 0
@@ -57,7 +57,7 @@ def test_rows_are_placed_alone_where_there_are_no_patients() -> None:
     table = draw(100).assign(patient=pd.Series(pd.NA, dtype="string"))
     fold = split_patients(table, CLASSES, 4, seed=0)
     more = pd.concat([table, draw(40, seed=1, prefix="q").assign(patient=pd.NA)])
-    extended = extend_split(more, CLASSES, fold, 4, seed=0)
+    extended = split_patients(more, CLASSES, 4, seed=0, placed=fold)
     assert extended[table.index].equals(fold)
     assert extended.value_counts().max() - extended.value_counts().min() <= 3
 
@@ -66,4 +66,4 @@ def test_a_patient_missing_on_some_rows_is_an_error(first: tuple[pd.DataFrame, p
     table, fold = first
     table = table.assign(patient=table["patient"].mask(table.index == table.index[3]))
     with pytest.raises(UserError, match=f"rows without a patient: {table.index[3]}"):
-        extend_split(table, CLASSES, fold, 5, seed=0)
+        split_patients(table, CLASSES, 5, seed=0, placed=fold)

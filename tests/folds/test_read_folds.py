@@ -40,9 +40,9 @@ REPORTS = {
 
 @pytest.mark.parametrize("content", REPORTS.values(), ids=REPORTS)
 def test_a_report_that_is_damaged_is_answered_with_the_command_that_renews_it(content, challenge, workspace):
-    report = make_folds(challenge, workspace)
-    sha256 = report.figures["sha256"].encode()
-    report.path.with_suffix(".json").write_bytes(content.replace(b"HASH", sha256))
+    make_folds(challenge, workspace)
+    path = workspace.folds_path("tiny")
+    path.with_suffix(".json").write_bytes(content.replace(b"HASH", sha256_of(path).encode()))
     with pytest.raises(UserError, match=f"{AGAIN}.* --force") as raised:
         read_folds(challenge, workspace)
     assert "folds." in str(raised.value)
@@ -81,7 +81,8 @@ SPLITS = {
 
 @pytest.mark.parametrize(("change", "sentence"), SPLITS.values(), ids=SPLITS)
 def test_a_file_that_is_no_split_is_refused_even_if_its_hash_is_right(change, sentence, challenge, workspace):
-    path = make_folds(challenge, workspace).path
+    make_folds(challenge, workspace)
+    path = workspace.folds_path("tiny")
     path.write_text(change(path.read_text()))
     with refused("folds.csv", f"{AGAIN} --n-folds 5 --seed 0 --force"):
         read_folds(challenge, workspace)
@@ -94,7 +95,8 @@ def test_a_file_that_is_no_split_is_refused_even_if_its_hash_is_right(change, se
 @pytest.mark.parametrize("name", ["folds.csv", "folds.json"])
 @pytest.mark.parametrize("kind", ["folder", "pipe", "broken link"])
 def test_what_is_no_file_where_the_split_should_be_is_a_sentence(name, kind, challenge, workspace):
-    path = make_folds(challenge, workspace).path.with_name(name)
+    make_folds(challenge, workspace)
+    path = workspace.folds_path("tiny").with_name(name)
     path.unlink()
     if kind == "folder":
         path.mkdir()

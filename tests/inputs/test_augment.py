@@ -9,22 +9,11 @@ import cv2
 import numpy as np
 import pytest
 
-from cxrlt.inputs.augment import CROP_RATIO, Draw, Transform, build_transform, compose
+from cxrlt.inputs.augment import CROP_RATIO, Draw, Transform, compose
 from cxrlt.recipe import POLICIES, AugmentConfig
 
 pytestmark = pytest.mark.slow
 
-OFF = {
-    "flip": False,
-    "crop_scale": (1.0, 1.0),
-    "rotate": 0.0,
-    "brightness": 0.0,
-    "contrast": 0.0,
-    "gamma": 0.0,
-    "blur": 0.0,
-    "noise": 0.0,
-    "erase": 0.0,
-}
 ALL = {
     "flip": True,
     "crop_scale": (0.8, 1.0),
@@ -57,22 +46,22 @@ def image() -> np.ndarray:
 
 
 def test_an_image_is_a_function_of_its_seed_whatever_came_before(image: np.ndarray):
-    transform = build_transform(48, **ALL)
+    transform = Transform(48, **ALL)
     first = [transform(image, seed) for seed in range(8)]
     again = [transform(image, seed) for seed in reversed(range(8))][::-1]
-    elsewhere = [pickle.loads(pickle.dumps(build_transform(48, **ALL)))(image, seed) for seed in range(8)]
+    elsewhere = [pickle.loads(pickle.dumps(Transform(48, **ALL)))(image, seed) for seed in range(8)]
     np.testing.assert_array_equal(first, again)
     np.testing.assert_array_equal(first, elsewhere)
     assert len({one.tobytes() for one in first}) == 8
 
 
 def test_seeds_of_64_bits_are_told_apart(image: np.ndarray):
-    transform = build_transform(48, **ALL)
+    transform = Transform(48, **ALL)
     assert (transform(image, 5) != transform(image, 5 + 2**60)).any()
 
 
 def test_global_random_states_are_neither_used_nor_changed(image: np.ndarray):
-    transform = build_transform(48, **ALL)
+    transform = Transform(48, **ALL)
     random.seed(1)
     expected, before = transform(image, 3), random.getstate()
     np.random.seed(2)
@@ -83,7 +72,7 @@ def test_global_random_states_are_neither_used_nor_changed(image: np.ndarray):
 
 def test_the_result_is_one_grey_channel_of_the_size_asked_for(image: np.ndarray):
     for size in (32, 48, 64):
-        out = build_transform(size, **ALL)(image, 0)
+        out = Transform(size, **ALL)(image, 0)
         assert out.shape == (size, size) and out.dtype == np.uint8
 
 
@@ -92,7 +81,7 @@ def test_the_result_is_one_grey_channel_of_the_size_asked_for(image: np.ndarray)
 @pytest.mark.parametrize("rotate", [0.0, 1e-12])
 def test_everything_switched_off_changes_nothing(size: int, channels: int, rotate: float):
     image = noise_of(size, size, channels)
-    transform = build_transform(size, **OFF | {"rotate": rotate})
+    transform = Transform(size, rotate=rotate)
     for seed in range(5):
         np.testing.assert_array_equal(transform(image, seed), image)
 
@@ -102,7 +91,7 @@ def test_everything_switched_off_changes_nothing(size: int, channels: int, rotat
 @pytest.mark.parametrize("rotate", [0.0, 1e-12])
 def test_a_flip_is_an_exact_mirror(size: int, channels: int, rotate: float):
     image = noise_of(size, size, channels)
-    transform = build_transform(size, **OFF | {"flip": True, "rotate": rotate})
+    transform = Transform(size, flip=True, rotate=rotate)
     mirrored = [transform.draw(image.shape, seed).flip for seed in range(10)]
     assert set(mirrored) == {False, True}
     for seed, flip in enumerate(mirrored):
@@ -111,7 +100,7 @@ def test_a_flip_is_an_exact_mirror(size: int, channels: int, rotate: float):
 
 def test_the_input_is_left_as_it_was(image: np.ndarray):
     before = image.copy()
-    transform = build_transform(48, **ALL)
+    transform = Transform(48, **ALL)
     for seed in range(20):
         transform(image, seed)
     np.testing.assert_array_equal(image, before)
@@ -121,7 +110,7 @@ def test_flipping_mirrors_half_of_the_images_and_only_if_asked():
     ramp = np.repeat(np.linspace(0, 250, 48).astype(np.uint8)[None], 48, axis=0)
 
     def mirrored(flip: bool) -> int:
-        transform = build_transform(48, **OFF | {"flip": flip})
+        transform = Transform(48, flip=flip)
         return sum(bool(out[0, 0] > out[0, -1]) for out in (transform(ramp, seed) for seed in range(400)))
 
     assert mirrored(False) == 0
@@ -130,7 +119,7 @@ def test_flipping_mirrors_half_of_the_images_and_only_if_asked():
 
 def test_steps_draw_independently_of_one_another():
     ramp = np.repeat(np.linspace(50, 250, 48).astype(np.uint8)[None], 48, axis=0)
-    transform = build_transform(48, **OFF | {"flip": True, "erase": 0.5})
+    transform = Transform(48, flip=True, erase=0.5)
     outcomes = np.zeros((2, 2), int)
     for seed in range(400):
         out = transform(ramp, seed)
@@ -143,7 +132,7 @@ def placed(image: np.ndarray, size: int, rotate: float = 0.0, **drawn: object) -
     """The image with that geometry at `size` pixels; `rotate` is the transform's limit, not the angle."""
     height, width = image.shape[:2]
     draw = Draw(False, 0.0, (0.0, 0.0, float(width), float(height)), 1.0, 0.0, 1.0)._replace(**drawn)
-    return build_transform(size, **OFF | {"rotate": rotate}).place(image, draw)
+    return Transform(size, rotate=rotate).place(image, draw)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -202,7 +191,7 @@ def test_what_a_rotation_brings_in_is_black():
 
 
 def draws(n: int = 4000, shape: tuple[int, int] = (100, 100), **on: object) -> list[Draw]:
-    transform = build_transform(48, **OFF | on)
+    transform = Transform(48, **on)
     return [transform.draw(shape, seed) for seed in range(n)]
 
 
@@ -254,7 +243,7 @@ def test_every_parameter_is_drawn_apart_from_the_others():
 
 
 def test_switching_a_step_off_leaves_what_the_others_do():
-    every, some = build_transform(48, **ALL), build_transform(48, **ALL | {"rotate": 0.0, "contrast": 0.0})
+    every, some = Transform(48, **ALL), Transform(48, **ALL | {"rotate": 0.0, "contrast": 0.0})
     for seed in range(5):
         drawn = every.draw((48, 48), seed)
         assert some.draw((48, 48), seed) == drawn._replace(angle=0.0, contrast=1.0)
@@ -262,7 +251,7 @@ def test_switching_a_step_off_leaves_what_the_others_do():
 
 @pytest.mark.parametrize("step", ["blur", "noise", "erase"])
 def test_what_albumentations_does_is_not_decided_by_our_draws(step: str, image: np.ndarray):
-    transform = build_transform(48, **OFF | {"flip": True, step: 0.5})
+    transform = Transform(48, flip=True, **{step: 0.5})
     outcomes = np.zeros((2, 2), int)
     for seed in range(400):
         draw = transform.draw(image.shape, seed)
@@ -273,7 +262,7 @@ def test_what_albumentations_does_is_not_decided_by_our_draws(step: str, image: 
 
 def test_greys_are_those_of_albumentations():
     ramp = np.arange(256, dtype=np.uint8)[None]
-    transform = build_transform(48, **OFF | {"brightness": 0.3, "contrast": 0.3, "gamma": 0.3})
+    transform = Transform(48, brightness=0.3, contrast=0.3, gamma=0.3)
     for seed in range(50):
         draw = transform.draw((48, 48), seed)
         shift, change, exponent = draw.brightness, draw.contrast - 1, 100 * draw.gamma
@@ -291,7 +280,7 @@ def test_greys_are_those_of_albumentations():
 def test_a_crop_keeps_at_least_the_share_asked_for():
     height = width = 200
     position = np.indices((height, width))
-    transform = build_transform(100, **OFF | {"crop_scale": (0.8, 1.0)})
+    transform = Transform(100, crop_scale=(0.8, 1.0))
     shares = []
     for seed in range(100):
         rows = transform(position[0].astype(np.uint8), seed).astype(int)
@@ -301,7 +290,7 @@ def test_a_crop_keeps_at_least_the_share_asked_for():
 
 
 def test_brightness_and_contrast_change_greys_and_nothing_else(image: np.ndarray):
-    transform = build_transform(48, **OFF | {"brightness": 0.2, "contrast": 0.2})
+    transform = Transform(48, brightness=0.2, contrast=0.2)
     for seed in range(20):
         out = transform(image, seed)
         assert 0 < np.abs(out.astype(int) - image).max() <= 0.2 * 255 + 0.2 * image.max() + 1
@@ -309,7 +298,7 @@ def test_brightness_and_contrast_change_greys_and_nothing_else(image: np.ndarray
 
 
 def policy_of(name: str, size: int) -> Transform:
-    return build_transform(size, **AugmentConfig(policy=name).model_dump(exclude={"policy"}))
+    return Transform(size, **AugmentConfig(policy=name).model_dump(exclude={"policy"}))
 
 
 @pytest.mark.parametrize("size", [64, 256])
@@ -336,7 +325,7 @@ def test_policies_grow_from_light_to_strong(image: np.ndarray):
 
 def test_gamma_bends_greys_and_keeps_black_white_and_their_order():
     ramp = np.tile(np.arange(256, dtype=np.uint8), (256, 1))
-    transform = build_transform(256, **OFF | {"gamma": 0.3})
+    transform = Transform(256, gamma=0.3)
     middles = []
     for seed in range(100):
         row = transform(ramp, seed)[0].astype(int)
@@ -349,7 +338,7 @@ def test_gamma_bends_greys_and_keeps_black_white_and_their_order():
 def test_a_blur_grows_with_the_image(size: int, least: float, most: float):
     step = np.zeros((size, size), np.uint8)
     step[:, size // 2 :] = 200
-    transform = build_transform(size, **OFF | {"blur": 1.0})
+    transform = Transform(size, blur=1.0)
     widths = []
     for seed in range(20):
         slope = np.diff(transform(step, seed)[0].astype(float)) / 200
@@ -362,7 +351,7 @@ def test_a_blur_grows_with_the_image(size: int, least: float, most: float):
 
 def test_noise_is_of_a_few_greys_and_the_same_in_all_channels():
     plain = np.full((128, 128, 3), 120, np.uint8)
-    transform = build_transform(128, **OFF | {"noise": 1.0})
+    transform = Transform(128, noise=1.0)
     deviations = [transform(plain, seed)[..., 0].std() for seed in range(40)]
     assert 2 < min(deviations) < 4 and 6 < max(deviations) < 8
     out = transform(plain, 0)
@@ -389,7 +378,7 @@ def test_an_argument_that_albumentations_does_not_know_is_an_error():
 )
 def test_a_value_out_of_range_is_an_error(bad: dict):
     with pytest.raises(ValueError):
-        build_transform(48, **ALL | bad)
+        Transform(48, **ALL | bad)
 
 
 def test_importing_asks_no_server_for_a_newer_version():

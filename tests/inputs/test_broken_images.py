@@ -145,7 +145,7 @@ def test_a_cache_is_built_of_what_can_be_read_and_records_why_the_rest_cannot(tm
     files = [str(tmp_path / str(number)) for number in range(len(given))]
     table = pd.DataFrame({"file": files}, index=pd.Index(given, name="image_id"))
     places = (SIZE, tmp_path / "cache", "csv", "train", tmp_path)
-    build = partial(build_cache, table, *places, workers=2, progress=False)
+    build = partial(build_cache, table, *places, workers=2)
     with pytest.raises(UserError, match=f"{len(REFUSED)} of {len(given)} images cannot be read"):
         build()
     cache = build(quarantine=True)
@@ -161,7 +161,7 @@ def test_an_image_of_a_single_row_or_column_is_read(tmp_path: Path, shape: tuple
 
 
 def test_a_large_bomb_of_pixels_is_refused_before_it_is_inflated(tmp_path: Path, monkeypatch):
-    monkeypatch.setattr(headers, "INFLATED_IN_A_MINUTE", 1000)
+    monkeypatch.setattr(headers, "MAX_UNCHECKED", 1000)
     bomb, cut, broken = png(1000, 1000, INFLATED), INFLATED[:50_000], b"x" * 2000
     assert len(INFLATED) < 9 * 1000 * 1000
     assert outcome(tmp_path, bomb) == "the PNG holds more data than its header says"

@@ -21,7 +21,7 @@ def cache(tmp_path: Path) -> ImageCache:
         files.append(str(tmp_path / f"{grey}.png"))
         cv2.imwrite(files[-1], np.full((8, 8), 10 * grey, np.uint8))
     table = pd.DataFrame({"file": files}, index=pd.Index(IDS, name="image_id"))
-    return build_cache(table, 8, tmp_path / "cache", "toy", "train", tmp_path, workers=1, progress=False)
+    return build_cache(table, 8, tmp_path / "cache", "toy", "train", tmp_path, workers=1)
 
 
 def test_images_are_found_by_id_whatever_the_id_looks_like(cache: ImageCache):

@@ -13,7 +13,7 @@ from cxrlt.errors import UserError
 from cxrlt.inputs.cache import ImageCache, open_cache
 from cxrlt.inputs.cache_build import build_cache
 from cxrlt.inputs.decode import decode
-from cxrlt.inputs.features import FeatureWriter, open_features
+from cxrlt.inputs.features import feature_writer, open_features
 
 pytestmark = pytest.mark.slow
 
@@ -43,7 +43,6 @@ def build(tmp_path: Path, table: pd.DataFrame) -> Callable[[], ImageCache]:
         tmp_path / "images",
         workers=1,
         quarantine=True,
-        progress=False,
     )
 
 
@@ -100,7 +99,7 @@ def test_a_damaged_cache_is_refused_and_built_anew(
 ) -> None:
     directory = build().directory
     damage(directory)
-    with pytest.raises(UserError, match=r"is damaged \(.+\): cxrlt cache builds it anew"):
+    with pytest.raises(UserError, match=r"is damaged \(.+\): cxrlt cache builds it again"):
         open_cache(directory)
     capsys.readouterr()
     cache = build()
@@ -135,7 +134,7 @@ def test_damaged_features_are_computed_anew(
 ) -> None:
     ids, features = ["a", "b", "c", "d"], np.arange(24, dtype=np.float32).reshape(4, 2, 3)
     for _ in range(2):
-        with FeatureWriter(tmp_path / "f", ids, (2, 3), {"weights": "f00"}, progress=False) as writer:
+        with feature_writer(tmp_path / "f", ids, (2, 3), {"weights": "f00"}) as writer:
             assert len(writer.pending) == 4
             writer.write(writer.pending, features)
         assert open_features(tmp_path / "f") is not None
@@ -148,6 +147,7 @@ def test_ids_that_pandas_keeps_in_several_pieces_are_the_same_ids(
     build: Callable[[], ImageCache], table: pd.DataFrame, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     directory = build().directory
+    capsys.readouterr()
     pieces = pd.concat([table.iloc[:3], table.iloc[3:]])
-    again = build_cache(pieces, SIZE, tmp_path / "cache", "toy", "train", tmp_path / "images", progress=False)
+    again = build_cache(pieces, SIZE, tmp_path / "cache", "toy", "train", tmp_path / "images")
     assert again.directory == directory and capsys.readouterr().err == ""

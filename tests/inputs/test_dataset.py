@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from cxrlt.errors import UserError
-from cxrlt.inputs.augment import build_transform
+from cxrlt.inputs.augment import Transform
 from cxrlt.inputs.cache import ImageCache
 from cxrlt.inputs.cache_build import build_cache
 from cxrlt.inputs.dataset import XRayDataset, make_loader, rank_share
@@ -28,7 +28,7 @@ AUGMENTATION = {
     "noise": 0.0,
     "erase": 0.3,
 }
-TRANSFORM = build_transform(SIZE, **AUGMENTATION)
+TRANSFORM = Transform(SIZE, **AUGMENTATION)
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> ImageCache:
     for row, file in enumerate(files):
         cv2.imwrite(file, np.random.default_rng(row).integers(0, 256, (SIZE, SIZE), dtype=np.uint8))
     table = pd.DataFrame({"file": files}, index=ids)
-    return build_cache(table, SIZE, folder / "cache", "toy", "train", folder, workers=1, progress=False)
+    return build_cache(table, SIZE, folder / "cache", "toy", "train", folder, workers=1)
 
 
 @pytest.fixture
@@ -89,7 +89,7 @@ def test_a_smaller_size_is_the_middle_of_the_cached_image(
 
 
 def test_the_middle_is_cut_out_before_the_augmentation(cache: ImageCache, targets: np.ndarray):
-    ids, transform = list(cache.ids), build_transform(12, **AUGMENTATION)
+    ids, transform = list(cache.ids), Transform(12, **AUGMENTATION)
     dataset = XRayDataset(cache, ids, targets, seed=1, transform=transform, size=12)
     expected = transform(np.ascontiguousarray(cache[ids[4]][2:14, 2:14]), dataset.augmentation_seed(3, 4))
     np.testing.assert_array_equal(dataset[3, 4][0]["images"][0], expected)
@@ -100,7 +100,7 @@ def test_colour_comes_as_three_planes_augmented_alike(cache: ImageCache, targets
         {"file": [f"{cache.directory.parents[1]}/{name}.png" for name in cache.ids]}, cache.ids
     )
     places = (SIZE, cache.directory.parent, "toy", "train", cache.directory.parents[1])
-    colour = build_cache(table, *places, channels=3, workers=1, progress=False)
+    colour = build_cache(table, *places, channels=3, workers=1)
     grey, planes = (
         XRayDataset(one, list(cache.ids), targets, seed=1, transform=TRANSFORM) for one in (cache, colour)
     )

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from cxrlt.errors import UserError
-from cxrlt.inputs.dataset import make_loader
-from cxrlt.inputs.features import FeatureDataset, FeatureWriter, features_path, open_features
+from cxrlt.inputs.dataset import XRayDataset, make_loader
+from cxrlt.inputs.features import feature_writer, features_path, open_features
 
 FORK = multiprocessing.get_context("fork")
 IDS = ["b", "NA", "a", "12", "é"]
@@ -24,7 +24,7 @@ def features_of(ids: list[str]) -> np.ndarray:
 
 def fill(directory: Path, ids: list[str] = IDS, key: dict = KEY, most: int | None = None) -> int:
     """Write at most `most` rows, one by one. Returns how many were left to write."""
-    with FeatureWriter(directory, ids, SHAPE, key, progress=False) as writer:
+    with feature_writer(directory, ids, SHAPE, key) as writer:
         pending = writer.pending
         for row in pending[:most]:
             writer.write(np.array([row]), features_of([writer.ids[row]]))
@@ -34,7 +34,7 @@ def fill(directory: Path, ids: list[str] = IDS, key: dict = KEY, most: int | Non
 def test_features_are_found_by_id_whatever_the_id_looks_like(tmp_path: Path):
     fill(tmp_path / "f")
     cache = open_features(tmp_path / "f")
-    assert cache.key == KEY and sorted(cache.ids) == sorted(IDS)
+    assert sorted(cache.ids) == sorted(IDS)
     assert cache.features.shape == (5, *SHAPE) and cache.features.dtype == np.float32
     np.testing.assert_array_equal(
         cache.features[cache.rows_of(["é", "a", "a"])], features_of(["é", "a", "a"])
@@ -77,7 +77,7 @@ def test_what_another_key_or_other_ids_left_is_replaced(tmp_path: Path, finished
 def test_a_writer_that_fails_leaves_what_it_wrote(tmp_path: Path):
     with (
         pytest.raises(RuntimeError, match="out of memory"),
-        FeatureWriter(tmp_path / "f", IDS, SHAPE, KEY, progress=False) as writer,
+        feature_writer(tmp_path / "f", IDS, SHAPE, KEY) as writer,
     ):
         writer.write(np.array([0, 3]), features_of(["12", "b"]))
         raise RuntimeError("out of memory")
@@ -90,7 +90,7 @@ def test_a_kill_at_any_moment_loses_no_more_than_the_block_under_way(tmp_path: P
     here, there = FORK.Pipe()
 
     def write(told: Connection | None = None) -> None:
-        with FeatureWriter(tmp_path / "f", ids, (4, 8), KEY, progress=False) as writer:
+        with feature_writer(tmp_path / "f", ids, (4, 8), KEY) as writer:
             for row in writer.pending.tolist():
                 writer.write(np.array([row]), np.full((1, 4, 8), row + 1, np.float32))
                 if told is not None:
@@ -116,11 +116,11 @@ def test_of_two_writers_the_second_waits_and_finds_nothing_to_do(tmp_path: Path)
 
     def write() -> None:
         said.send("started")
-        with FeatureWriter(tmp_path / "f", IDS, SHAPE, KEY, progress=False) as writer:
+        with feature_writer(tmp_path / "f", IDS, SHAPE, KEY) as writer:
             said.send(len(writer.pending))
 
     other = FORK.Process(target=write)
-    with FeatureWriter(tmp_path / "f", IDS, SHAPE, KEY, progress=False) as writer:
+    with feature_writer(tmp_path / "f", IDS, SHAPE, KEY) as writer:
         other.start()
         assert heard.recv() == "started" and not heard.poll(0.3)
         writer.write(writer.pending, features_of(list(writer.ids)))
@@ -131,13 +131,16 @@ def test_of_two_writers_the_second_waits_and_finds_nothing_to_do(tmp_path: Path)
 def test_the_disk_is_told_first_and_a_full_one_is_refused(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
-    with FeatureWriter(tmp_path / "f", IDS, SHAPE, KEY):
+    with feature_writer(tmp_path / "f", IDS, SHAPE, KEY):
         assert "features of 5 of 5 images" in (said := capfd.readouterr().err)
         assert "2 x 3 numbers each, 0.00 GB" in said
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=119))
-    with pytest.raises(UserError, match=r"needs 0\.0 GB more.*model\.grid"):
-        FeatureWriter(tmp_path / "g", IDS, SHAPE, KEY).__enter__()
+    with (
+        pytest.raises(UserError, match=r"needs 0\.0 GB more.*model\.grid"),
+        feature_writer(tmp_path / "g", IDS, SHAPE, KEY),
+    ):
+        pass
     assert open_features(tmp_path / "g") is None
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=120))
     fill(tmp_path / "g")
@@ -145,7 +148,7 @@ def test_the_disk_is_told_first_and_a_full_one_is_refused(
 
 
 def test_rows_of_another_shape_are_refused(tmp_path: Path):
-    with FeatureWriter(tmp_path / "f", IDS, SHAPE, KEY, progress=False) as writer:
+    with feature_writer(tmp_path / "f", IDS, SHAPE, KEY) as writer:
         with pytest.raises(ValueError, match=r"\(3, 2\)"):
             writer.write(np.array([0]), np.zeros((1, 3, 2), np.float32))
         with pytest.raises(ValueError, match="row 5"):
@@ -157,7 +160,7 @@ def test_rows_of_another_shape_are_refused(tmp_path: Path):
 def test_a_data_set_of_features_gives_those_of_its_ids_in_any_epoch(tmp_path: Path):
     fill(tmp_path / "f")
     ids, targets = ["a", "é", "b"], np.array([[1, 0], [0, np.nan], [1, 1]], np.float32)
-    dataset = FeatureDataset(open_features(tmp_path / "f"), ids, targets)
+    dataset = XRayDataset(open_features(tmp_path / "f"), ids, targets)
     for n_workers in (0, 2):
         (batch,) = make_loader(dataset, 4, [np.array([2, 0, 2 + 3])], n_workers)
         inputs, labels, rows = batch
@@ -167,11 +170,11 @@ def test_a_data_set_of_features_gives_those_of_its_ids_in_any_epoch(tmp_path: Pa
     np.testing.assert_array_equal(dataset.targets_of(0, np.array([1, 4])), targets[[1, 1]])
     assert dataset.rows_of(["b", "a"]).tolist() == [2, 0] and list(dataset.ids) == ids
     with pytest.raises(UserError, match="stranger"):
-        FeatureDataset(dataset.reader.cache, ["a", "stranger"], targets[:2])
+        XRayDataset(dataset.reader.cache, ["a", "stranger"], targets[:2])
 
 
 def test_a_data_set_of_features_pickles_as_its_folder(tmp_path: Path):
     fill(tmp_path / "f")
-    dataset = FeatureDataset(open_features(tmp_path / "f"), ["a"], np.zeros((1, 2), np.float32))
+    dataset = XRayDataset(open_features(tmp_path / "f"), ["a"], np.zeros((1, 2), np.float32))
     assert torch.equal(dataset[0, 0][0]["features"], pickle.loads(pickle.dumps(dataset))[0, 0][0]["features"])
     assert len(pickle.dumps(dataset)) < 10_000

@@ -25,7 +25,7 @@ def cache_of(files: list[Path], folder: Path, channels: int = 1) -> ImageCache:
     index = pd.Index([file.stem for file in files], name="image_id")
     table = pd.DataFrame({"file": [str(file) for file in files]}, index)
     place = (64, folder / "cache", "toy", "train", folder)
-    return build_cache(table, *place, channels=channels, workers=1, progress=False)
+    return build_cache(table, *place, channels=channels, workers=1)
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from cxrlt.errors import UserError
-from cxrlt.inputs.augment import build_transform
+from cxrlt.inputs.augment import Transform
 from cxrlt.inputs.cache import ImageCache
 from cxrlt.inputs.cache_build import build_cache
 from cxrlt.inputs.dataset import XRayDataset, make_loader
@@ -17,7 +17,6 @@ SIZE, N_ROWS = 32, 20
 NAN = np.nan
 CLASSES = ("Mass", "Normal", "Nodule")
 ALL = ("mixup", "cutmix", "mosaic")
-OFF = dict.fromkeys(("rotate", "brightness", "contrast", "gamma", "blur", "noise", "erase"), 0.0)
 
 
 def mixing_of(*kinds: str, **options: object) -> Mixing:
@@ -42,7 +41,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> ImageCache:
     for row, file in enumerate(files):
         cv2.imwrite(file, np.full((SIZE, SIZE), 10 + 12 * row, np.uint8))
     table = pd.DataFrame({"file": files}, index=ids)
-    return build_cache(table, SIZE, folder / "cache", "toy", "train", folder, workers=1, progress=False)
+    return build_cache(table, SIZE, folder / "cache", "toy", "train", folder, workers=1)
 
 
 @pytest.fixture
@@ -197,7 +196,7 @@ def test_an_item_shows_what_its_targets_say(cache: ImageCache, targets: np.ndarr
 
 
 def test_unmixed_draws_are_as_they_would_be_without_mixing(cache: ImageCache, targets: np.ndarray):
-    transform = build_transform(SIZE, flip=True, crop_scale=(0.8, 1.0), **OFF | {"rotate": 10, "noise": 0.5})
+    transform = Transform(SIZE, flip=True, crop_scale=(0.8, 1.0), rotate=10, noise=0.5)
     plain = dataset_of(cache, targets, None, transform=transform)
     mixed = dataset_of(cache, targets, mixing_of(*ALL, probability=0.5), transform=transform)
     same = [torch.equal(plain[0, row][0]["images"], mixed[0, row][0]["images"]) for row in range(N_ROWS)]
@@ -207,7 +206,7 @@ def test_unmixed_draws_are_as_they_would_be_without_mixing(cache: ImageCache, ta
 
 def test_each_image_is_augmented_by_itself_before_it_is_mixed(cache: ImageCache, targets: np.ndarray):
     """Even a row that is mixed with itself shows it augmented twice."""
-    transform = build_transform(SIZE, flip=False, crop_scale=(1.0, 1.0), **OFF | {"brightness": 0.2})
+    transform = Transform(SIZE, brightness=0.2)
     one = XRayDataset(
         cache, ["image09"], targets[:1], transform=transform, mixing=mixing_of("cutmix", alpha=5)
     )
@@ -250,7 +249,7 @@ def test_mixed_batches_depend_on_neither_workers_nor_batches_nor_interruptions(
 
 
 def test_a_transform_to_another_size_than_the_mixings_is_refused(cache: ImageCache, targets: np.ndarray):
-    transform = build_transform(16, flip=False, crop_scale=(1.0, 1.0), **OFF)
+    transform = Transform(16)
     dataset = dataset_of(cache, targets, mixing_of("cutmix"), transform=transform)
     with pytest.raises(ValueError, match=r"16 px.*32 px"):
         dataset[0, 0]

@@ -57,7 +57,7 @@ def test_the_sentences_count_name_ten_and_say_what_fixes_it():
     assert "i00 = i10 … (12 in all)" in within and "i11" not in within
     assert within.endswith("cxrlt folds csv --group-duplicates")
     assert "1 images of test are identical, byte for byte, to one of train: i00 = t." in across
-    assert across.endswith("A score on test flatters the model.")
+    assert across.endswith("A score on test is too high.")
 
 
 def test_patients_who_share_a_picture_become_the_first_of_them_also_by_way_of_others():

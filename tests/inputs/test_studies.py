@@ -8,11 +8,11 @@ import torch
 
 from cxrlt.challenges.base import VIEWS
 from cxrlt.errors import UserError
-from cxrlt.inputs.augment import Transform, build_transform
+from cxrlt.inputs.augment import Transform
 from cxrlt.inputs.cache import ImageCache
 from cxrlt.inputs.cache_build import build_cache
 from cxrlt.inputs.dataset import XRayDataset, make_loader
-from cxrlt.inputs.features import FeatureCache, FeatureWriter, open_features
+from cxrlt.inputs.features import FeatureCache, feature_writer, open_features
 from cxrlt.inputs.sampling import epoch_batches
 from cxrlt.inputs.studies import StudyDataset, study_codes
 from refusal import refused
@@ -29,7 +29,7 @@ ROWS = [
     *((f"m{k}", "p3", "s1", "frontal" if k < 3 else "lateral", 1, 1) for k in (5, 0, 3, 1, 4, 2)),
 ]
 STUDIES = {0: ["c", "d"], 1: ["a", "b"], 2: ["e"], 3: ["f"], 4: ["m0", "m1", "m2", "m3", "m4", "m5"]}
-TRANSFORM = build_transform(
+TRANSFORM = Transform(
     SIZE,
     flip=True,
     crop_scale=(0.8, 1.0),
@@ -57,13 +57,13 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> ImageCache:
     for number, file in enumerate(files):
         cv2.imwrite(file, np.random.default_rng(number).integers(1, 256, (SIZE, SIZE), dtype=np.uint8))
     table = pd.DataFrame({"file": files}, index=ids)
-    return build_cache(table, SIZE, folder / "cache", "toy", "train", folder, workers=1, progress=False)
+    return build_cache(table, SIZE, folder / "cache", "toy", "train", folder, workers=1)
 
 
 @pytest.fixture(scope="module")
 def features(tmp_path_factory: pytest.TempPathFactory) -> FeatureCache:
     directory = tmp_path_factory.mktemp("features")
-    with FeatureWriter(directory, [row[0] for row in ROWS], (2, 3), {}, progress=False) as writer:
+    with feature_writer(directory, [row[0] for row in ROWS], (2, 3), {}) as writer:
         writer.write(writer.pending, np.arange(1, 6 * len(ROWS) + 1, dtype=np.float32).reshape(-1, 2, 3))
     return open_features(directory)
 

@@ -1,4 +1,5 @@
 import hashlib
+import re
 from pathlib import Path
 
 import cv2
@@ -109,8 +110,8 @@ def test_another_seed_gives_other_pictures(demo_dir: Path, tmp_path: Path) -> No
 
 def test_a_finished_demo_is_left_as_it_is(demo_dir: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in demo_dir.rglob("*")}
-    assert make_demo(demo_dir, N_PATIENTS).skipped
-    assert make_demo(demo_dir).skipped
+    assert "already done" in make_demo(demo_dir, N_PATIENTS)
+    assert "already done" in make_demo(demo_dir)
     assert before == {path: path.stat().st_mtime_ns for path in demo_dir.rglob("*")}
 
 
@@ -121,9 +122,10 @@ def test_another_demo_is_replaced_only_by_force(tmp_path: Path) -> None:
         make_demo(folder, 4, workers=1)
     with pytest.raises(UserError, match="seed 0, not 1"):
         make_demo(folder, 3, seed=1, workers=1)
-    summary = make_demo(folder, 4, workers=1, force=True)
-    assert not summary.skipped
-    assert len(list(folder.rglob("*.jpg"))) == sum(summary.counts.values())
+    done = make_demo(folder, 4, workers=1, force=True)
+    assert "made" in done and "of 4 patients" in done
+    counts = [int(count) for count in re.findall(r"(\d+) (?:train|development|test)", done)]
+    assert len(list(folder.rglob("*.jpg"))) == sum(counts)
 
 
 def test_files_that_are_not_the_demos_are_never_replaced(tmp_path: Path) -> None:
@@ -139,7 +141,7 @@ def test_files_that_are_not_the_demos_are_never_replaced(tmp_path: Path) -> None
     assert (folder / "train.csv").read_text() == "mine"
 
 
-def test_what_a_killed_run_left_is_made_anew(tmp_path: Path, demo_dir: Path) -> None:
+def test_what_a_killed_run_left_is_made_again(tmp_path: Path, demo_dir: Path) -> None:
     left = tmp_path / ".demo.0a1b2c3d.partial" / "files"
     left.mkdir(parents=True)
     (left / "half.jpg").write_bytes(b"")

@@ -5,7 +5,6 @@ import pytest
 import torch
 
 from cxrlt.inputs.dataset import XRayDataset
-from cxrlt.inputs.features import FeatureDataset
 from cxrlt.inputs.studies import StudyDataset
 from cxrlt.recipe import FusionConfig, MixConfig
 from cxrlt.training.data import evaluation_set, rows_per_pass, training_set
@@ -65,7 +64,7 @@ def test_a_frozen_backbone_gets_features(source):
     job = job_of(source, **{"model.frozen": True})
     stored = features_of(job)
     for dataset in (training_set(job, stored), evaluation_set(job.recipe, job.train, job.classes, stored)):
-        assert isinstance(dataset, FeatureDataset) and len(dataset) == len(job.train)
+        assert isinstance(dataset, XRayDataset) and len(dataset) == len(job.train)
         row = stored.rows_of([job.train.index[5]])[0]
         assert np.array_equal(dataset[7, 5][0]["features"], stored.features[row])
 

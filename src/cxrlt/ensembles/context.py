@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from cxrlt.inputs.study_codes import study_codes
+from cxrlt.inputs.table import study_codes
 from cxrlt.predictions.study_mean import group_sums, patient_codes
 
 CONTEXT = (

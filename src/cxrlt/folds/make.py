@@ -10,25 +10,12 @@ from cxrlt.challenges.base import Challenge
 from cxrlt.errors import UserError, listing
 from cxrlt.folds.balance import balance, describe
 from cxrlt.folds.read import REFIT, Folds, FormerSplit, folds_command, read_folds, report_path
-from cxrlt.folds.split import extend_split, split_patients
+from cxrlt.folds.split import split_patients
 from cxrlt.inputs.pixels import pixel_hashes
 from cxrlt.inputs.shared_pictures import grouped_patients
 from cxrlt.inputs.table import load_labels, load_table
 from cxrlt.system.atomic_files import atomic_path, sha256_of, write_json
 from cxrlt.system.locks import exclusive, remove_leftovers
-
-
-@dataclass(frozen=True)
-class FoldReport:
-    """What `cxrlt folds` did; `figures` is what folds.json holds."""
-
-    path: Path
-    figures: dict
-    skipped: bool
-    text: str
-
-    def __str__(self) -> str:
-        return self.text
 
 
 @dataclass(frozen=True)
@@ -49,26 +36,24 @@ class FoldPlan:
 
 def make_folds(
     challenge: Challenge, workspace: Workspace, n_folds: int = 5, seed: int = 0, **flags: bool
-) -> FoldReport:
-    """Split the training rows into folds.csv and say in folds.json how even they are.
+) -> str:
+    """Split the training rows into folds.csv and write to folds.json how even they are; what was done.
 
     `flags` are those of `FoldPlan`. A split that is already there is kept. Raises UserError if it is another
-    one, unless `force`, and if the table has changed since it was made, which `extend_folds` takes in.
+    one, unless `force`, and if the table has changed since it was made, which `extend_folds` is for.
     """
     plan, path = FoldPlan(n_folds, seed, **flags), workspace.folds_path(challenge.name)
     table = _table(challenge, workspace, plan)
-    if not _are_there(path) or plan.force:
+    if not _is_made(path) or plan.force:
         with exclusive(path.parent, wait=True):
-            if not _are_there(path) or plan.force:  # another process has not made them meanwhile
+            if not _is_made(path) or plan.force:  # not made by another process meanwhile
                 if plan.group_duplicates:
                     table = _grouped(challenge, workspace, table)
                 fold = split_patients(table, challenge.classes, n_folds, seed)
                 return _write(challenge, workspace, table, fold, plan, ())
     remove_leftovers(path.parent)
-    folds = read_folds(challenge, workspace)
-    _require_same(folds, table, plan, challenge, workspace)
-    figures = folds.made.model_dump(mode="json")
-    return FoldReport(path, figures, True, f"folds: already done ({path})")
+    _require_same(read_folds(challenge, workspace), table, plan, challenge, workspace)
+    return f"folds: already done ({path})"
 
 
 def extend_folds(
@@ -77,8 +62,8 @@ def extend_folds(
     *,
     allow_missing: bool = False,
     drop_shared_patients: bool = False,
-) -> FoldReport:
-    """Take into the split what the training table has got since, and out of it what the table has lost.
+) -> str:
+    """Add to the split the rows that are new in the training table, and take out those that are gone from it.
 
     No row moves to another fold, so weights and predictions stay usable. Raises UserError if there is no
     split yet, and if rows have another patient now.
@@ -100,19 +85,14 @@ def extend_folds(
                 f"{path}: {moved}, so rows would have to move to other folds. Split again with: "
                 f"{folds_command(challenge, made.n_folds, made.seed)} --force"
             )
-        if table.index.symmetric_difference(there.frame.index).empty:
-            text = f"folds: nothing to add ({path})"
-            return FoldReport(path, made.model_dump(mode="json"), True, text)
+        new, gone = table.index.difference(there.frame.index), there.frame.index.difference(table.index)
+        if new.empty and gone.empty:
+            return f"folds: nothing to add ({path})"
         if made.group_duplicates:
             table = _grouped(challenge, workspace, table, there)
-        fold = extend_split(table, challenge.classes, there.frame["fold"], made.n_folds, made.seed)
-        report = _write(challenge, workspace, table, fold, plan, (*made.former, _as_former(there)))
-    n_new, n_gone = (
-        len(one.difference(other))
-        for one, other in ((table.index, there.frame.index), (there.frame.index, table.index))
-    )
-    text = f"{report.text}\n  Extended: {n_new:,} rows added, {n_gone:,} taken out; no row was moved."
-    return FoldReport(path, report.figures, False, text)
+        fold = split_patients(table, challenge.classes, made.n_folds, made.seed, there.frame["fold"])
+        done = _write(challenge, workspace, table, fold, plan, (*made.former, _as_former(there)))
+    return f"{done}\n  Extended: {len(new):,} rows added, {len(gone):,} taken out; no row was moved."
 
 
 def _as_former(there: Folds) -> FormerSplit:
@@ -157,7 +137,7 @@ def _grouped(
     return table.assign(patient=table["patient"].map(names).fillna(table["patient"]))
 
 
-def _are_there(path: Path) -> bool:
+def _is_made(path: Path) -> bool:
     return path.is_file() and report_path(path).is_file()
 
 
@@ -168,7 +148,7 @@ def _write(
     fold: pd.Series,
     plan: FoldPlan,
     former: tuple[FormerSplit, ...],
-) -> FoldReport:
+) -> str:
     """folds.json comes last: without it, or beside another folds.csv, there is no split to read."""
     path = workspace.folds_path(challenge.name)
     before = sha256_of(path) if path.is_file() else ""
@@ -177,18 +157,15 @@ def _write(
     flags = ("allow_missing", "drop_shared_patients", "group_duplicates")
     figures |= {flag: getattr(plan, flag) for flag in flags}
     figures["former"] = [each.model_dump() for each in former]
-    _write_csv(pd.DataFrame({"patient": table["patient"], "fold": fold}), path)
+    with atomic_path(path) as temporary:
+        frame = pd.DataFrame({"patient": table["patient"], "fold": fold})
+        frame.to_csv(temporary, index_label="image_id", lineterminator="\n")
     figures["sha256"] = sha256_of(path)
     write_json(report_path(path), figures)
     text = f"{describe(figures, challenge.name)}\n  {path}"
     if figures["sha256"] != before and not former and (runs := _runs(challenge, workspace)):
         text += f"\n  Made again: runs trained on another split are refused from now on ({listing(runs)})."
-    return FoldReport(path, figures, False, text)
-
-
-def _write_csv(frame: pd.DataFrame, path: Path) -> None:
-    with atomic_path(path) as temporary:
-        frame.to_csv(temporary, index_label="image_id", lineterminator="\n")
+    return text
 
 
 def _runs(challenge: Challenge, workspace: Workspace) -> list[str]:

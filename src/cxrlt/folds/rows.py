@@ -1,7 +1,7 @@
 """The training rows as the folds hold them, and how the table has changed since these were made."""
 
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pandas as pd
 
@@ -36,10 +36,10 @@ class TrainRows:
     def only(self, folds: Collection[int]) -> "TrainRows":
         """The rows of these folds alone."""
         table = self.table[self.table["fold"].isin(folds)]
-        return TrainRows(self.folds.only(folds), table, self.new, self.gone, self.leaking)
+        return replace(self, folds=self.folds.only(folds), table=table)
 
     def notes(self, challenge: str) -> list[str]:
-        """What an evaluation or a fit says of rows that it cannot take in. None if nothing has changed."""
+        """What an evaluation or a fit says about rows that it leaves out; nothing if nothing has changed."""
         extend = f"cxrlt folds {challenge} --extend"
         notes = []
         if len(self.new):
@@ -51,7 +51,7 @@ class TrainRows:
             )
         if self.leaking:
             notes.append(
-                f"{len(self.leaking):,} patients of the table are in more than one fold, so scores flatter: "
+                f"{len(self.leaking):,} patients of the table are in several folds, so scores are too high: "
                 f"cxrlt folds {challenge} --force"
             )
         return notes

@@ -9,53 +9,35 @@ RARE_PATIENTS = 300
 RARE_WEIGHT = 0.5
 
 
-def split_patients(table: pd.DataFrame, classes: tuple[str, ...], n_folds: int, seed: int) -> pd.Series:
+def split_patients(
+    table: pd.DataFrame, classes: tuple[str, ...], n_folds: int, seed: int, placed: pd.Series | None = None
+) -> pd.Series:
     """Fold (0 … n_folds - 1) of every image; index image_id.
 
     `table` has a column `patient` and one column per class, of which 1 counts as a positive. No patient is in
-    two folds. Where the data set has no patients (all NA), rows are split by iterative stratification.
+    two folds. The images in `placed` (fold, index image_id) keep their fold, new images of their patients go
+    to the same one, and new patients are placed on top of what is there. Where the data set has no patients
+    (all NA), rows are split by iterative stratification; with `placed` they are patients of their own.
     Raises UserError for fewer than two folds, more folds than patients, or a patient missing on some rows.
     """
     positive = (table[list(classes)] == 1).to_numpy(dtype=np.float64)
-    patient = table["patient"]
-    n_units, unit = (len(table), "rows") if patient.isna().all() else (patient.nunique(), "patients")
-    if not 2 <= n_folds <= n_units:
-        raise UserError(f"--n-folds {n_folds} must lie between 2 and the number of {unit}, {n_units:,}.")
-    if patient.isna().all():
-        fold = _split_rows(positive, n_folds, seed)
-    else:
-        _require_patients(patient)
-        code, patients = pd.factorize(patient, sort=True)
-        fold = _split_greedily(_shares(positive, code, len(patients)), n_folds, seed)[code]
-    return pd.Series(fold, index=table.index, name="fold")
-
-
-def extend_split(
-    table: pd.DataFrame, classes: tuple[str, ...], placed: pd.Series, n_folds: int, seed: int
-) -> pd.Series:
-    """Fold of every image of `table`, where those of `placed` (index image_id) keep theirs.
-
-    A new image of a patient who is placed goes to that patient's fold; new patients are placed as by
-    `split_patients`, on top of what is there. Rows are patients of their own where the data set has none.
-    Raises UserError for a patient missing on some rows only.
-    """
-    patient = table["patient"]
-    if patient.isna().all():
-        patient = table.index.to_series()
-    _require_patients(patient)
-    code, patients = pd.factorize(patient, sort=True)
-    fold_of = np.full(len(patients), -1, dtype=np.int64)
-    there = table.index.isin(placed.index)
-    fold_of[code[there]] = placed.loc[table.index[there]].to_numpy(np.int64)
-    positive = (table[list(classes)] == 1).to_numpy(dtype=np.float64)
-    fold = _split_greedily(_shares(positive, code, len(patients)), n_folds, seed, fold_of)[code]
-    return pd.Series(fold, index=table.index, name="fold")
-
-
-def _require_patients(patient: pd.Series) -> None:
+    rows_only = table["patient"].isna().all()
+    patient = table.index.to_series() if rows_only else table["patient"]
+    n_units, units = patient.nunique(), "rows" if rows_only else "patients"
+    if placed is None and not 2 <= n_folds <= n_units:
+        raise UserError(f"--n-folds {n_folds} must lie between 2 and the number of {units}, {n_units:,}.")
+    if placed is None and rows_only:
+        return pd.Series(_split_rows(positive, n_folds, seed), index=table.index, name="fold")
     if patient.isna().any():
         unknown = listing(patient.index[patient.isna()])
         raise UserError(f"rows without a patient: {unknown}. Give them one in the challenge's table.")
+    code, patients = pd.factorize(patient, sort=True)
+    fold_of = np.full(len(patients), -1, dtype=np.int64)
+    if placed is not None:
+        there = table.index.isin(placed.index)
+        fold_of[code[there]] = placed.loc[table.index[there]].to_numpy(np.int64)
+    _place_greedily(fold_of, _shares(positive, code, len(patients)), n_folds, seed)
+    return pd.Series(fold_of[code], index=table.index, name="fold")
 
 
 def _shares(positive: np.ndarray, patient: np.ndarray, n_patients: int) -> np.ndarray:
@@ -70,26 +52,19 @@ def _shares(positive: np.ndarray, patient: np.ndarray, n_patients: int) -> np.nd
     return shares
 
 
-def _split_greedily(
-    shares: np.ndarray, n_folds: int, seed: int, placed: np.ndarray | None = None
-) -> np.ndarray:
-    """Patients by largest share, ties by the seed, each to the fold whose squared shares grow least.
+def _place_greedily(fold_of: np.ndarray, shares: np.ndarray, n_folds: int, seed: int) -> None:
+    """Give each patient without a fold (-1 in `fold_of`) the one whose squared shares grow least.
 
-    Those with a fold in `placed` (-1: none) keep it.
+    Patients come by largest share, ties by the seed.
     """
     tie = np.random.default_rng(seed).permutation(len(shares))
-    fold_of = np.full(len(shares), -1, dtype=np.int64) if placed is None else placed.copy()
-    load = np.zeros((n_folds, shares.shape[1]))
-    for fold in range(n_folds):
-        load[fold] = shares[fold_of == fold].sum(axis=0)
+    load = np.stack([shares[fold_of == fold].sum(axis=0) for fold in range(n_folds)])
     for patient in np.lexsort((tie, -shares.max(axis=1))):
-        if fold_of[patient] >= 0:
-            continue
-        # (load + share)^2 - load^2 = 2 load share + share^2, and the last term is every fold's
-        fold = int(np.argmin(load @ shares[patient]))
-        load[fold] += shares[patient]
-        fold_of[patient] = fold
-    return fold_of
+        if fold_of[patient] < 0:
+            # (load + share)^2 - load^2 = 2 load share + share^2, and the last term is every fold's
+            fold = int(np.argmin(load @ shares[patient]))
+            load[fold] += shares[patient]
+            fold_of[patient] = fold
 
 
 def _split_rows(positive: np.ndarray, n_folds: int, seed: int) -> np.ndarray:

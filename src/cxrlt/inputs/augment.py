@@ -6,6 +6,7 @@ import random
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import cv2
@@ -50,8 +51,11 @@ class Draw(NamedTuple):
 class Transform:
     """Augmentation as a pure function of (image, seed): uint8 (h, w) or (h, w, 3) to size x size.
 
-    `finish` comes after geometry and greys, if there is anything else to do; for the rest see
-    `build_transform`.
+    `crop_scale` is the range of the cropped share of the area, `rotate` the largest angle in degrees,
+    `brightness` the largest shift as a share of white, `contrast` the largest relative change, `gamma` that
+    of the exponent of grey values; `blur`, `noise` and `erase` (one black rectangle) are probabilities.
+    Geometry comes before greys, so that a border is as dark as a border can be; noise after blur, as in a
+    detector. Three channels are treated alike. Raises ValueError for values out of range.
     """
 
     size: int
@@ -61,7 +65,9 @@ class Transform:
     brightness: float = 0.0
     contrast: float = 0.0
     gamma: float = 0.0
-    finish: A.Compose | None = None
+    blur: float = 0.0
+    noise: float = 0.0
+    erase: float = 0.0
 
     def __post_init__(self) -> None:
         if not 0 < self.crop_scale[0] <= self.crop_scale[1] <= 1:
@@ -69,6 +75,25 @@ class Transform:
         for name, most in {"rotate": 180, "brightness": 1, "contrast": 1, "gamma": 1}.items():
             if not 0 <= getattr(self, name) <= most:
                 raise ValueError(f"{name} {getattr(self, name)} is not from 0 to {most}")
+        _ = self.finish  # raises for the others
+
+    @cached_property
+    def finish(self) -> A.Compose | None:
+        """What comes after geometry and greys, if there is anything."""
+        sigma = tuple(max(share * self.size, LEAST_BLUR) for share in BLUR_SIGMA)
+        return compose(
+            lambda: [
+                A.GaussianBlur(blur_limit=0, sigma_limit=sigma, p=self.blur),
+                A.GaussNoise(std_range=NOISE_STD, per_channel=False, p=self.noise),
+                A.CoarseDropout(
+                    num_holes_range=(1, 1),
+                    hole_height_range=ERASED_SIDE,
+                    hole_width_range=ERASED_SIDE,
+                    fill=0,
+                    p=self.erase,
+                ),
+            ]
+        )
 
     def __call__(self, image: np.ndarray, seed: int) -> np.ndarray:
         draw = self.draw(image.shape, seed)
@@ -77,8 +102,8 @@ class Transform:
             image = cv2.LUT(image, self.greys(draw), dst=image)
         if self.finish is None:
             return image
-        # One stream for all steps, and not that of `draw`. Compose.set_random_seed gives every step a stream
-        # that starts alike, so that one draw decides several of them.
+        # One stream for all steps, and not that of `draw`. Compose.set_random_seed gives every step the same
+        # stream, so that one draw decides several of them.
         self.finish.set_random_state(np.random.default_rng([seed, 1]), random.Random(seed))  # nosec B311  # pictures
         return self.finish(image=image)["image"]
 
@@ -152,44 +177,6 @@ def sampling_matrix(width: int, height: int, size: int, draw: Draw) -> np.ndarra
             [sin * zoom_x, cos * zoom_y, centre_y + sin * x + cos * y],
         ]
     )
-
-
-def build_transform(
-    size: int,
-    *,
-    flip: bool,
-    crop_scale: tuple[float, float],
-    rotate: float,
-    brightness: float,
-    contrast: float,
-    gamma: float,
-    blur: float,
-    noise: float,
-    erase: float,
-) -> Transform:
-    """The augmentation for models of `size` pixels.
-
-    `crop_scale` is the range of the cropped share of the area, `rotate` the largest angle in degrees,
-    `brightness` the largest shift as a share of white, `contrast` the largest relative change, `gamma` that
-    of the exponent of grey values; `blur`, `noise` and `erase` (one black rectangle) are probabilities.
-    Geometry comes before greys, so that a border is as dark as a border can be; noise after blur, as in a
-    detector. Three channels are treated alike. Raises ValueError for values out of range.
-    """
-    sigma = tuple(max(share * size, LEAST_BLUR) for share in BLUR_SIGMA)
-    finish = compose(
-        lambda: [
-            A.GaussianBlur(blur_limit=0, sigma_limit=sigma, p=blur),
-            A.GaussNoise(std_range=NOISE_STD, per_channel=False, p=noise),
-            A.CoarseDropout(
-                num_holes_range=(1, 1),
-                hole_height_range=ERASED_SIDE,
-                hole_width_range=ERASED_SIDE,
-                fill=0,
-                p=erase,
-            ),
-        ]
-    )
-    return Transform(size, flip, crop_scale, rotate, brightness, contrast, gamma, finish)
 
 
 def compose(steps: Callable[[], list[A.BasicTransform]]) -> A.Compose | None:

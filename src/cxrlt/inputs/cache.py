@@ -1,4 +1,4 @@
-"""The packed cache: every radiograph decoded once, memory-mapped ever after.
+"""The packed cache: every radiograph decoded once, then memory-mapped.
 
 A folder `<challenge>-<split>-<key>` holds images.npy (n, size, size) uint8, or (n, size, size, 3) in the
 order red, green, blue where a challenge has three channels; ids.csv with the image id of each row;
@@ -12,24 +12,20 @@ whose stat differs is hashed again, and decoded again if its bytes differ.
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.compute
 
-from cxrlt.errors import UserError, listing
+from cxrlt.errors import UserError
 from cxrlt.inputs.decode import DECODERS
 from cxrlt.inputs.inverted import THUMB
+from cxrlt.inputs.packed import META, Arrays, DamagedError, PackedRows, read_csv, read_packed
 from cxrlt.inputs.sources import HASH_BYTES, STAT, hex_of
-from cxrlt.system.atomic_files import atomic_path
-from cxrlt.system.resumable_array import array_fault
 
-META = "meta.json"
 EMPTY_QUARANTINE = (
     pd.DataFrame(columns=["image_id", "path", *STAT, "sha256", "reason"])
     .astype(dict.fromkeys(STAT, np.int64))
@@ -39,32 +35,21 @@ EMPTY_QUARANTINE = (
 CHANNELS = {decoder: channels for channels, decoder in DECODERS.items()}
 
 
-class DamagedError(Exception):
-    """Files of a cache do not fit together."""
-
-
 @dataclass(frozen=True, eq=False)
-class ImageCache:
+class ImageCache(PackedRows):
     """A finished cache: `cache[image_id]` is uint8 of shape (size, size), or (size, size, 3) in colour.
 
-    `rows` maps the id of every readable image to its row of `images`; `quarantined` ids are in neither.
-    Pickles as its folder's name: each process maps the file for itself.
+    `rows` and `ids` are those of the readable images, without the `quarantined` ones.
     """
 
-    directory: Path
     size: int
-    rows: pd.Series
     quarantined: tuple[str, ...]
-
-    @property
-    def ids(self) -> pd.Index:
-        """Ids of the readable images."""
-        return self.rows.index
+    absent = "Not in the image cache {}, whose quarantine.csv lists images that cannot be read"
 
     @cached_property
     def images(self) -> np.ndarray:
         """All rows, read-only, uint8 (n, size, size) or (n, size, size, 3)."""
-        return np.load(self.directory / "images.npy", mmap_mode="r")
+        return self.array("images.npy")
 
     @property
     def channels(self) -> int:
@@ -73,12 +58,12 @@ class ImageCache:
     @cached_property
     def hashes(self) -> np.ndarray:
         """Of the bytes that each row was decoded from, read-only, uint8 (n, 32)."""
-        return np.load(self.directory / "hashes.npy", mmap_mode="r")
+        return self.array("hashes.npy")
 
     @property
     def thumbs(self) -> np.ndarray:
         """Small grey copies of the images `ids`, uint8 (n, 16, 16)."""
-        return np.load(self.directory / "thumbs.npy", mmap_mode="r")[self.rows.to_numpy()]
+        return self.array("thumbs.npy")[self.rows.to_numpy()]
 
     def hash_of(self, ids: Iterable[str]) -> pd.Series:
         """SHA-256 of the bytes that each of these images was decoded from, in hexadecimal.
@@ -96,17 +81,6 @@ class ImageCache:
     def __getitem__(self, image_id: str) -> np.ndarray:
         return self.images[self.rows_of([image_id])[0]]
 
-    def rows_of(self, ids: Iterable[str]) -> np.ndarray:
-        """Row in `images` of each id (int64). Raises UserError for ids that are not in the cache."""
-        return rows_of_ids(
-            self.rows,
-            ids,
-            lambda absent: (
-                f"Not in the image cache {self.directory}: {absent}. "
-                f"Images that cannot be read are listed in its quarantine.csv."
-            ),
-        )
-
     def __reduce__(self) -> tuple:
         return open_cache, (self.directory,)
 
@@ -122,7 +96,7 @@ def open_cache(directory: Path) -> ImageCache:
         meta, ids = read_parts(directory)
     except DamagedError as error:
         raise UserError(
-            f"The image cache {directory} is damaged ({error}): cxrlt cache builds it anew."
+            f"The image cache {directory} is damaged ({error}): cxrlt cache builds it again."
         ) from error
     unread = ~is_done(np.load(directory / "sources.npy"))
     absent = unread & ids.isin(read_quarantine(directory).index)
@@ -133,32 +107,29 @@ def open_cache(directory: Path) -> ImageCache:
             f"Finish it with: cxrlt cache {meta['challenge']} --size {meta['size']}"
         )
     rows = pd.Series(np.flatnonzero(~absent), index=ids[~absent])
-    return ImageCache(directory, meta["size"], rows, tuple(ids[absent]))
+    return ImageCache(directory, rows, meta["size"], tuple(ids[absent]))
+
+
+def arrays_of(n_images: int, size: int, channels: int) -> Arrays:
+    """What a cache consists of."""
+    square = (size, size) if channels == 1 else (size, size, channels)
+    return {
+        "images.npy": (np.uint8, (n_images, *square)),
+        "thumbs.npy": (np.uint8, (n_images, THUMB, THUMB)),
+        "hashes.npy": (np.uint8, (n_images, HASH_BYTES)),
+        "sources.npy": (np.int64, (n_images, len(STAT))),
+    }
 
 
 def read_parts(directory: Path) -> tuple[dict, pd.Index]:
-    """meta.json and the ids of all rows. Raises DamagedError unless all files have the shape that it says.
+    """meta.json and the ids of all rows. Raises DamagedError unless the files fit together."""
 
-    Pixels are not hashed: other ones of the same number go unnoticed.
-    """
-    try:
-        meta = json.loads((directory / META).read_text(encoding="utf-8"))
-        n, size, channels = meta["n_images"], meta["size"], CHANNELS[meta["decoder"]]
+    def arrays(meta: dict) -> Arrays:
         _ = meta["challenge"], meta["split"], meta["images"]
-        ids = pd.Index(read_csv(directory / "ids.csv")["image_id"])
         read_quarantine(directory)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DamagedError(f"{type(error).__name__}: {error}") from error
-    shape = (n, size, size) if channels == 1 else (n, size, size, channels)
-    fault = (
-        array_fault(directory / "images.npy", np.uint8, shape)
-        or array_fault(directory / "thumbs.npy", np.uint8, (n, THUMB, THUMB))
-        or array_fault(directory / "hashes.npy", np.uint8, (n, HASH_BYTES))
-        or array_fault(directory / "sources.npy", np.int64, (n, len(STAT)))
-    )
-    if fault or len(ids) != n or not ids.is_unique:
-        raise DamagedError(fault or f"ids.csv does not name {n:,} images")
-    return meta, ids
+        return arrays_of(meta["n_images"], meta["size"], CHANNELS[meta["decoder"]])
+
+    return read_packed(directory, arrays)
 
 
 def caches_of(cache_dir: Path, challenge: str) -> Iterator[tuple[Path, dict, pd.Index]]:
@@ -205,16 +176,6 @@ def real_path(images_dir: Path) -> str:
     return os.fsencode(os.path.realpath(images_dir)).decode(errors="backslashreplace")
 
 
-def rows_of_ids(rows: pd.Series, ids: Iterable[str], absent: Callable[[str], str]) -> np.ndarray:
-    """`rows` (index image_id) of each id, int64; those not there are a UserError, `absent(their list)`."""
-    wanted = pa.array(ids, pa.large_string())
-    # by Arrow, for a pandas index that was searched once keeps a table of all its strings
-    found = pyarrow.compute.index_in(wanted, pa.array(rows.index, pa.large_string()))
-    if found.null_count:
-        raise UserError(absent(listing(wanted.filter(found.is_null()).to_pylist())))
-    return rows.to_numpy(np.int64)[found.to_numpy()]
-
-
 def read_quarantine(directory: Path) -> pd.DataFrame:
     """Unreadable images: index image_id; path, STAT of the file when it was tried, sha256, reason."""
     path = directory / "quarantine.csv"
@@ -222,13 +183,3 @@ def read_quarantine(directory: Path) -> pd.DataFrame:
         return EMPTY_QUARANTINE
     frame = read_csv(path)[["image_id", *EMPTY_QUARANTINE]]
     return frame.astype(dict.fromkeys(STAT, np.int64)).set_index("image_id")
-
-
-def read_csv(path: Path) -> pd.DataFrame:
-    """A table of strings: ids stay what they are, and an image may be called NA."""
-    return pd.read_csv(path, dtype=str, keep_default_na=False)
-
-
-def write_csv(path: Path, frame: pd.DataFrame) -> None:
-    with atomic_path(path) as temporary:
-        frame.to_csv(temporary, index=False)

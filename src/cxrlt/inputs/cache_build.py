@@ -15,9 +15,8 @@ from tqdm import tqdm
 
 from cxrlt.errors import UserError, listing
 from cxrlt.inputs.cache import (
-    META,
-    DamagedError,
     ImageCache,
+    arrays_of,
     cache_path,
     caches_of,
     is_done,
@@ -25,16 +24,14 @@ from cxrlt.inputs.cache import (
     read_parts,
     read_quarantine,
     real_path,
-    write_csv,
 )
-from cxrlt.inputs.cache_rows import Unreadable, decode_rows
+from cxrlt.inputs.cache_rows import Decoded, Unreadable, decode_rows
 from cxrlt.inputs.decode import DECODERS
-from cxrlt.inputs.inverted import THUMB
-from cxrlt.inputs.sources import HASH_BYTES, STAT, hashing, stats_of
-from cxrlt.system.atomic_files import write_json
+from cxrlt.inputs.packed import META, DamagedError, create_packed, remove_packed, write_csv
+from cxrlt.inputs.sources import STAT, hashing, stats_of
 from cxrlt.system.locks import exclusive, remove_leftovers
 from cxrlt.system.processes import in_processes
-from cxrlt.system.resumable_array import create_array, require_room, writing_rows
+from cxrlt.system.resumable_array import require_room, write_rows, writing_rows
 
 CHUNK = 64
 """Rows that one process decodes before they are marked as done."""
@@ -59,7 +56,6 @@ def build_cache(
     channels: int = 1,
     workers: int | None = None,
     quarantine: bool = False,
-    progress: bool = True,
 ) -> ImageCache:
     """The cache of the images in `table` (index image_id, column `file`), made or finished where needed.
 
@@ -75,9 +71,7 @@ def build_cache(
     table = table.sort_index()
     directory = cache_path(table["file"], size, cache_dir, challenge, split, images_dir, channels)
     images = real_path(images_dir)
-    build = _Build(
-        directory, challenge, split, images, size, channels, table, workers or cpu_count(), progress
-    )
+    build = _Build(directory, challenge, split, images, size, channels, table, workers or cpu_count())
     if build.is_finished():
         remove_leftovers(directory)
     else:
@@ -102,11 +96,6 @@ class _Build:
     channels: int
     table: pd.DataFrame
     workers: int
-    progress: bool
-
-    @property
-    def image_shape(self) -> tuple[int, ...]:
-        return (self.size, self.size) if self.channels == 1 else (self.size, self.size, self.channels)
 
     @property
     def decoding(self) -> tuple[int, str]:
@@ -154,12 +143,12 @@ class _Build:
         if self.is_finished():  # by the process that held the lock before
             return
         if self.is_begun and (fault := self.fault()):
-            self.clear(fault)
+            remove_packed(self.directory, ["sources.npy", *DECODED, "quarantine.csv"], fault)
         self.check_room()
         self.create()
-        self.look_again(self.changed())
+        self.rehash(self.changed())
         self.copy(self.pending())
-        failures = self.fill(self.pending())
+        failures = self.decode_pending(self.pending())
         self.record(failures if quarantine else {})
         if failures and not quarantine:
             bad = [f"{self.table['file'].iloc[row]} ({failures[row].reason})" for row in sorted(failures)]
@@ -180,39 +169,24 @@ class _Build:
         )
 
     def create(self) -> None:
-        """Empty arrays of the right shape; meta.json comes last and says that the others are whole."""
         if self.is_begun:
             return
-        n = len(self.table)
-        create_array(self.directory / "images.npy", np.uint8, (n, *self.image_shape))
-        create_array(self.directory / "hashes.npy", np.uint8, (n, HASH_BYTES))
-        create_array(self.directory / "thumbs.npy", np.uint8, (n, THUMB, THUMB))
-        create_array(self.directory / "sources.npy", np.int64, (n, len(STAT)))
-        write_csv(self.directory / "ids.csv", pd.DataFrame({"image_id": self.table.index}))
-        write_json(
-            self.directory / META,
-            {
-                "challenge": self.challenge,
-                "split": self.split,
-                "size": self.size,
-                "n_images": n,
-                "images": self.images,
-                "decoder": DECODERS[self.channels],
-            },
-        )
+        meta = {
+            "challenge": self.challenge,
+            "split": self.split,
+            "size": self.size,
+            "n_images": len(self.table),
+            "images": self.images,
+            "decoder": DECODERS[self.channels],
+        }
+        arrays = arrays_of(len(self.table), self.size, self.channels)
+        create_packed(self.directory, self.table.index, arrays, meta)
 
-    def clear(self, fault: str) -> None:
-        """Remove what is damaged; meta.json, which says that the others are whole, first."""
-        print(f"{self.directory} is damaged ({fault}): it is built anew", file=sys.stderr, flush=True)
-        for name in (META, "sources.npy", *DECODED, "ids.csv", "quarantine.csv"):
-            (self.directory / name).unlink(missing_ok=True)
-
-    def look_again(self, rows: np.ndarray) -> None:
+    def rehash(self, rows: np.ndarray) -> None:
         """Hash these rows' files: rows of the same bytes are done, the others are to be decoded."""
         if not len(rows):
             return
-        if self.progress:
-            self.say(f"{len(rows):,} of {len(self.table):,} image files have changed: to look at again")
+        self.say(f"{len(rows):,} of {len(self.table):,} image files have changed: they are hashed again")
         known = np.load(self.directory / "hashes.npy", mmap_mode="r")
         with (
             hashing(self.table["file"].iloc[rows].tolist()) as found,
@@ -237,8 +211,7 @@ class _Build:
                 pending = pending[~same]
 
     def copy_from(self, directory: Path, there: np.ndarray, rows: np.ndarray) -> None:
-        if self.progress:
-            self.say(f"{len(rows):,} of {len(self.table):,} images are copied from {directory}")
+        self.say(f"{len(rows):,} of {len(self.table):,} images are copied from {directory}")
         with self.bar(None, len(rows), "copy") as bar:
             for chunk in np.array_split(np.arange(len(rows)), -(-len(rows) // COPY_CHUNK)):
                 self.copy_chunk(directory, there[chunk], rows[chunk])
@@ -247,37 +220,32 @@ class _Build:
     def copy_chunk(self, directory: Path, there: np.ndarray, rows: np.ndarray) -> None:
         for name in DECODED:
             theirs = np.load(directory / name, mmap_mode="r")
-            with writing_rows(self.directory / name) as write:
-                for row, other in zip(rows.tolist(), there.tolist(), strict=True):
-                    write(row, theirs[other])
+            write_rows(self.directory / name, rows.tolist(), (theirs[row] for row in there.tolist()))
         now = np.load(directory / "sources.npy", mmap_mode="r")[there]
-        with writing_rows(self.directory / "sources.npy") as mark:
-            for row, stat in zip(rows.tolist(), now, strict=True):
-                if (stat == self.stats[row]).all():  # else a builder has been at work there meanwhile
-                    mark(row, stat)
+        same = (now == self.stats[rows]).all(axis=1)  # others were decoded again by another process meanwhile
+        write_rows(self.directory / "sources.npy", rows[same].tolist(), now[same])
 
-    def fill(self, pending: np.ndarray) -> dict[int, Unreadable]:
+    def decode_pending(self, pending: np.ndarray) -> dict[int, Unreadable]:
         """Decode the pending rows. Returns why, for each row that cannot be read."""
         if not len(pending):
             return {}
         first = np.linspace(0, len(pending) - 1, min(N_TIMED, len(pending))).astype(int)
         start = time.perf_counter()
         timed = decode_rows(*self.files(pending[first]))
-        if self.progress:
-            self.announce(len(pending), (time.perf_counter() - start) / len(first))
+        self.announce(len(pending), (time.perf_counter() - start) / len(first))
         failures: dict[int, Unreadable] = {}
         with (
             self.bar(None, len(pending), "cache") as bar,
             writing_rows(self.directory / "sources.npy") as mark,
         ):
-            for readable, failed in chain([timed], self.decode(np.delete(pending, first))):
+            for readable, failed in chain([timed], self.decode_chunks(np.delete(pending, first))):
                 failures |= failed
                 for row, stat in readable.items():
                     mark(row, np.array(stat, np.int64))
                 bar.update(len(readable) + len(failed))
         return failures
 
-    def decode(self, rows: np.ndarray) -> Iterator[tuple[dict[int, tuple[int, ...]], dict[int, Unreadable]]]:
+    def decode_chunks(self, rows: np.ndarray) -> Iterator[Decoded]:
         chunks = np.array_split(rows, -(-len(rows) // CHUNK)) if len(rows) else []
         workers = max(min(self.workers, len(chunks)), 1)
         return in_processes((delayed(decode_rows)(*self.files(chunk)) for chunk in chunks), workers, "decode")
@@ -286,8 +254,7 @@ class _Build:
         return self.directory, rows, self.table["file"].iloc[rows].tolist()
 
     def bar(self, items: Iterable | None, total: int, work: str) -> tqdm:
-        quiet = None if self.progress else True
-        return tqdm(items, total=total, desc=work, unit="image", disable=quiet)
+        return tqdm(items, total=total, desc=work, unit="image", disable=None)
 
     def announce(self, n_pending: int, seconds_each: float) -> None:
         seconds = seconds_each * n_pending / min(self.workers, cpu_count())

@@ -1,4 +1,4 @@
-"""What every process of a cache build runs; without pandas, so that it starts soon and stays small."""
+"""What every process of a cache build runs; without pandas, so that it starts fast and stays small."""
 
 import hashlib
 from pathlib import Path
@@ -21,13 +21,12 @@ class Unreadable(NamedTuple):
     reason: str
 
 
-def decode_rows(
-    directory: Path, rows: np.ndarray, files: list[str]
-) -> tuple[dict[int, tuple[int, ...]], dict[int, Unreadable]]:
-    """Decode `files` into `rows` of images.npy and thumbs.npy, their hashes into hashes.npy; read each once.
+Decoded = tuple[dict[int, tuple[int, ...]], dict[int, Unreadable]]
+"""By row the stat of the file, taken before it was read; of the others why they failed."""
 
-    Returns by row the stat of the file, taken before it was read, and of the others why they failed.
-    """
+
+def decode_rows(directory: Path, rows: np.ndarray, files: list[str]) -> Decoded:
+    """Decode `files`, each read once, into `rows` of images.npy, thumbs.npy and hashes.npy."""
     cv2.setNumThreads(0)
     array = np.load(directory / "images.npy", mmap_mode="r")
     size, channels = array.shape[1], 3 if array.ndim == 4 else 1

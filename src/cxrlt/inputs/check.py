@@ -14,6 +14,7 @@ from cxrlt.inputs.shared_patients import find_shared_patients
 from cxrlt.inputs.shared_pictures import same_pictures
 from cxrlt.inputs.table import missing_images, with_files, without_shared
 from cxrlt.spelling import other_spellings
+from cxrlt.text_table import text_table
 
 
 @dataclass(frozen=True)
@@ -46,9 +47,7 @@ def check(
         report.lines.extend(challenge.notes(workspace.inputs_dir(challenge.name)))
     if tables:
         tables = _locate_all(challenge, workspace, tables, allow_missing, report)
-        report.lines.extend(
-            ["", _layout(_split_rows(tables), 1), "", _layout(_class_rows(challenge, tables), 2)]
-        )
+        report.lines.extend(["", _split_table(tables), "", _class_table(challenge, tables)])
     if "train" in tables:
         report.lines.extend(_without_positives(challenge, tables["train"]))
         _check_patients(challenge, tables, drop_shared_patients, report)
@@ -102,7 +101,7 @@ def _locate_all(
             if allow_missing:
                 report.lines.append(sentence)
             else:
-                report.problems.append(f"{sentence} --allow-missing goes on without them.")
+                report.problems.append(f"{sentence} --allow-missing continues without them.")
     return tables
 
 
@@ -111,7 +110,7 @@ def _check_patients(
 ) -> None:
     others = {split: table for split, table in tables.items() if split != "train"}
     shared = find_shared_patients(tables["train"], others)
-    report.lines.extend(["", shared.named])
+    report.lines.extend(["", shared.sentence(with_ids=True)])
     try:
         without_shared(challenge, tables["train"], shared, drop)
     except UserError as error:
@@ -119,7 +118,7 @@ def _check_patients(
 
 
 def _from_caches(challenge: Challenge, workspace: Workspace, tables: dict[str, pd.DataFrame]) -> list[str]:
-    """What caches tell of pictures, if there are any: no image is read."""
+    """What caches know of identical and inverted pictures; no image is read."""
     if not tables:
         return []
     found = recorded_hashes(challenge, workspace, pd.concat([table[["file"]] for table in tables.values()]))
@@ -134,28 +133,28 @@ def _from_caches(challenge: Challenge, workspace: Workspace, tables: dict[str, p
     return [line for sentence in sentences for line in ("", sentence)]
 
 
-def _split_rows(tables: dict[str, pd.DataFrame]) -> list[list[str]]:
-    header = ["split", "images", "found", "labelled", "patients", "studies", *VIEWS]
-    rows = [header]
+def _split_table(tables: dict[str, pd.DataFrame]) -> str:
+    rows = []
     for split, table in tables.items():
         labelled = table.select_dtypes(np.float32).notna().any(axis=1)
         views = table["view"].value_counts()
         counts = [len(table), table["file"].notna().sum(), labelled.sum(), table["patient"].nunique()]
         counts += [table["study"].nunique(), *(views.get(view, 0) for view in VIEWS)]
         rows.append([split, *(f"{count:,}" for count in counts)])
-    return rows
+    headings = ["split", "images", "found", "labelled", "patients", "studies", *VIEWS]
+    return text_table(headings, rows, n_text=1)
 
 
-def _class_rows(challenge: Challenge, tables: dict[str, pd.DataFrame]) -> list[list[str]]:
+def _class_table(challenge: Challenge, tables: dict[str, pd.DataFrame]) -> str:
     """Positives per class and split, beside the official full training count that fixes the group."""
     group_of = {name: group for group, names in challenge.groups.items() for name in names}
-    rows = [["class", "group", "official", *tables]]
+    rows = []
     for name in challenge.classes:
         positives = [
             f"{int(table[name].sum()):,}" if table[name].notna().any() else "-" for table in tables.values()
         ]
         rows.append([name, group_of[name], f"{challenge.train_counts[name]:,}", *positives])
-    return rows
+    return text_table(["class", "group", "official", *tables], rows, n_text=2)
 
 
 def _without_positives(challenge: Challenge, train: pd.DataFrame) -> list[str]:
@@ -163,15 +162,3 @@ def _without_positives(challenge: Challenge, train: pd.DataFrame) -> list[str]:
     if not names:
         return []
     return ["", f"No positive in train: {listing(names)}. Nothing shows a model what these look like."]
-
-
-def _layout(rows: list[list[str]], n_words: int) -> str:
-    """Columns under each other, the first `n_words` to the left and the numbers to the right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if place < n_words else cell.rjust(width)
-            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in rows
-    )

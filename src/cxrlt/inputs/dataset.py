@@ -16,9 +16,11 @@ from torch.utils.data import DataLoader, Dataset
 
 from cxrlt.errors import UserError
 from cxrlt.inputs.augment import Transform
-from cxrlt.inputs.cache import ImageCache, rows_of_ids
+from cxrlt.inputs.cache import ImageCache
+from cxrlt.inputs.features import FeatureCache, FeatureReader
 from cxrlt.inputs.loader_workers import begin_reading
 from cxrlt.inputs.mixing import Mix, Mixing
+from cxrlt.inputs.packed import rows_of_ids
 
 Item = tuple[int, int]
 """(epoch, draw); a draw is row + n_rows * copy, copy 0 being the first time a row comes in an epoch."""
@@ -54,7 +56,7 @@ class ImageReader:
 
     def pixels(self, row: int, seed: int) -> np.ndarray:
         """uint8 (size, size) or (size, size, 3), augmented with that seed."""
-        # copied, though a transform makes another: read in order, it is near when a warp samples it aslant
+        # copied in order first: a rotated warp would read scattered places of the memory map
         image = np.array(self.cache.images[self.cache_rows[row], self.window, self.window])
         return image if self.transform is None else self.transform(image, seed)
 
@@ -62,6 +64,19 @@ class ImageReader:
         """A function of (seed, epoch, image id, copy) and nothing else."""
         image = struct.pack("<qqQ", self.seed, epoch, int(self.id_hashes[row]))
         return hash64(image + struct.pack("<q", copy) if copy else image)
+
+
+def reader_of(
+    cache: ImageCache | FeatureCache,
+    ids: Sequence[str],
+    seed: int,
+    transform: Transform | None,
+    size: int | None,
+) -> ImageReader | FeatureReader:
+    """What reads the rows of these ids. Features are as they were computed: the rest is for images."""
+    if isinstance(cache, FeatureCache):
+        return FeatureReader(cache, ids)
+    return ImageReader(cache, ids, seed, transform, size)
 
 
 class LabelledRows(Dataset):
@@ -84,30 +99,24 @@ class LabelledRows(Dataset):
 
     def rows_of(self, ids: Sequence[str]) -> np.ndarray:
         """The row in which each image is predicted (int64). Raises UserError for one that is in none."""
-        return rows_of_ids(self.row_of, ids, lambda absent: f"Not among the rows at hand: {absent}.")
+        return rows_of_ids(self.row_of, ids, "Not among the rows of this data set")
 
     def targets_of(self, epoch: int, draws: np.ndarray) -> torch.Tensor:
         """What the items of these draws have as targets: float32 (b, n_classes), without reading an image."""
         return self.targets[draws % len(self)]
 
 
-def rows_of_single(ids: Sequence[str], targets: np.ndarray) -> pd.Series:
-    """`row_of` where every image is a row of its own. Raises ValueError for targets of another length."""
-    if targets.shape[:1] != (len(ids),):
-        raise ValueError(f"{len(ids)} ids but targets of shape {targets.shape}")
-    return pd.Series(np.arange(len(ids)), index=pd.Index(ids))
-
-
 class XRayDataset(LabelledRows):
     """Item (epoch, draw): {"images": uint8 (channels, size, size)}, float32 targets (n_classes,), row.
 
     `targets` (n, n_classes) has one row per id. For the images see ImageReader; with `mixing` some of them
-    are made of several, each augmented first.
+    are made of several, each augmented first. Of cached features {"features": float32 (t, d)} is read as it
+    is.
     """
 
     def __init__(
         self,
-        cache: ImageCache,
+        cache: ImageCache | FeatureCache,
         ids: Sequence[str],
         targets: np.ndarray,
         *,
@@ -116,16 +125,19 @@ class XRayDataset(LabelledRows):
         size: int | None = None,
         mixing: Mixing | None = None,
     ) -> None:
-        super().__init__(rows_of_single(ids, targets), targets)
-        self.reader = ImageReader(cache, ids, seed, transform, size)
+        if targets.shape[:1] != (len(ids),):
+            raise ValueError(f"{len(ids)} ids but targets of shape {targets.shape}")
+        super().__init__(pd.Series(np.arange(len(ids)), index=pd.Index(ids)), targets)
+        self.reader = reader_of(cache, ids, seed, transform, size)
         self.mixing = mixing
 
     def __getitem__(self, item: Item) -> tuple[Inputs, torch.Tensor, int]:
         epoch, draw = item
-        row, seed = draw % len(self), self.augmentation_seed(epoch, draw)
+        copy, row = divmod(draw, len(self))
         mix = self._mix(epoch, draw)
         if mix is None:
-            return {"images": as_planes(self.reader.pixels(row, seed))}, self.targets[row], row
+            return {self.reader.name: self.reader.read(row, epoch, copy)}, self.targets[row], row
+        seed = self.augmentation_seed(epoch, draw)
         # by its place, for a row may be mixed with itself
         seeds = [hash64(struct.pack("<Qq", seed, place)) for place in range(len(mix.rows))]
         parts = [self.reader.pixels(*part) for part in zip(mix.rows, seeds, strict=True)]
@@ -212,7 +224,7 @@ def item_loader(
     What a worker raises is raised here: no batch is ever skipped or repeated. The global random state is
     left alone.
     """
-    cv2.setNumThreads(0)  # a worker forked beside OpenCV's threads may wait for them for ever
+    cv2.setNumThreads(0)  # a worker forked while OpenCV has threads may deadlock
     return DataLoader(
         dataset,
         batch_sampler=batches,

@@ -34,7 +34,7 @@ REDUCED = {
     },
 }
 DAMAGE = ("Corrupt JPEG data", "Premature end of JPEG", "Inconsistent progression")
-"""How libjpeg begins to tell of data that it could not use; what it says otherwise does no harm."""
+"""Beginnings of libjpeg's messages about data that it could not use; its other messages are harmless."""
 
 
 class UnreadableImageError(Exception):
@@ -139,7 +139,7 @@ def _percentiles(image: np.ndarray) -> tuple[int, int]:
     blocks = np.array_split(image.ravel(), -(-image.size // BLOCK))  # bincount takes 8 bytes a value
     counts = sum(np.bincount(block, minlength=1 << 16) for block in blocks).cumsum()
     low, high = np.searchsorted(counts, np.array(WINDOW) / 100 * image.size)
-    if low == high:  # nearly every pixel is alike: show what differs
+    if low == high:  # nearly every pixel has one value: show those that differ
         low, high = image.min(), image.max()
     return int(low), int(high)
 
@@ -156,14 +156,14 @@ def _imdecode(data: bytes, flags: int) -> np.ndarray:
 
 @contextmanager
 def _messages() -> Iterator[list[str]]:
-    """The lines that decoders print, filled in at the end: libjpeg tells of damage nowhere but on stderr.
+    """The lines that decoders print, known at the end of the block: libjpeg reports damage on stderr only.
 
-    What is printed is nobody's business otherwise. Not for threads: stderr is the whole process's.
+    The user does not see them. Not for threads: stderr belongs to the whole process.
     """
     messages: list[str] = []
     try:
         stderr = os.dup(2)
-    except OSError:  # closed by whoever started this
+    except OSError:  # the parent process has closed it
         stderr = None
     if stderr is None or os.name != "posix":  # elsewhere a pipe that is full would stop the decoder
         yield messages

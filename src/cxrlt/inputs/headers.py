@@ -1,4 +1,4 @@
-"""What a JPEG or a PNG file says of itself, checked before one of its pixels is decoded."""
+"""Headers and structure of JPEG and PNG files, checked before any pixel is decoded."""
 
 import re
 import stat
@@ -6,13 +6,13 @@ import zlib
 from pathlib import Path
 
 MAX_BYTES = 1 << 28
-"""Of a file: no radiograph comes near it, and no hostile one is read into memory whole."""
+"""Of a file: far more than any radiograph has, so that a hostile file is not read into memory."""
 MAX_PIXELS = 100_000_000
 """Film of 35 x 43 cm scanned at .05 mm has 60 million. One process takes up to 1.2 GB for 100 million."""
 MAX_SCANS = 100
-"""Of a JPEG: every one passes over all pixels again. Encoders write a dozen."""
-INFLATED_IN_A_MINUTE = 1 << 24
-"""Bytes of pixels in a PNG that may become a thousand times as many; few radiographs have more."""
+"""Of a JPEG: each passes over all pixels again. Encoders write a dozen."""
+MAX_UNCHECKED = 1 << 24
+"""Compressed bytes of a PNG's pixels: this many inflate within a minute even if to 1,000 times as many."""
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 IHDR = b"\0\0\0\rIHDR"
@@ -49,7 +49,7 @@ def jpeg_shape(data: bytes) -> tuple[int, int]:
 
 
 def check_png(data: bytes) -> None:
-    """Raises ValueError for a PNG that ends early, was changed, moves, or holds more than its header says."""
+    """Raises ValueError for a PNG that ends early, has a wrong checksum, an animation or too many pixels."""
     if len(data) < 33:
         raise ValueError("the PNG ends early")
     if data[8:16] != IHDR:
@@ -79,7 +79,7 @@ def check_png(data: bytes) -> None:
 def _inflates_beyond(limit: int, parts: list[memoryview]) -> bool:
     """Whether a stream is longer than `limit` bytes: libpng would inflate it to its very end."""
     compressed = sum(map(len, parts))
-    if compressed <= INFLATED_IN_A_MINUTE:
+    if compressed <= MAX_UNCHECKED:
         return compressed > limit
     stream, inflated = zlib.decompressobj(), 0
     for part in parts:

@@ -97,5 +97,5 @@ class ImageSource:
             quarantine=self.quarantine,
         )
         give_back_memory()
-        # nobody needs the paths any more, and they are half of the table
+        # the paths are not needed any more, and they are half of the table
         return table.drop(columns=["path", "file"])[~table.index.isin(cache.quarantined)], cache

@@ -1,6 +1,6 @@
 """Radiographs whose grey values look inverted against the rest: bones dark, air bright.
 
-Without pandas, for processes that should start soon.
+Without pandas, for processes that should start fast.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ Of 1,642 images of NIH ChestX-ray14 one is below, and that one is inverted; of t
 are. Of 574 radiographs of another collection and of 909 phantoms, frontal and lateral, none is.
 """
 ALIKE = 0.5
-"""The median correlation above which images are so much alike that one can stand out."""
+"""The median correlation above which images are similar enough for one to stand out."""
 FEWEST = 20
 AT_MOST = 2048
 """Images that the median is taken of."""

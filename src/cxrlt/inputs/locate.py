@@ -3,23 +3,19 @@
 import os
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Collection, Container, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from contextlib import suppress
-from itertools import chain
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import pandas as pd
 
 from cxrlt.errors import UserError, listing, quoted
 from cxrlt.spelling import plain
+from cxrlt.system.threads import in_threads
 
-LISTERS = 16
 AT_A_TIME = 256
-"""Folders that one of them lists before it takes the next ones."""
-Listing = TypeVar("Listing")
+"""Folders that one thread lists before it takes the next ones."""
 
 
 def locate_images(paths: pd.Series, images_dir: Path, folders: Iterable[str]) -> pd.Series:
@@ -39,8 +35,9 @@ def locate_images(paths: pd.Series, images_dir: Path, folders: Iterable[str]) ->
     missing: Sequence[int] = range(len(relative))
     places = _matching(images_dir.absolute(), folders)
     for folder in places:
-        parents = dict.fromkeys(relative[row].rpartition("/")[0] for row in missing)
-        listings = _list_all(folder, list(parents))
+        parents = list(dict.fromkeys(relative[row].rpartition("/")[0] for row in missing))
+        with in_threads(_file_names, [str(folder / parent) for parent in parents], AT_A_TIME) as found:
+            listings = dict(zip(parents, found, strict=True))
         still_missing = []
         for row in missing:
             parent, _, name = relative[row].rpartition("/")
@@ -127,10 +124,10 @@ def _list_spellings(
     """What is in `folders` (by the parts of their plain path): by its own parts and whether it is a file."""
     places = [(part, folder) for part, same in folders.items() for folder in same]
     found = defaultdict(list)
-    listings = _many_at_a_time(_entries, [folder for _, folder in places])
-    for (part, _), entries in zip(places, listings, strict=True):
-        for name, is_file, path in entries:
-            found[*part, plain(name), is_file].append(path)
+    with in_threads(_entries, [folder for _, folder in places], AT_A_TIME) as listings:
+        for (part, _), entries in zip(places, listings, strict=True):
+            for name, is_file, path in entries:
+                found[*part, plain(name), is_file].append(path)
     return dict(found)
 
 
@@ -151,22 +148,8 @@ def _matching(images_dir: Path, patterns: Iterable[str]) -> list[Path]:
     return list(folders)
 
 
-def _list_all(folder: Path, parents: Sequence[str]) -> dict[str, tuple[str, set[str]]]:
-    """By parent, what paths of files in it start with, and the names of the files that are in it."""
-
-    listings = _many_at_a_time(lambda parent: _file_names(str(folder / parent)), parents)
-    return dict(zip(parents, listings, strict=True))
-
-
-def _many_at_a_time(look: Callable[[str], Listing], folders: Sequence[str]) -> list[Listing]:
-    def some(first: int) -> list[Listing]:
-        return [look(folder) for folder in folders[first : first + AT_A_TIME]]
-
-    with ThreadPoolExecutor(LISTERS) as pool:
-        return list(chain.from_iterable(pool.map(some, range(0, len(folders), AT_A_TIME))))
-
-
 def _file_names(folder: str) -> tuple[str, set[str]]:
+    """What paths of files in a folder start with, and the names of the files that are in it."""
     start = folder.rstrip(os.sep) + os.sep  # the root has one already
     try:
         with os.scandir(folder) as entries:

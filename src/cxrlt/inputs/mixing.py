@@ -110,10 +110,10 @@ class Mixing:
         Weighted mean: NaN where a part is NaN. Union: 1 where any part is 1, else NaN where one is NaN, else
         the largest; for the class of no finding 0 where any part is 0, else NaN, else the least.
         """
-        seen = mix.weights > 0
-        parts = targets[seen]
+        visible = mix.weights > 0
+        parts = targets[visible]
         if mix.kind not in self.unions:
-            return (mix.weights[seen] @ parts).astype(np.float32)
+            return (mix.weights[visible] @ parts).astype(np.float32)
         union = np.where((parts == 1).any(axis=0), 1, parts.max(axis=0))
         if self.no_finding is not None:
             column = parts[:, self.no_finding]

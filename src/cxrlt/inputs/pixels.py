@@ -40,7 +40,7 @@ class Recorded:
 def pixel_hashes(
     challenge: Challenge, workspace: Workspace, split: str, table: pd.DataFrame
 ) -> pd.Series | None:
-    """SHA-256 of every image file as it is now, in hexadecimal: index image_id; None where nobody knows.
+    """SHA-256 of every image file as it is now, in hexadecimal: index image_id; None where it is unknown.
 
     That is where no cache of the challenge and its images folder has the image, and where there is no file.
     `table` has columns `path` or `file`. Files with the stat that a cache recorded are not read. The others
@@ -52,7 +52,7 @@ def pixel_hashes(
         return None if found is None else found.hashes
     print(
         f"{challenge.name} {split}: {len(found.changed):,} image files have changed since they were cached: "
-        "they are looked at again",
+        "they are hashed again",
         file=sys.stderr,
         flush=True,
     )

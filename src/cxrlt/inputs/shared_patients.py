@@ -1,6 +1,6 @@
-"""Patients of the training table that dev or test have too: the leak that flatters a score."""
+"""Patients of the training table that dev or test have too: a leak that makes scores too high."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import pandas as pd
@@ -23,23 +23,18 @@ class SharedPatients:
     train_images: int
     unknown: tuple[str, ...] = ()
 
-    @property
-    def sentence(self) -> str:
-        """One line with the counts, for logs."""
-        return self._sentence(lambda split, names: f"{len(names):,} in {split}")
-
-    @property
-    def named(self) -> str:
-        """The same with patients' ids, for a report and for who has to decide."""
-        return self._sentence(lambda split, names: f"{len(names):,} in {split} ({listing(names)})")
-
-    def _sentence(self, share: Callable[[str, tuple[str, ...]], str]) -> str:
+    def sentence(self, with_ids: bool = False) -> str:
+        """The counts, for logs; with patients' ids for a report and for an error."""
         if self.images.empty:
             found = f"No patient of train is in {' or '.join(self.patients) or 'another split'}."
         else:
-            shares = ", ".join(share(split, names) for split, names in self.patients.items() if names)
+            shares = [
+                f"{len(ids):,} in {split}{f' ({listing(ids)})' if with_ids else ''}"
+                for split, ids in self.patients.items()
+                if ids
+            ]
             found = (
-                f"Patients of train that another split has too: {shares}; "
+                f"Patients of train that another split has too: {', '.join(shares)}; "
                 f"they have {len(self.images):,} of the {self.train_images:,} training images."
             )
         if not self.unknown:
@@ -66,8 +61,7 @@ def find_shared_patients(train: pd.DataFrame, others: Mapping[str, pd.DataFrame]
         same_patient = _among(train["patient"], other["patient"].dropna())
         # by path: in folders of images, other images of two splits may have the same id
         shared = train[same_patient | _among(train["path"], other["path"])]
-        names = shared["patient"].fillna(shared.index.to_series())
-        patients[split] = tuple(sorted(names.unique()))
+        patients[split] = tuple(sorted(shared["patient"].fillna(shared.index.to_series()).unique()))
         if train["patient"].isna().all() or other["patient"].isna().all():
             unknown.append(split)
         images.update(shared.index)
@@ -75,5 +69,5 @@ def find_shared_patients(train: pd.DataFrame, others: Mapping[str, pd.DataFrame]
 
 
 def _among(values: pd.Series, others: pd.Series) -> pd.Series:
-    """Which values are among the others. As objects: pandas takes its own texts apart one by one."""
+    """Which values are among the others. As objects: pandas is slow to compare its own strings."""
     return values.astype(object).isin(others.unique().astype(object))

@@ -36,10 +36,10 @@ class SamePictures:
             )
         for (first, second), pairs in self.splits.items():
             if pairs:
-                flatters = f" A score on {second} flatters the model." if first == "train" else ""
+                too_high = f" A score on {second} is too high." if first == "train" else ""
                 found.append(
                     f"{challenge}: warning: {len(pairs):,} images of {second} are identical, byte for byte, "
-                    f"to one of {first}: {_listed(pairs)}.{flatters}"
+                    f"to one of {first}: {_listed(pairs)}.{too_high}"
                 )
         return found
 

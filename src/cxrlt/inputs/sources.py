@@ -1,14 +1,14 @@
 """What tells image files apart: the hash of the bytes, and the stat that says when to hash again.
 
 A stat is int64 (4,): length in bytes, time of the last change of the bytes and of the file's record in ns,
-inode. All zeros stand for a file that is not there. Without pandas, for processes that should start soon.
+inode. All zeros stand for a file that is not there. Without pandas, for processes that should start fast.
 """
 
 import hashlib
 import os
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,13 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cxrlt.inputs.headers import read_file
+from cxrlt.system.threads import in_threads
 
 STAT = ("bytes", "mtime_ns", "ctime_ns", "inode")
 HASH_BYTES = 32
-N_THREADS = 16
-"""On a network disk asking for a stat or for bytes is all waiting."""
 STAT_BLOCK = 64
-"""Files that one thread asks for at a time: handing one over costs more than asking a local disk."""
+"""Files that one thread asks for at a time."""
 HASH_BLOCK = 8
 """The same of files that are read whole: all that Ctrl-C has to wait for."""
 LARGEST_INODE = 2**63 - 1
@@ -49,16 +48,13 @@ def stat_of(file: str | None) -> tuple[int, ...]:
 
 def stats_of(files: Sequence[str | None]) -> NDArray[np.int64]:
     """int64 (n, 4), many files at a time."""
-    with _threads() as pool:
-        parts = list(pool.map(_stats, _blocks(files, STAT_BLOCK)))
-    return np.concatenate(parts) if parts else np.zeros((0, len(STAT)), np.int64)
+    with in_threads(stat_of, files, STAT_BLOCK) as stats:
+        return np.fromiter(chain.from_iterable(stats), np.int64).reshape(-1, len(STAT))
 
 
-@contextmanager
-def hashing(files: Sequence[str]) -> Iterator[Iterator[Hashed]]:
+def hashing(files: Sequence[str]) -> AbstractContextManager[Iterator[Hashed]]:
     """Every file as it is now, in order, many at a time."""
-    with _threads() as pool:
-        yield (found for block in pool.map(_hash_all, _blocks(files, HASH_BLOCK)) for found in block)
+    return in_threads(_hash, files, HASH_BLOCK)
 
 
 def hex_of(hashes: NDArray[np.uint8]) -> list[str]:
@@ -67,30 +63,9 @@ def hex_of(hashes: NDArray[np.uint8]) -> list[str]:
     return [text[at : at + length] for at in range(0, len(text), length)]
 
 
-def _stats(files: Sequence[str | None]) -> NDArray[np.int64]:
-    return np.array([stat_of(file) for file in files], np.int64)
-
-
-def _hash_all(files: Sequence[str]) -> list[Hashed]:
-    return [_hash(file) for file in files]
-
-
 def _hash(file: str) -> Hashed:
     stat = stat_of(file)
     try:
         return Hashed(stat, hashlib.sha256(read_file(Path(file))).digest())
     except (OSError, ValueError):  # decoding will tell the reason
         return Hashed(stat, None)
-
-
-def _blocks(files: Sequence[str | None], length: int) -> Iterator[Sequence[str | None]]:
-    return (files[at : at + length] for at in range(0, len(files), length))
-
-
-@contextmanager
-def _threads() -> Iterator[ThreadPoolExecutor]:
-    pool = ThreadPoolExecutor(N_THREADS)
-    try:
-        yield pool
-    finally:  # not all that is left to do: Ctrl-C would wait for hours
-        pool.shutdown(cancel_futures=True)

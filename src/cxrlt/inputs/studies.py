@@ -1,7 +1,7 @@
 """Rows of whole studies: up to so many images of one study together."""
 
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -11,12 +11,12 @@ from cxrlt.challenges.base import VIEWS
 from cxrlt.errors import UserError, listing
 from cxrlt.inputs.augment import Transform
 from cxrlt.inputs.cache import ImageCache
-from cxrlt.inputs.dataset import ImageReader, Inputs, Item, LabelledRows, hash64
-from cxrlt.inputs.features import FeatureCache, FeatureReader
-from cxrlt.inputs.study_codes import study_codes
+from cxrlt.inputs.dataset import Inputs, Item, LabelledRows, hash64, reader_of
+from cxrlt.inputs.features import FeatureCache
+from cxrlt.inputs.table import study_codes
 
 VIEW_ORDER = ("frontal", "unknown", "lateral")
-"""Which images of a study with too many are seen first in evaluation."""
+"""Which images of a study with too many are used first in evaluation."""
 
 
 class StudyDataset(LabelledRows):
@@ -51,15 +51,11 @@ class StudyDataset(LabelledRows):
         _require_same_labels(table, targets, targets[first][study])
         super().__init__(pd.Series(study, index=table.index), targets[first])
         ids = table.index.tolist()
-        self.reader = (
-            ImageReader(images, ids, seed, transform, size)
-            if isinstance(images, ImageCache)
-            else FeatureReader(images, ids)
-        )
+        self.reader = reader_of(images, ids, seed, transform, size)
         self.views = table["view"].map(VIEWS.index).to_numpy(np.int64)
         self.order = np.lexsort((np.array(ids), table["view"].map(VIEW_ORDER.index), study))
         self.starts = np.searchsorted(study[self.order], np.arange(len(first) + 1))
-        self.study_hashes = np.array([_hash_of(*names) for names in _names(table.iloc[first])], np.uint64)
+        self.study_hashes = _study_hashes(table.iloc[first])
         self.max_images = max_images
         self.seed = seed
         self.training = training
@@ -88,14 +84,11 @@ class StudyDataset(LabelledRows):
         return images[np.sort(chosen)]
 
 
-def _names(table: pd.DataFrame) -> Iterator[tuple[str, ...]]:
-    """What a study is known by: patient and study, or its only image."""
-    for image_id, patient, study in zip(table.index, table["patient"], table["study"], strict=True):
-        yield (image_id,) if pd.isna(study) else (patient, study)
-
-
-def _hash_of(*names: str) -> int:
-    return hash64("\n".join(map(str, names)).encode())
+def _study_hashes(table: pd.DataFrame) -> np.ndarray:
+    """uint64 (n,): of patient and study, or of the only image of a row without a study."""
+    rows = zip(table.index, table["patient"], table["study"], strict=True)
+    names = (str(image) if pd.isna(study) else f"{patient}\n{study}" for image, patient, study in rows)
+    return np.array([hash64(name.encode()) for name in names], np.uint64)
 
 
 def _require_same_labels(table: pd.DataFrame, targets: np.ndarray, of_study: np.ndarray) -> None:
@@ -104,6 +97,6 @@ def _require_same_labels(table: pd.DataFrame, targets: np.ndarray, of_study: np.
     if differ.any():
         raise UserError(
             f"{differ.sum():,} images have other labels than the first image of their study: "
-            f"{listing(table.index[differ])}. Images that are seen together need the same labels: "
+            f"{listing(table.index[differ])}. Images of one study need the same labels: "
             f"take model.fusion.max_images 1."
         )

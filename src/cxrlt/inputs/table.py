@@ -2,7 +2,9 @@
 
 import sys
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from cxrlt.artifacts import Workspace
 from cxrlt.challenges.base import Challenge
@@ -37,14 +39,14 @@ def without_shared(
     if shared.images.empty:
         return train
     if drop:
-        _say(f"{challenge.name}: {shared.sentence} They are left out (--drop-shared-patients).")
+        _say(f"{challenge.name}: {shared.sentence()} They are left out (--drop-shared-patients).")
         return train.drop(shared.images)
     if challenge.strict_patients:
         raise UserError(
-            f"{challenge.name}: {shared.named} Scores would flatter the model: "
+            f"{challenge.name}: {shared.sentence(with_ids=True)} Scores would be too high: "
             "--drop-shared-patients takes them out of train."
         )
-    _say(f"{challenge.name}: warning: {shared.sentence} The official split is kept as it is.")
+    _say(f"{challenge.name}: warning: {shared.sentence()} The official split is kept as it is.")
     return train
 
 
@@ -70,7 +72,7 @@ def load_table(
     if kept.empty:
         raise NoImagesError(f"{problem} Not one is there: name the right folder with --images.")
     if not allow_missing:
-        raise UserError(f"{problem} Fetch them, or go on without them with --allow-missing.")
+        raise UserError(f"{problem} Fetch them, or continue without them with --allow-missing.")
     _say(f"{problem} Going on with {len(kept):,} of {len(table):,} rows (--allow-missing).")
     return kept
 
@@ -88,6 +90,18 @@ def missing_images(challenge: Challenge, split: str, table: pd.DataFrame, worksp
     images_dir = workspace.images_dir(challenge.name)
     counts = f"{len(missing):,} of {len(table):,} images"
     return f"{challenge.name} {split}: {counts} are not in {images_dir}: {shown}."
+
+
+def study_codes(table: pd.DataFrame) -> NDArray[np.int64]:
+    """A number per row (int64, from 0 in order of appearance), the same for the images of a study.
+
+    A study is one of a patient: names of studies may repeat between patients. A row whose study is unknown is
+    a study of its own. Where `table` has a column `fold`, images of another fold are of another study.
+    """
+    keys = ["patient", "study", *(["fold"] if "fold" in table else [])]
+    codes = table.groupby(keys, sort=False, dropna=False).ngroup().to_numpy(np.int64)
+    codes = np.where(table["study"].isna(), len(table) + np.arange(len(table)), codes)
+    return pd.factorize(codes)[0].astype(np.int64)
 
 
 def _say(sentence: str) -> None:

@@ -9,7 +9,7 @@ from typing import Literal, Unpack, get_args
 import torch
 from torch import Tensor
 
-from cxrlt.losses.base import SharedOptions, power, require_at_least, require_one_of, require_shift
+from cxrlt.losses.base import SharedOptions, power, require_at_least, require_below_one, require_one_of
 from cxrlt.losses.multilabel import ClassWeights, MultiLabelLoss
 from cxrlt.losses.probabilities import Probabilities, sigmoid_probabilities, softmax_probabilities
 from cxrlt.losses.registry import PREVALENCE, loss
@@ -58,7 +58,7 @@ class AsymmetricLoss(MultiLabelLoss):
     ) -> None:
         super().__init__(class_weights, **shared)
         require_at_least(0, gamma_neg=gamma_neg, gamma_pos=gamma_pos)
-        require_shift(clip=clip)
+        require_below_one(clip=clip)
         self.gamma_neg, self.gamma_pos, self.clip = gamma_neg, gamma_pos, clip
         self.detach_focusing = detach_focusing
 

@@ -90,8 +90,7 @@ def require_at_least(least: float, **options: float) -> None:
             raise ValueError(f"{option}={value} must be >= {least}")
 
 
-def require_shift(**options: float) -> None:
-    """The shift of a negative's probability must leave some of [0, 1] to it."""
+def require_below_one(**options: float) -> None:
     for option, value in options.items():
         if not 0 <= value < 1:
             raise ValueError(f"{option}={value} must be in [0, 1)")

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cxrlt.losses.base import SharedOptions, require_one_of, require_shift
+from cxrlt.losses.base import SharedOptions, require_below_one, require_one_of
 from cxrlt.losses.class_weights import inverse_frequency_weights, positive_counts, prevalence
 from cxrlt.losses.multilabel import MultiLabelLoss
 from cxrlt.losses.registry import loss
@@ -54,7 +54,7 @@ class ClassAwareLoss(MultiLabelLoss):
         **shared: Unpack[SharedOptions],
     ) -> None:
         super().__init__(**shared)
-        require_shift(margin=margin)
+        require_below_one(margin=margin)
         require_one_of("class_weights", class_weights, get_args(ClassAwareWeights))
         if base is not None and not 0 < base < 1:
             raise ValueError(f"base={base} must be in (0, 1), or None for the prevalence of each class")
@@ -63,7 +63,7 @@ class ClassAwareLoss(MultiLabelLoss):
             weights = inverse_frequency_weights(positive_counts(shared.get("class_counts"))).float()
             self.positive_weight, self.negative_weight = weights, weights.clone()
         if base is None:
-            a = prevalence(shared.get("class_counts"), shared.get("n_samples"), inner=True)
+            a = prevalence(shared.get("class_counts"), shared.get("n_samples"), clamped=True)
         else:
             a = torch.tensor([base], dtype=torch.float64)
         log_a, log_rest = torch.log(a).float(), torch.log1p(-a).float()

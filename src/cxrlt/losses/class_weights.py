@@ -18,8 +18,8 @@ def positive_counts(class_counts: Sequence[float] | None) -> Tensor:
     return counts.clamp(min=1)
 
 
-def prevalence(class_counts: Sequence[float] | None, n_samples: int | None, inner: bool = False) -> Tensor:
-    """Share of positives per class (c,), float64; with `inner` kept within [1/T, 1 - 1/T], T = n_samples.
+def prevalence(class_counts: Sequence[float] | None, n_samples: int | None, clamped: bool = False) -> Tensor:
+    """Share of positives per class (c,), float64; `clamped` to [1/T, 1 - 1/T], T = n_samples.
 
     Raises ValueError when counts or samples are not given, or a count exceeds the samples.
     """
@@ -30,7 +30,7 @@ def prevalence(class_counts: Sequence[float] | None, n_samples: int | None, inne
     counts = torch.as_tensor(class_counts, dtype=torch.float64)
     if not bool(((counts >= 0) & (counts <= n_samples)).all()):
         raise ValueError(f"class_counts must lie between 0 and n_samples={n_samples}")
-    if inner:
+    if clamped:
         n_samples = max(n_samples, 2)
         counts = counts.clamp(1, n_samples - 1)
     return counts / n_samples

@@ -55,7 +55,7 @@ class DistributionBalancedLoss(MultiLabelLoss):
             raise ValueError(f"neg_scale={neg_scale} must be > 0: it divides the loss of the negatives")
         self.alpha, self.beta, self.mu = alpha, beta, mu
         self.neg_scale, self.gamma, self.focal_balance = neg_scale, gamma, focal_balance
-        share = prevalence(shared.get("class_counts"), shared.get("n_samples"), inner=True)
+        share = prevalence(shared.get("class_counts"), shared.get("n_samples"), clamped=True)
         self.register_buffer("inverse_counts", (share.min() / share).float(), persistent=False)
         self.register_buffer("shift", (init_bias / neg_scale * torch.logit(share)).float(), persistent=False)
 

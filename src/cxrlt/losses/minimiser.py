@@ -1,4 +1,4 @@
-"""Where an uninformed classifier should start."""
+"""The constant logits at which a loss is least: where training starts."""
 
 import torch
 from torch import Tensor

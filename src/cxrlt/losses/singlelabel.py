@@ -15,7 +15,7 @@ class SingleLabelLoss(Loss):
     A row's loss is linear in its one-hot row, so soft labels interpolate. A NaN id, or a row with a NaN, is
     dropped whole. `reduction` "mean" and "batchmean" are the same: the mean over rows with a known label, or,
     where a loss has class weights and normalises by them, over the weights of these rows; "sum" divides by
-    nothing. Raises ValueError for a class id out of range, as far as the ids are at hand on the CPU.
+    nothing. Raises ValueError for a class id out of range, if the ids are on the CPU.
     """
 
     task = "single_label"

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cxrlt.losses.base import SharedOptions, require_at_least, require_one_of
+from cxrlt.losses.base import SharedOptions, require_at_least, require_below_one, require_one_of
 from cxrlt.losses.class_weights import effective_number_weights, positive_counts
 from cxrlt.losses.probabilities import softmax_probabilities
 from cxrlt.losses.registry import EFFECTIVE, loss
@@ -17,13 +17,30 @@ SoftmaxWeights = Literal["none", "effective"]
 SMOOTHED = "smoothed labels are met at p_t < 1, so beyond it the right logit must not rise further"
 
 
+class WeightedSoftmaxLoss(SingleLabelLoss):
+    """What may be weighted by "effective": effective-number weights (beta .9999, sum c)."""
+
+    class_weight: Tensor | None
+
+    def __init__(self, class_weights: SoftmaxWeights, **shared: Unpack[SharedOptions]) -> None:
+        super().__init__(**shared)
+        require_one_of("class_weights", class_weights, get_args(SoftmaxWeights))
+        self.register_buffer("class_weight", None, persistent=False)
+        if class_weights == "effective":
+            counts = positive_counts(shared.get("class_counts"))
+            self.class_weight = effective_number_weights(counts).float()
+
+    def weighted(self, loss: Tensor) -> Tensor:
+        return loss if self.class_weight is None else loss * self.class_weight.to(loss)
+
+
 @loss(
     "ce",
     neutral={},
     variants=(EFFECTIVE, {"label_smoothing": 0.1}, EFFECTIVE | {"label_smoothing": 0.1}),
     falling=(({"label_smoothing": 0.1}, SMOOTHED),),
 )
-class CrossEntropy(SingleLabelLoss):
+class CrossEntropy(WeightedSoftmaxLoss):
     """-w_t (1-e) log p_t - e/c SUM_j w_j log p_j, p = softmax(logits), e = `label_smoothing`.
 
     `class_weights="effective"`: effective-number weights (beta .9999, sum c); then "mean" and "batchmean"
@@ -32,28 +49,18 @@ class CrossEntropy(SingleLabelLoss):
     p_t = 1, so that raising the right logit can raise it.
     """
 
-    class_weight: Tensor | None
-
     def __init__(
         self,
         class_weights: SoftmaxWeights = "none",
         label_smoothing: float = 0,
         **shared: Unpack[SharedOptions],
     ) -> None:
-        super().__init__(**shared)
-        require_one_of("class_weights", class_weights, get_args(SoftmaxWeights))
-        if not 0 <= label_smoothing < 1:
-            raise ValueError(f"label_smoothing={label_smoothing} must be in [0, 1)")
+        super().__init__(class_weights, **shared)
+        require_below_one(label_smoothing=label_smoothing)
         self.label_smoothing = label_smoothing
-        self.register_buffer("class_weight", None, persistent=False)
-        if class_weights == "effective":
-            counts = positive_counts(shared.get("class_counts"))
-            self.class_weight = effective_number_weights(counts).float()
 
     def per_class(self, logits: Tensor) -> Tensor:
-        loss = -F.log_softmax(logits, dim=1)
-        if self.class_weight is not None:
-            loss = loss * self.class_weight.to(loss)
+        loss = self.weighted(-F.log_softmax(logits, dim=1))
         if self.label_smoothing == 0:
             return loss
         return (1 - self.label_smoothing) * loss + self.label_smoothing * loss.mean(dim=1, keepdim=True)
@@ -63,7 +70,7 @@ class CrossEntropy(SingleLabelLoss):
 
 
 @loss("softmax_focal", neutral={"gamma": 0}, variants=(EFFECTIVE, {"gamma": 0.5}))
-class SoftmaxFocalLoss(SingleLabelLoss):
+class SoftmaxFocalLoss(WeightedSoftmaxLoss):
     """-w_t (1-p_t)^gamma log p_t, p = softmax(logits).
 
     Lin et al., ICCV 2017, gamma 2, over exclusive classes. `class_weights="effective"`: effective-number
@@ -72,24 +79,16 @@ class SoftmaxFocalLoss(SingleLabelLoss):
     is cross-entropy.
     """
 
-    class_weight: Tensor | None
-
     def __init__(
         self, gamma: float = 2, class_weights: SoftmaxWeights = "none", **shared: Unpack[SharedOptions]
     ) -> None:
-        super().__init__(**shared)
+        super().__init__(class_weights, **shared)
         require_at_least(0, gamma=gamma)
-        require_one_of("class_weights", class_weights, get_args(SoftmaxWeights))
         self.gamma = gamma
-        self.register_buffer("class_weight", None, persistent=False)
-        if class_weights == "effective":
-            counts = positive_counts(shared.get("class_counts"))
-            self.class_weight = effective_number_weights(counts).float()
 
     def per_class(self, logits: Tensor) -> Tensor:
         entry = softmax_probabilities(logits)
-        loss = -torch.exp(self.gamma * entry.log_miss) * entry.log_p
-        return loss if self.class_weight is None else loss * self.class_weight.to(loss)
+        return self.weighted(-torch.exp(self.gamma * entry.log_miss) * entry.log_p)
 
 
 @loss("logit_adjusted", neutral={"tau": 0}, variants=({"tau": 2},))
@@ -118,7 +117,7 @@ class LogitAdjusted(SingleLabelLoss):
 class BalancedSoftmax(LogitAdjusted):
     """-log( n_t e^z_t / SUM_j n_j e^z_j ), z = logits, n = `class_counts`.
 
-    Ren et al., NeurIPS 2020; mean over rows. The same as `LogitAdjusted` at tau 1, by another road; as there,
+    Ren et al., NeurIPS 2020; mean over rows. The same as `LogitAdjusted` at tau 1; as there,
     predict with the bare logits and a count of 0 is taken as 1. With equal counts it is cross-entropy.
     """
 

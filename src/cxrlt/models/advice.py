@@ -56,7 +56,7 @@ def _sizes_near(cfg: ModelConfig, size: int, fits: Fits) -> list[int]:
 
 
 def _likely(size: int, direction: int) -> Iterator[int]:
-    """Sizes on one side, the nearest first: what patches, windows and strides divide, or is a pixel aside."""
+    """Sizes on one side, the nearest first: multiples of 8 and 14, or 1 to 3 pixels away."""
     for step in range(1, REACH + 1):
         side = size + direction * step
         if side >= SMALLEST and (step <= 3 or side % 8 == 0 or side % 14 == 0):

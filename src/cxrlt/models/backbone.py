@@ -27,7 +27,7 @@ v images each, (b, v, ...), and views int64 (b, v), present bool (b, v)."""
 
 
 LONGEST_REASON = 160
-"""Characters of what timm or torch say of a backbone that fails."""
+"""Characters of a message of timm or torch that an error quotes."""
 
 
 class XRayModel(nn.Module):
@@ -153,7 +153,7 @@ def _trials(channels: int) -> Fits:
     @cache
     def bare(cfg: ModelConfig, size: int) -> nn.Module:
         with torch.device("meta"), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what there is to say was said of the first
+            warnings.simplefilter("ignore")  # the first model has warned already
             backbone = _create_backbone(cfg, 1, size, channels)
         _take_classifier(backbone, cfg)
         return backbone

@@ -1,4 +1,4 @@
-"""What timm says to its own developers while it makes something, which says nothing to users of cxrlt."""
+"""timm's log lines and warnings for its own developers, which do not concern users of cxrlt."""
 
 import logging
 import re

@@ -22,7 +22,7 @@ class FirstPass:
 def first_pass(backbone: nn.Module, size: int, channels: int) -> FirstPass:
     """What an image shows of the backbone in eval mode. Raises what the backbone does if it cannot take it.
 
-    A backbone on the meta device, as for a quick trial, sees no edge that its first layer leaves out.
+    A backbone on the meta device, as for a trial, sees no edge that its first layer leaves out.
     """
     image = torch.zeros(1, channels, size, size)
     passed: list[tuple[nn.Module, torch.Size, torch.Size]] = []  # layers, what they are given and return
@@ -84,7 +84,7 @@ def _of_zeros(backbone: nn.Module) -> nn.Module:
 
 
 def _sees_the_edge(backbone: nn.Module, image: Tensor) -> bool:
-    """NaN passes through weights of 0, too, so that the weights of the day do not decide."""
+    """NaN passes through weights of 0, too, so that the weights do not matter."""
     image = torch.rand(image.shape, generator=torch.Generator().manual_seed(0), device="cpu")
     changed = image.clone()
     changed[..., -1, :] = changed[..., -1] = torch.nan

@@ -30,7 +30,7 @@ def local_weights(cfg: ModelConfig) -> dict[str, Tensor]:
     try:
         state = load_state_dict(str(path), device="cpu", weights_only=True)
     except Exception as error:  # torch, pickle and safetensors each raise their own kinds
-        # torch goes on to tell how to run what is in the file
+        # the rest of torch's message says how to execute the file
         raise UserError(_unsafe(path, " ".join(str(error).split()).split(". ")[0])) from error
     if not isinstance(state, Mapping) or not all(
         isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()
@@ -39,8 +39,8 @@ def local_weights(cfg: ModelConfig) -> dict[str, Tensor]:
     own = {key.removeprefix("backbone."): v for key, v in state.items() if key.startswith("backbone.")}
     state = own or state  # a run's weights hold more than its backbone
     with without_chatter():
-        bare = timm.create_model(cfg.backbone, pretrained=False, in_chans=1, num_classes=0)
-    missing = [key for key in bare.state_dict() if key not in state]
+        backbone = timm.create_model(cfg.backbone, pretrained=False, in_chans=1, num_classes=0)
+    missing = [key for key in backbone.state_dict() if key not in state]
     if missing:
         raise UserError(
             f"model.pretrained: {path} lacks {len(missing)} tensors of {cfg.backbone} "

@@ -39,8 +39,8 @@ def _load_backbone(model: XRayModel, state: dict[str, Tensor], source: str) -> N
     if any(key in wanted and wanted[key] != shape for key, shape in _shapes(state).items()):
         state = _resized(model.backbone, state)
     # a pool of the backbone's own, which this model does without, may be there
-    children = {name for name, _ in model.backbone.named_children()}
-    found = {key: shape for key, shape in _shapes(state).items() if key in wanted or _top(key) in children}
+    children = tuple(f"{name}." for name, _ in model.backbone.named_children())
+    found = {key: shape for key, shape in _shapes(state).items() if key in wanted or key.startswith(children)}
     if wanted != found:
         wrong = [key for key in wanted | found if wanted.get(key) != found.get(key)]
         raise UserError(
@@ -66,7 +66,3 @@ def _part(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
 
 def _shapes(state: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
     return {key: tuple(value.shape) for key, value in state.items()}
-
-
-def _top(key: str) -> str:
-    return key.split(".", 1)[0]

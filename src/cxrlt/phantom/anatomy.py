@@ -277,13 +277,10 @@ def draw_bones(body: Body) -> np.ndarray:
             inner = body.at(side, 0.25, 0.3 + 0.13 * number)
             front.append(bend(outer, (outer + inner) / 2 + (0, 0.04), inner))
     bones += 0.03 * lines(front, 7, 1.2)
-    collar = []
-    for sign in (-1, 1):
-        start, end = (
-            (body.center + sign * 0.05, body.apex + 0.08),
-            (body.center + sign * 0.4, body.apex + 0.0),
-        )
-        collar.append(bend(start, (body.center + sign * 0.2, body.apex + 0.1), end))
+    collar = [
+        bend(*((body.center + sign * x, body.apex + y) for x, y in ((0.05, 0.08), (0.2, 0.1), (0.4, 0.0))))
+        for sign in (-1, 1)
+    ]
     return bones + 0.11 * lines(collar, 7, 1.0)
 
 

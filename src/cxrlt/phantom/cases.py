@@ -1,4 +1,4 @@
-"""The patients of the phantom: studies, pictures, what is truly there and what the reports say."""
+"""The patients of the phantom: studies, pictures, the true findings and those that reports name."""
 
 import math
 from dataclasses import dataclass, replace
@@ -146,8 +146,8 @@ def with_reports(patient: Patient, seed: int) -> Patient:
     studies = []
     for study in patient.studies:
         chance, present = rng.random(len(FINDINGS)), study.conspicuity > 0
-        said = np.where(present, chance >= MISSED, chance < INVENTED)
-        studies.append(replace(study, reported=close_labels(said)))
+        reported = np.where(present, chance >= MISSED, chance < INVENTED)
+        studies.append(replace(study, reported=close_labels(reported)))
     return replace(patient, studies=tuple(studies))
 
 
@@ -181,7 +181,7 @@ def has_finding(patient: Patient) -> bool:
 def give(patient: Patient, index: int, conspicuity: float) -> Patient:
     """The patient with the finding in the last study, and reported."""
     last = patient.studies[-1]
-    now, said = last.conspicuity.copy(), last.reported.astype(bool)
-    now[index], said[index] = conspicuity, True
-    last = replace(last, conspicuity=now, reported=close_labels(said))
+    now, reported = last.conspicuity.copy(), last.reported.astype(bool)
+    now[index], reported[index] = conspicuity, True
+    last = replace(last, conspicuity=now, reported=close_labels(reported))
     return replace(patient, studies=(*patient.studies[:-1], last))

@@ -48,33 +48,9 @@ MASK_SIZE = 32
 METADATA = ["dicom_id", "subject_id", "study_id", "ViewPosition", "ViewCodeSequence_CodeMeaning", "path"]
 CODE_MEANING = {"AP": "antero-posterior", "PA": "postero-anterior", "LATERAL": "lateral", "": ""}
 MARKER, TRUTH = "demo.json", "truth"
-CONTENTS = {
-    MARKER,
-    "train.csv",
-    "development.csv",
-    "test.csv",
-    "sample_submission.csv",
-    "development_sample_submission.csv",
-    "files",
-    TRUTH,
-}
+TEMPLATES = {"test": "sample_submission.csv", "development": "development_sample_submission.csv"}
+CONTENTS = {MARKER, TRUTH, "files", *(f"{split}.csv" for split in SPLIT_SHARES), *TEMPLATES.values()}
 ANATOMY, LESION, EXPOSURE = range(10, 13)
-
-
-@dataclass(frozen=True)
-class DemoSummary:
-    """What `make_demo` left in `path`; images per split in `counts`."""
-
-    challenge: str
-    path: Path
-    n_patients: int
-    counts: dict[str, int]
-    skipped: bool
-
-    def __str__(self) -> str:
-        counts = ", ".join(f"{count:,} {split}" for split, count in self.counts.items())
-        state = "already done" if self.skipped else "made"
-        return f"{self.challenge}: {state}, {counts} images of {self.n_patients:,} patients ({self.path})"
 
 
 @dataclass(frozen=True)
@@ -96,8 +72,10 @@ def make_demo(
     challenge: str = "demo",
     force: bool = False,
     workers: int | None = None,
-) -> DemoSummary:
+) -> str:
     """Generate a demo's radiographs, tables and truth in `inputs_dir` (by default about 3,400 images).
+
+    Returns a sentence about what there is now.
 
     The files appear all at once, when all are written. A finished demo with the same version and seed
     (and number of patients, if one is asked for) is left as it is. Raises UserError if the folder holds
@@ -117,12 +95,17 @@ def make_demo(
                 f"{n_patients} patients cannot fill train, development and test: ask for 3 or more."
             )
         with atomic_dir(inputs_dir) as folder:
-            counts = draw_demo(folder, challenge, n_patients, seed, workers or joblib.cpu_count())
-    return DemoSummary(challenge, inputs_dir, n_patients, counts, skipped=False)
+            mark = draw_demo(folder, challenge, n_patients, seed, workers or joblib.cpu_count())
+    return sentence(challenge, inputs_dir, mark, "made")
 
 
-def draw_demo(folder: Path, challenge: str, n_patients: int, seed: int, workers: int) -> dict[str, int]:
-    """Everything a demo consists of; images per split."""
+def sentence(challenge: str, inputs_dir: Path, mark: dict, state: str) -> str:
+    counts = ", ".join(f"{count:,} {split}" for split, count in mark["counts"].items())
+    return f"{challenge}: {state}, {counts} images of {mark['n_patients']:,} patients ({inputs_dir})"
+
+
+def draw_demo(folder: Path, challenge: str, n_patients: int, seed: int, workers: int) -> dict:
+    """Everything a demo consists of; what its MARKER says."""
     patients = PHANTOMS[challenge].draw_patients(n_patients, seed)
     try:
         drawings = draw_pictures(patients, seed, folder, workers)
@@ -132,7 +115,7 @@ def draw_demo(folder: Path, challenge: str, n_patients: int, seed: int, workers:
         raise UserError(cannot_write(error.filename or folder, error)) from error
     mark = {"version": PHANTOMS[challenge].version, "seed": seed, "n_patients": n_patients, "counts": counts}
     write_json(folder / MARKER, mark)
-    return counts
+    return mark
 
 
 def refuse_foreign_files(inputs_dir: Path) -> None:
@@ -148,10 +131,10 @@ def refuse_foreign_files(inputs_dir: Path) -> None:
         )
 
 
-def reuse(challenge: str, inputs_dir: Path, n_patients: int | None, seed: int) -> DemoSummary:
+def reuse(challenge: str, inputs_dir: Path, n_patients: int | None, seed: int) -> str:
     found = read_json(inputs_dir / MARKER, f"cxrlt demo {challenge}")
     if not isinstance(found.get("counts"), dict) or not isinstance(found.get("n_patients"), int):
-        raise UserError(f"{inputs_dir / MARKER} is damaged. Make the demo anew with --force.")
+        raise UserError(f"{inputs_dir / MARKER} is damaged. Make the demo again with --force.")
     version = PHANTOMS[challenge].version
     wanted = {"version": version, "seed": seed, "n_patients": n_patients or found["n_patients"]}
     other = [
@@ -162,7 +145,7 @@ def reuse(challenge: str, inputs_dir: Path, n_patients: int | None, seed: int) -
             f"{inputs_dir} holds another demo ({listing(other)}). "
             "Replace it with --force, or give another folder with --inputs."
         )
-    return DemoSummary(challenge, inputs_dir, found["n_patients"], found["counts"], skipped=True)
+    return sentence(challenge, inputs_dir, found, "already done")
 
 
 def image_path(patient: Patient, study: Study, picture: Picture) -> str:
@@ -246,9 +229,8 @@ def write_tables(patients: list[Patient], folder: Path, seed: int) -> dict[str, 
         counts[split] = len(df)
         (df if split == "train" else df[METADATA]).to_csv(folder / f"{split}.csv", index=False)
         if split != "train":
-            name = "sample_submission.csv" if split == "test" else f"{split}_sample_submission.csv"
             blank = df[["dicom_id", *CLASSES]].assign(**dict.fromkeys(CLASSES, 0))
-            blank.to_csv(folder / name, index=False)
+            blank.to_csv(folder / TEMPLATES[split], index=False)
     return counts
 
 
@@ -268,11 +250,7 @@ def write_truth(patients: list[Patient], drawings: list[Drawing], folder: Path) 
             pd.DataFrame(rows, columns=["dicom_id", *CLASSES]).to_csv(
                 truth / f"{split}_{kind}.csv", index=False
             )
-    columns = {
-        "dicom_id": [drawing.dicom_id for drawing in drawings],
-        "class": [CLASSES[drawing.index] for drawing in drawings],
-        "conspicuity": [round(drawing.conspicuity, 4) for drawing in drawings],
-        "kind": [drawing.kind for drawing in drawings],
-    }
-    pd.DataFrame(columns).to_csv(truth / "conspicuity.csv", index=False)
+    rows = [(one.dicom_id, CLASSES[one.index], round(one.conspicuity, 4), one.kind) for one in drawings]
+    columns = ["dicom_id", "class", "conspicuity", "kind"]
+    pd.DataFrame(rows, columns=columns).to_csv(truth / "conspicuity.csv", index=False)
     np.savez_compressed(truth / "masks.npz", masks=np.stack([drawing.mask for drawing in drawings]))

@@ -5,8 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from cxrlt.phantom import mimics as mimics
-from cxrlt.phantom import signs as signs
+from cxrlt.phantom import mimics, signs
 from cxrlt.phantom.anatomy import Body
 from cxrlt.phantom.devices import support_devices
 

@@ -13,7 +13,7 @@ from scipy.sparse import csr_array
 from cxrlt.artifacts import Artifact, read_model
 from cxrlt.challenges.base import Challenge
 from cxrlt.errors import UserError, listing
-from cxrlt.inputs.study_codes import study_codes
+from cxrlt.inputs.table import study_codes
 from cxrlt.predictions.standardise import oof_scores, predicted_rows, score_of
 from cxrlt.provenance import MadeOf
 

@@ -20,7 +20,7 @@ WIDTH = 8.0  # inches: at a README's width the letters are then about as large a
 SMALL, NORMAL = 8, 9
 INCHES_PER_CLASS = 0.27
 MOST_CLASSES = 60
-"""In one figure, the most frequent first: of a thousand nobody reads one, and no memory holds it."""
+"""In one figure, the most frequent first: one of a thousand is unreadable and does not fit into memory."""
 NO_FINDING = "no finding"
 SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 GROUP = {"head": "head, > 10 %", "medium": "medium", "tail": "tail, < 1 %"}

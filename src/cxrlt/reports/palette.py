@@ -1,4 +1,4 @@
-"""The colours of every figure, chosen for colour-blind eyes: Okabe and Ito's for losses, Tol's for groups."""
+"""The colours of every figure, safe for colour-blind readers: Okabe and Ito for losses, Tol for groups."""
 
 from collections.abc import Sequence
 

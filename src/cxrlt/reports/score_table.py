@@ -1,7 +1,5 @@
 """Scores as text that a person reads in a terminal."""
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from cxrlt.calibration.calibrate import CalibrationReport
@@ -9,6 +7,7 @@ from cxrlt.errors import listing
 from cxrlt.metrics import Interval, paired_difference
 from cxrlt.predictions.scoring import Evaluation
 from cxrlt.submissions.evaluate import Leaderboard
+from cxrlt.text_table import text_table
 
 GROUPS = ("head", "medium", "tail")
 GROUP_METRICS = {"multi_label": ("mAP", "mAUROC"), "single_label": ("macro-F1", "mAUROC")}
@@ -22,7 +21,7 @@ def score_table(evaluation: Evaluation) -> str:
     blocks = ["\n".join([_title(evaluation), *_oof_lines(evaluation)]), _group_table(evaluation)]
     if evaluation.task == "single_label":
         rows = [[name, _interval(evaluation.overall.of(name))] for name in ROWS_METRICS]
-        blocks.append(_aligned(["metric", "all rows"], rows, n_text=1))
+        blocks.append(text_table(["metric", "all rows"], rows, n_text=1))
     blocks.append(_class_table(evaluation))
     notes = [f"note: {note}" for note in evaluation.notes]
     if evaluation.undefined:
@@ -49,7 +48,7 @@ def leaderboard_table(board: Leaderboard) -> str:
         row += [_number(evaluation.groups[group].of(of_groups).value) for group in GROUPS]
         row += [_number(evaluation.mean_over_folds), _number(evaluation.raw_pooled)]
         rows.append(row[: len(headings)])
-    lines = [_aligned(headings, rows, n_text=1)]
+    lines = [text_table(headings, rows, n_text=1)]
     lines += [f"* {item.name}: {note}" for item in board.evaluations for note in item.notes]
     lines += [f"not scored: {name}: {reason}" for name, reason in board.left_out.items()]
     return "\n".join(lines)
@@ -62,7 +61,7 @@ def calibration_table(report: CalibrationReport) -> str:
     blocks = [f"{report.name} on {report.challenge}: {calibration.method}, {why}; {report.n_rows:,} rows"]
     if not report.forced:
         tried = [[method, _signed(gap)] for method, gap in report.behind.items()]
-        blocks.append(_aligned(["method", "log-loss minus the best"], tried, n_text=1))
+        blocks.append(text_table(["method", "log-loss minus the best"], tried, n_text=1))
     headings = ["probabilities", f"{report.metric} in folds"]
     headings += [heading for name in figures for heading in (name, "minus raw")]
     rows = []
@@ -72,12 +71,12 @@ def calibration_table(report: CalibrationReport) -> str:
             row += [_number(figure.value), "" if variant == "raw" else _signed(score.differences[name])]
         rows.append(row)
     blocks.append(
-        _aligned(headings, rows, n_text=1) + "\nEvery row is mapped by what was fitted without its fold."
+        text_table(headings, rows, n_text=1) + "\nEvery row is mapped by what was fitted without its fold."
     )
     thresholds = [
         [name, f"{n:,}", f"{calibration.thresholds[name]:.4f}"] for name, n in report.n_positive.items()
     ]
-    blocks.append(_aligned(["class", "positives", "best F1 from"], thresholds, n_text=1))
+    blocks.append(text_table(["class", "positives", "best F1 from"], thresholds, n_text=1))
     return "\n\n".join([*blocks, *(f"note: {note}" for note in report.notes), str(report.path)])
 
 
@@ -119,7 +118,7 @@ def _group_table(evaluation: Evaluation) -> str:
         for name, group in ({"all": evaluation.overall} | evaluation.groups).items()
         if group.n_classes
     ]
-    return _aligned(["classes", "n", *metrics], rows, n_text=1)
+    return text_table(["classes", "n", *metrics], rows, n_text=1)
 
 
 def _class_table(evaluation: Evaluation) -> str:
@@ -136,7 +135,7 @@ def _class_table(evaluation: Evaluation) -> str:
         row = [score.name, score.group, f"{score.n_positive:,}", f"{score.prevalence:.2%}"]
         rows.append([*row, *(shown[name] for name in figures), str(without or "")])
     headings = ["class", "group", "rows" if single else "positives", "share", *figures, "draws without"]
-    return _aligned(headings, rows, n_text=2)
+    return text_table(headings, rows, n_text=2)
 
 
 def _interval(interval: Interval) -> str:
@@ -153,16 +152,3 @@ def _signed(interval: Interval) -> str:
 
 def _number(value: float | None) -> str:
     return "-" if value is None or np.isnan(value) else f"{value:.4f}"
-
-
-def _aligned(headings: Sequence[str], rows: Sequence[Sequence[str]], n_text: int) -> str:
-    """Columns of equal width: the first `n_text` flush left, numbers flush right."""
-    widths = [max(map(len, column)) for column in zip(headings, *rows, strict=True)]
-    lines = []
-    for row in [headings, *rows]:
-        cells = [
-            cell.ljust(width) if column < n_text else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        lines.append("  ".join(cells).rstrip())
-    return "\n".join(lines)

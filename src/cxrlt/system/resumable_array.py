@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from cxrlt.system.atomic_files import atomic_path, cannot_write
 
 
 def require_room(path: Path, n_bytes: int, advice: str) -> None:
-    """Raises UserError, with `advice` on what mends it, where the disk of `path` lacks that many bytes."""
+    """Raises UserError, with `advice` on what fixes it, where the disk of `path` lacks that many bytes."""
     free = shutil.disk_usage(path.parent).free
     if n_bytes > free:
         raise UserError(
@@ -53,6 +53,13 @@ def writing_rows(path: Path) -> Iterator[Callable[[int, np.ndarray], None]]:
             os.fsync(file.fileno())
     except OSError as error:
         raise UserError(cannot_write(path, error)) from error
+
+
+def write_rows(path: Path, rows: Iterable[int], values: Iterable[np.ndarray]) -> None:
+    """As `writing_rows`, for rows whose values are known."""
+    with writing_rows(path) as write:
+        for row, value in zip(rows, values, strict=True):
+            write(row, value)
 
 
 def array_fault(path: Path, dtype: type, shape: tuple[int, ...]) -> str | None:

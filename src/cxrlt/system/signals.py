@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM, which a machine that is taken away sends: stop, at once or after what is under way."""
+"""Ctrl-C and SIGTERM, which a preempted (spot) machine sends: stop, at once or after what is under way."""
 
 import signal
 import time

@@ -47,10 +47,10 @@ def require_file(path: Path, missing: str, largest: int) -> None:
         status = path.stat()
     except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: no file can have that name
         if os.path.lexists(path):
-            raise UserError(f"{shown} is a link to a file that does not exist. Mend or remove it.") from None
+            raise UserError(f"{shown} is a link to a file that does not exist. Fix or remove it.") from None
         raise MissingFileError(f"{shown} does not exist. {missing}".rstrip()) from None
     except OSError as error:
-        raise UserError(f"{shown} cannot be read: {error.strerror}. Mend that, or name another.") from error
+        raise UserError(f"{shown} cannot be read: {error.strerror}. Fix that, or name another.") from error
     if not stat.S_ISREG(status.st_mode):
         kind = KINDS.get(stat.S_IFMT(status.st_mode), "something else")
         raise UserError(f"{shown} is {kind} where a file should be. Name the file itself.")

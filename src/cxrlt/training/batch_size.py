@@ -6,7 +6,7 @@ import numpy as np
 from accelerate import Accelerator
 
 from cxrlt.errors import UserError
-from cxrlt.inputs.study_codes import study_codes
+from cxrlt.inputs.table import study_codes
 from cxrlt.models.backbone import XRayModel, create_model
 from cxrlt.models.dry_run import needs_two_images
 from cxrlt.training.job import FoldJob

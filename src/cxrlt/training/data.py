@@ -5,10 +5,10 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from cxrlt.inputs.augment import build_transform
+from cxrlt.inputs.augment import Transform
 from cxrlt.inputs.cache import ImageCache
 from cxrlt.inputs.dataset import LabelledRows, XRayDataset
-from cxrlt.inputs.features import FeatureCache, FeatureDataset
+from cxrlt.inputs.features import FeatureCache
 from cxrlt.inputs.mixing import Mixing
 from cxrlt.inputs.studies import StudyDataset
 from cxrlt.recipe import Recipe
@@ -26,7 +26,7 @@ def training_set(job: FoldJob, stored: Stored) -> LabelledRows:
     recipe, cfg = job.recipe, job.recipe.data
     transform = None
     if isinstance(stored, ImageCache):
-        transform = build_transform(cfg.size, **cfg.augment.model_dump(exclude={"policy"}))
+        transform = Transform(cfg.size, **cfg.augment.model_dump(exclude={"policy"}))
     if recipe.fuses:
         return StudyDataset(
             job.train,
@@ -40,7 +40,7 @@ def training_set(job: FoldJob, stored: Stored) -> LabelledRows:
         )
     ids, targets = job.train.index, job.targets(job.train)
     if isinstance(stored, FeatureCache):
-        return FeatureDataset(stored, ids, targets)
+        return XRayDataset(stored, ids, targets)
     mixing = Mixing.create(cfg.mix, job.classes, job.no_finding, job.task)
     return XRayDataset(stored, ids, targets, seed=job.seed, transform=transform, size=cfg.size, mixing=mixing)
 
@@ -54,8 +54,6 @@ def evaluation_set(
         n_images, size = recipe.model.fusion.max_images, recipe.data.size
         return StudyDataset(unknown, classes, stored, max_images=n_images, size=size)
     ids, targets = table.index, unknown[list(classes)].to_numpy(np.float32)
-    if isinstance(stored, FeatureCache):
-        return FeatureDataset(stored, ids, targets)
     return XRayDataset(stored, ids, targets, size=recipe.data.size)
 
 

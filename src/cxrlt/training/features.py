@@ -14,7 +14,7 @@ from tqdm import tqdm
 from cxrlt.inputs.cache import ImageCache
 from cxrlt.inputs.dataset import Inputs, XRayDataset, make_loader
 from cxrlt.inputs.decode import DECODERS
-from cxrlt.inputs.features import FeatureCache, FeatureWriter, features_path, open_features
+from cxrlt.inputs.features import FeatureCache, FeatureWriter, feature_writer, features_path, open_features
 from cxrlt.inputs.loader_workers import readers_watched
 from cxrlt.models.backbone import XRayModel
 from cxrlt.recipe import Recipe
@@ -37,7 +37,7 @@ def feature_cache(
     if found is None:
         first = _unlabelled(images, images.ids[:1], recipe.data.size)[0, 0][0]["images"][None]
         shape = tuple(_features(model, first.to(accelerator.device), accelerator).shape[1:])
-        with FeatureWriter(directory, list(images.ids), shape, key) as writer:
+        with feature_writer(directory, list(images.ids), shape, key) as writer:
             dataset = _unlabelled(images, writer.ids, recipe.data.size)
             _compute(model, dataset, writer, accelerator, recipe.optim.max_batch_per_device, n_workers)
         found = open_features(directory)
