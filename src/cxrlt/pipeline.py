@@ -8,8 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from cxrlt.artifacts import Workspace
-from cxrlt.ensembles.ensemble import make_ensemble
-from cxrlt.ensembles.predict import predict_run
+from cxrlt.ensembles.ensemble import make_ensemble, predict_run
 from cxrlt.folds.make import make_folds
 from cxrlt.inputs.check import check
 from cxrlt.inputs.images import ImageSource

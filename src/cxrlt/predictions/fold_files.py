@@ -1,4 +1,4 @@
-"""The files of a run's folds: its predictions and the constants beside them, checked as they are read."""
+"""The files of a run's folds, checked as they are read: predictions, and the constants beside them."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from cxrlt.artifacts import name_of_run
 from cxrlt.errors import UserError, listing
 from cxrlt.predictions.present import Present
 from cxrlt.predictions.standardise import CONSTANTS, Constants, comparable_logits, read_constants
-from cxrlt.predictions.store import PredictionsMeta, read_meta, read_predictions
+from cxrlt.predictions.store import PredictionsFile, PredictionsMeta, open_predictions
 from cxrlt.provenance import OutdatedError, in_words
 from cxrlt.training.run_paths import WEIGHTS, fold_of, train_command, unit_dir
 
@@ -18,24 +18,18 @@ def read_fold(
 ) -> tuple[pd.DataFrame, PredictionsMeta]:
     """One fold's comparable logits of the rows there are now, and what the file says of itself.
 
-    Raises UserError if it is missing, outdated or damaged.
+    Raises UserError if it is missing, outdated or damaged, and if out-of-fold rows are not those of the fold.
     """
-    directory, challenge = unit_dir(run_dir, fold), present.challenge
-    path = directory / f"{split}.parquet"
+    challenge = present.challenge
+    path = unit_dir(run_dir, fold) / f"{split}.parquet"
     _require_trained(path, challenge.name)
     command = predict_command(name_of_run(run_dir, challenge.name), challenge.name, split)
     if not path.is_file():
         raise UserError(f"{path} does not exist. Make it with: {command}")
     logits, meta = read_current(path, present, command)
+    if split == "oof":
+        _require_rows_of_fold(path, logits.index, present, int(fold), command)
     return comparable_logits(logits, challenge.task), meta
-
-
-def _require_trained(path: Path, challenge: str) -> None:
-    """Raises UserError if `path` is not there and the weights beside it are not either."""
-    directory = path.parent
-    if not (directory / WEIGHTS).is_file() and not path.is_file():
-        command = train_command(directory.parent, fold_of(directory), challenge)
-        raise UserError(f"{directory} is not trained. Train it with: {command}")
 
 
 def read_current(path: Path, present: Present, made_by: str) -> tuple[pd.DataFrame, PredictionsMeta]:
@@ -44,39 +38,33 @@ def read_current(path: Path, present: Present, made_by: str) -> tuple[pd.DataFra
     Rows that the table has lost are left out. Raises OutdatedError if it was made of something else than
     there is now, UserError if it is damaged, both with the command that renews it: `made_by`, or training.
     """
-    meta = read_meta(path, made_by)
-    present.require_current(path, meta, made_by)  # first: other classes are no damage
-    logits, meta = read_predictions(path, present.challenge.classes, made_by)
-    there = present.still_there(logits.index, meta.split)
-    return logits if there.all() else logits[there], meta
+    file = open_predictions(path, made_by)
+    present.require_current(file)  # first: other classes are no damage
+    there = present.still_there(file.ids, file.meta.split)
+    logits = file.logits(present.challenge.classes)
+    return logits if there.all() else logits[there], file.meta
 
 
 def require_current_oof(name: str, present: Present) -> None:
     """Raises OutdatedError if a model's out-of-fold predictions were made of something else than there is."""
     challenge = present.challenge.name
-    command = predict_command(name, challenge, "oof")
     for fold in present.folds.held:
-        path = unit_dir(present.workspace.run_dir(challenge, name), fold) / "oof.parquet"
-        if path.is_file():
-            present.require_current(path, read_meta(path, command), command)
+        _open_oof(unit_dir(present.workspace.run_dir(challenge, name), fold), name, present)
 
 
 def constants_of_fold(run_dir: Path, fold: int, present: Present) -> Constants:
     """What a fold's logits are standardised with. Raises UserError if missing, outdated or damaged."""
-    directory, name = unit_dir(run_dir, fold), present.challenge.name
-    made_by = predict_command(name_of_run(run_dir, name), name, "oof")
-    _require_trained(directory / CONSTANTS, name)
-    constants, made_of = read_constants(directory, present.challenge.classes, made_by)
-    oof = directory / "oof.parquet"
+    challenge, directory = present.challenge, unit_dir(run_dir, fold)
+    path, name = directory / CONSTANTS, name_of_run(run_dir, challenge.name)
+    _require_trained(path, challenge.name)
+    made_by = predict_command(name, challenge.name, "oof")
+    constants, made_of = read_constants(directory, challenge.classes, made_by)
     now = present.made_of_predictions(directory)
-    if oof.is_file():
-        meta = read_meta(oof, made_by)
-        present.require_current(oof, meta, made_by)
-        now["predictions"] = meta.values
+    if oof := _open_oof(directory, name, present):
+        now["predictions"] = oof.meta.values
     if found := present.differing(made_of, now, fold_of(directory)):
         raise OutdatedError(
-            f"{directory / CONSTANTS} is outdated: it was made with {in_words(found)}. "
-            f"Renew it with: {made_by} --force"
+            f"{path} is outdated: it was made with {in_words(found)}. Renew it with: {made_by} --force"
         )
     return constants
 
@@ -86,13 +74,29 @@ def predict_command(name: str, challenge: str, split: str) -> str:
     return f"cxrlt predict {name} --challenge {challenge} --split {split}"
 
 
-def require_ids(path: Path, ids: pd.Index, present: Present, fold: int) -> None:
+def _open_oof(directory: Path, name: str, present: Present) -> PredictionsFile | None:
+    """A fold's out-of-fold predictions, None if there are none. Raises OutdatedError if they are outdated."""
+    path = directory / "oof.parquet"
+    if not path.is_file():
+        return None
+    file = open_predictions(path, predict_command(name, present.challenge.name, "oof"))
+    present.require_current(file)
+    return file
+
+
+def _require_trained(path: Path, challenge: str) -> None:
+    """Raises UserError if neither `path` exists nor the weights beside it."""
+    directory = path.parent
+    if not (directory / WEIGHTS).is_file() and not path.is_file():
+        command = train_command(directory.parent, fold_of(directory), challenge)
+        raise UserError(f"{directory} is not trained. Train it with: {command}")
+
+
+def _require_rows_of_fold(path: Path, ids: pd.Index, present: Present, fold: int, command: str) -> None:
     """Raises UserError unless the out-of-fold ids are those of the fold that the table still has."""
     fold_rows = present.rows.fold
     expected = fold_rows.index[fold_rows == fold]
     missing, foreign = expected.difference(ids, sort=False), ids.difference(expected, sort=False)
-    challenge = present.challenge.name
-    command = predict_command(name_of_run(path.parent.parent, challenge), challenge, "oof")
     if len(foreign):
         raise UserError(
             f"{path} holds rows that are not of fold {fold}: {listing(foreign)}. Make it again with: "

@@ -1,6 +1,7 @@
 """Predictions on disk: logits that always travel with their ids and with what they were made of."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -79,18 +80,62 @@ def read_meta(path: Path, made_by: str = MADE_BY) -> PredictionsMeta:
         raise _unusable(path, f"is not a predictions file ({_first_line(error)})", made_by) from error
 
 
-def read_pixels(path: Path, made_by: str = MADE_BY) -> tuple[pd.Index, pd.Series | None]:
-    """The ids in `path` and, if they were known, the `pixel_numbers` of their images."""
+@dataclass(frozen=True, eq=False)
+class PredictionsFile:
+    """A predictions file: what it says of itself, its ids, and the `pixel_numbers` by id if they were known.
+
+    The command `made_by` writes it again.
+    """
+
+    path: Path
+    made_by: str
+    meta: PredictionsMeta
+    ids: pd.Index
+    pixels: pd.Series | None
+
+    def logits(self, classes: Sequence[str]) -> pd.DataFrame:
+        """Its logits (index image_id, float32, columns in the order of `classes`), as `read_predictions`."""
+        try:
+            with pq.ParquetFile(self.path) as file:
+                if wrong := _wrong_columns(file.schema_arrow, classes):
+                    raise self._unusable(wrong)
+                values = file.read([*classes]).to_pandas(ignore_metadata=True)
+        except (OSError, pa.ArrowException) as error:
+            raise self._unusable(f"is not a predictions file ({_first_line(error)})") from error
+        frame = values[list(classes)].astype(np.float32).set_axis(self.ids)
+        twice = frame.index[frame.index.duplicated() | frame.index.isna()].unique()
+        if len(twice):
+            raise self._unusable(f"holds ids more than once, or blank ones: {listing(twice)}")
+        blank = frame.isna()
+        broken = frame.index[np.isinf(frame).any(axis=1) | (blank.any(axis=1) & ~blank.all(axis=1))]
+        if len(broken):
+            raise self._unusable(
+                f"holds rows with infinite logits, or with logits for some classes only: {listing(broken)}"
+            )
+        if self.meta.values and self.meta.values != digest(frame):
+            raise self._unusable("is damaged: it holds other logits than were written")
+        return frame
+
+    def _unusable(self, wrong: str) -> UserError:
+        return _unusable(self.path, wrong, self.made_by)
+
+
+def open_predictions(path: Path, made_by: str = MADE_BY) -> PredictionsFile:
+    """What the file at `path` holds beside its logits. Raises UserError if it cannot be read."""
+    meta = read_meta(path, made_by)
     try:
         with pq.ParquetFile(path) as file:
+            if wrong := _wrong_columns(file.schema_arrow, None):
+                raise _unusable(path, wrong, made_by)
             names = [name for name in ("image_id", PIXELS) if name in file.schema_arrow.names]
             frame = file.read(names).to_pandas(
                 ignore_metadata=True, types_mapper={pa.uint64(): pd.UInt64Dtype()}.get
             )
-        ids = pd.Index(frame["image_id"], name="image_id")
-    except (OSError, pa.ArrowException, KeyError) as error:
+    except (OSError, pa.ArrowException) as error:
         raise _unusable(path, f"is not a predictions file ({_first_line(error)})", made_by) from error
-    return ids, pd.Series(frame[PIXELS].to_numpy(), ids, dtype="UInt64") if PIXELS in frame else None
+    ids = pd.Index(frame["image_id"], name="image_id")
+    pixels = pd.Series(frame[PIXELS].to_numpy(), ids, dtype="UInt64") if PIXELS in frame else None
+    return PredictionsFile(path, made_by, meta, ids, pixels)
 
 
 def read_predictions(
@@ -102,26 +147,8 @@ def read_predictions(
     the file cannot be read, holds something else than logits of these classes by id, an id twice, a logit
     that is not a number, or other logits than were written.
     """
-    meta = read_meta(path, made_by)
-    try:
-        with pq.ParquetFile(path) as file:
-            if wrong := _wrong_columns(file.schema_arrow, classes):
-                raise _unusable(path, wrong, made_by)
-            table = file.read(["image_id", *classes])
-    except (OSError, pa.ArrowException) as error:
-        raise _unusable(path, f"is not a predictions file ({_first_line(error)})", made_by) from error
-    frame = table.to_pandas(ignore_metadata=True).set_index("image_id")[list(classes)].astype(np.float32)
-    twice = frame.index[frame.index.duplicated() | frame.index.isna()].unique()
-    if len(twice):
-        raise _unusable(path, f"holds ids more than once, or blank ones: {listing(twice)}", made_by)
-    blank = frame.isna()
-    broken = frame.index[np.isinf(frame).any(axis=1) | (blank.any(axis=1) & ~blank.all(axis=1))]
-    if len(broken):
-        wrong = f"holds rows with infinite logits, or with logits for some classes only: {listing(broken)}"
-        raise _unusable(path, wrong, made_by)
-    if meta.values and meta.values != digest(frame):
-        raise _unusable(path, "is damaged: it holds other logits than were written", made_by)
-    return frame, meta
+    file = open_predictions(path, made_by)
+    return file.logits(classes), file.meta
 
 
 def _unusable(path: Path, wrong: str, made_by: str) -> UserError:
@@ -132,10 +159,12 @@ def _first_line(error: Exception) -> str:
     return str(error).partition("\n")[0]
 
 
-def _wrong_columns(schema: pa.Schema, classes: Sequence[str]) -> str | None:
+def _wrong_columns(schema: pa.Schema, classes: Sequence[str] | None) -> str | None:
+    """What is wrong with the columns; None: nothing. `classes` None: whatever the classes are."""
     names = schema.names
-    missing = [name for name in ("image_id", *classes) if name not in names]
-    unknown = [name for name in names if name not in ("image_id", PIXELS, *classes)]
+    wanted = ("image_id", *(set(names) - {PIXELS} if classes is None else classes))
+    missing = [name for name in wanted if name not in names]
+    unknown = [name for name in names if name not in (*wanted, PIXELS)]
     if missing or unknown:
         return (
             "does not hold the classes of this challenge "

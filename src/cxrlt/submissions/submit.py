@@ -9,11 +9,10 @@ from cxrlt.calibration import Variant
 from cxrlt.calibration.calibrate import calibrate, require_multi_label
 from cxrlt.calibration.fitted import Calibration, read_calibration
 from cxrlt.challenges.base import Challenge
-from cxrlt.ensembles.evidence import marks_of
-from cxrlt.ensembles.final_logits import finished_folds, read_final
+from cxrlt.ensembles.current import notes_of
+from cxrlt.ensembles.final_logits import load_final_logits, present_for
 from cxrlt.errors import UserError, listing
-from cxrlt.predictions.present import Present, partial_note
-from cxrlt.predictions.run_names import require_run
+from cxrlt.predictions.present import Present
 from cxrlt.predictions.standardise import probabilities
 from cxrlt.submissions.code import code_files
 from cxrlt.submissions.record import Record, made_of_submission, write_record
@@ -43,11 +42,9 @@ def submit(
     challenge.require(split)
     source = origin or challenge
     _require_classes(challenge, source, name)
-    require_run(source, workspace, name)
-    present = Present(source, workspace if source.name == challenge.name else Workspace(workspace.root))
-    if partial:
-        present = present.only(finished_folds(name, present))
-    logits = read_final(source, present.workspace, name, split, present).logits
+    place = workspace if source.name == challenge.name else Workspace(workspace.root)
+    present = present_for(source, place, name, partial=partial)
+    logits = load_final_logits(name, split, present).logits
     if variant != "raw":
         require_multi_label(challenge, name)
         logits = _calibration(name, present).apply(logits, variant)
@@ -75,7 +72,6 @@ def _require_classes(challenge: Challenge, source: Challenge, name: str) -> None
 
 
 def _record(name: str, split: str, present: Present, variant: Variant, with_code: bool) -> Record:
-    notes = [*([partial_note(present)] if present.partial else []), *present.unknown_pixels(split)]
     return Record(
         name=name,
         origin=present.challenge.name,
@@ -83,7 +79,7 @@ def _record(name: str, split: str, present: Present, variant: Variant, with_code
         variant=variant,
         with_code=with_code,
         partial=present.partial,
-        notes=(*notes, *marks_of(name, present)),
+        notes=tuple(notes_of(name, split, present)),
         made_of=made_of_submission(name, split, variant, present),
     )
 
