@@ -1,6 +1,6 @@
 """What a model or an ensemble says about the rows of a split, read alike: complete, by id and by class."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import pandas as pd
@@ -16,11 +16,11 @@ from cxrlt.ensembles.current import (
 )
 from cxrlt.errors import UserError, listing
 from cxrlt.folds.read import REFIT
-from cxrlt.predictions.fold_files import constants_of_fold, predict_command, read_fold
+from cxrlt.predictions.fold_files import predict_command, read_fold
 from cxrlt.predictions.gate import gate_by_no_finding
 from cxrlt.predictions.present import Present
 from cxrlt.predictions.run_names import is_ensemble, require_run
-from cxrlt.predictions.standardise import Constants, constants_of, mean_constants
+from cxrlt.predictions.standardise import Constants, mean_constants
 from cxrlt.predictions.study_mean import (
     CANDIDATES,
     StudyMean,
@@ -79,48 +79,44 @@ def read_oof(name: str, present: Present) -> ModelScores:
     Raises UserError naming the command that fixes it for a missing fold or row, a row of another fold, an
     unknown class, or predictions made of something else than there is now.
     """
-    challenge, run_dir = present.challenge, present.workspace.run_dir(present.challenge.name, name)
+    run_dir = present.workspace.run_dir(present.challenge.name, name)
     if (run_dir / REFIT).is_dir():
         raise UserError(f"{name} was fitted on all rows (--refit), so it has no out-of-fold predictions.")
-    parts, raws, constants, epochs = [], [], [], set()
-    for fold in present.folds.held:
-        logits, meta = read_fold(run_dir, fold, "oof", present)
-        constants.append(constants_of_fold(run_dir, fold, present))
-        parts.append(constants[-1].apply(logits))
-        raws.append(logits)
-        epochs.add(meta.epoch)
-    frame, raw = (pd.concat(frames).loc[present.rows.table.index] for frames in (parts, raws))
-    raw = raw if challenge.task == "multi_label" else None
-    return ModelScores(frame, mean_constants(constants), raw, optimistic="best" in epochs)
+    folds = [read_fold(run_dir, fold, "oof", present) for fold in present.folds.held]
+    ids = present.rows.table.index
+    frame = pd.concat([fold.constants.apply(fold.logits) for fold in folds]).loc[ids]
+    raw = None
+    if present.challenge.task == "multi_label":
+        raw = pd.concat([fold.logits for fold in folds]).loc[ids]
+    optimistic = any(fold.meta.epoch == "best" for fold in folds)
+    return ModelScores(frame, mean_constants([fold.constants for fold in folds]), raw, optimistic)
 
 
 def read_split(name: str, split: str, present: Present) -> ModelScores:
-    """Scores of a model for dev or test: standardised fold by fold, then averaged.
+    """Scores of a model for dev or test: standardised fold by fold, then averaged; a refit has one fold.
 
-    A refit has one set of logits and no out-of-fold ones: they are standardised with their own constants.
     Raises UserError as `read_oof`, and if folds hold different ids.
     """
-    challenge, run_dir = present.challenge, present.workspace.run_dir(present.challenge.name, name)
-    if (run_dir / REFIT).is_dir():
-        logits, _ = read_fold(run_dir, REFIT, split, present)
-        constants = constants_of(logits, challenge.task)
-        return ModelScores(constants.apply(logits), constants)
-    constants = {fold: constants_of_fold(run_dir, fold, present) for fold in present.folds.held}
-    share, mean = 1 / len(constants), None
-    for fold, part in constants.items():  # one at a time: at 377,110 rows of 40 classes each is 120 MB
-        scores = part.apply(read_fold(run_dir, fold, split, present)[0])
+    run_dir = present.workspace.run_dir(present.challenge.name, name)
+    folds = [REFIT] if (run_dir / REFIT).is_dir() else present.folds.held
+    constants, mean = [], None
+    for each in folds:  # one at a time: at 377,110 rows of 40 classes each is 120 MB
+        fold = read_fold(run_dir, each, split, present)
+        constants.append(fold.constants)
+        scores = fold.constants.apply(fold.logits)
         if mean is None:
-            mean = scores * share
+            mean = scores * (1 / len(folds))
             continue
         if not scores.index.equals(mean.index):
             if len(odd := scores.index.symmetric_difference(mean.index)):
+                command = predict_command(name, present.challenge.name, split)
                 raise UserError(
                     f"the {split} predictions of {name}'s folds do not hold the same ids: {listing(odd)}. "
-                    f"Predict again with: {predict_command(name, challenge.name, split)} --force"
+                    f"Predict again with: {command} --force"
                 )
             scores = scores.loc[mean.index]
-        mean += share * scores
-    return ModelScores(mean, mean_constants([*constants.values()]))
+        mean += 1 / len(folds) * scores
+    return ModelScores(mean, mean_constants(constants))
 
 
 def study_mean_of(name: str, present: Present) -> StudyMean:
@@ -188,18 +184,17 @@ def _model_logits(name: str, split: str, present: Present, excluded: Sequence[in
     challenge, table = present.challenge, present.table(split)
     chosen = study_mean_of(name, present)
     scores = read_oof(name, present) if split == "oof" else read_split(name, split, present)
-
-    def over_studies(frame: pd.DataFrame) -> pd.DataFrame:
-        def mean(ids: pd.Index, fold: int | None) -> pd.DataFrame:
-            return study_mean(frame.loc[ids], table, chosen.for_fold(fold))
-
-        return _fold_by_fold(excluded, frame.index, table, mean)
-
-    raw = None if scores.raw is None else over_studies(scores.raw)
-    logits = scores.constants.invert(over_studies(scores.frame))
+    parts = [
+        (rows, chosen.for_fold(fold)) for rows, fold in _rows_by_fold(excluded, scores.frame.index, table)
+    ]
+    frame, raw = (
+        None if each is None else pd.concat([study_mean(each.loc[rows], table, how) for rows, how in parts])
+        for each in (scores.frame, scores.raw)
+    )
     recipe = predicting_recipe(present.workspace.run_dir(challenge.name, name), challenge)
-    logits = gate_by_no_finding(challenge, logits, recipe.predict.gate)
-    return FinalLogits(name, logits, chosen, raw, scores.optimistic)
+    logits = gate_by_no_finding(challenge, scores.constants.invert(frame), recipe.predict.gate)
+    final = FinalLogits(name, logits, chosen, raw, scores.optimistic)
+    return final.only(scores.frame.index)
 
 
 def _ensemble_logits(name: str, split: str, present: Present, excluded: Sequence[int | None]) -> FinalLogits:
@@ -210,35 +205,29 @@ def _ensemble_logits(name: str, split: str, present: Present, excluded: Sequence
     else:
         members = {member: read_split(member, split, present) for member in weights.used}
     require_same_predictions(name, weights, present)
-    frames = {member: scores.frame for member, scores in members.items()}
-    constants = {member: scores.constants for member, scores in members.items()}
-    ids = next(iter(frames.values())).index
-    for member, frame in frames.items():
-        if len(odd := frame.index.symmetric_difference(ids)):
+    ids = next(iter(members.values())).frame.index
+    for member, scores in members.items():
+        if len(odd := scores.frame.index.symmetric_difference(ids)):
             raise UserError(
                 f"the predictions of {name}'s member {member} do not hold the ids of the others: "
                 f"{listing(odd)}. Predict again with: {predict_command(name, challenge.name, split)} --force"
             )
-
-    def combine(ids: pd.Index, fold: int | None) -> pd.DataFrame:
+    constants = {member: scores.constants for member, scores in members.items()}
+    logits = []
+    for rows, fold in _rows_by_fold(excluded, ids, table):
         combination, frontal = weights.for_fold(fold), weights.study_mean.for_fold(fold)
-        parts = {member: frame.loc[ids] for member, frame in frames.items()}
-        evidence = evidence_of(parts, table, frontal, context=combination.context is not None)
-        return combined_constants(constants, combination).invert(combined(evidence, combination))
-
-    logits = _fold_by_fold(excluded, ids, table, combine)
+        frames = {member: scores.frame.loc[rows] for member, scores in members.items()}
+        evidence = evidence_of(frames, table, frontal, context=combination.context is not None)
+        logits.append(combined_constants(constants, combination).invert(combined(evidence, combination)))
     optimistic = any(scores.optimistic for scores in members.values())
-    return FinalLogits(name, logits, weights.study_mean, optimistic=optimistic)
+    return FinalLogits(name, pd.concat(logits).loc[ids], weights.study_mean, optimistic=optimistic)
 
 
-def _fold_by_fold(
-    excluded: Sequence[int | None],
-    ids: pd.Index,
-    table: pd.DataFrame,
-    compute: Callable[[pd.Index, int | None], pd.DataFrame],
-) -> pd.DataFrame:
-    """`compute` for the rows of every fold with what was fitted without it, or for all rows if it is one."""
+def _rows_by_fold(
+    excluded: Sequence[int | None], ids: pd.Index, table: pd.DataFrame
+) -> list[tuple[pd.Index, int | None]]:
+    """(rows, fold): every fold's rows with the fold, to be computed without it, or all rows if it is one."""
     if len(excluded) == 1:
-        return compute(ids, excluded[0])
+        return [(ids, excluded[0])]
     fold_of = table.loc[ids, "fold"]
-    return pd.concat([compute(ids[fold_of == fold], fold) for fold in excluded]).loc[ids]
+    return [(ids[fold_of == fold], fold) for fold in excluded]

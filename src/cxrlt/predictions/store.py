@@ -170,15 +170,9 @@ def _wrong_columns(schema: pa.Schema, classes: Sequence[str] | None) -> str | No
             "does not hold the classes of this challenge "
             f"(missing: {listing(missing) or 'none'}; unknown: {listing(unknown) or 'none'})"
         )
-    wrong = [field.name for field in schema if not _is_as_written(field)]
+    is_kind = {"image_id": lambda kind: kind in (pa.string(), pa.large_string()), PIXELS: pa.types.is_uint64}
+    wrong = [each.name for each in schema if not is_kind.get(each.name, pa.types.is_floating)(each.type)]
     twice = sorted({name for name in names if names.count(name) > 1})
     if wrong or twice:
         return f"does not hold ids as text and one column of logits per class: {listing(wrong or twice)}"
     return None
-
-
-def _is_as_written(field: pa.Field) -> bool:
-    kind = field.type
-    if field.name == "image_id":
-        return pa.types.is_string(kind) or pa.types.is_large_string(kind)
-    return pa.types.is_uint64(kind) if field.name == PIXELS else pa.types.is_floating(kind)

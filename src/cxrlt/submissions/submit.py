@@ -2,8 +2,6 @@
 
 from dataclasses import replace
 
-import pandas as pd
-
 from cxrlt.artifacts import Workspace
 from cxrlt.calibration import Variant
 from cxrlt.calibration.calibrate import calibrate, require_multi_label
@@ -41,14 +39,21 @@ def submit(
     """
     challenge.require(split)
     source = origin or challenge
-    _require_classes(challenge, source, name)
+    if unknown := [each for each in challenge.classes if each not in source.classes]:
+        raise UserError(
+            f"{name} of {source.name} cannot be submitted to {challenge.name}: "
+            f"it does not predict {listing(unknown)}."
+        )
     place = workspace if source.name == challenge.name else Workspace(workspace.root)
     present = present_for(source, place, name, partial=partial)
     logits = load_final_logits(name, split, present).logits
     if variant != "raw":
         require_multi_label(challenge, name)
         logits = _calibration(name, present).apply(logits, variant)
-    final = _probabilities(challenge, source, logits)
+    if challenge.task == "single_label":
+        logits = logits[list(challenge.classes)]  # which alone compete where a row has one class
+    task = "single_label" if "single_label" in (challenge.task, source.task) else "multi_label"
+    final = probabilities(logits, task)
     code = code_files(source, workspace, name, calibrated=variant != "raw") if with_code else None
     try:
         written = write_submission(challenge, workspace, name, split, final, code)
@@ -60,15 +65,6 @@ def submit(
     record = _record(name, split, present, variant, with_code)
     write_record(challenge, workspace, record)
     return replace(written, notes=record.notes)
-
-
-def _require_classes(challenge: Challenge, source: Challenge, name: str) -> None:
-    unknown = [item for item in challenge.classes if item not in source.classes]
-    if unknown:
-        raise UserError(
-            f"{name} of {source.name} cannot be submitted to {challenge.name}: "
-            f"it does not predict {listing(unknown)}."
-        )
 
 
 def _record(name: str, split: str, present: Present, variant: Variant, with_code: bool) -> Record:
@@ -92,10 +88,3 @@ def _calibration(name: str, present: Present) -> Calibration:
         report = calibrate(present.challenge, present.workspace, name, partial=partial)
         print(f"calibrate {name}: {report.calibration.method} ({report.path})")
         return report.calibration
-
-
-def _probabilities(challenge: Challenge, source: Challenge, logits: pd.DataFrame) -> pd.DataFrame:
-    """Of the classes of `challenge`, which alone compete where a row has one class."""
-    if challenge.task == "single_label":
-        return probabilities(logits[list(challenge.classes)], "single_label")
-    return probabilities(logits, source.task)
