@@ -8,10 +8,9 @@ from cxrlt.challenges.base import Challenge
 from cxrlt.ensembles.weights import EnsembleWeights, read_weights
 from cxrlt.errors import UserError
 from cxrlt.folds.read import REFIT
-from cxrlt.predictions.fold_files import predict_command
 from cxrlt.predictions.present import Present
 from cxrlt.predictions.run_names import is_ensemble
-from cxrlt.predictions.store import read_meta
+from cxrlt.predictions.store import predict_command, read_meta
 from cxrlt.predictions.study_mean import CANDIDATES
 from cxrlt.predictions.trained import fold_dirs, recipe_of
 from cxrlt.provenance import MadeOf, OutdatedError, in_words, made_of, only

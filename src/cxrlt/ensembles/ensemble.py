@@ -22,10 +22,9 @@ from cxrlt.ensembles.current import made_of_evidence, made_of_final
 from cxrlt.ensembles.final_logits import load_final_logits, read_oof
 from cxrlt.ensembles.weights import Candidate, EnsembleRequest, EnsembleWeights, Kind, read_weights
 from cxrlt.errors import UserError, listing
-from cxrlt.predictions.fold_files import require_current_oof
 from cxrlt.predictions.present import Present
 from cxrlt.predictions.run_names import WEIGHTS_FILE, is_ensemble, require_run
-from cxrlt.predictions.store import PredictionsMeta, read_meta, write_predictions
+from cxrlt.predictions.store import PredictionsMeta, read_meta, require_current_oof, write_predictions
 from cxrlt.predictions.study_mean import StudyMeanOption, choose_study_mean
 from cxrlt.provenance import OutdatedError, in_words
 from cxrlt.system.locks import exclusive

@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -16,7 +16,6 @@ from cxrlt.errors import listing
 from cxrlt.folds.read import Folds
 from cxrlt.folds.rows import TrainRows, read_train_rows
 from cxrlt.inputs.pixels import pixel_hashes
-from cxrlt.predictions.store import PredictionsFile, pixel_numbers
 from cxrlt.predictions.trained import recipe_of
 from cxrlt.provenance import MadeOf, OutdatedError, differing, digest_of_weights, in_words, made_of
 from cxrlt.recipe import Recipe, fields_changing
@@ -24,8 +23,12 @@ from cxrlt.system.atomic_files import file_state
 from cxrlt.training.record import RunRecord, changes_in_data, classes_of, data_used, made_of_data
 from cxrlt.training.run_paths import CONFIG, WEIGHTS, fold_of, train_command
 
+if TYPE_CHECKING:
+    from cxrlt.predictions.store import PredictionsFile
+
 TRAINED_WITH = ("split", "classes")
 """Where one of these differs, predicting again is not enough."""
+PIXEL_DIGITS = 16
 TRAIN_ROWS = ("oof", "seen")
 """What predictions of training rows are called; others have the name of their split."""
 
@@ -161,7 +164,7 @@ class Present:
         rows = self.table(split).index
         return np.ones(len(ids), dtype=bool) if ids.equals(rows) else ids.isin(rows)
 
-    def require_current(self, file: PredictionsFile) -> None:
+    def require_current(self, file: "PredictionsFile") -> None:
         """Raises OutdatedError if predictions were made of something else than there is now.
 
         It says what differs and what renews the file: the command that made it, or training where that is
@@ -194,3 +197,12 @@ class Present:
 
 def _rows_of(values: pd.Series, ids: pd.Index) -> pd.Series:
     return values if values.index.equals(ids) else values.reindex(ids)
+
+
+def pixel_numbers(hashes: pd.Series) -> pd.Series:
+    """SHA-256 in hexadecimal (NaN: not known) to their first 64 bits, as UInt64."""
+    known = hashes.notna().to_numpy()
+    digits = "".join(digits[:PIXEL_DIGITS] for digits in hashes[known])
+    numbers = np.zeros(len(hashes), np.uint64)
+    numbers[known] = np.frombuffer(bytes.fromhex(digits), ">u8")
+    return pd.Series(pd.arrays.IntegerArray(numbers, ~known), hashes.index)

@@ -122,6 +122,13 @@ def _macro_score(chosen: np.ndarray, draws: Mapping[str, Drawn]) -> MacroScore:
     return MacroScore(int(chosen.sum()), {metric: drawn.interval() for metric, drawn in draws.items()})
 
 
+def _group_scores(challenge: Challenge, both: np.ndarray, figures: Figures) -> dict[str, MacroScore]:
+    return {
+        group: _macro_score(both & np.isin(challenge.classes, challenge.groups[group]), draws)
+        for group, draws in figures.groups.items()
+    }
+
+
 def _class_scores(challenge: Challenge, labels: np.ndarray, by_class: ByClass) -> tuple[ClassScore, ...]:
     group_of = {name: group for group, names in challenge.groups.items() for name in names}
     return tuple(
@@ -218,10 +225,7 @@ def score_rows(
         n_rows=len(scores),
         n_patients=None if by_row else len(np.unique(clusters)),
         overall=_macro_score(both, figures.overall),
-        groups={
-            group: _macro_score(both & np.isin(classes, challenge.groups[group]), draws)
-            for group, draws in figures.groups.items()
-        },
+        groups=_group_scores(challenge, both, figures),
         classes=_class_scores(challenge, labels, figures.by_class),
         undefined=tuple(np.array(classes)[~both].tolist()),
         draws=figures.overall,

@@ -11,10 +11,9 @@ from cxrlt.ensembles.current import require_same_predictions, weights_of_split
 from cxrlt.ensembles.ensemble import is_predicted
 from cxrlt.ensembles.weights import EnsembleWeights, read_weights
 from cxrlt.errors import UserError, listing
-from cxrlt.predictions.fold_files import predict_command
 from cxrlt.predictions.present import Present
 from cxrlt.predictions.run_names import is_ensemble, run_names
-from cxrlt.predictions.store import open_predictions
+from cxrlt.predictions.store import open_predictions, predict_command
 from cxrlt.predictions.trained import fold_dirs, recipe_of
 from cxrlt.provenance import OutdatedError, digest_of_weights, in_words
 from cxrlt.submissions.record import is_outdated, records

@@ -7,9 +7,8 @@ from scipy.special import expit, logit
 
 from cxrlt.challenges import get_challenge
 from cxrlt.challenges.base import Challenge
-from cxrlt.ensembles.final_logits import load_final_logits
+from cxrlt.ensembles.final_logits import gate, gate_by_no_finding, load_final_logits
 from cxrlt.errors import UserError
-from cxrlt.predictions.gate import gate, gate_by_no_finding
 from cxrlt.recipe import PredictConfig, Recipe
 from tiny import SimulatedRuns
 
