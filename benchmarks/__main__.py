@@ -6,7 +6,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
+
 from benchmarks.bench import BENCHMARKS, bench
+from benchmarks.gpu import check_gpu
 from cxrlt.artifacts import Workspace, expand_home
 from cxrlt.errors import UserError, listing
 from cxrlt.spelling import did_you_mean
@@ -28,6 +31,11 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
         action="store_true",
         help="instead: the cost of a stage at n, 2n, 4n and 8n, and the exponent of its growth",
     )
+    parser.add_argument(
+        "--gpu",
+        action="store_true",
+        help="instead: what only a GPU shows, in about ten minutes; exit code 1 where a part fails",
+    )
     parser.add_argument("--json", type=Path, help="write the figures into this file too")
     parser.add_argument(
         "--folder",
@@ -45,9 +53,12 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def main(words: Sequence[str] | None = None) -> None:
-    """Exit code 1 where a result differs from the alternative's, 2 for what the user can fix."""
+    """Exit code 1 where a result differs from the alternative's or a GPU check fails, 2 for user errors."""
     try:
         flags = parse(words)
+        if flags.gpu:
+            passed = check_gpu(flags.folder, flags.json, torch.device("cuda"))
+            sys.exit(None if passed else "bench: a part of --gpu failed")
         options = {"quick": flags.quick, "scaling": flags.scaling, "json_path": flags.json}
         equal = bench(flags.stages, flags.folder, **options)
     except UserError as error:

@@ -117,6 +117,18 @@ def _trainer(recipe: Recipe, folder: Path, setting: Setting) -> Trainer:
     return create_trainer(generated_fold(folder, recipe, n_images), accelerator)
 
 
+def epochs(trainer: Trainer) -> Callable[[], dict[str, float]]:
+    """What trains one more epoch at every call, by the loop of every training, and returns its speed."""
+    stream, speeds = load(trainer), []
+
+    def one_more() -> dict[str, float]:
+        speeds.append(train_epoch(trainer, len(speeds), stream, tqdm(disable=True)))
+        _finish(trainer.accelerator.device)
+        return speeds[-1]
+
+    return one_more
+
+
 def _train_rows(trainer: Trainer, flops: float) -> Iterator[Row]:
     device, n_images = trainer.accelerator.device, len(trainer.dataset)
     batches = _batches_on(device, trainer)
@@ -160,7 +172,7 @@ def flops_row(trainer: Trainer, rate: float, flops: float) -> Row:
         f"train FLOPs: {label_of(trainer.job.recipe)}",
         rate * flops / 1e12,
         "TFLOP/s",
-        limit=Mark(f"product of matrices of {side:,}", _largest_rate(trainer) / 1e12),
+        limit=Mark(f"product of matrices of {side:,}", largest_rate(trainer) / 1e12),
         note=f"{flops / 1e9:.3g} GFLOP of convolutions and products per image, forward and backward",
     )
 
@@ -251,7 +263,7 @@ def flops_of_image(trainer: Trainer) -> float:
     return counter.get_total_flops() / len(labels)
 
 
-def _largest_rate(trainer: Trainer) -> float:
+def largest_rate(trainer: Trainer) -> float:
     """Operations per second of one large matrix product in the precision that is trained in."""
     device = trainer.accelerator.device
     side = MATMUL_SIDE[device.type]

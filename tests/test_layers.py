@@ -19,7 +19,7 @@ LAYERS = [
     {"training"},
     {"models", "losses", "folds", "inputs", "phantom"},
     {"challenges", "recipe", "metrics"},
-    {"artifacts", "literal_figure", "provenance"},
+    {"artifacts", "provenance"},
     {"system"},
     {"errors", "spelling", "text_table"},
 ]

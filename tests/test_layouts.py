@@ -9,9 +9,10 @@ from safetensors.torch import load_file
 
 from cxrlt.artifacts import read_json
 from cxrlt.challenges import get_challenge
-from cxrlt.ensembles.final_logits import read_final
+from cxrlt.ensembles.final_logits import load_final_logits
 from cxrlt.inputs.images import ImageSource
 from cxrlt.pipeline import ENSEMBLE, Plan, run
+from cxrlt.predictions.present import Present
 from cxrlt.recipe import Recipe, load_recipe, save_recipe
 from cxrlt.submissions.submit import submit
 from cxrlt.submissions.validate import validate
@@ -76,7 +77,7 @@ def test_every_training_image_is_predicted_out_of_fold_by_every_recipe(finished)
     challenge, workspace = finished.challenge, finished.workspace
     train = challenge.read("train", workspace.inputs_dir(challenge.name))
     for name in RECIPES[challenge.name]:
-        logits = read_final(challenge, workspace, name, "oof").logits
+        logits = load_final_logits(name, "oof", Present(challenge, workspace)).logits
         assert set(logits.index) == set(train.index)
         assert list(logits.columns) == list(challenge.classes)
         assert logits.notna().all(axis=None)

@@ -7,8 +7,7 @@ from dataclasses import dataclass, replace
 
 from cxrlt.artifacts import Workspace
 from cxrlt.challenges.base import Challenge
-from cxrlt.ensembles.ensemble import make_ensemble
-from cxrlt.ensembles.predict import predict_run
+from cxrlt.ensembles.ensemble import make_ensemble, predict_run
 from cxrlt.errors import UserError, listing
 from cxrlt.folds.make import make_folds
 from cxrlt.inputs.check import check

@@ -11,7 +11,7 @@ from cxrlt.calibration import METHODS, VARIANTS
 from cxrlt.calibration.calibrate import Nested, calibrate
 from cxrlt.calibration.fitted import CALIBRATION, CalibrationRecord, fit_calibration, read_calibration
 from cxrlt.ensembles.ensemble import make_ensemble
-from cxrlt.ensembles.final_logits import read_final
+from cxrlt.ensembles.final_logits import load_final_logits
 from cxrlt.errors import UserError
 from cxrlt.folds.make import make_folds
 from cxrlt.metrics import average_precision
@@ -89,12 +89,12 @@ def test_what_is_written_is_read_back_by_class_name(shared: SimulatedRuns) -> No
 def test_the_final_maps_are_fitted_on_all_out_of_fold_rows(shared: SimulatedRuns) -> None:
     report = calibrate(*of(shared), method="logistic", n_draws=20)
     rows = shared.present.rows
-    logits = read_final(*of(shared), "oof").logits
+    logits = load_final_logits("model", "oof", shared.present).logits
     assert report.calibration == fit_calibration("logistic", logits, rows.table[CLASSES])
 
 
 def test_dev_and_test_keep_their_order_and_average_precision(shared: SimulatedRuns) -> None:
-    logits, table = read_final(*of(shared), "dev").logits, shared.table("dev")
+    logits, table = load_final_logits("model", "dev", shared.present).logits, shared.table("dev")
     labels = table.loc[logits.index, CLASSES].to_numpy(np.float64)
     for method in METHODS:
         calibration = calibrate(*of(shared), method=method, n_draws=20).calibration
@@ -107,7 +107,7 @@ def test_dev_and_test_keep_their_order_and_average_precision(shared: SimulatedRu
 
 def test_the_f1_variant_reaches_with_one_half_what_the_thresholds_reach(shared: SimulatedRuns) -> None:
     calibration = calibrate(*of(shared), n_draws=20).calibration
-    logits, table = read_final(*of(shared), "dev").logits, shared.table("dev")
+    logits, table = load_final_logits("model", "dev", shared.present).logits, shared.table("dev")
     labels = table.loc[logits.index, CLASSES]
     calibrated = expit(calibration.apply(logits, "calibrated"))
     thresholds = [calibration.thresholds[name] for name in CLASSES]
@@ -159,7 +159,7 @@ def test_classes_with_one_positive_or_none_are_calibrated_too(model: SimulatedRu
     table.assign(Hernia=0, Mass=(table.index == 0).astype(int)).to_csv(path, index=False)
     for method in METHODS:
         report = calibrate(*of(model), method=method, n_draws=20)
-        mapped = report.calibration.apply(read_final(*of(model), "test").logits, "f1")
+        mapped = report.calibration.apply(load_final_logits("model", "test", model.present).logits, "f1")
         assert np.isfinite(mapped).all(axis=None)
     assert report.n_positive["Mass"] == 1
 

@@ -12,7 +12,9 @@ def rows(*entries: tuple[object, object, str]) -> pd.DataFrame:
 
 def context(table: pd.DataFrame, *scores: list[float]) -> pd.DataFrame:
     """The context of the first class, one row per image."""
-    return pd.DataFrame(context_of(np.array(scores), table).of(0), index=table.index, columns=list(CONTEXT))
+    return pd.DataFrame(
+        context_of(np.array(scores), table).for_class(0), index=table.index, columns=list(CONTEXT)
+    )
 
 
 TABLE = rows(
@@ -43,8 +45,8 @@ def test_views_and_numbers_of_images_are_told() -> None:
 def test_every_class_has_its_own_means_of_scores() -> None:
     both = context_of(np.array([[1.0, 2.0], [5.0, 7.0]]), TABLE[:2])
     place = CONTEXT.index("other_images")
-    assert both.of(0)[:, place].tolist() == [2, 1]
-    assert both.of(1)[:, place].tolist() == [7, 5]
+    assert both.for_class(0)[:, place].tolist() == [2, 1]
+    assert both.for_class(1)[:, place].tolist() == [7, 5]
 
 
 def test_an_unknown_patient_has_no_other_studies_and_an_unknown_study_no_other_images() -> None:

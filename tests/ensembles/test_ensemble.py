@@ -9,7 +9,7 @@ from scipy.special import expit
 from cxrlt.cli import main
 from cxrlt.ensembles.context import CONTEXT
 from cxrlt.ensembles.ensemble import make_ensemble, predict_ensemble
-from cxrlt.ensembles.final_logits import read_final, read_oof, read_split
+from cxrlt.ensembles.final_logits import load_final_logits, read_oof, read_split
 from cxrlt.ensembles.selection import greedy_weights
 from cxrlt.ensembles.weights import read_weights
 from cxrlt.errors import UserError
@@ -49,7 +49,7 @@ def test_members_are_averaged_by_id_on_one_scale(two: SimulatedRuns) -> None:
     expected = shares["good"] * good.frame + shares["poor"] * poor.frame
     parts = [(shares["good"], good.constants), (shares["poor"], poor.constants)]
     median, iqr = sum(s * each.median for s, each in parts), sum(s * each.iqr for s, each in parts)
-    final = read_final(*of(two, "both", "test")).logits
+    final = load_final_logits("both", "test", two.present).logits
     np.testing.assert_allclose(final.to_numpy(), (expected * iqr + median).to_numpy())
     assert sum(shares.values()) == pytest.approx(1)
 
@@ -96,13 +96,13 @@ def test_the_ensemble_is_about_as_good_as_its_best_member_or_better(two: Simulat
 def test_submissions_change_with_the_weights_file_alone(two: SimulatedRuns) -> None:
     make_ensemble(*of(two, "both", ["good", "poor"]))
     path = two.workspace.run_dir("csv", "both") / WEIGHTS_FILE
-    before = read_final(*of(two, "both", "test")).logits
+    before = load_final_logits("both", "test", two.present).logits
     values = json.loads(path.read_text())
     values |= {"final": {"members": {"good": 0, "poor": 3}}}
     path.write_text(json.dumps(values))
-    after = read_final(*of(two, "both", "test")).logits
+    after = load_final_logits("both", "test", two.present).logits
     assert np.abs(after - before).to_numpy().max() > 0.1
-    poor = read_final(*of(two, "poor", "test")).logits
+    poor = load_final_logits("poor", "test", two.present).logits
     assert (after.rank() == poor.rank()).all(axis=None)
     file = predict_ensemble(*of(two, "both", "test"))
     stored = read_predictions(file, two.challenge.classes)[0]
@@ -113,7 +113,7 @@ def test_the_scale_of_a_submission_is_that_of_the_members(runs: SimulatedRuns) -
     runs.add_run("a", skill=2, seed=1)
     runs.add_run("b", skill=2, seed=2)
     make_ensemble(*of(runs, "both", ["a", "b"]))
-    ensemble, a, b = (read_final(*of(runs, name, "test")).logits for name in ("both", "a", "b"))
+    ensemble, a, b = (load_final_logits(name, "test", runs.present).logits for name in ("both", "a", "b"))
     assert np.abs(ensemble.median() - (a.median() + b.median()) / 2).max() < 0.2
 
 
@@ -151,7 +151,7 @@ def test_other_members_under_the_same_name_are_an_error_unless_forced(two: Simul
 def test_one_member_gives_its_own_predictions(two: SimulatedRuns) -> None:
     report = make_ensemble(*of(two, "alone", ["good"]))
     assert (report.weights.kind, report.weights.final.shares) == ("mean", {"good": 1.0})
-    alone, good = (read_final(*of(two, name, "test")).logits for name in ("alone", "good"))
+    alone, good = (load_final_logits(name, "test", two.present).logits for name in ("alone", "good"))
     pd.testing.assert_frame_equal(alone, good)
 
 
@@ -181,7 +181,7 @@ def test_weights_made_on_another_split_are_refused(two: SimulatedRuns) -> None:
     make_ensemble(*of(two, "both", ["good", "poor"]))
     make_folds(*of(two), n_folds=3, seed=9, force=True)
     with refused("cxrlt ensemble both --members good poor --challenge csv --force"):
-        read_final(*of(two, "both", "oof"))
+        load_final_logits("both", "oof", two.present)
 
 
 @pytest.mark.parametrize("weight", [-1, float("nan"), 0])
@@ -191,7 +191,7 @@ def test_weights_that_are_no_shares_are_refused(two: SimulatedRuns, weight: floa
     final = {"final": {"members": {"good": weight}}}
     path.write_text(json.dumps(json.loads(path.read_text()) | final))
     with pytest.raises(UserError, match="weights of members"):
-        read_final(*of(two, "alone", "test"))
+        load_final_logits("alone", "test", two.present)
 
 
 def test_the_report_and_the_file_say_what_every_kind_reaches_and_why_one_is_taken(two: SimulatedRuns) -> None:
@@ -226,7 +226,7 @@ def test_a_stack_predicts_probabilities_about_as_frequent_as_the_findings(
     two: SimulatedRuns,
 ) -> None:
     make_ensemble(*of(two, "stack", ["good", "poor"]), kind="stack", study_mean="off")
-    shares = expit(read_final(*of(two, "stack", "oof")).logits).mean()
+    shares = expit(load_final_logits("stack", "oof", two.present).logits).mean()
     frequency = two.table("train")[list(two.challenge.classes)].mean()
     np.testing.assert_allclose(shares, frequency, atol=0.02)
 
@@ -240,7 +240,7 @@ def test_one_model_may_be_stacked_with_its_context_from_the_command_line(
     weights = read_weights(two.workspace.run_dir("csv", "alone"), two.challenge)
     assert weights.final.context.columns.tolist() == list(CONTEXT)
     assert (weights.study_mean.option, set(weights.nested)) == ("search", {"mean", "stack_context"})
-    assert read_final(*of(two, "alone", "test")).logits.notna().all(axis=None)
+    assert load_final_logits("alone", "test", two.present).logits.notna().all(axis=None)
 
 
 def test_labels_that_change_make_the_ensemble_anew(two: SimulatedRuns) -> None:
@@ -280,7 +280,7 @@ def test_members_that_predict_different_images_are_an_error_that_names_one(two: 
     for path in two.workspace.run_dir("csv", "poor").glob("fold*/test.parquet"):
         edit_parquet(path, lambda logits: logits.iloc[1:])
     with refused("both", "poor", "test000-0-PA", "cxrlt predict both --challenge csv --split test --force"):
-        read_final(*of(two, "both", "test"))
+        load_final_logits("both", "test", two.present)
 
 
 def test_a_weights_file_that_lacks_a_member_a_class_or_a_fold_is_refused(two: SimulatedRuns) -> None:
@@ -294,10 +294,10 @@ def test_a_weights_file_that_lacks_a_member_a_class_or_a_fold_is_refused(two: Si
     ):
         path.write_text(json.dumps(whole | {"final": final}))
         with pytest.raises(UserError, match=f"lacks {missing}.*cxrlt ensemble both .*--force"):
-            read_final(*of(two, "both", "test"))
+            load_final_logits("both", "test", two.present)
     path.write_text(json.dumps(whole | {"by_fold": whole["by_fold"][:2]}))
     with pytest.raises(UserError, match="cxrlt ensemble both --members good poor"):
-        read_final(*of(two, "both", "oof"))
+        load_final_logits("both", "oof", two.present)
 
 
 def test_a_split_that_is_predicted_is_left_alone_unless_forced(two: SimulatedRuns) -> None:

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from cxrlt.ensembles.ensemble import make_ensemble, predict_ensemble
-from cxrlt.ensembles.final_logits import STUDY_MEAN_FILE, read_final
+from cxrlt.ensembles.final_logits import STUDY_MEAN_FILE, load_final_logits
 from cxrlt.ensembles.weights import EnsembleWeights
 from cxrlt.predictions.run_names import WEIGHTS_FILE
 from cxrlt.predictions.store import read_predictions
@@ -74,13 +74,13 @@ def make(runs: SimulatedRuns, **how: object) -> EnsembleWeights:
 def test_the_labels_of_a_fold_change_none_of_its_predictions(
     three: SimulatedRuns, how: dict[str, object], fold: int
 ) -> None:
-    weights, before = make(three, **how), read_final(*of(three, "all", "oof")).logits
-    without = read_final(*of(three, "all", "oof"), without=fold).logits
+    weights, before = make(three, **how), load_final_logits("all", "oof", three.present).logits
+    without = load_final_logits("all", "oof", three.present, exclude_fold=fold).logits
     inside = fold_of(three) == fold
     change_labels(three, fold)
-    changed, after = make(three, **how), read_final(*of(three, "all", "oof")).logits
+    changed, after = make(three, **how), load_final_logits("all", "oof", three.present).logits
     pd.testing.assert_frame_equal(after[inside], before[inside], check_exact=True)
-    again = read_final(*of(three, "all", "oof"), without=fold).logits
+    again = load_final_logits("all", "oof", three.present, exclude_fold=fold).logits
     pd.testing.assert_frame_equal(again, without, check_exact=True)
     assert changed.final.to_json() != weights.final.to_json()
     assert not after[~inside].equals(before[~inside])
@@ -91,9 +91,9 @@ def test_the_labels_of_a_fold_change_none_of_its_predictions_by_one_model(
     three: SimulatedRuns, option: str
 ) -> None:
     three.add_run("one", skill=1.2, recipe=Recipe(predict=PredictConfig(study_mean=option)))
-    before = read_final(*of(three, "one", "oof"))
+    before = load_final_logits("one", "oof", three.present)
     change_labels(three, fold=1)
-    after = read_final(*of(three, "one", "oof"))
+    after = load_final_logits("one", "oof", three.present)
     inside = fold_of(three) == 1
     pd.testing.assert_frame_equal(after.logits[inside], before.logits[inside], check_exact=True)
     pd.testing.assert_frame_equal(after.raw[inside], before.raw[inside], check_exact=True)
@@ -105,9 +105,9 @@ def test_a_fold_is_predicted_by_what_was_fitted_without_it_and_can_be_asked_for_
     three: SimulatedRuns, how: dict[str, object]
 ) -> None:
     make(three, **how)
-    usual, fold = read_final(*of(three, "all", "oof")).logits, fold_of(three)
+    usual, fold = load_final_logits("all", "oof", three.present).logits, fold_of(three)
     for k in range(3):
-        without = read_final(*of(three, "all", "oof"), without=k).logits
+        without = load_final_logits("all", "oof", three.present, exclude_fold=k).logits
         assert without.index.equals(usual.index)
         pd.testing.assert_frame_equal(without[fold == k], usual[fold == k], check_exact=True)
         assert not without[fold != k].equals(usual[fold != k])
@@ -115,7 +115,7 @@ def test_a_fold_is_predicted_by_what_was_fitted_without_it_and_can_be_asked_for_
 
 def test_only_out_of_fold_rows_can_be_asked_for_without_a_fold(three: SimulatedRuns) -> None:
     with pytest.raises(ValueError, match="of out-of-fold rows, not of test"):
-        read_final(*of(three, "good", "test"), without=0)
+        load_final_logits("good", "test", three.present, exclude_fold=0)
 
 
 @pytest.mark.parametrize("how", thinned(FITTED[1:4], every=3), ids=str)
@@ -125,11 +125,13 @@ def test_dev_and_test_are_read_from_the_final_weights_and_rows_from_their_folds(
     make(three, **how)
     path = three.workspace.run_dir("csv", "all") / WEIGHTS_FILE
     whole = json.loads(path.read_text())
-    before = {split: read_final(*of(three, "all", split)).logits for split in ("oof", "dev", "test")}
+    before = {
+        split: load_final_logits("all", split, three.present).logits for split in ("oof", "dev", "test")
+    }
     fold = fold_of(three)
 
     path.write_text(json.dumps(whole | {"final": {"members": {"good": 0, "poor": 1, "third": 0}}}))
-    after = {split: read_final(*of(three, "all", split)).logits for split in before}
+    after = {split: load_final_logits("all", split, three.present).logits for split in before}
     assert after["oof"].equals(before["oof"])
     assert all(np.abs(after[split] - before[split]).to_numpy().max() > 0.01 for split in ("dev", "test"))
     stored = read_predictions(predict_ensemble(*of(three, "all", "test")), CLASSES)[0]
@@ -137,7 +139,7 @@ def test_dev_and_test_are_read_from_the_final_weights_and_rows_from_their_folds(
 
     whole["by_fold"][1] = {"members": {"good": 0, "poor": 1, "third": 0}}
     path.write_text(json.dumps(whole))
-    after = {split: read_final(*of(three, "all", split)).logits for split in before}
+    after = {split: load_final_logits("all", split, three.present).logits for split in before}
     assert after["test"].equals(before["test"])
     assert after["oof"][fold != 1].equals(before["oof"][fold != 1])
     assert not after["oof"][fold == 1].equals(before["oof"][fold == 1])
@@ -146,23 +148,23 @@ def test_dev_and_test_are_read_from_the_final_weights_and_rows_from_their_folds(
 def test_view_weights_in_the_file_are_what_is_read(three: SimulatedRuns) -> None:
     make(three, kind="mean", study_mean="search")
     path = three.workspace.run_dir("csv", "all") / WEIGHTS_FILE
-    whole, before = json.loads(path.read_text()), read_final(*of(three, "all", "test")).logits
+    whole, before = json.loads(path.read_text()), load_final_logits("all", "test", three.present).logits
     whole["study_mean"]["final"] = None
     path.write_text(json.dumps(whole))
-    assert not read_final(*of(three, "all", "test")).logits.equals(before)
+    assert not load_final_logits("all", "test", three.present).logits.equals(before)
 
 
 def test_what_a_run_chose_is_kept_beside_it_until_its_predictions_change(three: SimulatedRuns) -> None:
     run_dir = three.add_run("one", skill=1.2, recipe=Recipe(predict=PredictConfig(study_mean="search")))
-    chosen = read_final(*of(three, "one", "test")).study_mean
+    chosen = load_final_logits("one", "test", three.present).study_mean
     path = run_dir / STUDY_MEAN_FILE
     kept = json.loads(path.read_text())
     assert (kept["final"], tuple(kept["by_fold"])) == (chosen.final, chosen.by_fold)
     stamp = path.stat().st_mtime_ns
-    assert read_final(*of(three, "one", "oof")).study_mean == chosen
+    assert load_final_logits("one", "oof", three.present).study_mean == chosen
     assert path.stat().st_mtime_ns == stamp
     edit_parquet(run_dir / "fold0" / "oof.parquet", lambda logits: -logits)
-    read_final(*of(three, "one", "test"))
+    load_final_logits("one", "test", three.present)
     assert json.loads(path.read_text())["made_of"] != kept["made_of"]
 
 
@@ -174,7 +176,7 @@ def test_other_studies_of_a_patient_have_no_say_unless_context_is_asked_for(thre
     rows = {study: table.index[table["study"] == study] for study in (changed, other)}
 
     def test_logits(name: str) -> pd.DataFrame:
-        return read_final(*of(three, name, "test")).logits.loc[rows[other]]
+        return load_final_logits(name, "test", three.present).logits.loc[rows[other]]
 
     for kind in ("mean", "greedy", "per_class", "stack"):
         make_ensemble(*of(three, kind, MEMBERS), kind=kind)

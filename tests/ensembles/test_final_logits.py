@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 
 from cxrlt.ensembles.ensemble import make_ensemble
-from cxrlt.ensembles.final_logits import read_final, read_oof, read_split, study_mean_of
+from cxrlt.ensembles.final_logits import load_final_logits, read_oof, read_split, study_mean_of
 from cxrlt.errors import UserError
 from cxrlt.folds.make import make_folds, read_folds
 from cxrlt.predictions.standardise import constants_of, standardise_by_fold
@@ -15,10 +15,6 @@ from tiny import SimulatedRuns, edit_parquet, write_fold
 pytestmark = pytest.mark.slow
 
 ON, OFF = (Recipe(predict=PredictConfig(study_mean=option)) for option in ("on", "off"))
-
-
-def of(runs: SimulatedRuns, name: str) -> tuple:
-    return runs.challenge, runs.workspace, name
 
 
 def test_oof_scores_are_each_folds_logits_standardised_and_joined_by_id(runs: SimulatedRuns) -> None:
@@ -48,7 +44,7 @@ def test_the_fold_mean_is_the_mean_of_the_fold_files(runs: SimulatedRuns) -> Non
         expected.append(constants_of(oof).apply(test).to_numpy())
     scores = read_split("model", "test", runs.present)
     np.testing.assert_allclose(scores.frame.to_numpy(), np.mean(expected, axis=0), atol=1e-12)
-    logits = read_final(*of(runs, "model"), "test").logits
+    logits = load_final_logits("model", "test", runs.present).logits
     np.testing.assert_allclose(logits.to_numpy(), scores.constants.invert(scores.frame).to_numpy())
 
 
@@ -57,7 +53,7 @@ def test_folds_of_one_scale_are_averaged_to_that_scale(runs: SimulatedRuns) -> N
     files = [
         read_predictions(run_dir / f"fold{k}" / "dev.parquet", runs.challenge.classes)[0] for k in range(3)
     ]
-    logits = read_final(*of(runs, "model"), "dev").logits
+    logits = load_final_logits("model", "dev", runs.present).logits
     assert np.abs(logits - sum(files) / 3).to_numpy().max() < 0.5
 
 
@@ -133,7 +129,7 @@ def test_the_oof_score_decides_whether_a_model_is_averaged_over_studies(runs: Si
 def test_a_recipe_that_is_decided_about_studies_is_obeyed(runs: SimulatedRuns) -> None:
     runs.add_run("always", skill=2, recipe=ON)
     runs.add_run("never", skill=2, recipe=OFF)
-    always, never = (read_final(*of(runs, name), "test") for name in ("always", "never"))
+    always, never = (load_final_logits(name, "test", runs.present) for name in ("always", "never"))
     assert (always.study_mean.final, never.study_mean.final) == (0.8, None)
     averaged = study_mean(never.logits, runs.table("test"))
     np.testing.assert_allclose(always.logits.to_numpy(), averaged.to_numpy())
@@ -150,7 +146,7 @@ def test_a_refit_predicts_dev_and_test_on_its_own_scale_and_has_no_oof(runs: Sim
         columns=list(runs.challenge.classes),
     )
     write_fold(directory, logits, PredictionsMeta(fold="refit", split="test"), runs.present)
-    final = read_final(*of(runs, "all"), "test")
+    final = load_final_logits("all", "test", runs.present)
     np.testing.assert_allclose(final.logits.to_numpy(), logits.to_numpy(), atol=1e-6)
     assert final.study_mean.final is None
     with pytest.raises(UserError, match="no out-of-fold predictions"):

@@ -16,7 +16,7 @@ import yaml
 from cxrlt.calibration.calibrate import calibrate
 from cxrlt.calibration.fitted import CALIBRATION, read_calibration
 from cxrlt.ensembles.ensemble import make_ensemble
-from cxrlt.ensembles.final_logits import read_final
+from cxrlt.ensembles.final_logits import load_final_logits
 from cxrlt.errors import UserError
 from cxrlt.folds.read import read_folds
 from cxrlt.predictions.store import read_predictions
@@ -60,7 +60,7 @@ def readers(runs: SimulatedRuns) -> Iterator[Callable[[], object]]:
     """Everything that reads what lies between stages."""
     of = (runs.challenge, runs.workspace)
     for name in ("one", "both"):
-        yield lambda name=name: read_final(*of, name, "oof")
+        yield lambda name=name: load_final_logits(name, "oof", runs.present)
         yield lambda name=name: submit(*of, name)
         yield lambda name=name: read_calibration(name, runs.present)
     yield lambda: evaluate(*of, "one", n_draws=2)
@@ -164,7 +164,7 @@ def test_a_recipe_that_was_cut_between_two_lines_is_not_taken_for_a_shorter_one(
     text = path.read_text()
     path.write_text(text[: text.index("predict:")])
     with refused("config.yaml", "predict", "--fold 0 --force"):
-        read_final(made.challenge, made.workspace, "one", "oof")
+        load_final_logits("one", "oof", made.present)
     restore()
 
 

@@ -14,8 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from cxrlt.cli import main
-from cxrlt.ensembles.ensemble import make_ensemble, predict_ensemble
-from cxrlt.ensembles.predict import predict_run
+from cxrlt.ensembles.ensemble import make_ensemble, predict_ensemble, predict_run
 from cxrlt.errors import UserError
 from cxrlt.inputs.images import ImageSource
 from cxrlt.pipeline import Plan, run

@@ -20,7 +20,7 @@ from sklearn.metrics import (
 from cxrlt.challenges.base import Metric
 from cxrlt.ensembles.combine import combined_constants
 from cxrlt.ensembles.ensemble import make_ensemble
-from cxrlt.ensembles.final_logits import read_final, read_oof
+from cxrlt.ensembles.final_logits import load_final_logits, read_oof
 from cxrlt.ensembles.weights import read_weights
 from cxrlt.errors import UserError
 from cxrlt.metrics import macro_metric
@@ -78,14 +78,14 @@ def test_folds_and_members_are_averaged_as_log_probabilities(single: SimulatedRu
     for name in "ab":
         folds = [log_softmax(fold.astype(float), axis=1) for fold in on_disk(single, name, "test")]
         means[name] = np.mean(folds, axis=0)
-        final = read_final(*of(single, name, "test")).logits
+        final = load_final_logits(name, "test", single.present).logits
         np.testing.assert_allclose(softmax(final, axis=1), softmax(means[name], axis=1), atol=1e-9)
     weights = make_ensemble(*of(single, "both", ["a", "b"])).weights
     table = single.table("test")
     expected = pd.DataFrame(sum(weights.final.shares[name] * means[name] for name in "ab"), table.index)
     assert weights.study_mean.final == 0.8
     expected = study_mean(expected, table)
-    final = read_final(*of(single, "both", "test")).logits
+    final = load_final_logits("both", "test", single.present).logits
     np.testing.assert_allclose(softmax(final, axis=1), softmax(expected, axis=1), atol=1e-9)
 
 
@@ -271,7 +271,7 @@ def test_rows_without_a_label_or_a_prediction_do_not_count(single: SimulatedRuns
     evaluation = evaluate(*of(single, "model", "dev"), n_draws=20)
     assert evaluation.classes[0].n_known == whole.classes[0].n_known - 10
     labels = single.table("dev").iloc[10:][CLASSES]
-    final = read_final(*of(single, "model", "dev")).logits.loc[labels.index]
+    final = load_final_logits("model", "dev", single.present).logits.loc[labels.index]
     expected = accuracy_score(labels.to_numpy().argmax(axis=1), final.to_numpy().argmax(axis=1))
     assert evaluation.overall.of("accuracy").value == pytest.approx(expected)
     edit_parquet(run_dir / "fold0" / "oof.parquet", lambda logits: logits.iloc[4:].reindex(logits.index))
@@ -293,7 +293,7 @@ def test_a_refit_keeps_its_own_probabilities(single: SimulatedRuns) -> None:
     run_dir = single.add_run("all", skill=2, recipe=OFF, splits=("test",))
     single.make_refit("all")
     logits, _ = read_predictions(run_dir / "refit" / "test.parquet", CLASSES)
-    final = read_final(*of(single, "all", "test")).logits
+    final = load_final_logits("all", "test", single.present).logits
     np.testing.assert_allclose(softmax(final, axis=1), softmax(logits.astype(float), axis=1), atol=1e-9)
 
 

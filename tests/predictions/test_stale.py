@@ -11,7 +11,7 @@ from cxrlt.calibration.calibrate import calibrate
 from cxrlt.calibration.fitted import read_calibration
 from cxrlt.cli import main
 from cxrlt.ensembles.ensemble import make_ensemble
-from cxrlt.ensembles.final_logits import read_final, read_oof, study_mean_of
+from cxrlt.ensembles.final_logits import load_final_logits, read_oof, study_mean_of
 from cxrlt.errors import UserError
 from cxrlt.folds.make import make_folds
 from cxrlt.predictions.present import Present
@@ -94,15 +94,15 @@ def test_predictions_of_another_recipe_are_refused_and_so_are_constants_of_one(m
     study_mean_of("model", model.present)
     other_recipe(model.workspace.run_dir("csv", "model"), tta=TTAConfig(scales=(0.9,)))
     with refused("oof.parquet", "predict.tta.scales", kind=OutdatedError):
-        read_final(*of(model, "model", "oof"))
+        load_final_logits("model", "oof", model.present)
     with pytest.raises(OutdatedError, match=r"oof\.parquet is outdated.*--split oof --force"):
-        read_final(*of(model, "model", "test"))
+        load_final_logits("model", "test", model.present)
 
 
 @pytest.mark.parametrize("after", [{"study_mean": "off"}, {"gate": 0.5}])
 def test_what_is_done_with_logits_afterwards_outdates_none(model: SimulatedRuns, after: dict) -> None:
     other_recipe(model.workspace.run_dir("csv", "model"), **after)
-    read_final(*of(model, "model", "test"))
+    load_final_logits("model", "test", model.present)
 
 
 def test_fields_that_change_no_number_outdate_nothing(model: SimulatedRuns) -> None:
@@ -115,7 +115,7 @@ def test_fields_that_change_no_number_outdate_nothing(model: SimulatedRuns) -> N
     ):
         assert before in text
         path.write_text(text.replace(before, after))
-        read_final(*of(model, "model", "oof"))
+        load_final_logits("model", "oof", model.present)
 
 
 def test_predictions_for_other_classes_are_refused_with_the_training(model: SimulatedRuns) -> None:
@@ -130,9 +130,9 @@ def test_the_order_of_the_classes_changes_nothing(model: SimulatedRuns) -> None:
     other = SimulatedRuns(replace(model.challenge, train_counts=counts), model.workspace)
     calibrate(*of(model, "model"), n_draws=5)
     make_ensemble(*of(model, "alone", ["model"]))
-    before = {name: read_final(*of(model, name, "test")).logits for name in ("model", "alone")}
+    before = {name: load_final_logits(name, "test", model.present).logits for name in ("model", "alone")}
     for name, logits in before.items():
-        assert read_final(*of(other, name, "test")).logits[logits.columns].equals(logits)
+        assert load_final_logits(name, "test", other.present).logits[logits.columns].equals(logits)
     assert make_ensemble(*of(other, "alone", ["model"])).skipped
     read_calibration("model", other.present)
 
@@ -140,13 +140,13 @@ def test_the_order_of_the_classes_changes_nothing(model: SimulatedRuns) -> None:
 def test_predictions_of_another_split_are_refused_with_the_training(model: SimulatedRuns) -> None:
     make_folds(*of(model), n_folds=3, seed=5, force=True)
     with pytest.raises(OutdatedError, match=r"another split into folds.*cxrlt train .*--fold 0 --force"):
-        read_final(*of(model, "model", "dev"))
+        load_final_logits("model", "dev", model.present)
 
 
 def test_where_weights_were_deleted_predictions_are_taken_as_they_are(model: SimulatedRuns) -> None:
     for path in model.workspace.run_dir("csv", "model").glob("fold*/weights.safetensors"):
         path.unlink()
-    assert read_final(*of(model, "model", "test")).logits.notna().all(axis=None)
+    assert load_final_logits("model", "test", model.present).logits.notna().all(axis=None)
     assert evaluate(*of(model, "model"), n_draws=5).overall.of("mAP").value > 0
 
 
@@ -154,7 +154,7 @@ def test_predictions_that_do_not_say_what_they_were_made_of_are_refused(model: S
     path = model.workspace.run_dir("csv", "model") / "fold0" / "constants.json"
     write_json(path, json.loads(path.read_text()) | {"made_of": {}})
     with refused("split", "classes", "recipe", kind=OutdatedError):
-        read_final(*of(model, "model", "test"))
+        load_final_logits("model", "test", model.present)
 
 
 def test_the_leaderboard_says_which_runs_are_outdated_and_ranks_the_others(model: SimulatedRuns) -> None:

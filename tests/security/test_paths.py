@@ -8,7 +8,7 @@ import pytest
 
 from cxrlt.artifacts import Workspace
 from cxrlt.ensembles.ensemble import make_ensemble
-from cxrlt.ensembles.final_logits import read_final
+from cxrlt.ensembles.final_logits import load_final_logits
 from cxrlt.errors import UserError
 from cxrlt.inputs.table import load_table
 from tiny import SimulatedRuns, make_tiny, set_up_challenge, tiny_source
@@ -110,6 +110,6 @@ def test_no_member_of_an_ensemble_is_looked_for_elsewhere(ensemble: SimulatedRun
     path = ensemble.workspace.run_dir("csv", "both") / "weights.json"
     path.write_text(path.read_text().replace('"two"', json.dumps(member)))
     with pytest.raises(UserError, match="cannot be called"):
-        read_final(ensemble.challenge, ensemble.workspace, "both", "test")
+        load_final_logits("both", "test", ensemble.present)
     with pytest.raises(UserError, match="cannot be called"):
         make_ensemble(ensemble.challenge, ensemble.workspace, "new", ["one", member], kind="mean")

@@ -6,7 +6,7 @@ import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from cxrlt.ensembles.ensemble import make_ensemble
-from cxrlt.ensembles.final_logits import read_final
+from cxrlt.ensembles.final_logits import load_final_logits
 from cxrlt.errors import UserError
 from cxrlt.predictions.store import read_predictions
 from cxrlt.recipe import PredictConfig, Recipe
@@ -141,7 +141,7 @@ def test_scores_are_written_as_json_that_keeps_other_splits(runs: SimulatedRuns)
 
 def test_dev_is_scored_on_the_logits_that_would_be_submitted(runs: SimulatedRuns) -> None:
     runs.add_run("model", skill=2)
-    logits = read_final(*of(runs, "model", "dev")).logits
+    logits = load_final_logits("model", "dev", runs.present).logits
     labels = runs.table("dev").loc[logits.index, list(runs.challenge.classes)]
     evaluation = evaluate(*of(runs, "model", "dev"), n_draws=20)
     assert evaluation.overall.of("mAP").value == pytest.approx(

@@ -10,7 +10,7 @@ from sklearn.metrics import accuracy_score, f1_score, roc_auc_score
 
 from cxrlt import cli
 from cxrlt.ensembles.ensemble import make_ensemble
-from cxrlt.ensembles.final_logits import read_final
+from cxrlt.ensembles.final_logits import load_final_logits
 from cxrlt.errors import UserError
 from cxrlt.submissions.evaluate import evaluate
 from cxrlt.submissions.score import score_file
@@ -44,7 +44,7 @@ def read(path) -> pd.DataFrame:
 @pytest.mark.parametrize("name", ["one", "both"])
 def test_a_submission_is_the_softmax_of_what_is_evaluated(single, name):
     frame = read(submit(single.challenge, single.workspace, name).csv_path)
-    logits = read_final(single.challenge, single.workspace, name, "test").logits.loc[frame.index]
+    logits = load_final_logits(name, "test", single.present).logits.loc[frame.index]
     np.testing.assert_allclose(frame, softmax(logits, axis=1), rtol=1e-10)
     np.testing.assert_allclose(frame.sum(axis=1), 1, atol=1e-10)
 

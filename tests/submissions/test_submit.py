@@ -11,7 +11,7 @@ from scipy.special import expit
 
 from cxrlt.challenges import get_challenge
 from cxrlt.ensembles.ensemble import make_ensemble
-from cxrlt.ensembles.final_logits import read_final
+from cxrlt.ensembles.final_logits import load_final_logits
 from cxrlt.errors import UserError
 from cxrlt.submissions.submit import submit
 from cxrlt.submissions.write import IncompleteError
@@ -35,7 +35,7 @@ def own(tmp_path):
 @pytest.mark.parametrize("split", ["dev", "test"])
 def test_a_submission_is_the_sigmoid_of_what_is_evaluated(pair, split):
     written = submit(pair.challenge, pair.workspace, "one", split)
-    expected = expit(read_final(pair.challenge, pair.workspace, "one", split).logits.astype(np.float64))
+    expected = expit(load_final_logits("one", split, pair.present).logits.astype(np.float64))
     ids = pair.challenge.template(split, pair.workspace.inputs_dir("csv"))
     frame = read(written.csv_path)
     assert list(frame.index) == ids

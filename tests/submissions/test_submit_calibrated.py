@@ -14,7 +14,7 @@ from cxrlt import cli
 from cxrlt.calibration import VARIANTS
 from cxrlt.calibration.calibrate import calibrate
 from cxrlt.ensembles.ensemble import make_ensemble
-from cxrlt.ensembles.final_logits import read_final
+from cxrlt.ensembles.final_logits import load_final_logits
 from cxrlt.errors import UserError
 from cxrlt.metrics import average_precision
 from cxrlt.metrics.calibration import class_ece, class_f1
@@ -64,7 +64,7 @@ def test_every_variant_ranks_alike_and_says_what_it_promises(own: SimulatedRuns,
 
 def test_a_calibrated_submission_is_the_sigmoid_of_the_calibrated_logits(own: SimulatedRuns) -> None:
     calibration = calibrate(own.challenge, own.workspace, "one", method="isotonic", n_draws=20).calibration
-    logits = read_final(own.challenge, own.workspace, "one", "dev").logits
+    logits = load_final_logits("one", "dev", own.present).logits
     for variant, frame in of_all(own).items():
         expected = expit(calibration.apply(logits, variant).astype(np.float64)).loc[frame.index]
         np.testing.assert_allclose(frame, expected, rtol=1e-10)

@@ -4,7 +4,7 @@ Losses for long tails are no proper scores: where one in 500 images is positive,
 probability of .35. The maps fitted here rise strictly in every class, so no ranking changes; what changes is
 what a probability of .5 means.
 
-Folds' logits and their average for dev and test have been put on one scale (`Final.logits`), on which the
+Folds' logits and their average for dev and test have been put on one scale (`FinalLogits`), on which the
 maps are fitted and applied. An average is a little surer than one fold's logit, which the maps do not know.
 """
 
@@ -19,14 +19,13 @@ from cxrlt.artifacts import Workspace
 from cxrlt.calibration import METHODS, VARIANTS, Method, Variant
 from cxrlt.calibration.fitted import Calibration, fit_calibration, write_calibration
 from cxrlt.challenges.base import Challenge
-from cxrlt.ensembles.evidence import marks_of
-from cxrlt.ensembles.final_logits import finished_folds, read_final
+from cxrlt.ensembles.current import notes_of
+from cxrlt.ensembles.final_logits import load_final_logits, present_for
 from cxrlt.errors import UserError
 from cxrlt.folds.read import REFIT
 from cxrlt.metrics import Drawn, Interval, has_both_values, macro, macro_metric, paired_difference
 from cxrlt.metrics.calibration import LOG_LOSS, calibration_bootstrap
-from cxrlt.predictions.present import Present, partial_note
-from cxrlt.predictions.run_names import require_run
+from cxrlt.predictions.present import Present
 from cxrlt.predictions.scoring import N_DRAWS
 from cxrlt.predictions.standardise import predicted_rows
 
@@ -88,7 +87,7 @@ def calibrate(
     drawn = {each: nested.draw(logits["calibrated"], n_draws, seed) for each, logits in mapped.items()}
     behind = _behind({each: figures[LOG_LOSS] for each, figures in drawn.items()})
     chosen = next(each for each, gap in behind.items() if gap.low <= 0)
-    final = read_final(challenge, workspace, name, "oof", present).logits
+    final = load_final_logits(name, "oof", present).logits
     calibration = fit_calibration(chosen, final.loc[nested.ids], nested.labels)
     figures = {
         each: drawn[chosen] if each == "calibrated" else nested.draw(logits, n_draws, seed)
@@ -106,34 +105,24 @@ def calibrate(
         behind=behind,
         variants={each: _variant_score(rankings[each], figures[each], figures["raw"]) for each in figures},
         n_positive=(nested.labels == 1).sum().to_dict(),
-        notes=_notes(name, present),
+        notes=tuple(notes_of(name, "oof", present)),
     )
 
 
 def _present_folds(challenge: Challenge, workspace: Workspace, name: str, partial: bool) -> Present:
     """The folds to calibrate on. Raises UserError for an unknown run, a refit, and a fold that is alone."""
-    require_run(challenge, workspace, name)
     if (workspace.run_dir(challenge.name, name) / REFIT).is_dir():
         raise UserError(
             f"{name} was fitted on all rows (--refit), so it has no out-of-fold predictions to calibrate on. "
             "Submit it with --probabilities raw"
         )
-    present = Present(challenge, workspace)
-    if not partial:
-        return present
-    present = present.only(finished_folds(name, present))
-    if len(present.folds.held) < 2:
+    present = present_for(challenge, workspace, name, partial=partial)
+    if partial and len(present.folds.held) < 2:
         raise UserError(
             f"Only fold {present.folds.held[0]} of {name} is finished, and what calibrates a fold is fitted "
             f"on others. Finish one more: cxrlt train RECIPE --name {name} --challenge {challenge.name}"
         )
     return present
-
-
-def _notes(name: str, present: Present) -> tuple[str, ...]:
-    """What the reader should know of the rows and of what was trained on them."""
-    partial = [partial_note(present)] if present.partial else []
-    return (*partial, *present.rows.notes(present.challenge.name), *marks_of(name, present))
 
 
 def require_multi_label(challenge: Challenge, name: str) -> None:
@@ -156,10 +145,10 @@ class Nested:
 
     @classmethod
     def read(cls, name: str, present: Present) -> "Nested":
-        """Raises UserError as `read_final`, and if no class has both values."""
+        """Raises UserError as `load_final_logits`, and if no class has both values."""
         challenge, rows = present.challenge, present.rows
         without = {
-            fold: read_final(challenge, present.workspace, name, "oof", present, without=fold).logits
+            fold: load_final_logits(name, "oof", present, exclude_fold=fold).logits
             for fold in present.folds.held
         }
         ids = rows.table.index

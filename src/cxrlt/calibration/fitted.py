@@ -13,7 +13,7 @@ from scipy.special import expit, logit
 from cxrlt.artifacts import Artifact, read_model, write_model
 from cxrlt.calibration import Method, Variant
 from cxrlt.calibration.logit_maps import LogitMap, f1_threshold, fit_maps
-from cxrlt.ensembles.evidence import made_of_final
+from cxrlt.ensembles.current import made_of_final
 from cxrlt.errors import UserError, listing
 from cxrlt.predictions.present import Present
 from cxrlt.provenance import MadeOf, OutdatedError, in_words

@@ -70,7 +70,7 @@ class Predict(Images):
     """Predict again what is finished."""
 
     def run(self) -> None:
-        from cxrlt.ensembles.predict import models_of, predict_run
+        from cxrlt.ensembles.ensemble import models_of, predict_run
 
         source = self.source(self.challenge)
         predict_run(source, self.name, self.split, force=self.force)

@@ -50,21 +50,21 @@ def cross_fit(
 ) -> dict[str, CrossFitted]:
     """Every kind fitted on the members' out-of-fold scores: on all rows, and for each fold on the others'."""
     labels = rows.table[list(challenge.classes)].to_numpy(np.float64)
-    fold, units = rows.fold.to_numpy(), (None, *range(rows.folds.n_folds))
+    fold_of, excluded = rows.fold.to_numpy(), (None, *range(rows.folds.n_folds))
     fitted: dict[int | None, dict[str, Combination]] = {}
     parts: dict[str, list[pd.DataFrame]] = {kind: [] for kind in kinds}
-    for frontal in dict.fromkeys(study_mean.of(unit) for unit in units):
+    for frontal in dict.fromkeys(map(study_mean.for_fold, excluded)):
         evidence = evidence_of(frames, rows.table, frontal, context=STACK_CONTEXT in kinds)
-        for unit in (unit for unit in units if study_mean.of(unit) == frontal):
-            chosen = evidence.predicted & (True if unit is None else fold != unit)
-            fitted[unit] = _fit(kinds, challenge, evidence.rows(chosen), labels[chosen])
-            if unit is not None:
+        for fold in (fold for fold in excluded if study_mean.for_fold(fold) == frontal):
+            chosen = evidence.predicted & (True if fold is None else fold_of != fold)
+            fitted[fold] = _fit(kinds, challenge, evidence.rows(chosen), labels[chosen])
+            if fold is not None:
                 for kind in kinds:
-                    parts[kind].append(combined(evidence.rows(fold == unit), fitted[unit][kind]))
+                    parts[kind].append(combined(evidence.rows(fold_of == fold), fitted[fold][kind]))
     return {
         kind: CrossFitted(
             fitted[None][kind],
-            tuple(fitted[unit][kind] for unit in units[1:]),
+            tuple(fitted[fold][kind] for fold in excluded[1:]),
             pd.concat(parts[kind]).loc[rows.table.index],
         )
         for kind in kinds
@@ -142,7 +142,9 @@ def _shared(evidence: Evidence, weights: NDArray[np.float64]) -> Combination:
 
 def _stack(evidence: Evidence, labels: NDArray[np.float64], *, with_context: bool) -> Combination:
     stacks = [
-        fit_stack(evidence.scores[:, c].T, labels[:, c], evidence.context.of(c) if with_context else None)
+        fit_stack(
+            evidence.scores[:, c].T, labels[:, c], evidence.context.for_class(c) if with_context else None
+        )
         for c in range(len(evidence.classes))
     ]
     classes = list(evidence.classes)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from cxrlt.ensembles.context import Context, context_of
 from cxrlt.ensembles.weights import Combination
 from cxrlt.predictions.standardise import Constants
-from cxrlt.predictions.study_mean import averaged
+from cxrlt.predictions.study_mean import study_mean
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ def evidence_of(
     None: not averaged. The context, if it is asked for, is that of the members' plain mean.
     """
     ids = next(iter(frames.values())).index
-    parts = [averaged(frame, table, frontal) for frame in frames.values()]
+    parts = [study_mean(frame, table, frontal) for frame in frames.values()]
     scores = np.stack([part.to_numpy(np.float64).T for part in parts])
     around = context_of(scores.mean(axis=0), table.loc[ids]) if context else None
     return Evidence(ids, tuple(frames), tuple(parts[0].columns), scores, around)
@@ -59,7 +59,7 @@ def combined(evidence: Evidence, combination: Combination) -> pd.DataFrame:
     if combination.context is not None:
         coefficients = combination.context.loc[list(evidence.classes)].to_numpy()
         for c, coefficient in enumerate(coefficients):
-            total[c] += evidence.context.of(c) @ coefficient
+            total[c] += evidence.context.for_class(c) @ coefficient
     return pd.DataFrame(total.T, index=evidence.ids, columns=list(evidence.classes))
 
 

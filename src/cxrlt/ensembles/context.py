@@ -29,7 +29,7 @@ class Context:
     shared: NDArray[np.float64]
     means: NDArray[np.float64]
 
-    def of(self, c: int) -> NDArray[np.float64]:
+    def for_class(self, c: int) -> NDArray[np.float64]:
         """The columns of CONTEXT for class number c: (n, 8)."""
         return np.hstack([self.shared, self.means[:, c].T])
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cxrlt
 from cxrlt.artifacts import Workspace, write_model
@@ -17,17 +18,19 @@ from cxrlt.ensembles.candidates import (
     compare,
     cross_fit,
 )
-from cxrlt.ensembles.evidence import made_of_evidence, made_of_final
-from cxrlt.ensembles.final_logits import read_final, read_oof
+from cxrlt.ensembles.current import made_of_evidence, made_of_final
+from cxrlt.ensembles.final_logits import load_final_logits, read_oof
 from cxrlt.ensembles.weights import Candidate, EnsembleRequest, EnsembleWeights, Kind, read_weights
 from cxrlt.errors import UserError, listing
-from cxrlt.predictions.fold_files import require_current_oof
 from cxrlt.predictions.present import Present
 from cxrlt.predictions.run_names import WEIGHTS_FILE, is_ensemble, require_run
-from cxrlt.predictions.store import PredictionsMeta, read_meta, write_predictions
+from cxrlt.predictions.store import PredictionsMeta, read_meta, require_current_oof, write_predictions
 from cxrlt.predictions.study_mean import StudyMeanOption, choose_study_mean
 from cxrlt.provenance import OutdatedError, in_words
 from cxrlt.system.locks import exclusive
+
+if TYPE_CHECKING:
+    from cxrlt.inputs.images import ImageSource
 
 
 @dataclass(frozen=True)
@@ -62,30 +65,52 @@ def make_ensemble(
     patient. Raises UserError for an unknown, repeated, refitted or incomplete member, for a kind that the
     challenge does not allow, and if `name` is taken by something else than this ensemble.
     """
-    asked = EnsembleRequest(kind=kind, context=context, study_mean=study_mean)
+    request = EnsembleRequest(kind=kind, context=context, study_mean=study_mean)
     run_dir = workspace.run_dir(challenge.name, name)
     _require_members(challenge, workspace, name, members)
-    _require_possible(challenge, asked)
+    _require_possible(challenge, request)
     present = Present(challenge, workspace)
     made_of = made_of_evidence(members, present)
     notes = present.rows.notes(challenge.name)
     with exclusive(run_dir):
-        if is_ensemble(run_dir) and not force:
+        skipped = is_ensemble(run_dir) and not force
+        if skipped:
             weights = read_weights(run_dir, challenge)
-            _require_same(run_dir, weights, members, asked)
-            found = present.differing(weights.made_of, made_of, None)
-            if not found:
-                for member in members:
-                    require_current_oof(member, present)
-                paths = _predict_available(name, present)
-                text = "\n".join([f"ensemble {name}: already done ({run_dir})", *_indented(notes)])
-                return EnsembleReport(weights, paths, True, text)
-            notes.insert(0, f"fitted again, for there are {in_words(found)} now")
-        weights = _combine(members, asked, present)
-        write_model(run_dir / WEIGHTS_FILE, weights)
+            _require_same(run_dir, weights, members, request)
+            if found := present.differing(weights.made_of, made_of, None):
+                notes.insert(0, f"fitted again, for there are {in_words(found)} now")
+                skipped = False
+        if skipped:
+            for member in members:
+                require_current_oof(member, present)
+        else:
+            weights = _combine(members, request, present)
+            write_model(run_dir / WEIGHTS_FILE, weights)
         paths = _predict_available(name, present)
-    text = "\n".join([_describe(challenge, name, weights, paths), *_indented(notes)])
-    return EnsembleReport(weights, paths, False, text)
+    done = f"ensemble {name}: already done ({run_dir})"
+    text = done if skipped else _describe(challenge, name, weights, paths)
+    return EnsembleReport(weights, paths, skipped, "\n".join([text, *(f"  {note}" for note in notes)]))
+
+
+def predict_run(source: "ImageSource", name: str, split: str, *, force: bool = False) -> list[Path]:
+    """As `predict`, for an ensemble too: its members first, then what its weights.json makes of them."""
+    from cxrlt.predictions.predict import predict  # torch takes seconds, and the rest does without it
+
+    require_run(source.challenge, source.workspace, name)
+    models = models_of(source, name)
+    for model in models:
+        paths = predict(source, model, split, force=force)
+    if models == (name,):
+        return paths
+    path = predict_ensemble(source.challenge, source.workspace, name, split, force=force)
+    print(f"predict {name} {split}: {path}")
+    return [path]
+
+
+def models_of(source: "ImageSource", name: str) -> tuple[str, ...]:
+    """The members of an ensemble; a model is its own."""
+    run_dir = source.workspace.run_dir(source.challenge.name, name)
+    return read_weights(run_dir, source.challenge).members if is_ensemble(run_dir) else (name,)
 
 
 def predict_ensemble(
@@ -108,37 +133,33 @@ def is_predicted(name: str, split: str, present: Present) -> bool:
         return False
 
 
-def _indented(lines: Sequence[str]) -> list[str]:
-    return [f"  {line}" for line in lines]
-
-
 def _write_split(name: str, split: str, present: Present, force: bool = False) -> Path:
-    challenge, workspace = present.challenge, present.workspace
-    run_dir = workspace.run_dir(challenge.name, name)
-    weights, path = read_weights(run_dir, challenge), run_dir / f"{split}.parquet"
+    run_dir = present.workspace.run_dir(present.challenge.name, name)
+    path = run_dir / f"{split}.parquet"
     if not force and is_predicted(name, split, present):
         return path
-    logits = read_final(challenge, workspace, name, split, present).logits
+    final = load_final_logits(name, split, present)
     meta = PredictionsMeta(
-        challenge=challenge.name,
+        challenge=present.challenge.name,
         name=name,
         fold="all",
         split=split,
         tta="members'",
-        study_mean=weights.study_mean.text,
+        study_mean=final.study_mean.text,
         version=cxrlt.__version__,
         made_of=made_of_final(name, split, present),
     )
-    write_predictions(path, logits, meta)
+    write_predictions(path, final.logits, meta)
     return path
 
 
-def _combine(names: Sequence[str], asked: EnsembleRequest, present: Present) -> EnsembleWeights:
+def _combine(names: Sequence[str], request: EnsembleRequest, present: Present) -> EnsembleWeights:
     challenge, rows = present.challenge, present.rows
     frames = {name: read_oof(name, present).frame for name in names}
     mean = sum(frames.values()) / len(frames)
-    study_mean = choose_study_mean(challenge, mean, rows.table, asked.study_mean)
-    kinds, wanted = candidates(challenge, len(names), asked.context), _wanted(asked)
+    study_mean = choose_study_mean(challenge, mean, rows.table, request.study_mean)
+    kinds = candidates(challenge, len(names), request.context)
+    wanted = STACK_CONTEXT if request.context and request.kind == "stack" else request.kind
     if wanted and wanted not in kinds:
         kinds = tuple(kind for kind in BY_SIMPLICITY if kind in {*kinds, wanted})
     fitted = cross_fit(kinds, challenge, frames, rows, study_mean)
@@ -155,34 +176,30 @@ def _combine(names: Sequence[str], asked: EnsembleRequest, present: Present) -> 
         study_mean=study_mean,
         nested=nested,
         n_draws=N_DRAWS,
-        asked=asked,
+        asked=request,
         made_of=made_of_evidence(names, present),
     )
 
 
-def _wanted(asked: EnsembleRequest) -> str | None:
-    return STACK_CONTEXT if asked.kind == "stack" and asked.context else asked.kind
-
-
-def _require_possible(challenge: Challenge, asked: EnsembleRequest) -> None:
-    if challenge.task == "single_label" and (asked.kind in ("per_class", "stack") or asked.context):
-        flag = "--context" if asked.context else f"--kind {asked.kind}"
+def _require_possible(challenge: Challenge, request: EnsembleRequest) -> None:
+    if challenge.task == "single_label" and (request.kind in ("per_class", "stack") or request.context):
+        flag = "--context" if request.context else f"--kind {request.kind}"
         raise UserError(
             f"{flag} weighs members class by class, but {challenge.name} has one class per image, whose "
             "scores must stay comparable within a row: use --kind mean or greedy, or leave it out."
         )
-    if asked.context and asked.kind not in (None, "stack"):
-        raise UserError(f"--context is seen by stacking alone: it does not go with --kind {asked.kind}.")
+    if request.context and request.kind not in (None, "stack"):
+        raise UserError(f"--context is seen by stacking alone: it does not go with --kind {request.kind}.")
 
 
 def _require_same(
-    run_dir: Path, weights: EnsembleWeights, members: Sequence[str], asked: EnsembleRequest
+    run_dir: Path, weights: EnsembleWeights, members: Sequence[str], request: EnsembleRequest
 ) -> None:
     differing = []
     if set(weights.members) != set(members):
         differing.append(f"the ensemble of {listing(weights.members)}")
     for flag, value in weights.asked:
-        if value != getattr(asked, flag, None):
+        if value != getattr(request, flag, None):
             differing.append(f"made with --{flag.replace('_', '-')} {value}")
     if differing:
         raise UserError(

@@ -1,14 +1,16 @@
 """What a model or an ensemble says about the rows of a split, read alike: complete, by id and by class."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import pandas as pd
+from scipy.special import log_expit
 
 from cxrlt.artifacts import Workspace, write_model
 from cxrlt.challenges.base import Challenge
 from cxrlt.ensembles.combine import combined, combined_constants, evidence_of
-from cxrlt.ensembles.evidence import (
+from cxrlt.ensembles.current import (
     made_of_evidence,
     predicting_recipe,
     require_same_predictions,
@@ -16,29 +18,28 @@ from cxrlt.ensembles.evidence import (
 )
 from cxrlt.errors import UserError, listing
 from cxrlt.folds.read import REFIT
-from cxrlt.predictions.fold_files import constants_of_fold, predict_command, read_fold, require_ids
-from cxrlt.predictions.gate import gate_by_no_finding
+from cxrlt.metrics.resampling import Floats
 from cxrlt.predictions.present import Present
-from cxrlt.predictions.run_names import is_ensemble
-from cxrlt.predictions.standardise import Constants, constants_of, mean_constants
+from cxrlt.predictions.run_names import is_ensemble, require_run
+from cxrlt.predictions.standardise import Constants, mean_constants
+from cxrlt.predictions.store import predict_command, read_fold
 from cxrlt.predictions.study_mean import (
     CANDIDATES,
     StudyMean,
     StudyMeanRecord,
-    averaged,
     choose_study_mean,
     fixed_study_mean,
     kept_study_mean,
+    study_mean,
 )
-from cxrlt.predictions.trained import fold_dirs
 from cxrlt.system.locks import exclusive
-from cxrlt.training.run_paths import WEIGHTS, fold_of
+from cxrlt.training.run_paths import WEIGHTS, unit_dir
 
 STUDY_MEAN_FILE = "study_mean.json"
 
 
 @dataclass(frozen=True)
-class Scores:
+class ModelScores:
     """Comparable scores (index image_id, a column per class; NaN = not predicted) before any study mean.
 
     They are standardised logits, or log-probabilities with one class per row; `constants` map them back to
@@ -52,66 +53,72 @@ class Scores:
     optimistic: bool = False
 
 
-def finished_folds(name: str, present: Present) -> list[int]:
-    """The folds of a model that have weights or out-of-fold predictions. Raises UserError if none has."""
-    run_dir = present.workspace.run_dir(present.challenge.name, name)
+def present_for(challenge: Challenge, workspace: Workspace, name: str, *, partial: bool = False) -> Present:
+    """What there is now for a model or an ensemble: with `partial` the finished folds of a model alone.
+
+    A finished fold has weights or out-of-fold predictions. Raises UserError for an unknown name, and with
+    `partial` for an ensemble, and for a model without a finished fold.
+    """
+    require_run(challenge, workspace, name)
+    present, run_dir = Present(challenge, workspace), workspace.run_dir(challenge.name, name)
+    if not partial:
+        return present
     if is_ensemble(run_dir):
         raise UserError(f"--partial is of single models, and {name} is an ensemble: name one of its members.")
-    found = [
-        int(fold_of(directory))
-        for directory in fold_dirs(run_dir)
-        if directory.name != REFIT and any((directory / file).is_file() for file in (WEIGHTS, "oof.parquet"))
+    finished = [
+        fold
+        for fold in present.folds.held
+        if any((unit_dir(run_dir, fold) / file).is_file() for file in (WEIGHTS, "oof.parquet"))
     ]
-    found = [fold for fold in found if fold in present.folds.held]
-    if not found:
+    if not finished:
         raise UserError(f"No fold of {name} is finished. Train it with: cxrlt train")
-    return found
+    return present.only(finished)
 
 
-def read_oof(name: str, present: Present) -> Scores:
+def read_oof(name: str, present: Present) -> ModelScores:
     """Out-of-fold scores of a model, a row per row in the folds that `present` holds, and in their order.
 
     Raises UserError naming the command that fixes it for a missing fold or row, a row of another fold, an
     unknown class, or predictions made of something else than there is now.
     """
-    challenge, run_dir = present.challenge, present.workspace.run_dir(present.challenge.name, name)
+    run_dir = present.workspace.run_dir(present.challenge.name, name)
     if (run_dir / REFIT).is_dir():
         raise UserError(f"{name} was fitted on all rows (--refit), so it has no out-of-fold predictions.")
-    parts, raws, constants, epochs = [], [], [], set()
-    for fold in present.folds.held:
-        logits, meta = read_fold(run_dir, fold, "oof", present)
-        require_ids(run_dir / f"fold{fold}" / "oof.parquet", logits.index, present, fold)
-        constants.append(constants_of_fold(run_dir, fold, present))
-        parts.append(constants[-1].apply(logits))
-        raws.append(logits)
-        epochs.add(meta.epoch)
-    frame, raw = (pd.concat(frames).loc[present.rows.table.index] for frames in (parts, raws))
-    raw = raw if challenge.task == "multi_label" else None
-    return Scores(frame, mean_constants(constants), raw, optimistic="best" in epochs)
+    folds = [read_fold(run_dir, fold, "oof", present) for fold in present.folds.held]
+    ids = present.rows.table.index
+    frame = pd.concat([fold.constants.apply(fold.logits) for fold in folds]).loc[ids]
+    raw = None
+    if present.challenge.task == "multi_label":
+        raw = pd.concat([fold.logits for fold in folds]).loc[ids]
+    optimistic = any(fold.meta.epoch == "best" for fold in folds)
+    return ModelScores(frame, mean_constants([fold.constants for fold in folds]), raw, optimistic)
 
 
-def read_split(name: str, split: str, present: Present) -> Scores:
-    """Scores of a model for dev or test: standardised fold by fold, then averaged.
+def read_split(name: str, split: str, present: Present) -> ModelScores:
+    """Scores of a model for dev or test: standardised fold by fold, then averaged; a refit has one fold.
 
-    A refit has one set of logits and no out-of-fold ones: they are standardised with their own constants.
     Raises UserError as `read_oof`, and if folds hold different ids.
     """
-    challenge, run_dir = present.challenge, present.workspace.run_dir(present.challenge.name, name)
-    if (run_dir / REFIT).is_dir():
-        logits, _ = read_fold(run_dir, REFIT, split, present)
-        constants = constants_of(logits, challenge.task)
-        return Scores(constants.apply(logits), constants)
-    units = present.folds.held
-    constants = [constants_of_fold(run_dir, fold, present) for fold in units]
-    frames = (  # one at a time: at 377,110 rows of 40 classes each is 120 MB
-        part.apply(read_fold(run_dir, fold, split, present)[0])
-        for fold, part in zip(units, constants, strict=True)
-    )
-    fix = f"{predict_command(name, challenge.name, split)} --force"
-    mean = weighted_mean(
-        frames, [1 / len(units)] * len(units), f"the {split} predictions of {name}'s folds", fix
-    )
-    return Scores(mean, mean_constants(constants))
+    run_dir = present.workspace.run_dir(present.challenge.name, name)
+    folds = [REFIT] if (run_dir / REFIT).is_dir() else present.folds.held
+    constants, mean = [], None
+    for each in folds:  # one at a time: at 377,110 rows of 40 classes each is 120 MB
+        fold = read_fold(run_dir, each, split, present)
+        constants.append(fold.constants)
+        scores = fold.constants.apply(fold.logits)
+        if mean is None:
+            mean = scores * (1 / len(folds))
+            continue
+        if not scores.index.equals(mean.index):
+            if len(odd := scores.index.symmetric_difference(mean.index)):
+                command = predict_command(name, present.challenge.name, split)
+                raise UserError(
+                    f"the {split} predictions of {name}'s folds do not hold the same ids: {listing(odd)}. "
+                    f"Predict again with: {command} --force"
+                )
+            scores = scores.loc[mean.index]
+        mean += 1 / len(folds) * scores
+    return ModelScores(mean, mean_constants(constants))
 
 
 def study_mean_of(name: str, present: Present) -> StudyMean:
@@ -138,7 +145,7 @@ def study_mean_of(name: str, present: Present) -> StudyMean:
 
 
 @dataclass(frozen=True)
-class Final:
+class FinalLogits:
     """What is scored and submitted: logits (index image_id, a column per class; NaN = not predicted).
 
     They are means over folds, over members and, as `study_mean` says, over studies. `raw` are the pooled
@@ -152,83 +159,47 @@ class Final:
     raw: pd.DataFrame | None = None
     optimistic: bool = False
 
-    def only(self, ids: pd.Index) -> "Final":
+    def only(self, ids: pd.Index) -> "FinalLogits":
         """The same for these rows."""
         return replace(self, logits=self.logits.loc[ids], raw=None if self.raw is None else self.raw.loc[ids])
 
 
-def read_final(
-    challenge: Challenge,
-    workspace: Workspace,
-    name: str,
-    split: str,
-    present: Present | None = None,
-    *,
-    without: int | None = None,
-) -> Final:
+def load_final_logits(
+    name: str, split: str, present: Present, *, exclude_fold: int | None = None
+) -> FinalLogits:
     """Predictions of a model or an ensemble for "oof", "dev" or "test", as they are scored and submitted.
 
     A model's are gated if its recipe asks for it; an ensemble's members are not, and `raw` never is. An
     out-of-fold row is computed with what was fitted without its fold. Of a model, `present` may hold
-    some folds alone; the others need not be trained then. `without` (of "oof" only) computes every row with
-    what was fitted without that fold: what comes after may be fitted on the other folds' rows.
+    some folds alone; the others need not be trained then. `exclude_fold` (of "oof" only) computes every row
+    with what was fitted without that fold: what comes after may be fitted on the other folds' rows.
     """
-    if without is not None and split != "oof":
-        raise ValueError(f"without={without} is of out-of-fold rows, not of {split}.")
-    present = present or Present(challenge, workspace)
-    oof, table = split == "oof", present.table(split)
-    units = [None] if not oof else present.folds.held if without is None else [without]
-    run_dir = workspace.run_dir(challenge.name, name)
-    if is_ensemble(run_dir):
-        return _ensemble(name, split, present, units)
-    how = study_mean_of(name, present)
-    scores = read_oof(name, present) if oof else read_split(name, split, present)
-
-    def over_studies(frame: pd.DataFrame) -> pd.DataFrame:
-        return _by_unit(
-            units, frame.index, table, lambda ids, unit: averaged(frame.loc[ids], table, how.of(unit))
-        )
-
-    raw = None if scores.raw is None else over_studies(scores.raw)
-    logits = scores.constants.invert(over_studies(scores.frame))
-    gated = gate_by_no_finding(challenge, logits, predicting_recipe(run_dir, challenge).predict.gate)
-    return Final(name, gated, how, raw, scores.optimistic)
+    if exclude_fold is not None and split != "oof":
+        raise ValueError(f"exclude_fold={exclude_fold} is of out-of-fold rows, not of {split}.")
+    excluded = [exclude_fold] if split != "oof" or exclude_fold is not None else present.folds.held
+    run_dir = present.workspace.run_dir(present.challenge.name, name)
+    load = _ensemble_logits if is_ensemble(run_dir) else _model_logits
+    return load(name, split, present, excluded)
 
 
-def weighted_mean(
-    frames: Iterable[pd.DataFrame], weights: Sequence[float], what: str, made_by: str
-) -> pd.DataFrame:
-    """Sum of weight x frame, joined by id. Raises UserError if the ids differ."""
-    total = None
-    for frame, weight in zip(frames, weights, strict=True):
-        if total is None:
-            total = frame * weight
-            continue
-        if not frame.index.equals(total.index):
-            odd = frame.index.symmetric_difference(total.index)
-            if len(odd):
-                raise UserError(
-                    f"{what} do not hold the same ids: {listing(odd)}. Predict again with: {made_by}"
-                )
-            frame = frame.loc[total.index]
-        total += weight * frame
-    return total
+def _model_logits(name: str, split: str, present: Present, excluded: Sequence[int | None]) -> FinalLogits:
+    challenge, table = present.challenge, present.table(split)
+    chosen = study_mean_of(name, present)
+    scores = read_oof(name, present) if split == "oof" else read_split(name, split, present)
+    parts = [
+        (rows, chosen.for_fold(fold)) for rows, fold in _rows_by_fold(excluded, scores.frame.index, table)
+    ]
+    frame, raw = (
+        None if each is None else pd.concat([study_mean(each.loc[rows], table, how) for rows, how in parts])
+        for each in (scores.frame, scores.raw)
+    )
+    recipe = predicting_recipe(present.workspace.run_dir(challenge.name, name), challenge)
+    logits = gate_by_no_finding(challenge, scores.constants.invert(frame), recipe.predict.gate)
+    final = FinalLogits(name, logits, chosen, raw, scores.optimistic)
+    return final.only(scores.frame.index)
 
 
-def _by_unit(
-    units: Sequence[int | None],
-    ids: pd.Index,
-    table: pd.DataFrame,
-    of: Callable[[pd.Index, int | None], pd.DataFrame],
-) -> pd.DataFrame:
-    """Every row from what was fitted without its fold, or all from the one unit there is."""
-    if len(units) == 1:
-        return of(ids, units[0])
-    fold = table.loc[ids, "fold"]
-    return pd.concat([of(ids[fold == unit], unit) for unit in units]).loc[ids]
-
-
-def _ensemble(name: str, split: str, present: Present, units: Sequence[int | None]) -> Final:
+def _ensemble_logits(name: str, split: str, present: Present, excluded: Sequence[int | None]) -> FinalLogits:
     challenge, table = present.challenge, present.table(split)
     weights = weights_of_split(name, present)
     if split == "oof":
@@ -236,28 +207,64 @@ def _ensemble(name: str, split: str, present: Present, units: Sequence[int | Non
     else:
         members = {member: read_split(member, split, present) for member in weights.used}
     require_same_predictions(name, weights, present)
-    frames = {member: scores.frame for member, scores in members.items()}
-    constants = {member: scores.constants for member, scores in members.items()}
-    again = f"{predict_command(name, challenge.name, split)} --force"
-    _require_same_ids(name, frames, again)
-
-    def logits_of(ids: pd.Index, unit: int | None) -> pd.DataFrame:
-        how = weights.of(unit)
-        parts = {member: frame.loc[ids] for member, frame in frames.items()}
-        context = how.context is not None
-        evidence = evidence_of(parts, table, weights.study_mean.of(unit), context=context)
-        return combined_constants(constants, how).invert(combined(evidence, how))
-
-    logits = _by_unit(units, next(iter(frames.values())).index, table, logits_of)
-    optimistic = any(scores.optimistic for scores in members.values())
-    return Final(name, logits, weights.study_mean, optimistic=optimistic)
-
-
-def _require_same_ids(name: str, frames: Mapping[str, pd.DataFrame], again: str) -> None:
-    ids = next(iter(frames.values())).index
-    for member, frame in frames.items():
-        if len(odd := frame.index.symmetric_difference(ids)):
+    ids = next(iter(members.values())).frame.index
+    for member, scores in members.items():
+        if len(odd := scores.frame.index.symmetric_difference(ids)):
             raise UserError(
                 f"the predictions of {name}'s member {member} do not hold the ids of the others: "
-                f"{listing(odd)}. Predict again with: {again}"
+                f"{listing(odd)}. Predict again with: {predict_command(name, challenge.name, split)} --force"
             )
+    constants = {member: scores.constants for member, scores in members.items()}
+    logits = []
+    for rows, fold in _rows_by_fold(excluded, ids, table):
+        combination, frontal = weights.for_fold(fold), weights.study_mean.for_fold(fold)
+        frames = {member: scores.frame.loc[rows] for member, scores in members.items()}
+        evidence = evidence_of(frames, table, frontal, context=combination.context is not None)
+        logits.append(combined_constants(constants, combination).invert(combined(evidence, combination)))
+    optimistic = any(scores.optimistic for scores in members.values())
+    return FinalLogits(name, pd.concat(logits).loc[ids], weights.study_mean, optimistic=optimistic)
+
+
+def _rows_by_fold(
+    excluded: Sequence[int | None], ids: pd.Index, table: pd.DataFrame
+) -> list[tuple[pd.Index, int | None]]:
+    """(rows, fold): every fold's rows with the fold, to be computed without it, or all rows if it is one."""
+    if len(excluded) == 1:
+        return [(ids, excluded[0])]
+    fold_of = table.loc[ids, "fold"]
+    return [(ids[fold_of == fold], fold) for fold in excluded]
+
+
+def gate_by_no_finding(challenge: Challenge, logits: pd.DataFrame, power: float) -> pd.DataFrame:
+    """`logits` gated by the challenge's class for images without a finding: off unless a recipe asks for it.
+
+    It has hurt where it was measured, by third place of CXR-LT 2026 on its own validation rows: gating by
+    "Normal" cost an ASL model .010 to .046 mAP (the winner gates at a power of .5, on a distribution-balanced
+    loss's probabilities). Raises UserError for one class per row, and where no class means that nothing was
+    found.
+    """
+    if not power:
+        return logits
+    if challenge.task == "single_label":
+        raise UserError(f"{challenge.name} has one class per row: set predict.gate to 0 in the recipe.")
+    if challenge.no_finding is None:
+        raise UserError(
+            f"predict.gate {power:g} needs a class for images without a finding, which {challenge.name} does "
+            "not have: set it to 0 in the recipe."
+        )
+    return gate(logits, challenge.no_finding, power)
+
+
+def gate(logits: pd.DataFrame, no_finding: str, power: float) -> pd.DataFrame:
+    """Logits of p_c (1 - p of `no_finding`)^power for every other class; NaN stays NaN."""
+    values = logits.astype(np.float64)
+    absent = power * log_expit(-values[[no_finding]].to_numpy())
+    log_p = log_expit(values.to_numpy()) + absent
+    gated = pd.DataFrame(log_p - _log1m_exp(log_p), logits.index, logits.columns)
+    return gated.assign(**{no_finding: values[no_finding]}) if power else values
+
+
+def _log1m_exp(log_p: Floats) -> Floats:
+    """log(1 - p) for log p < 0, without loss where p is near 1; near p = 0 it is lost in the logit anyway."""
+    with np.errstate(divide="ignore"):  # of a p that rounds to 1
+        return np.log(-np.expm1(log_p))

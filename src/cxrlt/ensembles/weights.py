@@ -142,9 +142,9 @@ class EnsembleWeights(Artifact):
             raise ValueError(f"the weights of its members are not whole ({error})") from error
         return values | {"final": final, "by_fold": tuple(by_fold)}
 
-    def of(self, without: int | None) -> Combination:
+    def for_fold(self, fold: int | None) -> Combination:
         """What was fitted without that fold; None: on all rows."""
-        return self.final if without is None else self.by_fold[without]
+        return self.final if fold is None else self.by_fold[fold]
 
     @property
     def used(self) -> tuple[str, ...]:

@@ -1,16 +1,20 @@
 """One picture of many radiographs, each with its labels below it."""
 
 import textwrap
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from matplotlib import rc_context
+from matplotlib.backend_bases import RendererBase
 from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
 from matplotlib.image import BboxImage
+from matplotlib.text import Text
 from matplotlib.transforms import Bbox, TransformedBbox
 
 from cxrlt.errors import listing
-from cxrlt.literal_figure import LiteralFigure
 from cxrlt.system.atomic_files import atomic_path
 
 CELL_INCHES = 2.2
@@ -18,6 +22,21 @@ SHARE = 0.96  # of a cell's side that the longer side of an image takes
 LINE_INCHES = 0.14
 LETTERS_PER_LINE = 32
 DPI = 110
+
+
+class LiteralFigure(Figure):
+    """A figure in which no text is mathematics: names of classes, runs and challenges may hold dollar signs.
+
+    A letter that the font lacks is drawn as a box, without a warning for each of them.
+    """
+
+    def draw(self, renderer: RendererBase) -> None:
+        """As `Figure.draw`, with every text that is there by now, and those that ticks get only here."""
+        with rc_context({"text.parse_math": False}), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", r"Glyph .* missing from", UserWarning)
+            for text in self.findobj(Text):
+                text.set_parse_math(False)
+            super().draw(renderer)
 
 
 def write_contact_sheet(

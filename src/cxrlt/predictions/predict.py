@@ -20,13 +20,7 @@ from cxrlt.inputs.memory import give_back_memory
 from cxrlt.models.backbone import XRayModel, create_model
 from cxrlt.predictions.present import Present
 from cxrlt.predictions.standardise import read_constants, write_constants
-from cxrlt.predictions.store import (
-    MADE_BY,
-    PredictionsMeta,
-    read_pixels,
-    read_predictions,
-    write_predictions,
-)
+from cxrlt.predictions.store import MADE_BY, PredictionsMeta, open_predictions, write_predictions
 from cxrlt.predictions.trained import TrainedFold, recipe_of, require_classes, trained_folds
 from cxrlt.provenance import MadeOf, digest, in_words
 from cxrlt.recipe import Recipe, TTAConfig
@@ -157,21 +151,20 @@ def what_is_behind(path: Path, split: str, ids: pd.Index, present: Present) -> B
     if not path.is_file():
         return whole
     try:
-        logits, meta = read_predictions(path, present.challenge.classes)
-        there, pixels = read_pixels(path)
-        found = [meta.made_of]
+        file = open_predictions(path)
+        logits, found = file.logits(present.challenge.classes), [file.meta.made_of]
         if split == "oof":
-            found.append(read_constants(path.parent, present.challenge.classes, MADE_BY)[1])
-            now = now | {"predictions": meta.values}
-            found[0] = meta.made_of | {"predictions": meta.values}
+            values = {"predictions": file.meta.values}
+            found = [found[0] | values, read_constants(path.parent, present.challenge.classes, MADE_BY)[1]]
+            now = now | values
     except UserError:
         return replace(whole, reason=f"{path} is damaged or not whole")
     fold = fold_of(path.parent)
     for before in found:
         if differing := present.differing(before, now, fold):
             return replace(whole, reason=f"{path} was made with {in_words(differing)}")
-    new, gone = ids.difference(there, sort=False), there.difference(ids, sort=False)
-    changed = present.changed_pixels(there.intersection(ids, sort=False), pixels, split)
+    new, gone = ids.difference(file.ids, sort=False), file.ids.difference(ids, sort=False)
+    changed = present.changed_pixels(file.ids.intersection(ids, sort=False), file.pixels, split)
     reasons = [
         f"{len(which):,} images {what} ({listing(which)})"
         for which, what in ((new, "are new"), (gone, "are gone"), (changed, "have other pixels"))

@@ -1,9 +1,10 @@
 """What there is now, by which predictions and what was fitted on them are known to be current."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -15,7 +16,6 @@ from cxrlt.errors import listing
 from cxrlt.folds.read import Folds
 from cxrlt.folds.rows import TrainRows, read_train_rows
 from cxrlt.inputs.pixels import pixel_hashes
-from cxrlt.predictions.store import PredictionsMeta, pixel_numbers, read_pixels
 from cxrlt.predictions.trained import recipe_of
 from cxrlt.provenance import MadeOf, OutdatedError, differing, digest_of_weights, in_words, made_of
 from cxrlt.recipe import Recipe, fields_changing
@@ -23,10 +23,17 @@ from cxrlt.system.atomic_files import file_state
 from cxrlt.training.record import RunRecord, changes_in_data, classes_of, data_used, made_of_data
 from cxrlt.training.run_paths import CONFIG, WEIGHTS, fold_of, train_command
 
+if TYPE_CHECKING:
+    from cxrlt.predictions.store import PredictionsFile
+
 TRAINED_WITH = ("split", "classes")
 """Where one of these differs, predicting again is not enough."""
+PIXEL_DIGITS = 16
 TRAIN_ROWS = ("oof", "seen")
 """What predictions of training rows are called; others have the name of their split."""
+
+
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,20 +47,19 @@ class Present:
     challenge: Challenge
     workspace: Workspace
     picked: tuple[int, ...] | None = None
-    _whole: dict[str, TrainRows] = field(default_factory=dict, repr=False)
-    _pixels: dict[str, pd.Series | None] = field(default_factory=dict, repr=False)
-    _tables: dict[str, pd.DataFrame] = field(default_factory=dict, repr=False)
-    _data: dict[tuple[object, ...], MadeOf] = field(default_factory=dict, repr=False)
-    _numbers: dict[str, pd.Series] = field(default_factory=dict, repr=False)
-    _recorded: dict[str, pd.Index] = field(default_factory=dict, repr=False)
+    _read: dict[tuple[object, ...], object] = field(default_factory=dict, repr=False)
+    _predicted: dict[str, pd.Index] = field(default_factory=dict, repr=False)
     _current: set[tuple[object, ...]] = field(default_factory=set, init=False, repr=False)
+
+    def _once(self, key: tuple[object, ...], read: Callable[[], Value]) -> Value:
+        if key not in self._read:
+            self._read[key] = read()
+        return self._read[key]
 
     @property
     def all_rows(self) -> TrainRows:
         """The training rows that are in folds."""
-        if "train" not in self._whole:
-            self._whole["train"] = read_train_rows(self.challenge, self.workspace)
-        return self._whole["train"]
+        return self._once(("rows",), lambda: read_train_rows(self.challenge, self.workspace))
 
     @cached_property
     def rows(self) -> TrainRows:
@@ -68,17 +74,14 @@ class Present:
         """The rows of "oof" (those in folds), "dev" or "test"."""
         if split in TRAIN_ROWS:
             return self.rows.table
-        if split not in self._tables:
-            self._tables[split] = self.challenge.read(split, self.workspace.inputs_dir(self.challenge.name))
-        return self._tables[split]
+        inputs_dir = self.workspace.inputs_dir(self.challenge.name)
+        return self._once(("table", split), lambda: self.challenge.read(split, inputs_dir))
 
     def pixels(self, split: str) -> pd.Series | None:
         """SHA-256 (hexadecimal) of each row's image file, NaN where it is not known; None: none is known."""
         name = "train" if split in TRAIN_ROWS else split
-        if name not in self._pixels:
-            table = self.all_rows.table if name == "train" else self.table(split)
-            self._pixels[name] = pixel_hashes(self.challenge, self.workspace, name, table)
-        return self._pixels[name]
+        table = self.all_rows.table if name == "train" else self.table(split)
+        return self._once(("pixels", name), lambda: pixel_hashes(self.challenge, self.workspace, name, table))
 
     @property
     def partial(self) -> tuple[int, ...] | None:
@@ -98,25 +101,21 @@ class Present:
 
     def changes_in_data(self, record: RunRecord, recipe: Recipe) -> dict[str, list[str]]:
         """How what a fold was trained on differs from what there is now, in the words of `differing`."""
-        return changes_in_data(record, self._training_data(record.fold, recipe), self.rows)
-
-    def _training_data(self, fold: str, recipe: Recipe) -> MadeOf:
-        key = (fold, *data_used(recipe))
-        if key not in self._data:
-            used = (self.challenge, self.all_rows, fold, self.pixels("oof"), *data_used(recipe))
-            self._data[key] = made_of_data(*used)
-        return self._data[key]
+        used = data_used(recipe)
+        now = self._once(
+            ("data", record.fold, *used),
+            lambda: made_of_data(self.challenge, self.all_rows, record.fold, self.pixels("oof"), *used),
+        )
+        return changes_in_data(record, now, self.rows)
 
     def pixel_numbers(self, split: str) -> pd.Series | None:
         """As predictions files keep them: the first 64 bits of `pixels`."""
         hashes = self.pixels(split)
-        if hashes is not None and split not in self._numbers:
-            self._numbers[split] = pixel_numbers(hashes)
-        return self._numbers.get(split)
+        return None if hashes is None else self._once(("numbers", split), lambda: pixel_numbers(hashes))
 
     def unknown_pixels(self, split: str) -> list[str]:
         """A sentence where predicted images cannot be compared with those there are; else none."""
-        predicted, now = self._recorded.get(split), self.pixels(split)
+        predicted, now = self._predicted.get(split), self.pixels(split)
         if predicted is None:
             return []
         n = len(predicted) if now is None else int(now.reindex(predicted).isna().sum())
@@ -165,33 +164,33 @@ class Present:
         rows = self.table(split).index
         return np.ones(len(ids), dtype=bool) if ids.equals(rows) else ids.isin(rows)
 
-    def require_current(self, path: Path, meta: PredictionsMeta, made_by: str) -> None:
-        """Raises OutdatedError if the predictions at `path` were made of something else than there is now.
+    def require_current(self, file: "PredictionsFile") -> None:
+        """Raises OutdatedError if predictions were made of something else than there is now.
 
-        It says what differs and what renews the file: the command `made_by`, or training where that is
-        needed. Looked at once as long as that file, the weights and the recipe stay the same.
+        It says what differs and what renews the file: the command that made it, or training where that is
+        needed. Compared once as long as that file, the weights and the recipe stay the same.
         """
-        directory, fold = path.parent, fold_of(path.parent)
+        path, meta, directory = file.path, file.meta, file.path.parent
         key = (path, *(file_state(each) for each in (path, directory / WEIGHTS, directory / CONFIG)))
         if key in self._current:
             return
-        ids, pixels = read_pixels(path, made_by)
-        found = self.differing(meta.made_of, self.made_of_predictions(directory, ids, meta.split), fold)
-        if found:
+        fold = fold_of(directory)
+        now = self.made_of_predictions(directory, file.ids, meta.split)
+        if found := self.differing(meta.made_of, now, fold):
             retrain = any(part in TRAINED_WITH for part in found)
             train = train_command(directory.parent, fold, self.challenge.name)
             raise OutdatedError(
                 f"{path} is outdated: it was made with {in_words(found)}. "
-                f"Renew it with: {train if retrain else made_by} --force"
+                f"Renew it with: {train if retrain else file.made_by} --force"
             )
-        there = ids[self.still_there(ids, meta.split)]
-        if pixels is not None:
-            before = self._recorded.get(meta.split, there[:0])
-            self._recorded[meta.split] = before.union(there, sort=False)
-        if len(changed := self.changed_pixels(there, pixels, meta.split)):
+        there = file.ids[self.still_there(file.ids, meta.split)]
+        if file.pixels is not None:
+            before = self._predicted.get(meta.split, there[:0])
+            self._predicted[meta.split] = before.union(there, sort=False)
+        if len(changed := self.changed_pixels(there, file.pixels, meta.split)):
             raise OutdatedError(
-                f"{path} is outdated: {len(changed):,} of its {len(ids):,} images have other pixels now: "
-                f"{listing(changed)}. Predict those again with: {made_by}"
+                f"{path} is outdated: {len(changed):,} of its {len(file.ids):,} images have other pixels "
+                f"now: {listing(changed)}. Predict those again with: {file.made_by}"
             )
         self._current.add(key)
 
@@ -200,7 +199,10 @@ def _rows_of(values: pd.Series, ids: pd.Index) -> pd.Series:
     return values if values.index.equals(ids) else values.reindex(ids)
 
 
-def partial_note(present: Present) -> str:
-    """What is said of everything that was made with --partial."""
-    held = ", ".join(map(str, present.folds.held))
-    return f"only of folds {held} of {present.folds.n_folds}, which are finished (--partial)"
+def pixel_numbers(hashes: pd.Series) -> pd.Series:
+    """SHA-256 in hexadecimal (NaN: not known) to their first 64 bits, as UInt64."""
+    known = hashes.notna().to_numpy()
+    digits = "".join(digits[:PIXEL_DIGITS] for digits in hashes[known])
+    numbers = np.zeros(len(hashes), np.uint64)
+    numbers[known] = np.frombuffer(bytes.fromhex(digits), ">u8")
+    return pd.Series(pd.arrays.IntegerArray(numbers, ~known), hashes.index)

@@ -66,41 +66,12 @@ class MacroScore:
 
 
 @dataclass(frozen=True)
-class Measured:
-    """All figures of one set of rows; `draws` are those of `overall`."""
-
-    overall: MacroScore
-    groups: dict[str, MacroScore]
-    classes: tuple[ClassScore, ...]
-    draws: Mapping[str, Drawn]
-
-
-@dataclass(frozen=True)
 class Figures:
     """Values and bootstrap draws of one set of rows: by class, of all classes, of each group's."""
 
     by_class: ByClass
     overall: Mapping[str, Drawn]
     groups: Mapping[str, Mapping[str, Drawn]]
-
-
-def measure(
-    challenge: Challenge,
-    labels: np.ndarray,
-    scores: np.ndarray,
-    clusters: np.ndarray,
-    n_draws: int,
-    seed: int,
-) -> Measured:
-    """As `draw_figures`, with intervals."""
-    figures = draw_figures(challenge, labels, scores, clusters, n_draws, seed)
-    both = has_both_values(labels)
-    groups = {
-        group: _macro_score(both & np.isin(challenge.classes, challenge.groups[group]), draws)
-        for group, draws in figures.groups.items()
-    }
-    classes = _class_scores(challenge, labels, figures.by_class)
-    return Measured(_macro_score(both, figures.overall), groups, classes, figures.overall)
 
 
 def draw_figures(
@@ -149,6 +120,13 @@ def _class_means(by_class: ByClass, chosen: np.ndarray) -> dict[str, Drawn]:
 
 def _macro_score(chosen: np.ndarray, draws: Mapping[str, Drawn]) -> MacroScore:
     return MacroScore(int(chosen.sum()), {metric: drawn.interval() for metric, drawn in draws.items()})
+
+
+def _group_scores(challenge: Challenge, both: np.ndarray, figures: Figures) -> dict[str, MacroScore]:
+    return {
+        group: _macro_score(both & np.isin(challenge.classes, challenge.groups[group]), draws)
+        for group, draws in figures.groups.items()
+    }
 
 
 def _class_scores(challenge: Challenge, labels: np.ndarray, by_class: ByClass) -> tuple[ClassScore, ...]:
@@ -237,7 +215,7 @@ def score_rows(
         raise UserError(
             f"{challenge.name} {split}: no class has both positive and negative rows to score on."
         )
-    measured = measure(challenge, labels, scores[classes].to_numpy(np.float64), clusters, n_draws, seed)
+    figures = draw_figures(challenge, labels, scores[classes].to_numpy(np.float64), clusters, n_draws, seed)
     return Evaluation(
         challenge=challenge.name,
         task=challenge.task,
@@ -246,11 +224,11 @@ def score_rows(
         split=split,
         n_rows=len(scores),
         n_patients=None if by_row else len(np.unique(clusters)),
-        overall=measured.overall,
-        groups=measured.groups,
-        classes=measured.classes,
+        overall=_macro_score(both, figures.overall),
+        groups=_group_scores(challenge, both, figures),
+        classes=_class_scores(challenge, labels, figures.by_class),
         undefined=tuple(np.array(classes)[~both].tolist()),
-        draws=measured.draws,
+        draws=figures.overall,
         **extra,
     )
 

@@ -22,14 +22,16 @@ FRONTAL = 0.8
 ALMOST_NONE = 1e-9
 
 
-def study_mean(scores: pd.DataFrame, table: pd.DataFrame, frontal: float = FRONTAL) -> pd.DataFrame:
+def study_mean(scores: pd.DataFrame, table: pd.DataFrame, frontal: float | None = FRONTAL) -> pd.DataFrame:
     """Every image's scores replaced by the mean over the images of its study, weighted by their views.
 
     `scores` has index image_id and a column per class; `table` holds `patient`, `study` and `view` of its
     rows, and `fold` where images of other folds take no part. A frontal image weighs `frontal`, a lateral one
-    1 - frontal, an unknown view .5. An image without a prediction (NaN) gets the mean of its study's others.
-    An image whose study is unknown stays as it is.
+    1 - frontal, an unknown view .5; with None the scores stay as they are. An image without a prediction
+    (NaN) gets the mean of its study's others. An image whose study is unknown stays as it is.
     """
+    if frontal is None:
+        return scores
     rows = table.loc[scores.index]
     study = study_codes(rows)
     values = scores.to_numpy(np.float64)
@@ -94,9 +96,9 @@ class StudyMean(Artifact):
     by_fold: tuple[Share | None, ...]
     why: str
 
-    def of(self, without: int | None) -> float | None:
+    def for_fold(self, fold: int | None) -> float | None:
         """What was chosen without that fold; None: on all rows."""
-        return self.final if without is None else self.by_fold[without]
+        return self.final if fold is None else self.by_fold[fold]
 
     @property
     def text(self) -> str:
@@ -114,19 +116,13 @@ class StudyMeanRecord(StudyMean):
 
 
 def kept_study_mean(path: Path, option: str, made_of: MadeOf, n_folds: int) -> StudyMean | None:
-    """The choice in `path`; None if it is of something else, or damaged: it is soon made again."""
+    """The choice in `path`; None if it is of something else, or damaged: choosing again takes little time."""
     try:
         kept = read_model(path, StudyMeanRecord, "cxrlt evaluate")
     except UserError:
         return None
-    if (kept.option, kept.made_of, len(kept.by_fold)) != (option, made_of, n_folds):
-        return None
-    return StudyMean(**kept.model_dump(exclude={"made_of"}))
-
-
-def averaged(scores: pd.DataFrame, table: pd.DataFrame, frontal: float | None) -> pd.DataFrame:
-    """The mean over studies with that weight of frontal images; None: the scores as they are."""
-    return scores if frontal is None else study_mean(scores, table, frontal)
+    is_current = (kept.option, kept.made_of, len(kept.by_fold)) == (option, made_of, n_folds)
+    return StudyMean(**kept.model_dump(exclude={"made_of"})) if is_current else None
 
 
 def fixed_study_mean(option: StudyMeanOption, n_folds: int, why: str) -> StudyMean:
@@ -176,7 +172,7 @@ def _values(
     fold = table.loc[scores.index, "fold"]
     values = np.empty((len(candidates), n_folds + 1))
     for place, frontal in enumerate(candidates):
-        pooled = oof_scores(averaged(scores, table, frontal), fold, challenge.task)
+        pooled = oof_scores(study_mean(scores, table, frontal), fold, challenge.task)
         for without in range(n_folds):
             values[place, without] = score_of(challenge, pooled[fold != without], table)
         values[place, -1] = score_of(challenge, pooled, table)

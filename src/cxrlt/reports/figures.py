@@ -11,7 +11,7 @@ from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
-from cxrlt.literal_figure import LiteralFigure
+from cxrlt.inputs.contact_sheet import LiteralFigure
 from cxrlt.reports.palette import GROUP_COLOURS, NEGATIVES
 from cxrlt.system.atomic_files import atomic_path
 

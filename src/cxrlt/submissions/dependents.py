@@ -7,14 +7,13 @@ from pathlib import Path
 from cxrlt.artifacts import Workspace
 from cxrlt.calibration.fitted import CALIBRATION, read_calibration
 from cxrlt.challenges.base import Challenge
+from cxrlt.ensembles.current import require_same_predictions, weights_of_split
 from cxrlt.ensembles.ensemble import is_predicted
-from cxrlt.ensembles.evidence import require_same_predictions, weights_of_split
 from cxrlt.ensembles.weights import EnsembleWeights, read_weights
 from cxrlt.errors import UserError, listing
-from cxrlt.predictions.fold_files import predict_command
 from cxrlt.predictions.present import Present
 from cxrlt.predictions.run_names import is_ensemble, run_names
-from cxrlt.predictions.store import read_meta, read_pixels
+from cxrlt.predictions.store import open_predictions, predict_command
 from cxrlt.predictions.trained import fold_dirs, recipe_of
 from cxrlt.provenance import OutdatedError, digest_of_weights, in_words
 from cxrlt.submissions.record import is_outdated, records
@@ -153,10 +152,10 @@ def _why(path: Path, split: str, present: Present) -> str | None:
     if not path.is_file():
         return "not there" if (path.parent / WEIGHTS).is_file() else None
     try:
-        ids, pixels = read_pixels(path)
-        now = present.made_of_predictions(path.parent, ids, split)
-        found = present.differing(read_meta(path).made_of, now, fold_of(path.parent))
-        if not found and len(present.changed_pixels(ids, pixels, split)):
+        file = open_predictions(path)
+        now = present.made_of_predictions(path.parent, file.ids, split)
+        found = present.differing(file.meta.made_of, now, fold_of(path.parent))
+        if not found and len(present.changed_pixels(file.ids, file.pixels, split)):
             found = {"pixels": []}
     except UserError:
         return "damaged"

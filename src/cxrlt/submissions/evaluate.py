@@ -1,21 +1,20 @@
 """The stage `cxrlt evaluate`: score a model or an ensemble, or everything trained side by side."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
 from cxrlt.artifacts import Workspace, read_json
 from cxrlt.challenges.base import Challenge
-from cxrlt.ensembles.evidence import marks_of
-from cxrlt.ensembles.final_logits import Final, finished_folds, read_final
+from cxrlt.ensembles.current import notes_of
+from cxrlt.ensembles.final_logits import FinalLogits, load_final_logits, present_for
 from cxrlt.errors import UserError
 from cxrlt.folds.rows import TrainRows
 from cxrlt.metrics import Interval, macro, paired_difference
-from cxrlt.predictions.present import Present, partial_note
-from cxrlt.predictions.run_names import holds_run, require_run
+from cxrlt.predictions.present import Present
+from cxrlt.predictions.run_names import holds_run
 from cxrlt.predictions.scoring import N_DRAWS, Evaluation, macro_values, score_rows
 from cxrlt.predictions.standardise import oof_scores, predicted_rows, probabilities
 from cxrlt.system.atomic_files import write_json
@@ -41,23 +40,17 @@ def evaluate(
     into the submission's folder, which holds one entry per split. Raises UserError for incomplete predictions
     and for a split without labels.
     """
-    require_run(challenge, workspace, name)
-    truth = _read_truth(Present(challenge, workspace), split)
-    if partial:
-        truth = replace(truth, present=truth.present.only(finished_folds(name, truth.present)))
-    evaluation = _score(truth, _read(name, truth), n_draws, seed)
+    present = present_for(challenge, workspace, name, partial=partial)
+    _require_labels(split, present)
+    evaluation = _score(load_final_logits(name, split, present), split, present, n_draws, seed)
     folder = workspace.submission_dir(challenge.name, name)
     with exclusive(folder, wait=True):
-        write_json(folder / SCORE, _scores_in(folder / SCORE) | {split: evaluation.to_json()})
+        try:
+            scores = read_json(folder / SCORE, "cxrlt evaluate")
+        except UserError:  # missing or damaged
+            scores = {}
+        write_json(folder / SCORE, scores | {split: evaluation.to_json()})
     return evaluation
-
-
-def _scores_in(path: Path) -> dict[str, object]:
-    """The scores of all splits; none where the file is missing or damaged."""
-    try:
-        return read_json(path, "cxrlt evaluate")
-    except UserError:
-        return {}
 
 
 @dataclass(frozen=True)
@@ -81,11 +74,12 @@ def leaderboard(
 
     Raises UserError if none is complete.
     """
-    truth = _read_truth(Present(challenge, workspace), split)
+    present = Present(challenge, workspace)
+    _require_labels(split, present)
     runs, left_out = [], {}
     for run_dir in sorted(filter(holds_run, workspace.folds_dir(challenge.name).glob("*"))):
         try:
-            runs.append(_read(run_dir.name, truth))
+            runs.append(load_final_logits(run_dir.name, split, present))
         except UserError as error:
             left_out[run_dir.name] = str(error)
     if not runs:
@@ -94,84 +88,54 @@ def leaderboard(
             f"Nothing can be scored on {challenge.name} {split} yet. "
             + (" ".join(left_out.values()) or train)
         )
-    shared = truth.table.index
+    shared = present.table(split).index
     for run in runs:
         shared = shared.intersection(predicted_rows(run.logits), sort=False)
-    evaluations = [_score(truth, run.only(shared), n_draws, seed) for run in runs]
+    evaluations = [_score(run.only(shared), split, present, n_draws, seed) for run in runs]
     evaluations.sort(key=lambda evaluation: -evaluation.overall.of(challenge.metric).value)
     draws = [evaluation.draws[challenge.metric] for evaluation in evaluations]
     differences = tuple(paired_difference(draws[0], each) for each in draws)
     return Leaderboard(split, tuple(evaluations), differences, left_out)
 
 
-@dataclass(frozen=True)
-class _Truth:
-    """A split, and what there is now of it."""
-
-    split: str
-    present: Present
-
-    @property
-    def challenge(self) -> Challenge:
-        return self.present.challenge
-
-    @property
-    def table(self) -> pd.DataFrame:
-        """The rows with their labels; out of fold those of the folds at which is looked."""
-        return self.present.table(self.split)
-
-
-def _read_truth(present: Present, split: str) -> _Truth:
-    challenge, truth = present.challenge, _Truth(split, present)
-    if split != "oof" and truth.table[list(challenge.classes)].isna().all(axis=None):
+def _require_labels(split: str, present: Present) -> None:
+    challenge = present.challenge
+    if split != "oof" and present.table(split)[list(challenge.classes)].isna().all(axis=None):
         raise UserError(
             f"{challenge.name} {split} has no labels here. Once you have them: cxrlt score FILE --truth CSV "
             f"--challenge {challenge.name}"
         )
-    return truth
 
 
-def _read(name: str, truth: _Truth) -> Final:
-    return read_final(truth.challenge, truth.present.workspace, name, truth.split, truth.present)
-
-
-def _score(truth: _Truth, run: Final, n_draws: int, seed: int) -> Evaluation:
-    challenge, table = truth.challenge, truth.table
+def _score(run: FinalLogits, split: str, present: Present, n_draws: int, seed: int) -> Evaluation:
+    challenge, table = present.challenge, present.table(split)
     scores, beside = run.logits.loc[predicted_rows(run.logits)], {}
-    if truth.split == "oof":
-        scores = oof_scores(run.logits, truth.present.rows.fold, challenge.task)
-        beside = _beside(challenge, truth.present.rows, run, scores)
+    if split == "oof":
+        scores = oof_scores(run.logits, present.rows.fold, challenge.task)
+        beside = _beside(challenge, present.rows, run, scores)
     elif challenge.task == "single_label":
         scores = probabilities(scores, challenge.task)
+    notes = [OPTIMISTIC] if run.optimistic else []
+    if n_missing := len(table) - len(scores):
+        notes.append(f"{n_missing:,} of {len(table):,} rows have no prediction and do not count")
     return score_rows(
         challenge,
         scores,
         table,
         table["patient"],
         name=run.name,
-        split=truth.split,
+        split=split,
         n_draws=n_draws,
         seed=seed,
         study_mean=run.study_mean.text,
-        notes=tuple(_notes(truth, run, len(table) - len(scores))),
+        notes=(*notes, *notes_of(run.name, split, present)),
         **beside,
     )
 
 
-def _notes(truth: _Truth, run: Final, n_missing: int) -> list[str]:
-    """What is to be known beside the score: of the run, of the rows, of data that have changed."""
-    present = truth.present
-    notes = [OPTIMISTIC] if run.optimistic else []
-    if n_missing:
-        notes.append(f"{n_missing:,} of {len(truth.table):,} rows have no prediction and do not count")
-    if present.partial is not None:
-        notes.append(partial_note(present))
-    if truth.split == "oof":
-        notes += present.rows.notes(present.challenge.name)
-    return [*notes, *present.unknown_pixels(truth.split), *marks_of(run.name, present)]
-
-
-def _beside(challenge: Challenge, rows: TrainRows, run: Final, scores: pd.DataFrame) -> dict[str, object]:
+def _beside(
+    challenge: Challenge, rows: TrainRows, run: FinalLogits, scores: pd.DataFrame
+) -> dict[str, object]:
     """What stands beside the defined out-of-fold score: each fold alone, their mean, raw logits pooled."""
 
     def macro_of(frame: pd.DataFrame) -> dict[str, float]:

@@ -10,7 +10,7 @@ from cxrlt.calibration import Variant
 from cxrlt.calibration.fitted import CALIBRATION, CalibrationRecord
 from cxrlt.challenges import get_challenge
 from cxrlt.challenges.base import Challenge
-from cxrlt.ensembles.evidence import made_of_final
+from cxrlt.ensembles.current import made_of_final
 from cxrlt.errors import UserError
 from cxrlt.predictions.present import Present
 from cxrlt.provenance import MadeOf, made_of

@@ -11,7 +11,7 @@ from cxrlt.experiments.losses.train_set_predictions import SEEN, seen_fold
 from cxrlt.experiments.plan import Run
 from cxrlt.experiments.score import read_truths
 from cxrlt.metrics import macro_metric
-from cxrlt.predictions.store import read_pixels, read_predictions, write_predictions
+from cxrlt.predictions.store import open_predictions, read_predictions, write_predictions
 from cxrlt.submissions.evaluate import evaluate
 
 
@@ -61,7 +61,7 @@ def test_the_gap_is_zero_where_seen_rows_are_predicted_as_if_left_out(experiment
         path = experiment.fold_dir(run, fold) / SEEN
         kept[path] = path.read_bytes()
         frame, meta = read_predictions(path, experiment.challenge.classes)
-        write_predictions(path, logits.loc[frame.index], meta, read_pixels(path)[1])
+        write_predictions(path, logits.loc[frame.index], meta, open_predictions(path).pixels)
     try:
         assert score_run(experiment, run, own, n_draws=2).beside[GAP] == pytest.approx(0)
     finally:
@@ -84,7 +84,7 @@ def test_predictions_of_other_rows_are_refused(experiment, run):
     path = experiment.fold_dir(run, 0) / "oof.parquet"
     content = path.read_bytes()
     frame, meta = read_predictions(path, experiment.challenge.classes)
-    write_predictions(path, frame.iloc[1:], meta, read_pixels(path)[1])
+    write_predictions(path, frame.iloc[1:], meta, open_predictions(path).pixels)
     try:
         with pytest.raises(UserError, match=r"oof.parquet.*--force"):
             read_logits(experiment, run)

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cxrlt.ensembles.final_logits import read_final, read_oof
+from cxrlt.ensembles.final_logits import load_final_logits, read_oof
 from cxrlt.ensembles.weights import read_weights
 from cxrlt.errors import UserError
 from cxrlt.experiments.score import OWN_LABELS
@@ -164,7 +164,7 @@ def test_some_folds_alone_are_compared_on_the_rows_they_leave_out(source, tricks
     present = Present(source.challenge, source.workspace).only((0, 2))
     rows = present.rows
     assert len(rows.table) < 48
-    final = read_final(source.challenge, source.workspace, "some/flip-seed0", "oof", present).logits
+    final = load_final_logits("some/flip-seed0", "oof", present).logits
     assert set(final.index) == set(rows.table.index)
     scores = oof_scores(final, rows.fold, "multi_label")
     expected = macro_metric("mAP", rows.table.loc[scores.index, scores.columns], scores)

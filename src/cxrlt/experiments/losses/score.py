@@ -12,9 +12,9 @@ from cxrlt.experiments.losses.train_set_predictions import SEEN, seen_fold
 from cxrlt.experiments.plan import Run
 from cxrlt.experiments.score import RunScore, Truth, score_against_truth
 from cxrlt.metrics import has_both_values, macro_metric
-from cxrlt.predictions.fold_files import read_current
 from cxrlt.predictions.scoring import N_DRAWS
 from cxrlt.predictions.standardise import oof_scores
+from cxrlt.predictions.store import read_current
 
 GAP = "train_minus_oof"
 """How much better the metric is on rows that each fold's model was trained on."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from cxrlt.ensembles.final_logits import read_final
+from cxrlt.ensembles.final_logits import load_final_logits
 from cxrlt.errors import UserError
 from cxrlt.experiments.plan import Run
 from cxrlt.experiments.score import RunScore, Truth, score_against_truth
@@ -39,9 +39,7 @@ def read_predicted(
     failures: dict[str, str] = {}
     for run in runs:
         try:
-            final = read_final(
-                experiment.challenge, experiment.source.workspace, run.name, "oof", experiment.scored
-            )
+            final = load_final_logits(run.name, "oof", experiment.scored)
             frames[run.name] = Predicted(final.logits, mapped_logits(experiment, run, final.logits))
         except UserError as error:
             failures[run.name] = str(error)

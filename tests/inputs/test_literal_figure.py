@@ -9,7 +9,7 @@ from matplotlib.image import imread
 from matplotlib.text import Text
 
 import cxrlt
-from cxrlt.literal_figure import LiteralFigure
+from cxrlt.inputs.contact_sheet import LiteralFigure
 
 NAMES = ("Cost $$", "a $5 b $x", "$x_1^2$", r"\alpha", "x_1^2", r"$\frac{1$")
 PACKAGE = Path(cxrlt.__file__).parent

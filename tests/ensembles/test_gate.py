@@ -7,9 +7,8 @@ from scipy.special import expit, logit
 
 from cxrlt.challenges import get_challenge
 from cxrlt.challenges.base import Challenge
-from cxrlt.ensembles.final_logits import read_final
+from cxrlt.ensembles.final_logits import gate, gate_by_no_finding, load_final_logits
 from cxrlt.errors import UserError
-from cxrlt.predictions.gate import gate, gate_by_no_finding
 from cxrlt.recipe import PredictConfig, Recipe
 from tiny import SimulatedRuns
 
@@ -67,4 +66,4 @@ def test_a_gate_needs_a_class_for_images_without_a_finding(chest: Challenge) -> 
 def test_a_gate_that_a_challenge_has_no_class_for_is_an_error_of_the_run(runs: SimulatedRuns) -> None:
     runs.add_run("model", skill=2, recipe=Recipe(predict=PredictConfig(gate=0.5)))
     with pytest.raises(UserError, match="csv does not have: set it to 0"):
-        read_final(runs.challenge, runs.workspace, "model", "test")
+        load_final_logits("model", "test", runs.present)

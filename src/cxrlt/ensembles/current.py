@@ -1,4 +1,4 @@
-"""What choices were made on and final predictions are computed from, for models and ensembles alike."""
+"""What final predictions and the choices behind them are made of, for models and ensembles alike."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -8,10 +8,9 @@ from cxrlt.challenges.base import Challenge
 from cxrlt.ensembles.weights import EnsembleWeights, read_weights
 from cxrlt.errors import UserError
 from cxrlt.folds.read import REFIT
-from cxrlt.predictions.fold_files import predict_command
 from cxrlt.predictions.present import Present
 from cxrlt.predictions.run_names import is_ensemble
-from cxrlt.predictions.store import read_meta
+from cxrlt.predictions.store import predict_command, read_meta
 from cxrlt.predictions.study_mean import CANDIDATES
 from cxrlt.predictions.trained import fold_dirs, recipe_of
 from cxrlt.provenance import MadeOf, OutdatedError, in_words, made_of, only
@@ -32,29 +31,23 @@ def made_of_final(name: str, split: str, present: Present) -> MadeOf:
     Raises UserError for a weights.json or a recipe that is damaged.
     """
     run_dir = present.workspace.run_dir(present.challenge.name, name)
-    fold_part = {"split": present.folds.identity.split}
     if is_ensemble(run_dir):
         weights = read_weights(run_dir, present.challenge)
-        members = weights.members if split == "oof" else weights.used
         parts = made_of(
             ensemble=weights.model_dump(mode="json", exclude={"why", "nested", "made_of"}),
-            predictions=_values(members, split, present),
+            predictions=_values(weights.members if split == "oof" else weights.used, split, present),
         )
-        # the ensemble's many numbers need no names of their own
-        return only_parts(parts) | fold_part
-    recipe = predicting_recipe(run_dir, present.challenge)
-    parts = made_of(
-        recipe=fields_changing(recipe, "scores"),
-        predictions=_values([name], split, present) | _values([name], "oof", present),
-    )
-    if recipe.predict.study_mean in CANDIDATES:
-        parts |= present.labels_and_views
-    return parts | fold_part
-
-
-def only_parts(parts: MadeOf) -> MadeOf:
-    """Without the details."""
-    return {part: value for part, value in parts.items() if "." not in part}
+        # the ensemble's many numbers need no digests of their own
+        parts = {part: value for part, value in parts.items() if "." not in part}
+    else:
+        recipe = predicting_recipe(run_dir, present.challenge)
+        parts = made_of(
+            recipe=fields_changing(recipe, "scores"),
+            predictions=_values([name], split, present) | _values([name], "oof", present),
+        )
+        if recipe.predict.study_mean in CANDIDATES:
+            parts |= present.labels_and_views
+    return parts | {"split": present.folds.identity.split}
 
 
 def predicting_recipe(run_dir: Path, challenge: Challenge) -> Recipe:
@@ -76,7 +69,7 @@ def weights_of_split(name: str, present: Present) -> EnsembleWeights:
 def require_same_predictions(name: str, weights: EnsembleWeights, present: Present) -> None:
     """Raises OutdatedError if an ensemble was fitted on other predictions of its members than there are now.
 
-    Other labels only mark it: see `marks_of`.
+    Other labels are only noted: see `notes_of`.
     """
     now = only(["predictions"], made_of_evidence(weights.members, present))
     if found := present.differing(weights.made_of, now, None):
@@ -90,28 +83,40 @@ def _refuse_ensemble(name: str, weights: EnsembleWeights, found: Mapping[str, li
     )
 
 
-def marks_of(name: str, present: Present) -> list[str]:
-    """What is said of a run or an ensemble wherever it is scored or submitted: data that have changed since.
+def notes_of(name: str, split: str, present: Present) -> list[str]:
+    """What is said of a run or an ensemble wherever it is calibrated, scored or submitted.
 
-    "trained on other labels (Mass) than there are now (folds 0, 1)"; of an ensemble for each member, and for
-    its own fit.
+    Which folds alone it is of (--partial), rows that do not count, images that could not be compared, and
+    what its models were trained on that has changed since.
+    """
+    notes = []
+    if present.partial is not None:
+        held = ", ".join(map(str, present.partial))
+        notes.append(f"only of folds {held} of {present.folds.n_folds}, which are finished (--partial)")
+    if split == "oof":
+        notes += present.rows.notes(present.challenge.name)
+    return [*notes, *present.unknown_pixels(split), *_data_changes(name, present)]
+
+
+def _data_changes(name: str, present: Present) -> list[str]:
+    """ "trained on other labels (Mass) than there are now (folds 0, 1)", of an ensemble for each member.
+
+    An ensemble's own fit counts too.
     """
     run_dir = present.workspace.run_dir(present.challenge.name, name)
     if not is_ensemble(run_dir):
-        return _training_marks(run_dir, present)
+        return _training_data_changes(run_dir, present)
     weights = read_weights(run_dir, present.challenge)
-    marks = []
-    for member in weights.used:
-        marks += [f"{member}: {mark}" for mark in marks_of(member, present)]
+    notes = [f"{member}: {each}" for member in weights.used for each in _data_changes(member, present)]
     now = only(("labels", "views"), made_of_evidence(weights.members, present))
     if not len(present.rows.gone) and (found := present.differing(weights.made_of, now, None)):
-        marks.append(
+        notes.append(
             f"its weights were fitted on {in_words(found)} than there are now: {weights.command(name)}"
         )
-    return marks
+    return notes
 
 
-def _training_marks(run_dir: Path, present: Present) -> list[str]:
+def _training_data_changes(run_dir: Path, present: Present) -> list[str]:
     folds_of: dict[str, list[str]] = {}
     for directory in fold_dirs(run_dir):
         if not (directory / RUN).is_file():
