@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 from cxrlt.errors import UserError
 from cxrlt.inputs.augment import Transform
 from cxrlt.inputs.cache import ImageCache, rows_of_ids
-from cxrlt.inputs.loader_workers import begin_reading
+from cxrlt.inputs.loader_workers import init_worker
 from cxrlt.inputs.mixing import Mix, Mixing
 
 Item = tuple[int, int]
@@ -218,7 +218,7 @@ def item_loader(
         batch_sampler=batches,
         num_workers=n_workers,
         pin_memory=pin_memory,
-        worker_init_fn=begin_reading,
+        worker_init_fn=init_worker,
         generator=torch.Generator(),
     )
 

@@ -10,7 +10,7 @@ from cxrlt.predictions.present import Present
 from cxrlt.predictions.standardise import CONSTANTS, Constants, comparable_logits, read_constants
 from cxrlt.predictions.store import PredictionsMeta, read_meta, read_predictions
 from cxrlt.provenance import OutdatedError, in_words
-from cxrlt.training.run_paths import WEIGHTS, fold_of, train_command, unit_dir
+from cxrlt.training.run_paths import WEIGHTS, fold_of, train_fold_command, unit_dir
 
 
 def read_fold(
@@ -34,7 +34,7 @@ def _require_trained(path: Path, challenge: str) -> None:
     """Raises UserError if `path` is not there and the weights beside it are not either."""
     directory = path.parent
     if not (directory / WEIGHTS).is_file() and not path.is_file():
-        command = train_command(directory.parent, fold_of(directory), challenge)
+        command = train_fold_command(directory.parent, fold_of(directory), challenge)
         raise UserError(f"{directory} is not trained. Train it with: {command}")
 
 

@@ -21,7 +21,7 @@ from cxrlt.provenance import MadeOf, OutdatedError, differing, digest_of_weights
 from cxrlt.recipe import Recipe, fields_changing
 from cxrlt.system.atomic_files import file_state
 from cxrlt.training.record import RunRecord, changes_in_data, classes_of, data_used, made_of_data
-from cxrlt.training.run_paths import CONFIG, WEIGHTS, fold_of, train_command
+from cxrlt.training.run_paths import CONFIG, WEIGHTS, fold_of, train_fold_command
 
 TRAINED_WITH = ("split", "classes")
 """Where one of these differs, predicting again is not enough."""
@@ -179,7 +179,7 @@ class Present:
         found = self.differing(meta.made_of, self.made_of_predictions(directory, ids, meta.split), fold)
         if found:
             retrain = any(part in TRAINED_WITH for part in found)
-            train = train_command(directory.parent, fold, self.challenge.name)
+            train = train_fold_command(directory.parent, fold, self.challenge.name)
             raise OutdatedError(
                 f"{path} is outdated: it was made with {in_words(found)}. "
                 f"Renew it with: {train if retrain else made_by} --force"
