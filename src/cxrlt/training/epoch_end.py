@@ -36,9 +36,9 @@ def validation_scores(trainer: Trainer) -> dict[str, float]:
     """Scores of the averaged weights on the rows this fold leaves out; NaN if there are none."""
     challenge, data = trainer.job.challenge, trainer.job.data
     names, rows = tuple(dict.fromkeys([challenge.metric, *LOGGED[challenge.task]])), data.valid
-    if rows.empty:
-        return {f"oof_{name}": math.nan for name in names}
-    values = macro_metrics(names, data.targets(rows), scores_on(trainer, rows))
+    values = dict.fromkeys(names, math.nan)
+    if len(rows):
+        values = macro_metrics(names, data.targets(rows), scores_on(trainer, rows))
     return {f"oof_{name}": value for name, value in values.items()}
 
 

@@ -5,12 +5,12 @@ from collections.abc import Sequence
 from cxrlt.artifacts import write_model
 from cxrlt.errors import UserError, listing
 from cxrlt.folds.rows import TrainRows
-from cxrlt.provenance import MadeOf, in_words, is_current, only
+from cxrlt.provenance import in_words, is_current, only
 from cxrlt.recipe import differing_in, load_recipe, save_recipe
 from cxrlt.system.locks import exclusive
 from cxrlt.training.checkpoint import checkpoints
 from cxrlt.training.job import FoldJob, record_of
-from cxrlt.training.record import DATA, RunRecord, changes_in_data, read_run
+from cxrlt.training.record import DATA, changes_in_data, read_run
 from cxrlt.training.run_paths import CONFIG, RUN, train_run_command
 
 
@@ -62,14 +62,18 @@ def require_same_data(jobs: Sequence[FoldJob], rows: TrainRows, *, keep: bool, w
         if not changes:
             continue
         words, data = in_words(changes), only(DATA, job.run.made_of)
+        kept = bool(record.kept) and is_current(record.kept, data)
         if not job.finished:
             if checkpoints(job.run_dir) or any(job.run_dir.glob("stage*")):
                 begun.setdefault(words, []).append(job.run.fold)
-        elif keep or _is_kept(record, data):
-            if write:
-                _keep(job, record, data, words)
-        else:
+        elif not keep and not kept:
             finished.setdefault(words, []).append(job.run.fold)
+        elif write:
+            label = f"train {job.run.name} fold {job.run.fold}"
+            print(f"{label}: trained on {words} than there are now, and kept")
+            if not kept:
+                with exclusive(job.run_dir):
+                    write_model(job.run_dir / RUN, record.model_copy(update={"kept": data}))
     if begun:
         raise UserError(
             f"{jobs[0].run.name} was begun on {_by_folds(begun)} than there are now, and one training does "
@@ -81,17 +85,6 @@ def require_same_data(jobs: Sequence[FoldJob], rows: TrainRows, *, keep: bool, w
             f"{jobs[0].run.name} was trained on {_by_folds(finished)} than there are now. Train it again "
             f"with: {command} --force; or go on with it as it is: {command} --keep-trained"
         )
-
-
-def _is_kept(record: RunRecord, data: MadeOf) -> bool:
-    return bool(record.kept) and is_current(record.kept, data)
-
-
-def _keep(job: FoldJob, record: RunRecord, data: MadeOf, words: str) -> None:
-    print(f"train {job.run.name} fold {job.run.fold}: trained on {words} than there are now, and kept")
-    if not _is_kept(record, data):
-        with exclusive(job.run_dir):
-            write_model(job.run_dir / RUN, record.model_copy(update={"kept": data}))
 
 
 def _by_folds(found: dict[str, list[str]]) -> str:
