@@ -86,6 +86,23 @@ def test_the_processes_that_read_start_once_for_all_epochs(source):
     assert len(seen[0]) == 2
 
 
+def test_the_processes_of_a_loader_end_when_smaller_micro_batches_take_its_place(source):
+    over = {"data.n_workers": 2, "optim.batch_size": 16, "optim.max_batch_per_device": 2}
+    trainer, others = trainer_of(source, "ending", **over), children()
+    stream = batch_stream(trainer)
+    batch = next(stream)
+    next(batch.micro_batches())
+    former = children() - others
+    halve_micro_batch(trainer, batch)
+    batch = next(stream)
+    next(batch.micro_batches())
+    assert not former & children()
+    assert len(children() - others) == 2
+    stream.close()
+    del batch
+    assert children() <= others
+
+
 def test_labels_are_not_made_twice_where_one_pass_holds_the_whole_batch(source, monkeypatch):
     def unwanted(*_):
         raise AssertionError("made again")

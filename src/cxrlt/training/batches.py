@@ -4,7 +4,7 @@ import itertools
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from torch import Tensor
@@ -55,10 +55,10 @@ def batch_stream(trainer: Trainer) -> Iterator[Batch]:
     n_rows = None
     while n_rows != trainer.rows_per_pass:
         n_rows = trainer.rows_per_pass
-        batches, to_load = itertools.tee(_plan(trainer))
+        plan, to_load = itertools.tee(_plan(trainer))
         loaded = _load(trainer, to_load)
-        for batch in batches:
-            batch.loaded = itertools.islice(loaded, len(batch.share))
+        for planned in plan:
+            batch = replace(planned, loaded=itertools.islice(loaded, len(planned.share)))
             yield batch
             if n_rows != trainer.rows_per_pass:
                 break
@@ -118,7 +118,7 @@ def _plan(trainer: Trainer) -> Iterator[Batch]:
 
 
 def _load(trainer: Trainer, batches: Iterable[Batch]) -> Iterator[MicroBatch]:
-    """Every micro-batch of these batches; if the run's first is among them it is drawn."""
+    """Every micro-batch of these batches; the first images of the run go into a picture."""
     n_workers = worker_count(trainer.job.recipe.data.n_workers, trainer.accelerator)
     pinned = trainer.accelerator.device.type == "cuda"
     first = trainer.progress.update == 0 and trainer.accelerator.is_main_process
