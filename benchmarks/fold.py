@@ -14,7 +14,7 @@ from cxrlt.inputs.packed import create_packed
 from cxrlt.inputs.sources import HASH_BYTES, stats_of
 from cxrlt.recipe import Recipe
 from cxrlt.system.resumable_array import writing_rows
-from cxrlt.training.job import FoldJob
+from cxrlt.training.job import FoldData, FoldJob, FoldRun
 
 N_TRAIN = CXR_LT_2023.train_images
 """Images that COUNTS_2023 are of."""
@@ -52,22 +52,7 @@ def generated_fold(folder: Path, recipe: Recipe, n_images: int) -> FoldJob:
     table = labels.assign(patient=labels.index, study=labels.index, view="frontal")
     run_dir = folder / "run"
     run_dir.mkdir(parents=True)
-    files = pd.Series(ids, labels.index)
-    return FoldJob(
-        challenge="bench",
-        name="bench",
-        fold="0",
-        seed=0,
-        recipe=recipe,
-        classes=CLASSES,
-        task="multi_label",
-        channels=1,
-        metric="mAP",
-        rows="",
-        run_dir=run_dir,
-        cache=write_noise(files, recipe.data.cache_size, folder / "cache", "bench", folder),
-        table=table,
-        left_out=np.zeros(n_images, dtype=bool),
-        judging=np.zeros(n_images, dtype=bool),
-        made_of={},
-    )
+    cache_size, none = recipe.data.cache_size, np.zeros(n_images, dtype=bool)
+    cache = write_noise(pd.Series(ids, labels.index), cache_size, folder / "cache", "bench", folder)
+    run = FoldRun("bench", "0", 0, recipe, run_dir, made_of={})
+    return FoldJob(CXR_LT_2023, run, FoldData(CLASSES, table, none, none, cache))

@@ -4,10 +4,11 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
@@ -17,10 +18,10 @@ from benchmarks.rows import Mark, Row
 from benchmarks.setting import Setting
 from cxrlt.models.backbone import XRayModel
 from cxrlt.recipe import Recipe, TTAConfig, changed, load_recipe
-from cxrlt.training.batches import load
+from cxrlt.training.batches import Batch, batch_stream
 from cxrlt.training.data import evaluation_set, rows_per_pass
 from cxrlt.training.infer import infer
-from cxrlt.training.loop import train_epoch
+from cxrlt.training.loop import train_epoch, train_step
 from cxrlt.training.setup import Trainer, create_accelerator, create_trainer, worker_count
 
 ON_CPU = ("demo_resnet",)
@@ -59,18 +60,19 @@ def predict_rows(setting: Setting) -> Iterator[Row]:
     trainer = _trainer(bench_recipe(name), setting.folder / name, setting)
     job, accelerator = trainer.job, trainer.accelerator
     model, device = trainer.ema.module, accelerator.device
-    ids, batch_size = list(job.train.index), rows_per_pass(job.recipe, trainer.stored)
+    data, ids = job.data, list(job.data.train.index)
+    batch_size = rows_per_pass(job.recipe, trainer.source)
     on_device = _images(trainer, len(ids)).to(device).split(batch_size)
     found: dict[str, np.ndarray] = {}
 
     def ours() -> None:
         found["ours"] = infer(
             model,
-            evaluation_set(job.recipe, job.train, job.classes, job.cache),
+            evaluation_set(job.recipe, data.train, data.classes, data.cache),
             ids,
-            job.classes,
+            data.classes,
             accelerator,
-            task=job.task,
+            task=job.challenge.task,
             batch_size=batch_size,
             n_workers=worker_count(job.recipe.data.n_workers, accelerator),
             tta=FLIP,
@@ -83,8 +85,8 @@ def predict_rows(setting: Setting) -> Iterator[Row]:
 
     model.eval()
     passes()  # kernels are chosen and memory is taken the first time
-    seconds, bare = race(ours, passes, repeats=ROUNDS, clock=time.perf_counter)
-    alone = Mark("both forward passes alone", len(ids) / bare)
+    seconds, alone_s = race(ours, passes, repeats=ROUNDS, clock=time.perf_counter)
+    alone = Mark("both forward passes alone", len(ids) / alone_s)
     yield Row(
         f"predict, flip: {label_of(job.recipe)}",
         len(ids) / seconds,
@@ -119,7 +121,7 @@ def _trainer(recipe: Recipe, folder: Path, setting: Setting) -> Trainer:
 
 def epochs(trainer: Trainer) -> Callable[[], dict[str, float]]:
     """What trains one more epoch at every call, by the loop of every training, and returns its speed."""
-    stream, speeds = load(trainer), []
+    stream, speeds = batch_stream(trainer), []
 
     def one_more() -> dict[str, float]:
         speeds.append(train_epoch(trainer, len(speeds), stream, tqdm(disable=True)))
@@ -132,21 +134,20 @@ def epochs(trainer: Trainer) -> Callable[[], dict[str, float]]:
 def _train_rows(trainer: Trainer, flops: float) -> Iterator[Row]:
     device, n_images = trainer.accelerator.device, len(trainer.dataset)
     batches = _batches_on(device, trainer)
-    stream, speeds = load(trainer), []
+    run_epoch, speeds = epochs(trainer), []
 
     def ours() -> None:
-        speeds.append(train_epoch(trainer, len(speeds), stream, tqdm(disable=True)))
-        _finish(device)
+        speeds.append(run_epoch())
 
-    def bare() -> None:
+    def steps() -> None:
         trainer.model.train()
-        for number, (images, labels) in enumerate(batches):
-            bare_step(trainer, images, labels, number)
+        for update, (images, labels) in enumerate(batches):
+            train_step(trainer, batch_of(images, labels, update))
         _finish(device)
 
     ours()  # processes start, kernels are chosen and memory is taken the first time
-    bare()
-    seconds, alone = race(ours, bare, repeats=ROUNDS, clock=time.perf_counter)
+    steps()
+    seconds, alone = race(ours, steps, repeats=ROUNDS, clock=time.perf_counter)
     shares = _shares(trainer, batches)
     passes = n_images / alone / (shares["forward"] + shares["backward"])
     waiting = min(speed["data_wait_share"] for speed in speeds[1:])
@@ -177,29 +178,10 @@ def flops_row(trainer: Trainer, rate: float, flops: float) -> Row:
     )
 
 
-def bare_step(
-    trainer: Trainer,
-    images: Tensor,
-    labels: Tensor,
-    number: int,
-    mark: Callable[[str], None] = lambda part: None,
-) -> Tensor:
-    """What the loop's `update` computes, on a batch that lies on the device. Returns the loss.
-
-    `mark` is told of each part when it ends.
-    """
-    loss = trainer.loss.sums(trainer.model({"images": images}), labels) / trainer.loss.denominators(labels)
-    loss = loss.sum()
-    mark("forward")
-    trainer.accelerator.backward(loss)
-    mark("backward")
-    nn.utils.clip_grad_norm_(trainer.bare.parameters(), trainer.job.recipe.optim.clip_grad)
-    trainer.optimizer.step()
-    trainer.optimizer.zero_grad(set_to_none=True)
-    mark("clip and optimiser")
-    trainer.ema.update(trainer.bare, step=number + 1)
-    mark("average")
-    return loss.detach()
+def batch_of(images: Tensor, labels: Tensor, update: int) -> Batch:
+    """A whole batch that lies on the device."""
+    draws = np.arange(len(labels))
+    return Batch(0, update, draws, [draws], iter([({"images": images}, labels)]))
 
 
 @dataclass
@@ -230,11 +212,21 @@ class Parts:
 
 
 def _shares(trainer: Trainer, batches: Sequence[tuple[Tensor, Tensor]]) -> dict[str, float]:
-    parts = Parts(trainer.accelerator.device)
+    parts, backward = Parts(trainer.accelerator.device), trainer.accelerator.backward
+
+    def marked_backward(loss: Tensor) -> None:
+        parts.mark("forward")
+        backward(loss)
+        parts.mark("backward")
+
     trainer.model.train()
-    for number, (images, labels) in enumerate(batches[:20]):
-        parts.mark("start")
-        bare_step(trainer, images, labels, number, parts.mark)
+    hook = trainer.optimizer.register_step_post_hook(lambda *_: parts.mark("clip and optimiser"))
+    with patch.object(trainer.accelerator, "backward", marked_backward):
+        for update, (images, labels) in enumerate(batches[:20]):
+            parts.mark("start")
+            train_step(trainer, batch_of(images, labels, update))
+            parts.mark("average")
+    hook.remove()
     return parts.shares("start")
 
 
@@ -247,7 +239,7 @@ def _batches_on(device: torch.device, trainer: Trainer) -> list[tuple[Tensor, Te
 
 
 def _images(trainer: Trainer, n_images: int) -> Tensor:
-    return torch.from_numpy(np.array(trainer.job.cache.images[:n_images]))[:, None]
+    return torch.from_numpy(np.array(trainer.job.data.cache.images[:n_images]))[:, None]
 
 
 def _both_ways(model: XRayModel, images: Tensor) -> Tensor:

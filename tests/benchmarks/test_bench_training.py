@@ -12,7 +12,7 @@ from benchmarks.setting import Setting
 from benchmarks.training import (
     ON_CPU,
     ON_GPU,
-    bare_step,
+    batch_of,
     bench_recipe,
     flops_of_image,
     flops_row,
@@ -21,8 +21,8 @@ from benchmarks.training import (
     train_rows,
 )
 from cxrlt.recipe import changed
-from cxrlt.training import loop
-from cxrlt.training.batches import batches_of, load
+from cxrlt.training.batches import batch_stream
+from cxrlt.training.loop import train_step
 from cxrlt.training.setup import Trainer, create_accelerator, create_trainer
 
 pytestmark = pytest.mark.slow
@@ -64,13 +64,12 @@ def test_arithmetic_is_measured_against_what_the_device_can_multiply(tmp_path):
 
 
 def test_the_step_that_training_is_measured_against_is_the_loops(tmp_path):
-    ours, bare = trainer_in(tmp_path / "ours"), trainer_in(tmp_path / "bare")
-    loop.update(ours, 0, batches_of(ours, 0)[0], load(ours))
-    inputs, labels = next(load(bare))
-    bare.scheduler.step_update(0)
-    device = bare.accelerator.device
-    bare_step(bare, inputs["images"].to(device), labels.to(device), 0)
-    for a, b in ((ours.bare, bare.bare), (ours.ema.module, bare.ema.module)):
+    ours, alone = trainer_in(tmp_path / "ours"), trainer_in(tmp_path / "alone")
+    train_step(ours, next(batch_stream(ours)))
+    ((inputs, labels),) = next(batch_stream(alone)).micro_batches()
+    device = alone.accelerator.device
+    train_step(alone, batch_of(inputs["images"].to(device), labels.to(device), 0))
+    for a, b in ((ours.raw_model, alone.raw_model), (ours.ema.module, alone.ema.module)):
         for key, value in a.state_dict().items():
             assert torch.allclose(value, b.state_dict()[key], atol=1e-6), key
 
@@ -110,12 +109,12 @@ def test_every_line_has_room_for_its_stage(name):
 
 def test_a_generated_fold_has_the_classes_and_images_it_says(tmp_path):
     job = generated_fold(tmp_path, bench_recipe("demo_resnet"), 10)
-    assert len(job.train) == len(job.cache.ids) == 10
-    assert job.classes == CLASSES
-    assert np.isin(job.targets(job.train), (0, 1)).all()
-    assert job.cache.images.shape == (10, 96, 96)
-    assert job.cache.images.std() > 50
-    assert job.valid.empty
+    assert len(job.data.train) == len(job.data.cache.ids) == 10
+    assert job.data.classes == CLASSES
+    assert np.isin(job.data.targets(job.data.train), (0, 1)).all()
+    assert job.data.cache.images.shape == (10, 96, 96)
+    assert job.data.cache.images.std() > 50
+    assert job.data.valid.empty
 
 
 def test_a_recipe_that_asks_for_a_compiler_is_said_to_be_compiled_only_where_there_is_one(

@@ -94,7 +94,7 @@ def test_an_unreadable_image_is_an_error_or_by_request_left_unpredicted(tmp_path
         train(source, TrainPlan("model", tiny_recipe(**{"schedule.epochs": 1})))
     source = dataclasses.replace(source, quarantine=True)
     jobs = train(source, TrainPlan("model", tiny_recipe(**{"schedule.epochs": 1})))
-    assert all("00000_pa" not in job.train.index for job in jobs)
+    assert all("00000_pa" not in job.data.train.index for job in jobs)
     frames = pd.concat([read_predictions(path, CLASSES)[0] for path in predict(source, "model", "oof")])
     assert len(frames) == 12
     assert frames.loc["00000_pa"].isna().all()

@@ -6,7 +6,7 @@ import pytest
 
 from cxrlt.errors import UserError
 from cxrlt.training.batch_size import require_batches_that_train
-from cxrlt.training.batches import batches_of, share_of
+from cxrlt.training.batches import batch_stream
 from cxrlt.training.setup import create_accelerator, create_trainer
 from cxrlt.training.train import TrainPlan, fold_jobs, train
 from refusal import refused
@@ -24,9 +24,9 @@ def jobs_of(source, name, **over):
 
 def with_rows(job, n_rows):
     """The job with its first training rows alone."""
-    left_out = job.left_out.copy()
+    left_out = job.data.left_out.copy()
     left_out[(~left_out).nonzero()[0][n_rows:]] = True
-    return dataclasses.replace(job, left_out=left_out)
+    return dataclasses.replace(job, data=dataclasses.replace(job.data, left_out=left_out))
 
 
 def require(jobs, world=1):
@@ -94,7 +94,7 @@ def test_a_micro_batch_of_one_image_is_joined_to_another(source, per_pass):
     (job,) = jobs_of(source, f"micro-{per_pass}", **over)
     job.run_dir.mkdir(parents=True)
     trainer = create_trainer(job, create_accelerator(job.recipe))
-    sizes = [[len(micro) for micro in share_of(trainer, batch)] for batch in batches_of(trainer, 0)]
+    sizes = [[len(micro) for micro in batch.share] for batch in batch_stream(trainer)]
     assert sizes == [[2, 2, 3][::-1]] * 2 + [[2, 2, 2]] * 3
     assert train(source, TrainPlan(f"micro-{per_pass}", job.recipe, folds=(0,)))[0].finished
 
@@ -103,7 +103,7 @@ def test_a_network_that_trains_on_one_image_keeps_its_micro_batches(source):
     over = ONE_PIXEL | {"data.size": 64, "optim.batch_size": 7, "optim.max_batch_per_device": 2}
     (job,) = jobs_of(source, "kept", **over)
     trainer = create_trainer(job, create_accelerator(job.recipe))
-    assert [len(micro) for micro in share_of(trainer, batches_of(trainer, 0)[0])] == [2, 2, 2, 1]
+    assert [len(micro) for micro in next(batch_stream(trainer)).share] == [2, 2, 2, 1]
 
 
 def test_micro_batches_of_two_are_the_same_with_and_without_the_limit(source):

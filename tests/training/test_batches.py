@@ -8,7 +8,7 @@ import torch
 
 from cxrlt.inputs.dataset import LabelledRows
 from cxrlt.recipe import FusionConfig
-from cxrlt.training.batches import batches_of, load
+from cxrlt.training.batches import Batch, batch_stream, draws_of_epoch, halve_micro_batch
 from cxrlt.training.setup import Trainer, create_accelerator, create_trainer
 from cxrlt.training.train import TrainPlan, fold_jobs, train
 from interrupting import each_update
@@ -31,27 +31,76 @@ def children() -> set[int | None]:
 @pytest.mark.parametrize("update", [0, 1, 6])
 def test_a_run_reads_on_from_its_next_update_through_all_its_epochs(source, update, n_workers):
     trainer = trainer_of(source, "stream", **{"data.n_workers": n_workers, "schedule.epochs": 3})
-    batches = [(epoch, batch) for epoch in range(3) for batch in batches_of(trainer, epoch)]
-    assert len(batches) == 12
+    expected = [(epoch, draws) for epoch in range(3) for draws in draws_of_epoch(trainer, epoch)]
+    assert len(expected) == 12
     trainer.progress.update = update
-    loaded = list(load(trainer))
-    assert len(loaded) == 12 - update
-    for (epoch, batch), (inputs, labels) in zip(batches[update:], loaded, strict=True):
-        items = [trainer.dataset[epoch, draw] for draw in batch.tolist()]
+    found = []
+    for batch in batch_stream(trainer):
+        found.append((batch.epoch, batch.update, batch.draws.tolist()))
+        ((inputs, labels),) = batch.micro_batches()
+        items = [trainer.dataset[batch.epoch, draw] for draw in batch.draws.tolist()]
         assert torch.equal(inputs["images"], torch.stack([item[0]["images"] for item in items]))
         assert torch.equal(labels, torch.stack([item[1] for item in items]))
+    wanted = [(epoch, number, draws.tolist()) for number, (epoch, draws) in enumerate(expected)]
+    assert found == wanted[update:]
+
+
+def labels_of(batch: Batch) -> list[torch.Tensor]:
+    return [labels for _, labels in batch.micro_batches()]
+
+
+def test_micro_batches_that_nobody_reads_never_pass_for_those_of_the_next_batch(source):
+    trainer = trainer_of(source, "unread", **{"optim.max_batch_per_device": 3})
+    stream = batch_stream(trainer)
+    next(next(stream).micro_batches())  # one of three
+    next(stream)  # none of them
+    batch = next(stream)
+    assert torch.equal(torch.cat(labels_of(batch)), trainer.dataset.targets_of(batch.epoch, batch.draws))
+    assert labels_of(batch) == []  # they are gone
+
+
+def test_a_batch_that_was_too_large_comes_again_in_smaller_micro_batches(source):
+    trainer = trainer_of(source, "halved")
+    stream = batch_stream(trainer)
+    first = next(stream)
+    trainer.progress.update += 1
+    second = next(stream)
+    halve_micro_batch(trainer, second)
+    again = next(stream)
+    assert (first.update, second.update, again.update) == (0, 1, 1)
+    assert np.array_equal(again.draws, second.draws)
+    assert [len(labels) for labels in labels_of(again)] == [4, 4]
+    trainer.progress.update += 1
+    assert [len(labels) for labels in labels_of(next(stream))] == [4, 4]
 
 
 def test_the_processes_that_read_start_once_for_all_epochs(source):
     trainer = trainer_of(source, "processes", **{"data.n_workers": 2})
-    stream, others = load(trainer), children()
+    stream, others = batch_stream(trainer), children()
     seen = []
     for _ in range(2):
-        for _ in batches_of(trainer, 0):
-            next(stream)
+        for _ in range(trainer.updates_per_epoch):
+            list(next(stream).micro_batches())
         seen.append(children() - others)
     assert seen[0] == seen[1]
     assert len(seen[0]) == 2
+
+
+def test_the_processes_of_a_loader_end_when_smaller_micro_batches_take_its_place(source):
+    over = {"data.n_workers": 2, "optim.batch_size": 16, "optim.max_batch_per_device": 2}
+    trainer, others = trainer_of(source, "ending", **over), children()
+    stream = batch_stream(trainer)
+    batch = next(stream)
+    next(batch.micro_batches())
+    former = children() - others
+    halve_micro_batch(trainer, batch)
+    batch = next(stream)
+    next(batch.micro_batches())
+    assert not former & children()
+    assert len(children() - others) == 2
+    stream.close()
+    del batch
+    assert children() <= others
 
 
 def test_labels_are_not_made_twice_where_one_pass_holds_the_whole_batch(source, monkeypatch):
@@ -69,18 +118,11 @@ def test_every_seed_has_its_own_order_of_rows_and_its_own_augmentation(source, o
     for seed in (0, 1):
         (job,) = fold_jobs(source, TrainPlan("seeds", tiny_recipe(**over), folds=(0,), seed=seed))
         trainers.append(create_trainer(job, create_accelerator(job.recipe)))
-    orders = [np.concatenate(batches_of(trainer, 0)) for trainer in trainers]
+    orders = [np.concatenate(draws_of_epoch(trainer, 0)) for trainer in trainers]
     assert not np.array_equal(*orders)
     assert np.array_equal(*map(np.sort, orders))
     images = [trainer.dataset[0, 5][0]["images"] for trainer in trainers]
     assert not torch.equal(*images)
-
-
-def test_what_is_left_of_an_epoch_are_its_last_batches(source):
-    trainer = trainer_of(source, "left")
-    whole, rest = batches_of(trainer, 1), batches_of(trainer, 1, 3)
-    assert len(rest) == len(whole) - 3
-    assert all(np.array_equal(a, b) for a, b in zip(whole[3:], rest, strict=True))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="only a GPU is waited for")

@@ -8,10 +8,10 @@ from torch import nn
 
 from cxrlt.models.backbone import create_model
 from cxrlt.training.checkpoint import Progress, checkpoints, load_checkpoint, save_checkpoint
+from cxrlt.training.epoch_end import save_if_due
 from cxrlt.training.optimise import create_optimizer
 from cxrlt.training.setup import create_accelerator, create_trainer
 from cxrlt.training.train import TrainPlan, fold_jobs
-from cxrlt.training.validate import save_if_due
 from tiny import tiny_recipe
 
 

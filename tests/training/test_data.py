@@ -23,17 +23,17 @@ def job_of(source, **over):
 
 def features_of(job):
     accelerator = create_accelerator(job.recipe)
-    return feature_cache(initial_model(job, loss_of(job)), job.recipe, job.cache, accelerator, 0)
+    return feature_cache(initial_model(job, loss_of(job)), job.recipe, job.data.cache, accelerator, 0)
 
 
 def test_single_images_are_augmented_in_training_and_left_alone_in_evaluation(source):
     job = job_of(source)
-    training = training_set(job, job.cache)
-    assert isinstance(training, XRayDataset) and len(training) == len(job.train)
+    training = training_set(job, job.data.cache)
+    assert isinstance(training, XRayDataset) and len(training) == len(job.data.train)
     assert not torch.equal(training[0, 3][0]["images"], training[1, 3][0]["images"])
-    evaluation = evaluation_set(job.recipe, job.valid, job.classes, job.cache)
+    evaluation = evaluation_set(job.recipe, job.data.valid, job.data.classes, job.data.cache)
     image = evaluation[0, 3][0]["images"]
-    assert np.array_equal(image[0], job.cache[job.valid.index[3]])
+    assert np.array_equal(image[0], job.data.cache[job.data.valid.index[3]])
     assert torch.equal(image, evaluation[1, 3][0]["images"])
     assert evaluation.targets.isnan().all()
 
@@ -41,19 +41,22 @@ def test_single_images_are_augmented_in_training_and_left_alone_in_evaluation(so
 def test_a_recipe_that_mixes_mixes_in_training_alone(source):
     over = {"data.mix": MixConfig(kinds=("mixup",), probability=1.0)}
     job = job_of(source, **over)
-    draws = np.arange(len(job.train))
-    mixed = training_set(job, job.cache).targets_of(0, draws)
+    draws = np.arange(len(job.data.train))
+    mixed = training_set(job, job.data.cache).targets_of(0, draws)
     assert ((mixed > 0) & (mixed < 1)).any()
-    evaluation = evaluation_set(job.recipe, job.valid, job.classes, job.cache)
-    assert np.array_equal(evaluation[0, 3][0]["images"][0], job.cache[job.valid.index[3]])
+    evaluation = evaluation_set(job.recipe, job.data.valid, job.data.classes, job.data.cache)
+    assert np.array_equal(evaluation[0, 3][0]["images"][0], job.data.cache[job.data.valid.index[3]])
 
 
 @pytest.mark.parametrize("frozen", [True, False])
 def test_a_fusion_gets_studies_of_images_or_of_features(source, frozen):
     job = job_of(source, **FUSION, **{"model.frozen": frozen})
-    stored = features_of(job) if frozen else job.cache
-    for dataset in (training_set(job, stored), evaluation_set(job.recipe, job.train, job.classes, stored)):
-        assert isinstance(dataset, StudyDataset) and len(dataset) == len(job.train) // 2
+    stored = features_of(job) if frozen else job.data.cache
+    for dataset in (
+        training_set(job, stored),
+        evaluation_set(job.recipe, job.data.train, job.data.classes, stored),
+    ):
+        assert isinstance(dataset, StudyDataset) and len(dataset) == len(job.data.train) // 2
         inputs = dataset[0, 0][0]
         assert inputs[("features" if frozen else "images")].shape[0] == 4
         assert inputs["present"].tolist() == [True, True, False, False]
@@ -63,14 +66,17 @@ def test_a_fusion_gets_studies_of_images_or_of_features(source, frozen):
 def test_a_frozen_backbone_gets_features(source):
     job = job_of(source, **{"model.frozen": True})
     stored = features_of(job)
-    for dataset in (training_set(job, stored), evaluation_set(job.recipe, job.train, job.classes, stored)):
-        assert isinstance(dataset, XRayDataset) and len(dataset) == len(job.train)
-        row = stored.rows_of([job.train.index[5]])[0]
+    for dataset in (
+        training_set(job, stored),
+        evaluation_set(job.recipe, job.data.train, job.data.classes, stored),
+    ):
+        assert isinstance(dataset, XRayDataset) and len(dataset) == len(job.data.train)
+        row = stored.rows_of([job.data.train.index[5]])[0]
         assert np.array_equal(dataset[7, 5][0]["features"], stored.features[row])
 
 
 def test_a_device_computes_so_many_images_at_once_however_many_a_row_has(source):
     job = job_of(source, **FUSION, **{"optim.max_batch_per_device": 10})
-    assert rows_per_pass(job.recipe, job.cache) == 2
-    assert rows_per_pass(tiny_recipe(**{"optim.max_batch_per_device": 10}), job.cache) == 10
-    assert rows_per_pass(tiny_recipe(**FUSION, **{"optim.max_batch_per_device": 3}), job.cache) == 1
+    assert rows_per_pass(job.recipe, job.data.cache) == 2
+    assert rows_per_pass(tiny_recipe(**{"optim.max_batch_per_device": 10}), job.data.cache) == 10
+    assert rows_per_pass(tiny_recipe(**FUSION, **{"optim.max_batch_per_device": 3}), job.data.cache) == 1

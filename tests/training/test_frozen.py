@@ -79,7 +79,7 @@ def test_predictions_through_images_and_through_cached_features_agree(source, he
     cached, meta = read_predictions(path, CLASSES)
     assert meta.tta == "none"
     (unit,) = units(source, f"frozen-{head}")
-    whole = through_images(source, unit, job.valid)
+    whole = through_images(source, unit, job.data.valid)
     pd.testing.assert_frame_equal(cached.loc[whole.index], whole, atol=1e-4)
     assert (whole.std() > 1e-3).all()
 
@@ -88,8 +88,10 @@ def test_the_last_score_of_training_is_that_of_the_saved_weights(source):
     (job,) = train(source, TrainPlan("frozen-linear", frozen(), folds=(0,)))
     last = pd.read_csv(job.run_dir / "log.csv")["oof_mAP"].iloc[-1]
     (unit,) = units(source, "frozen-linear")
-    logits = through_images(source, unit, job.valid)
-    assert macro_metric("mAP", job.targets(job.valid), logits.to_numpy()) == pytest.approx(last, abs=1e-6)
+    logits = through_images(source, unit, job.data.valid)
+    assert macro_metric("mAP", job.data.targets(job.data.valid), logits.to_numpy()) == pytest.approx(
+        last, abs=1e-6
+    )
 
 
 def test_folds_with_one_backbone_share_its_features_and_predictions_reuse_them(tmp_path):
@@ -114,7 +116,7 @@ def test_folds_whose_backbones_differ_never_read_each_others_features(tmp_path):
     jobs = fold_jobs(source, TrainPlan("apart", frozen(**{"schedule.epochs": 1})))
     for unit, job in zip(units(source, "apart"), jobs, strict=True):
         cached = read_predictions(unit.directory / "oof.parquet", CLASSES)[0]
-        whole = through_images(source, unit, job.valid)
+        whole = through_images(source, unit, job.data.valid)
         pd.testing.assert_frame_equal(cached.loc[whole.index], whole, atol=1e-4)
 
 
@@ -125,7 +127,7 @@ def test_variants_of_an_image_are_predicted_through_the_images(source):
     accelerator = create_accelerator(unit.recipe)
     cfg = unit.recipe.predict.tta.model_copy(update=tta | {"flip": False})
     logits = [
-        infer_fold(unit, job.cache, job.valid, source.challenge, accelerator, chosen, "predict")
+        infer_fold(unit, job.data.cache, job.data.valid, source.challenge, accelerator, chosen, "predict")
         for chosen in (NO_TTA, cfg)
     ]
     pd.testing.assert_frame_equal(*logits, atol=1e-4)
@@ -134,8 +136,8 @@ def test_variants_of_an_image_are_predicted_through_the_images(source):
 def test_the_bias_starts_where_the_loss_is_least_on_average(source):
     recipe = frozen(**{"optim.lr": 1e-9, "schedule.epochs": 1, "loss.name": "bce"})
     (job,) = train(source, TrainPlan("frozen-start", recipe, folds=(0,)))
-    positives = job.train[CLASSES].sum().to_numpy()
-    start = torch.tensor((positives + 0.5) / (len(job.train) + 1)).logit()
+    positives = job.data.train[CLASSES].sum().to_numpy()
+    start = torch.tensor((positives + 0.5) / (len(job.data.train) + 1)).logit()
     assert torch.allclose(weights_of(job)["head.bias"], start.float(), atol=1e-2)
 
 

@@ -116,7 +116,9 @@ def test_a_fold_fuses_what_its_own_fold_of_another_run_sees(source, is_frozen):
         **{"model.start_from": "alone", "model.frozen": is_frozen, "optim.backbone_lr_share": 0.1}
     )
     for job in train(source, TrainPlan(name, recipe)):
-        before = load_file(source.workspace.run_dir("csv", "alone") / f"fold{job.fold}/weights.safetensors")
+        before = load_file(
+            source.workspace.run_dir("csv", "alone") / f"fold{job.run.fold}/weights.safetensors"
+        )
         after = weights_of(job)
         shared = [key for key in after if key.startswith("backbone.") and key in before]
         assert len(shared) > 20

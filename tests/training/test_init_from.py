@@ -141,7 +141,7 @@ def test_the_run_says_what_it_started_from_and_under_which_licence(trained):
 
 def test_a_run_with_stages_says_what_the_first_of_them_started_from(trained):
     job = job_of(trained, "staged", "base", **{"schedule.stages": ({"epochs": 1}, {"epochs": 1})})
-    origins = [part.start.origin for part in (*job.stages, job)]
+    origins = [part.run.init_from.origin for part in (*job.stages, job)]
     assert [origin.run if origin else None for origin in origins] == ["csv:base", None, "csv:base"]
 
 
@@ -174,7 +174,7 @@ def test_a_source_that_is_not_there_or_no_source_is_refused(trained, start_from,
 
 def test_a_refit_starts_from_a_refit(trained):
     job = job_of(trained, "all-on", "all", refit=True)
-    assert job.start.weights.parent.name == "refit"
+    assert job.run.init_from.weights.parent.name == "refit"
     with pytest.raises(UserError, match=r"refit is not trained.*--name base --challenge csv --refit"):
         job_of(trained, "all-on", "base", refit=True)
 
@@ -192,22 +192,22 @@ def test_a_source_of_another_split_is_refused(trained):
 
 def test_the_rows_that_judge_a_soup_must_not_have_trained_the_source(trained):
     soup = {"soup": {"kind": "greedy"}}
-    inner = job_of(trained, "bowl", **soup).inner
-    words = rf"{len(inner)} images.*csv:base fold 0.*{inner.index[0]}.*same soup\.inner_share and --seed"
+    holdout = job_of(trained, "bowl", **soup).data.soup_holdout
+    words = rf"{len(holdout)} images.*csv:base fold 0.*{holdout.index[0]}.*same soup\.inner_share and --seed"
     with pytest.raises(UserError, match=words):
         job_of(trained, "bowl", "base", **soup)
-    assert job_of(trained, "bowl", "souped", **soup).start
+    assert job_of(trained, "bowl", "souped", **soup).run.init_from
     with pytest.raises(UserError, match=r"csv:souped fold 0"):
         job_of(trained, "bowl", "souped", seed=1, **soup)
 
 
 def test_images_of_another_challenge_with_the_same_split_may_have_trained_the_source(trained, twin):
-    assert job_of(twin(seed=0), "mine", "csv:base").start
+    assert job_of(twin(seed=0), "mine", "csv:base").run.init_from
 
 
 def test_images_and_patients_that_another_challenge_trained_on_are_refused_with_their_number(trained, twin):
     source = twin(seed=1)
-    valid = job_of(source, "mine").valid
+    valid = job_of(source, "mine").data.valid
     _, patients = seen_by_fold0(trained)
     seen = valid.index[valid["patient"].isin(patients)]
     assert 0 < len(seen) < len(valid)
@@ -224,8 +224,8 @@ def test_a_patient_is_known_again_under_another_name_by_a_common_image(twin):
 
     theirs, ours = twin(one_view), twin(other_names, seed=1)
     (source_job,) = train(theirs, plan("one-view"))
-    valid = job_of(ours, "mine").valid
-    seen = valid[valid["patient"].isin("x" + source_job.train["patient"])]
+    valid = job_of(ours, "mine").data.valid
+    seen = valid[valid["patient"].isin("x" + source_job.data.train["patient"])]
     assert set(seen["view"]) == {"frontal", "lateral"}
     with pytest.raises(UserError, match=rf"{len(seen)} images .*{theirs.challenge.name}:one-view fold 0"):
         job_of(ours, "mine", f"{theirs.challenge.name}:one-view")
@@ -251,7 +251,7 @@ def test_a_test_image_that_trained_the_source_is_refused(trained, twin):
 
 def test_another_collection_may_have_been_seen_whole_though_its_patients_are_called_alike(trained, twin):
     job = job_of(twin(renamed), "mine", "csv:all")
-    assert job.start.label == "csv:all refit"
+    assert job.run.init_from.label == "csv:all refit"
 
 
 def test_the_sources_source_must_not_have_seen_the_left_out_rows_either(trained, twin):
@@ -259,7 +259,7 @@ def test_the_sources_source_must_not_have_seen_the_left_out_rows_either(trained,
     name = elsewhere.challenge.name
     train(elsewhere, plan("from-all", "csv:all"))
     train(elsewhere, plan("from-base", "csv:base"))
-    valid = job_of(trained, "mine").valid
+    valid = job_of(trained, "mine").data.valid
     with pytest.raises(UserError, match=rf"{len(valid)} images .*csv:all fold refit"):
         job_of(trained, "mine", f"{name}:from-all")
-    assert job_of(trained, "mine", f"{name}:from-base").start
+    assert job_of(trained, "mine", f"{name}:from-base").run.init_from

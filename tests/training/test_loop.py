@@ -23,8 +23,7 @@ from cxrlt.training.infer import infer
 from cxrlt.training.job import FoldJob
 from cxrlt.training.optimise import create_optimizer
 from cxrlt.training.setup import create_accelerator, initial_model, loss_of
-from cxrlt.training.stages import fit_in_stages
-from cxrlt.training.train import TrainPlan, fold_jobs, train
+from cxrlt.training.train import TrainPlan, fold_jobs, train, train_fold
 from interrupting import each_update
 from tiny import tiny_recipe, weights_of
 
@@ -113,14 +112,14 @@ def test_the_saved_weights_are_the_moving_average_of_those_after_every_step(trai
 
 def test_the_scores_of_every_epoch_are_those_of_the_averaged_weights(trained):
     job, steps = trained
-    dataset = evaluation_set(job.recipe, job.valid, job.classes, job.cache)
-    options = {"task": job.task, "batch_size": 16, "n_workers": 0}
+    dataset = evaluation_set(job.recipe, job.data.valid, job.data.classes, job.data.cache)
+    options = {"task": job.challenge.task, "batch_size": 16, "n_workers": 0}
 
     def score(weights: list[Tensor]) -> float:
         accelerator = create_accelerator(job.recipe)
-        ids = list(job.valid.index)
-        logits = infer(model_with(job, weights), dataset, ids, job.classes, accelerator, **options)
-        return macro_metric("mAP", job.targets(job.valid), logits.to_numpy())
+        ids = list(job.data.valid.index)
+        logits = infer(model_with(job, weights), dataset, ids, job.data.classes, accelerator, **options)
+        return macro_metric("mAP", job.data.targets(job.data.valid), logits.to_numpy())
 
     logged = list(pd.read_csv(job.run_dir / "log.csv")["oof_mAP"])
     assert [score(moving_average(steps[:n])) for n in (PER_EPOCH, N_UPDATES)] == pytest.approx(logged)
@@ -132,12 +131,12 @@ def test_a_soup_is_made_of_the_averaged_weights_of_the_epochs_that_were_taken(so
     over = {"optim.ema_share": EMA_SHARE, "soup": {"kind": "average", "snapshots": 2, "inner_share": 0.25}}
     (job,) = fold_jobs(source, TrainPlan(f"soup-{scored}", tiny_recipe(**over), folds=(0,)))
     if not scored:  # then the last epoch stays
-        table = job.table.copy()
-        table.loc[job.judging, list(job.classes)] = np.nan
-        job = replace(job, table=table)
+        table = job.data.table.copy()
+        table.loc[job.data.held_for_soup, list(job.data.classes)] = np.nan
+        job = replace(job, data=replace(job.data, table=table))
     job.run_dir.mkdir(parents=True)
     with steps_noted() as steps:
-        fit_in_stages(job, create_accelerator(job.recipe))
+        train_fold(job, create_accelerator(job.recipe))
     per_epoch = len(steps) // 2
     taken = read_json(job.run_dir / "soup.json", made_by="")["taken"]
     assert taken in ([[2], [1, 2]] if scored else [[2]])
@@ -150,12 +149,12 @@ def test_a_soup_is_made_of_the_averaged_weights_of_the_epochs_that_were_taken(so
 
 def test_every_step_takes_the_clipped_gradient_of_the_mean_loss_of_its_whole_batch(trained):
     job, steps = trained
-    dataset, loss = training_set(job, job.cache), loss_of(job)
+    dataset, loss = training_set(job, job.data.cache), loss_of(job)
     before = [None, *(step.weights for step in steps)]
     losses, clipped = [], []
     for update, step in enumerate(steps):
         epoch, place = divmod(update, PER_EPOCH)
-        batch = epoch_batches(len(dataset), BATCH_SIZE, job.seed, epoch)[place]
+        batch = epoch_batches(len(dataset), BATCH_SIZE, job.run.seed, epoch)[place]
         items = [dataset[epoch, draw] for draw in batch.tolist()]
         model = model_with(job, before[update]).train()
         images = torch.stack([inputs["images"] for inputs, _, _ in items])

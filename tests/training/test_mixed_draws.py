@@ -6,7 +6,7 @@ import torch
 from accelerate import Accelerator
 
 from cxrlt.errors import UserError
-from cxrlt.training.batches import batches_of, load, whole_batch_denominators
+from cxrlt.training.batches import batch_stream, draws_of_epoch, whole_batch_denominators
 from cxrlt.training.setup import create_trainer
 from cxrlt.training.train import TrainPlan, fold_jobs, train
 from interrupting import stopping_in_update
@@ -41,7 +41,7 @@ def test_rare_rows_are_drawn_more_often_in_an_epoch_of_the_same_length(source):
     trainer = trainer_of(source, "draws", recipe_of())
     rare = trainer.dataset.targets[:, 2] == 1
     n_rows = len(trainer.dataset)
-    draws = [np.concatenate(batches_of(trainer, epoch)) for epoch in range(5)]
+    draws = [np.concatenate(draws_of_epoch(trainer, epoch)) for epoch in range(5)]
     assert all(len(epoch) == n_rows for epoch in draws)
     rows = torch.from_numpy(np.concatenate(draws) % n_rows)
     assert rare[rows].float().mean() > 1.15 * rare.float().mean()
@@ -50,15 +50,13 @@ def test_rare_rows_are_drawn_more_often_in_an_epoch_of_the_same_length(source):
 def test_the_denominators_are_those_of_the_labels_that_are_trained_on(source):
     trainer = trainer_of(source, "denominators", recipe_of(**{"optim.max_batch_per_device": 3}))
     trainer.dataset.targets[::3] = torch.nan  # a mixed image's labels are unknown where one of its parts' are
-    batches = batches_of(trainer, 1)
-    trainer.progress.update = len(batches)  # the second epoch's first
-    loaded = load(trainer)
-    for batch in batches:
-        micro = [next(loaded)[1] for _ in range(-(-len(batch) // 3))]
+    trainer.progress.update = trainer.updates_per_epoch  # the second epoch's first
+    for batch in batch_stream(trainer):
+        micro = [labels for _, labels in batch.micro_batches()]
         labels = torch.cat(micro)
-        targets = trainer.dataset.targets_of(1, batch)
+        targets = trainer.dataset.targets_of(1, batch.draws)
         torch.testing.assert_close(labels, targets, rtol=0, atol=0, equal_nan=True)
-        found = whole_batch_denominators(trainer, 1, batch, micro[0])
+        found = whole_batch_denominators(trainer, batch, micro[0])
         assert torch.equal(found, trainer.loss.denominators(labels))
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from cxrlt.errors import UserError, listing
-from cxrlt.training.batches import batches_of
+from cxrlt.training.batches import draws_of_epoch
 from cxrlt.training.checkpoint import checkpoints, update_of
 from cxrlt.training.setup import create_accelerator, create_trainer, initial_model, loss_of
 from cxrlt.training.train import TrainPlan, fold_jobs, train
@@ -51,7 +51,7 @@ def images_of(source, plan, update: int) -> list[str]:
     (job,) = fold_jobs(source, plan)
     trainer = create_trainer(job, create_accelerator(job.recipe))
     epoch, place = divmod(update, 4)
-    rows = batches_of(trainer, epoch)[place] % len(trainer.dataset)
+    rows = draws_of_epoch(trainer, epoch)[place] % len(trainer.dataset)
     return [str(trainer.dataset.ids[row]) for row in sorted(rows)]
 
 
@@ -150,10 +150,12 @@ def test_the_loss_of_an_epoch_is_the_mean_over_its_images(source, at_once):
     recipe = tiny_recipe(**still, **{"optim.max_batch_per_device": at_once})
     (job,) = train(source, TrainPlan(f"still-{at_once}", recipe, folds=(0,)))
     model = initial_model(job, loss_of(job)).eval()
-    planes = [torch.tensor(job.cache.images[row]) for row in job.cache.rows_of(list(job.train.index))]
+    planes = [
+        torch.tensor(job.data.cache.images[row]) for row in job.data.cache.rows_of(list(job.data.train.index))
+    ]
     with torch.no_grad():
         logits = model({"images": torch.stack(planes)[:, None]})
-    labels = torch.tensor(job.targets(job.train))
+    labels = torch.tensor(job.data.targets(job.data.train))
     expected = torch.nn.functional.binary_cross_entropy_with_logits(logits, labels)
     (loss,) = pd.read_csv(job.run_dir / "log.csv")["loss"]
-    assert loss == pytest.approx(expected.item() * len(job.classes), rel=1e-4)  # it adds classes up
+    assert loss == pytest.approx(expected.item() * len(job.data.classes), rel=1e-4)  # it adds classes up

@@ -11,15 +11,16 @@ import numpy as np
 import pytest
 import torch
 from torch.nn.modules.module import register_module_forward_hook
+from tqdm import tqdm
 
 from cxrlt.errors import UserError
 from cxrlt.recipe import save_recipe
-from cxrlt.training import loop
-from cxrlt.training.batches import batches_of, load
+from cxrlt.training.batches import Batch, batch_stream
 from cxrlt.training.checkpoint import checkpoints
 from cxrlt.training.data import evaluation_set
 from cxrlt.training.infer import infer
-from cxrlt.training.memory import RunningStatistics
+from cxrlt.training.loop import train_epoch
+from cxrlt.training.out_of_memory import RunningStatistics
 from cxrlt.training.setup import Trainer, create_accelerator, create_trainer
 from cxrlt.training.train import TrainPlan, fold_jobs, train
 from interrupting import each_pass, in_update, n_rows, stopping_in_update
@@ -34,6 +35,7 @@ TRAIN_SMALL = """
 import os, sys
 import torch
 from torch.nn.modules.module import register_module_forward_hook
+from tqdm import tqdm
 from cxrlt import cli
 
 def full(module, inputs, _):
@@ -138,14 +140,17 @@ def trainer_of(source, name: str, **over: object) -> Trainer:
 
 def test_every_update_can_go_back_to_what_batchnorm_had_seen_before_it(source):
     trainer = trainer_of(source, "seen", **{"model.backbone": "test_resnet"})
-    stream, batches = load(trainer), batches_of(trainer, 0)
-    for batch in batches[:2]:
-        before = {name: value.clone() for name, value in trainer.bare.named_buffers()}
-        loop.update(trainer, 0, batch, stream)
-        trainer.progress.update += 1
-    assert not same(dict(trainer.bare.named_buffers()), before)
+    before = {}
+
+    def noting() -> Iterator[Batch]:
+        for batch in batch_stream(trainer):
+            before.update({name: value.clone() for name, value in trainer.raw_model.named_buffers()})
+            yield batch
+
+    train_epoch(trainer, 0, noting(), tqdm(disable=True))
+    assert not same(dict(trainer.raw_model.named_buffers()), before)
     trainer.statistics.restore()
-    assert same(dict(trainer.bare.named_buffers()), before)
+    assert same(dict(trainer.raw_model.named_buffers()), before)
 
 
 @pytest.mark.parametrize(("wanted", "remembered", "rows"), [(2, 5, 2), (8, 5, 5), (8, None, 8)])

@@ -51,10 +51,10 @@ def test_every_recipe_trains_on_a_cpu_with_a_small_backbone(name, source, single
 def test_the_lmf_recipes_train_on_radiographs_as_they_are(name, single_source):
     recipe = plan_of(name).recipe
     (job,) = fold_jobs(single_source, dataclasses.replace(plan_of(name), name=f"{name}-plain"))
-    dataset = training_set(job, job.cache)
+    dataset = training_set(job, job.data.cache)
     for row in range(len(dataset)):
         image = dataset[(3, row)][0]["images"]
-        assert np.array_equal(image[0], job.cache[job.train.index[row]])
+        assert np.array_equal(image[0], job.data.cache[job.data.train.index[row]])
     model = initial_model(job, loss_of(job))
     assert (model.mean.item(), model.std.item()) == (0, 1)
     assert not model.classifier.bias.any()
@@ -68,6 +68,6 @@ def test_the_swin_recipe_sees_the_central_224_of_256_pixels(source):
     ) == (224, 256)
     flags = ["--data.augment.flip", "False", "--data.augment.rotate", "0"]
     (job,) = fold_jobs(source, dataclasses.replace(plan_of("class_aware_swin_base", *flags), name="swin-cut"))
-    whole = job.cache[job.train.index[0]]
+    whole = job.data.cache[job.data.train.index[0]]
     assert whole.shape == (73, 73)
-    assert np.array_equal(training_set(job, job.cache)[(0, 0)][0]["images"][0], whole[4:68, 4:68])
+    assert np.array_equal(training_set(job, job.data.cache)[(0, 0)][0]["images"][0], whole[4:68, 4:68])

@@ -17,14 +17,14 @@ def job(source):
 
 
 def with_recipe(job, **over):
-    return dataclasses.replace(job, recipe=tiny_recipe(**over))
+    return dataclasses.replace(job, run=dataclasses.replace(job.run, recipe=tiny_recipe(**over)))
 
 
 def test_cross_entropy_starts_at_the_log_odds_of_each_class(job):
     job = with_recipe(job, **{"loss.name": "bce"})
     bias = initial_model(job, loss_of(job)).classifier.bias
-    positives = job.train[CLASSES].sum().to_numpy()
-    expected = (positives + 0.5) / (len(job.train) + 1)
+    positives = job.data.train[CLASSES].sum().to_numpy()
+    expected = (positives + 0.5) / (len(job.data.train) + 1)
     assert np.allclose(torch.sigmoid(bias).detach(), expected, atol=1e-3)
 
 
@@ -36,7 +36,7 @@ def test_a_start_at_zero_is_zero_whatever_the_backbone_does(job, backbone):
 
 def test_class_counts_are_those_of_the_folds_training_rows(job):
     job = with_recipe(job, **{"loss.options": {"class_weights": "prevalence"}})
-    prevalence = job.train[CLASSES].mean().to_numpy()
+    prevalence = job.data.train[CLASSES].mean().to_numpy()
     assert np.allclose(loss_of(job).positive_weight, np.exp(1 - prevalence))
 
 
@@ -51,7 +51,8 @@ def test_a_single_label_loss_on_a_multi_label_challenge_is_refused_with_those_th
 
 
 def test_a_sigmoid_loss_trains_one_class_against_the_rest_where_a_row_has_one(job):
-    assert loss_of(dataclasses.replace(job, task="single_label")).task == "multi_label"
+    challenge = dataclasses.replace(job.challenge, task="single_label")
+    assert loss_of(dataclasses.replace(job, challenge=challenge)).task == "multi_label"
 
 
 def test_seeds_differ_by_every_part_and_repeat():
@@ -80,7 +81,7 @@ def test_batchnorm_shared_by_processes_keeps_the_activations_in_timms(job, monke
     monkeypatch.setattr(setup, "synchronises_batchnorm", lambda _: True)
     job = with_recipe(job, **{"model.backbone": "test_efficientnet"})
     job.run_dir.mkdir(parents=True, exist_ok=True)
-    shared = setup.create_trainer(job, create_accelerator(job.recipe)).bare.eval()
+    shared = setup.create_trainer(job, create_accelerator(job.recipe)).raw_model.eval()
     assert any(isinstance(part, torch.nn.SyncBatchNorm) for part in shared.modules())
     images = {"images": torch.randint(0, 256, (2, 1, 32, 32), dtype=torch.uint8)}
     alone = initial_model(job, loss_of(job)).eval()

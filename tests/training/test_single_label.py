@@ -46,7 +46,7 @@ def test_the_log_and_the_predictions_agree_on_what_the_classifier_reaches(single
     (path,) = predict(single_source, f"log-{loss}", "oof")
     logits = read_predictions(path, CLASSES)[0]
     scores = torch.softmax(torch.tensor(logits.to_numpy()), dim=1).numpy()
-    targets = job.targets(job.valid.loc[logits.index])
+    targets = job.data.targets(job.data.valid.loc[logits.index])
     for name in ("macro-F1", "mAP", "mAUROC"):
         assert log[f"oof_{name}"].iloc[-1] == pytest.approx(macro_metric(name, targets, scores))
 
@@ -68,7 +68,7 @@ def test_the_epochs_line_and_log_begin_with_the_challenges_own_metric(single_sou
 def test_the_best_epoch_is_the_best_by_the_challenges_own_metric(single_source):
     over = {"loss.name": "lmf", "predict.weights": "best"}
     (job,) = fold_jobs(single_source, TrainPlan("best-f1", tiny_recipe(**over), folds=(0,)))
-    right, validated = torch.tensor(job.targets(job.valid)), []
+    right, validated = torch.tensor(job.data.targets(job.data.valid)), []
     some_wrong = right.clone()
     some_wrong[::3] = some_wrong[::3].roll(1, dims=1)
     first_class_always = right + torch.tensor([9.0, 0.0, 0.0])  # but ranked as they should be

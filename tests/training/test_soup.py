@@ -18,9 +18,8 @@ from cxrlt.models.backbone import create_model
 from cxrlt.training.data import evaluation_set
 from cxrlt.training.infer import infer
 from cxrlt.training.setup import create_accelerator
-from cxrlt.training.soup import average, greedy, mean_of
-from cxrlt.training.stages import fit_in_stages
-from cxrlt.training.train import TrainPlan, fold_jobs, train
+from cxrlt.training.soup import average, greedy, mean_of, soup_holdout
+from cxrlt.training.train import TrainPlan, fold_jobs, train, train_fold
 from interrupting import DiedError, die, dying_in_update, each_pass
 from tiny import CLASSES, same, tiny_recipe, weights_of
 
@@ -32,6 +31,10 @@ SCORES = {(1,): 0.5, (2,): 0.7, (3,): 0.6, (2, 3): 0.7, (1, 2, 3): 0.6}
 def plan(name, kind="greedy", folds=(0,), **over):
     fields = {"soup": {"kind": kind, "snapshots": 3, "inner_share": 0.25}, "schedule.epochs": 4}
     return TrainPlan(name, tiny_recipe(**fields, **over), folds=folds)
+
+
+def with_table(job, table):
+    return dataclasses.replace(job, data=dataclasses.replace(job.data, table=table))
 
 
 def report_of(job):
@@ -67,8 +70,8 @@ def logits_on(job, table, weights):
     """What a model with these weights makes of the rows."""
     model = create_model(job.recipe.model, len(CLASSES), job.recipe.data.size)
     model.load_state_dict({key: value.float() for key, value in weights.items()})
-    dataset = evaluation_set(job.recipe, table, CLASSES, job.cache)
-    options = {"task": job.task, "batch_size": 16, "n_workers": 0}
+    dataset = evaluation_set(job.recipe, table, CLASSES, job.data.cache)
+    options = {"task": job.challenge.task, "batch_size": 16, "n_workers": 0}
     accelerator = create_accelerator(job.recipe)
     return infer(model, dataset, list(table.index), tuple(CLASSES), accelerator, **options).to_numpy()
 
@@ -128,7 +131,7 @@ def test_the_weights_are_the_mean_of_the_last_epochs_and_the_report_says_so(pour
     assert last["score"] == report["snapshots"]["4"]
     assert everything["taken"] == (everything["score"] >= last["score"])
     assert report["taken"] == ([2, 3, 4] if everything["taken"] else [4])
-    assert report["n_inner_images"] == len(job.inner)
+    assert report["n_holdout_images"] == len(job.data.soup_holdout)
     expected = mean(kept, report["taken"])
     for key, value in weights_of(job).items():
         assert torch.allclose(value.double(), expected[key], atol=1e-7), key
@@ -158,9 +161,9 @@ def test_every_score_is_of_the_inner_rows(source):
     with keeping(source.workspace.run_dir("csv", "judged") / "fold0") as kept:
         (job,) = train(source, plan("judged", **{"optim.lr": 3e-2, "optim.ema_share": 0.1}))
 
-    def score(epochs, table=job.inner):
+    def score(epochs, table=job.data.soup_holdout):
         return macro_metric(
-            source.challenge.metric, job.targets(table), logits_on(job, table, mean(kept, epochs))
+            source.challenge.metric, job.data.targets(table), logits_on(job, table, mean(kept, epochs))
         )
 
     report = report_of(job)
@@ -170,21 +173,21 @@ def test_every_score_is_of_the_inner_rows(source):
     assert len(found) > len(alone)
     assert len(set(found.values())) > 1
     assert found == pytest.approx({epochs: score(epochs) for epochs in found})
-    assert found != pytest.approx({epochs: score(epochs, job.valid) for epochs in found})
+    assert found != pytest.approx({epochs: score(epochs, job.data.valid) for epochs in found})
 
 
 def test_a_class_with_positives_and_blanks_only_is_not_in_the_scores_of_a_soup(source):
     (job,) = fold_jobs(source, plan("judged-blank", "average"))
-    table = job.table.assign(Effusion=job.table["Effusion"].where(job.table["Effusion"] == 1))
-    job = dataclasses.replace(job, table=table)
+    table = job.data.table.assign(Effusion=job.data.table["Effusion"].where(job.data.table["Effusion"] == 1))
+    job = with_table(job, table)
     job.run_dir.mkdir(parents=True)
     with keeping(job.run_dir) as kept:
-        fit_in_stages(job, create_accelerator(job.recipe))
-    labels = job.inner[CLASSES].to_numpy()
+        train_fold(job, create_accelerator(job.recipe))
+    labels = job.data.soup_holdout[CLASSES].to_numpy()
     others = [c for c in (1, 2) if len(set(labels[:, c])) == 2]
 
     def score(epochs):
-        logits = logits_on(job, job.inner, mean(kept, epochs))
+        logits = logits_on(job, job.data.soup_holdout, mean(kept, epochs))
         return np.mean([average_precision_score(labels[:, c], logits[:, c]) for c in others])
 
     report = report_of(job)
@@ -196,21 +199,25 @@ def test_a_class_with_positives_and_blanks_only_is_not_in_the_scores_of_a_soup(s
 def test_no_patient_is_trained_on_judges_and_is_left_out(source, refit):
     wanted = dataclasses.replace(plan("parted", folds=None), refit=refit)
     for job in fold_jobs(source, wanted):
-        parts = [set(table["patient"]) for table in (job.train, job.inner, job.valid) if len(table)]
+        parts = [
+            set(table["patient"])
+            for table in (job.data.train, job.data.soup_holdout, job.data.valid)
+            if len(table)
+        ]
         assert sum(len(part) for part in parts) == len(set.union(*parts)) == 24
-        assert len(job.train) + len(job.inner) + len(job.valid) == 48
-        others = 24 - (0 if refit else job.valid["patient"].nunique())
-        assert job.inner["patient"].nunique() == pytest.approx(others / 4, abs=1)
-        assert job.class_counts == {name: int(job.train[name].sum()) for name in CLASSES}
+        assert len(job.data.train) + len(job.data.soup_holdout) + len(job.data.valid) == 48
+        others = 24 - (0 if refit else job.data.valid["patient"].nunique())
+        assert job.data.soup_holdout["patient"].nunique() == pytest.approx(others / 4, abs=1)
+        assert job.data.class_counts == {name: int(job.data.train[name].sum()) for name in CLASSES}
 
 
 def test_the_labels_of_the_left_out_rows_do_not_change_the_soup(source, poured):
     job, _ = poured
     (fresh,) = fold_jobs(source, plan("flipped", "average"))
-    flipped = fresh.table.copy()
-    flipped.loc[fresh.left_out, CLASSES] = 1 - fresh.valid[CLASSES]
+    flipped = fresh.data.table.copy()
+    flipped.loc[fresh.data.left_out, CLASSES] = 1 - fresh.data.valid[CLASSES]
     fresh.run_dir.mkdir(parents=True)
-    fit_in_stages(dataclasses.replace(fresh, table=flipped), create_accelerator(fresh.recipe))
+    train_fold(with_table(fresh, flipped), create_accelerator(fresh.recipe))
     assert same(weights_of(fresh), weights_of(job))
     assert report_of(fresh) == report_of(job)
     logs = [pd.read_csv(one.run_dir / "log.csv")["oof_mAP"] for one in (fresh, job)]
@@ -250,7 +257,7 @@ def test_only_the_last_training_of_a_fold_with_stages_is_poured(source):
     assert report_of(job)["taken"]
     (stage,) = job.stages
     assert not (stage.run_dir / "soup.json").exists()
-    assert set(stage.train.index) == set(job.train.index)
+    assert set(stage.data.train.index) == set(job.data.train.index)
 
 
 def test_one_class_per_image_is_judged_by_probabilities(single_source):
@@ -262,3 +269,23 @@ def test_one_class_per_image_is_judged_by_probabilities(single_source):
 def test_a_soup_and_the_best_epoch_are_refused_together():
     with pytest.raises(ValidationError, match="both choose epochs"):
         tiny_recipe(**{"soup.kind": "greedy", "predict.weights": "best"})
+
+
+def test_which_rows_judge_depends_on_seed_and_fold_alone(source):
+    (job,) = fold_jobs(source, TrainPlan("asked", tiny_recipe(), folds=(0,)))
+    rows = job.data.train
+
+    def chosen(seed=0, fold="0", share=0.25):
+        return set(soup_holdout(rows, job.data.classes, share, seed, fold))
+
+    assert chosen() == chosen()
+    assert len({frozenset(chosen(seed, fold)) for seed in range(2) for fold in "01"}) == 4
+    assert 0 < len(chosen(share=0.01)) < len(chosen(share=0.5))
+
+
+def test_a_finding_of_one_patient_stays_with_the_rows_trained_on(source):
+    (job,) = fold_jobs(source, TrainPlan("rare", tiny_recipe(), folds=(0,)))
+    rows = job.data.train
+    for patient in rows["patient"].unique():
+        rare = rows.assign(Rare=(rows["patient"] == patient).astype(float))
+        assert patient not in set(rare.loc[soup_holdout(rare, ("Rare",), 0.1, 0, "0"), "patient"])

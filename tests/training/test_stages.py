@@ -63,18 +63,18 @@ def test_every_stage_starts_from_the_weights_of_the_one_before_it(noted):
 def test_a_stage_has_its_own_epochs_size_and_learning_rate(noted):
     recipes = [job.recipe for job, _, _ in noted]
     assert [recipe.data.size for recipe in recipes] == [32, 48, 48]
-    assert [job.cache.size for job, _, _ in noted] == [32, 48, 48]
+    assert [job.data.cache.size for job, _, _ in noted] == [32, 48, 48]
     assert [recipe.schedule.epochs for recipe in recipes] == [1, 2, 1]
     logs = [pd.read_csv(job.run_dir / "log.csv") for job, _, _ in noted]
     assert [len(log) for log in logs] == [1, 2, 1]
     assert [recipe.optim.lr for recipe in recipes] == [2e-3, 1e-3, 2e-3]
     assert 0 < logs[1]["lr"].max() < 1e-3
-    assert len({job.seed for job, _, _ in noted}) == 3
+    assert len({job.run.seed for job, _, _ in noted}) == 3
 
 
 def test_the_stages_of_every_seed_have_seeds_of_their_own(source):
     jobs = [*fold_jobs(source, plan("seed-0")), *fold_jobs(source, replace(plan("seed-1"), seed=1))]
-    assert len({part.seed for job in jobs for part in (*job.stages, job)}) == 6
+    assert len({part.run.seed for job in jobs for part in (*job.stages, job)}) == 6
 
 
 def test_the_weights_of_stages_are_removed_when_the_fold_is_done_and_their_logs_stay(noted):
@@ -87,7 +87,7 @@ def test_the_weights_of_stages_are_removed_when_the_fold_is_done_and_their_logs_
 
 def test_a_crop_share_is_kept_at_every_size(source):
     (job,) = fold_jobs(source, plan("cropped", **{"data.crop_pct": 0.8}))
-    assert [stage.cache.size for stage in (*job.stages, job)] == [40, 60, 60]
+    assert [stage.data.cache.size for stage in (*job.stages, job)] == [40, 60, 60]
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ steps = []
 
 def signalled(*_):
     steps.append(1)
-    if len(steps) == update:  # from another process: what this one sends, its readers obey
+    if len(steps) == update:  # from another process: what this one sends, its loader workers obey
         whom = f"-{os.getpid()}" if target == "group" else str(os.getpid())
         subprocess.run(["kill", "-s", number, "--", whom], start_new_session=True, check=True)
 

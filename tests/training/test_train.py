@@ -42,7 +42,7 @@ def test_a_finished_fold_says_what_it_is(source):
     assert log["oof_mAP"].between(0, 1).all()
     assert read_json(job.run_dir / "environment.json", made_by="")["packages"]["torch"]
     card = read_json(job.run_dir / "card.json", made_by="")
-    assert card["train_positives"] == {c: int(job.train[c].sum()) for c in CLASSES}
+    assert card["train_positives"] == {c: int(job.data.train[c].sum()) for c in CLASSES}
     assert (job.run_dir / "first_batch.png").stat().st_size > 0
     assert not list(job.run_dir.glob("checkpoint*"))
 
@@ -50,9 +50,9 @@ def test_a_finished_fold_says_what_it_is(source):
 def test_no_patient_trains_and_validates_the_same_fold(source):
     jobs = train(source, TrainPlan("leak", tiny_recipe(**{"schedule.epochs": 1})))
     for job in jobs:
-        assert not set(job.train["patient"]) & set(job.valid["patient"])
-        assert len(job.train) + len(job.valid) == 48
-    assert len({id(job.table) for job in jobs}) == 1  # a copy each would be the most memory there is
+        assert not set(job.data.train["patient"]) & set(job.data.valid["patient"])
+        assert len(job.data.train) + len(job.data.valid) == 48
+    assert len({id(job.data.table) for job in jobs}) == 1  # a copy each would be the most memory there is
 
 
 def test_finished_folds_are_skipped_and_force_trains_again(source, capsys):
@@ -109,8 +109,8 @@ def test_worker_count_does_not_make_another_run(source):
 
 def test_a_refit_trains_on_every_row_and_keeps_a_name_of_its_own(source):
     (job,) = train(source, TrainPlan("all", tiny_recipe(**{"schedule.epochs": 1}), refit=True))
-    assert len(job.train) == 48
-    assert job.valid.empty
+    assert len(job.data.train) == 48
+    assert job.data.valid.empty
     assert job.run_dir.name == "refit"
     with pytest.raises(UserError, match="already holds a refit"):
         train(source, TrainPlan("all", tiny_recipe(**{"schedule.epochs": 1})))
@@ -139,7 +139,7 @@ def test_workers_do_not_change_the_weights(source):
 def test_best_weights_are_a_copy_that_later_epochs_do_not_change(source):
     plan = TrainPlan("best", tiny_recipe(**{"predict.weights": "best"}), folds=(0,))
     (job,) = fold_jobs(source, plan)
-    right, validated = torch.tensor(job.targets(job.valid)), []
+    right, validated = torch.tensor(job.data.targets(job.data.valid)), []
 
     def falling(model, inputs, logits):
         if model.training:
@@ -266,8 +266,8 @@ def test_the_averaged_weights_are_not_below_the_last_ones_at_the_end_of_a_short_
 
 
 def score_of(job, model):
-    dataset = evaluation_set(job.recipe, job.valid, job.classes, job.cache)
-    options = {"task": job.task, "batch_size": 16, "n_workers": 0}
+    dataset = evaluation_set(job.recipe, job.data.valid, job.data.classes, job.data.cache)
+    options = {"task": job.challenge.task, "batch_size": 16, "n_workers": 0}
     accelerator = create_accelerator(job.recipe)
-    logits = infer(model, dataset, list(job.valid.index), job.classes, accelerator, **options)
-    return macro_metric("mAP", job.targets(job.valid), logits.to_numpy())
+    logits = infer(model, dataset, list(job.data.valid.index), job.data.classes, accelerator, **options)
+    return macro_metric("mAP", job.data.targets(job.data.valid), logits.to_numpy())

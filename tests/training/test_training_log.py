@@ -7,11 +7,10 @@ import pandas as pd
 import pytest
 from sklearn.metrics import average_precision_score
 
+from cxrlt.training.epoch_end import scores_on, validation_scores
 from cxrlt.training.job import FoldJob
 from cxrlt.training.setup import create_accelerator, create_trainer
-from cxrlt.training.stages import fit_in_stages
-from cxrlt.training.train import TrainPlan, fold_jobs, train
-from cxrlt.training.validate import scores_on, validation_scores
+from cxrlt.training.train import TrainPlan, fold_jobs, train, train_fold
 from interrupting import dying_in_update
 from thinning import thinned
 from tiny import CLASSES, same, tiny_recipe, weights_of
@@ -19,22 +18,26 @@ from tiny import CLASSES, same, tiny_recipe, weights_of
 SHORT = {"schedule.epochs": 2}
 
 
+def with_table(job: FoldJob, table: pd.DataFrame) -> FoldJob:
+    return dataclasses.replace(job, data=dataclasses.replace(job.data, table=table))
+
+
 def job_of(source, name: str, blank: list[str], *, everywhere: bool = True, **over) -> FoldJob:
     """A fold with blanks instead of the zeros of some classes, in all rows or in those it leaves out."""
     plan = TrainPlan(name, tiny_recipe(**SHORT, **over), folds=(0,))
     (job,) = fold_jobs(source, plan)
-    table = job.table.copy()
-    rows = slice(None) if everywhere else job.left_out
+    table = job.data.table.copy()
+    rows = slice(None) if everywhere else job.data.left_out
     table.loc[rows, blank] = table.loc[rows, blank].where(table.loc[rows, blank] == 1)
     job.run_dir.mkdir(parents=True, exist_ok=True)
-    return dataclasses.replace(job, table=table)
+    return with_table(job, table)
 
 
 @pytest.mark.parametrize("everywhere", [True, False])
 def test_a_class_with_positives_and_blanks_only_is_not_in_the_mean_of_an_epoch(source, everywhere):
     job = job_of(source, f"no-negatives-{everywhere}", CLASSES[:1], everywhere=everywhere)
     trainer = create_trainer(job, create_accelerator(job.recipe))
-    scores, labels = scores_on(trainer, job.valid), job.valid[CLASSES]
+    scores, labels = scores_on(trainer, job.data.valid), job.data.valid[CLASSES]
     assert labels[CLASSES[0]].eq(1).any() and not labels[CLASSES[0]].eq(0).any()
     others = [c for c in (1, 2) if labels[CLASSES[c]].nunique() == 2]
     expected = np.mean([average_precision_score(labels[CLASSES[c]], scores[:, c]) for c in others])
@@ -51,7 +54,7 @@ def test_an_epoch_of_a_refit_says_nothing_of_out_of_fold_scores(source, capsys):
 
 def test_a_fold_in_which_no_class_has_both_values_says_so_once(source, capsys):
     job = job_of(source, "undefined", CLASSES, everywhere=False)
-    fit_in_stages(job, create_accelerator(job.recipe))
+    train_fold(job, create_accelerator(job.recipe))
     first, second = [line for line in capsys.readouterr().out.splitlines() if " epoch " in line]
     assert "OOF undefined (no class has both values among the left-out rows)" in first
     assert "OOF" not in second
@@ -60,9 +63,13 @@ def test_a_fold_in_which_no_class_has_both_values_says_so_once(source, capsys):
 
 def test_a_metric_that_is_undefined_beside_one_that_is_not_is_named(single_source, capsys):
     job = job_of(single_source, "beside", [], **{"loss.name": "ce"})
-    table = job.table.copy()
-    table.loc[job.left_out, CLASSES] = (1.0, 0.0, 0.0)  # one class alone can be told right, but not ranked
-    fit_in_stages(dataclasses.replace(job, table=table), create_accelerator(job.recipe))
+    table = job.data.table.copy()
+    table.loc[job.data.left_out, CLASSES] = (
+        1.0,
+        0.0,
+        0.0,
+    )  # one class alone can be told right, but not ranked
+    train_fold(with_table(job, table), create_accelerator(job.recipe))
     log = pd.read_csv(job.run_dir / "log.csv")
     assert log["oof_mAP"].isna().all()
     lines = [line for line in capsys.readouterr().out.splitlines() if " epoch " in line]
@@ -80,7 +87,7 @@ def test_a_training_without_out_of_fold_scores_goes_on_after_it_was_cut_off(sour
             job.run_dir.mkdir(parents=True, exist_ok=True)
         else:
             job = job_of(source, name, CLASSES, everywhere=False, checkpoint_minutes=1e-9)
-        fit_in_stages(job, create_accelerator(job.recipe))
+        train_fold(job, create_accelerator(job.recipe))
         return job
 
     whole = run(f"uncut-{refit}")

@@ -18,7 +18,7 @@ from cxrlt.errors import UserError
 from cxrlt.inputs.augment import Transform
 from cxrlt.inputs.cache import ImageCache
 from cxrlt.inputs.features import FeatureCache, FeatureReader
-from cxrlt.inputs.loader_workers import begin_reading
+from cxrlt.inputs.loader_workers import init_worker
 from cxrlt.inputs.mixing import Mix, Mixing
 from cxrlt.inputs.packed import rows_of_ids
 
@@ -230,7 +230,7 @@ def item_loader(
         batch_sampler=batches,
         num_workers=n_workers,
         pin_memory=pin_memory,
-        worker_init_fn=begin_reading,
+        worker_init_fn=init_worker,
         generator=torch.Generator(),
     )
 

@@ -1,4 +1,4 @@
-"""The processes that read images for a loader: whom they obey, and what their end means."""
+"""The worker processes of a loader: which process may end them, and what their death means."""
 
 import os
 import re
@@ -12,35 +12,35 @@ import cv2
 from cxrlt.errors import UserError
 from cxrlt.system.signals import stop_if_asked
 
-DEAD = re.compile(r"DataLoader worker|Pin memory thread")
-"""How torch begins to say that one has ended; it says it wherever the main thread happens to be."""
+DEATH = re.compile(r"DataLoader worker|Pin memory thread")
+"""How torch's message begins where a worker has died; it comes wherever the main thread happens to be."""
 
 
-def begin_reading(worker: int = 0) -> None:
-    """A reader's first act. Only the process that reads through it may end it.
+def init_worker(worker: int = 0) -> None:
+    """A worker's first act. Only the process that reads through it may end it.
 
     Ctrl-C and SIGTERM are often sent to all processes at once, and that one has a step to finish.
     """
     cv2.setNumThreads(0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if hasattr(signal, "sigwaitinfo"):  # where there is none, as on macOS, anybody's SIGTERM ends a reader
+    if hasattr(signal, "sigwaitinfo"):  # where there is none, as on macOS, anybody's SIGTERM ends a worker
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         threading.Thread(target=_end_when_the_parent_says, args=(os.getppid(),), daemon=True).start()
 
 
 @contextmanager
-def readers_watched() -> Iterator[None]:
-    """Raises UserError where a reader dies within the block; Stopped where a signal is the reason."""
+def explain_dead_worker() -> Iterator[None]:
+    """Raises UserError where a worker dies within the block; Stopped where a signal is the reason."""
     try:
         yield
     except RuntimeError as error:
-        if not DEAD.match(str(error)):
+        if not DEATH.match(str(error)):
             raise
         stop_if_asked()
         reason = str(error).partition("\n")[0].rstrip(". ")
         raise UserError(
-            f"A process that reads images has ended ({reason}), perhaps for want of memory. What was "
-            "finished before is kept: run the same command again, after making memory free, or train with "
+            f"A process that reads images has ended ({reason}), perhaps for lack of memory. What was "
+            "finished before is kept: run the same command again, after freeing memory, or train with "
             "fewer --data.n-workers."
         ) from error
 

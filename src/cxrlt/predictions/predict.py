@@ -15,8 +15,7 @@ from cxrlt.challenges.base import Challenge
 from cxrlt.errors import UserError, listing
 from cxrlt.folds.read import REFIT
 from cxrlt.inputs.cache import ImageCache
-from cxrlt.inputs.images import ImageSource
-from cxrlt.inputs.memory import give_back_memory
+from cxrlt.inputs.images import ImageSource, give_back_memory
 from cxrlt.models.backbone import XRayModel, create_model
 from cxrlt.predictions.present import Present
 from cxrlt.predictions.standardise import read_constants, write_constants
@@ -26,7 +25,7 @@ from cxrlt.provenance import MadeOf, digest, in_words
 from cxrlt.recipe import Recipe, TTAConfig
 from cxrlt.system.locks import exclusive
 from cxrlt.training.checkpoint import read_tensors
-from cxrlt.training.data import Stored, evaluation_set, rows_per_pass
+from cxrlt.training.data import InputCache, evaluation_set, rows_per_pass
 from cxrlt.training.features import feature_cache
 from cxrlt.training.infer import infer
 from cxrlt.training.run_paths import CONFIG, WEIGHTS, fold_of
@@ -230,7 +229,7 @@ def infer_fold(
     classes = unit.record.classes  # in the order of the model's outputs
     recipe, n_workers = unit.recipe, worker_count(unit.recipe.data.n_workers, accelerator)
     model = load_model(unit, len(classes), challenge.channels).to(accelerator.device)
-    stored: Stored = cache
+    stored: InputCache = cache
     if recipe.model.frozen and only_as_they_are(tta):
         stored = feature_cache(model, recipe, cache, accelerator, n_workers)
     logits = infer(

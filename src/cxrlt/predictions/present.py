@@ -21,7 +21,7 @@ from cxrlt.provenance import MadeOf, OutdatedError, differing, digest_of_weights
 from cxrlt.recipe import Recipe, fields_changing
 from cxrlt.system.atomic_files import file_state
 from cxrlt.training.record import RunRecord, changes_in_data, classes_of, data_used, made_of_data
-from cxrlt.training.run_paths import CONFIG, WEIGHTS, fold_of, train_command
+from cxrlt.training.run_paths import CONFIG, WEIGHTS, fold_of, train_fold_command
 
 if TYPE_CHECKING:
     from cxrlt.predictions.store import PredictionsFile
@@ -178,7 +178,7 @@ class Present:
         now = self.made_of_predictions(directory, file.ids, meta.split)
         if found := self.differing(meta.made_of, now, fold):
             retrain = any(part in TRAINED_WITH for part in found)
-            train = train_command(directory.parent, fold, self.challenge.name)
+            train = train_fold_command(directory.parent, fold, self.challenge.name)
             raise OutdatedError(
                 f"{path} is outdated: it was made with {in_words(found)}. "
                 f"Renew it with: {train if retrain else file.made_by} --force"

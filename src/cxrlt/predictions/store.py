@@ -26,7 +26,7 @@ from cxrlt.predictions.standardise import (
 )
 from cxrlt.provenance import MadeOf, OutdatedError, digest, in_words
 from cxrlt.system.atomic_files import atomic_path
-from cxrlt.training.run_paths import WEIGHTS, fold_of, train_command, unit_dir
+from cxrlt.training.run_paths import WEIGHTS, fold_of, train_fold_command, unit_dir
 
 META_KEY = b"cxrlt"
 MADE_BY = "cxrlt predict NAME"
@@ -199,7 +199,7 @@ def read_fold(run_dir: Path, fold: int | str, split: str, present: Present) -> F
     path, constants_path = directory / f"{split}.parquet", directory / CONSTANTS
     needed = [path] if fold == REFIT else [path, constants_path]
     if not (directory / WEIGHTS).is_file() and not all(file.is_file() for file in needed):
-        command = train_command(run_dir, fold, challenge.name)
+        command = train_fold_command(run_dir, fold, challenge.name)
         raise UserError(f"{directory} is not trained. Train it with: {command}")
     name = name_of_run(run_dir, challenge.name)
     command = predict_command(name, challenge.name, split)

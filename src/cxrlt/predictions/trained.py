@@ -13,7 +13,7 @@ from cxrlt.provenance import differing, in_words, made_of
 from cxrlt.recipe import Recipe, fields_changing, load_recipe
 from cxrlt.system.atomic_files import file_state
 from cxrlt.training.record import RunRecord, read_run
-from cxrlt.training.run_paths import CONFIG, WEIGHTS, fold_of, train_command, train_run_command
+from cxrlt.training.run_paths import CONFIG, WEIGHTS, fold_of, train_fold_command, train_run_command
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class TrainedFold:
     @property
     def train_command(self) -> str:
         """What trains it."""
-        return train_command(self.directory.parent, self.fold, self.record.challenge)
+        return train_fold_command(self.directory.parent, self.fold, self.record.challenge)
 
 
 def trained_folds(
@@ -57,7 +57,7 @@ def trained_folds(
             raise UserError(
                 f"{directory / CONFIG} is not what this fold was trained with: {in_words(edited)}. "
                 f"Put the former values back, or train it again: "
-                f"{train_command(run_dir, record.fold, challenge)} --force"
+                f"{train_fold_command(run_dir, record.fold, challenge)} --force"
             )
         found.append(TrainedFold(directory, recipe, record))
     if not found:
@@ -85,7 +85,7 @@ def recipe_of(directory: Path, challenge: str) -> Recipe:
 @cache
 def _read_recipe(directory: Path, challenge: str, state: tuple[int, ...] | None) -> Recipe:
     path = directory / CONFIG
-    again = f"{train_command(directory.parent, fold_of(directory), challenge)} --force"
+    again = f"{train_fold_command(directory.parent, fold_of(directory), challenge)} --force"
     try:
         recipe = load_recipe(None, path)
     except (UserError, UnicodeDecodeError) as error:

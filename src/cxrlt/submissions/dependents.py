@@ -18,7 +18,7 @@ from cxrlt.predictions.trained import fold_dirs, recipe_of
 from cxrlt.provenance import OutdatedError, digest_of_weights, in_words
 from cxrlt.submissions.record import is_outdated, records
 from cxrlt.training.record import Origin, RunRecord, read_run
-from cxrlt.training.run_paths import RUN, WEIGHTS, fold_of, train_command, train_run_command, unit_dir
+from cxrlt.training.run_paths import RUN, WEIGHTS, fold_of, train_fold_command, train_run_command, unit_dir
 
 SPLITS = ("oof", "dev", "test")
 
@@ -94,7 +94,7 @@ def _trainings(present: Present, name: str, chosen: Collection[str]) -> Iterator
         if record is None:
             continue
         fold = fold_of(directory)
-        command = f"{train_command(run_dir, fold, challenge)} --force"
+        command = f"{train_fold_command(run_dir, fold, challenge)} --force"
         if record.started_from and _is_replaced(present, record.started_from, chosen):
             yield Outdated(f"{name} fold {fold} (started from former weights)", command)
         if name in chosen and (why := _changes(present, directory, record)):

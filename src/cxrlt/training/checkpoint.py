@@ -102,12 +102,6 @@ def snapshot_path(run_dir: Path, epoch: int | str) -> Path:
     return run_dir / f"snapshot-{epoch}.safetensors"
 
 
-def remove_checkpoints(run_dir: Path) -> None:
-    """And all else that a finished run does not need."""
-    for path in leftovers(run_dir):
-        path.unlink(missing_ok=True)
-
-
 def leftovers(run_dir: Path) -> list[Path]:
     """What a finished run does not need: checkpoints, snapshots of its epochs, files half written."""
     snapshots = run_dir.glob(snapshot_path(run_dir, "*").name)
@@ -180,7 +174,8 @@ def _require_same(tensors: dict[str, Tensor], model: nn.Module, ema: nn.Module, 
     shapes = {f"model.{key}": value.shape for key, value in model.state_dict().items()}
     shapes |= {f"ema.{key}": value.shape for key, value in ema.state_dict().items()}
     indices = {key.split(".")[1] for key in tensors if key.startswith("optimizer.")}
-    for index, weight in enumerate(_weights(optimizer)):
+    weights = (weight for group in optimizer.param_groups for weight in group["params"])
+    for index, weight in enumerate(weights):  # in the order in which the optimiser's state numbers them
         if str(index) in indices:  # a weight without a gradient has no state
             shapes |= {f"optimizer.{index}.{key}": weight.shape for key in MOMENTS}
             shapes[f"optimizer.{index}.step"] = torch.Size()
@@ -201,11 +196,6 @@ def _restore(tensors: dict[str, Tensor], model: nn.Module, ema: nn.Module, optim
     optimizer.load_state_dict(resumed)
     for weight, entries in optimizer.state.items():
         entries |= {key: _laid_out_as(weight, value) for key, value in entries.items()}
-
-
-def _weights(optimizer: Optimizer) -> list[Tensor]:
-    """In the order in which the optimiser's state numbers them."""
-    return [weight for group in optimizer.param_groups for weight in group["params"]]
 
 
 def _laid_out_as(weight: Tensor, value: Tensor) -> Tensor:

@@ -14,52 +14,52 @@ from cxrlt.inputs.studies import StudyDataset
 from cxrlt.recipe import Recipe
 from cxrlt.training.job import FoldJob
 
-Stored = ImageCache | FeatureCache
+InputCache = ImageCache | FeatureCache
 """Where what the model takes is read from: images, or the features of a frozen backbone."""
 
 
-def training_set(job: FoldJob, stored: Stored) -> LabelledRows:
+def training_set(job: FoldJob, source: InputCache) -> LabelledRows:
     """The fold's training rows, images or whole studies; those with images augmented and mixed.
 
     Augmentation is a function of (seed, epoch, image id, copy), and cached features have none.
     """
-    recipe, cfg = job.recipe, job.recipe.data
+    data, seed, recipe, cfg = job.data, job.run.seed, job.recipe, job.recipe.data
     transform = None
-    if isinstance(stored, ImageCache):
+    if isinstance(source, ImageCache):
         transform = Transform(cfg.size, **cfg.augment.model_dump(exclude={"policy"}))
     if recipe.fuses:
         return StudyDataset(
-            job.train,
-            job.classes,
-            stored,
+            data.train,
+            data.classes,
+            source,
             max_images=recipe.model.fusion.max_images,
-            seed=job.seed,
+            seed=seed,
             transform=transform,
             size=cfg.size,
             training=True,
         )
-    ids, targets = job.train.index, job.targets(job.train)
-    if isinstance(stored, FeatureCache):
-        return XRayDataset(stored, ids, targets)
-    mixing = Mixing.create(cfg.mix, job.classes, job.no_finding, job.task)
-    return XRayDataset(stored, ids, targets, seed=job.seed, transform=transform, size=cfg.size, mixing=mixing)
+    ids, targets = data.train.index, data.targets(data.train)
+    if isinstance(source, FeatureCache):
+        return XRayDataset(source, ids, targets)
+    mixing = Mixing.create(cfg.mix, data.classes, job.challenge.no_finding, job.challenge.task)
+    return XRayDataset(source, ids, targets, seed=seed, transform=transform, size=cfg.size, mixing=mixing)
 
 
 def evaluation_set(
-    recipe: Recipe, table: pd.DataFrame, classes: Sequence[str], stored: Stored
+    recipe: Recipe, table: pd.DataFrame, classes: Sequence[str], source: InputCache
 ) -> LabelledRows:
     """The rows of `table` as they are; their targets are NaN, for a prediction needs none."""
     unknown = table.assign(**dict.fromkeys(classes, np.float32(np.nan)))
     if recipe.fuses:
         n_images, size = recipe.model.fusion.max_images, recipe.data.size
-        return StudyDataset(unknown, classes, stored, max_images=n_images, size=size)
+        return StudyDataset(unknown, classes, source, max_images=n_images, size=size)
     ids, targets = table.index, unknown[list(classes)].to_numpy(np.float32)
-    return XRayDataset(stored, ids, targets, size=recipe.data.size)
+    return XRayDataset(source, ids, targets, size=recipe.data.size)
 
 
-def rows_per_pass(recipe: Recipe, stored: Stored) -> int:
+def rows_per_pass(recipe: Recipe, source: InputCache) -> int:
     """Rows that a device computes at once: optim.max_batch_per_device images, a study counted as full."""
     n_images = recipe.optim.max_batch_per_device
-    if recipe.fuses and isinstance(stored, ImageCache):
+    if recipe.fuses and isinstance(source, ImageCache):
         return max(n_images // recipe.model.fusion.max_images, 1)
     return n_images

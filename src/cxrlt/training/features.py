@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import sys
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -14,12 +15,12 @@ from tqdm import tqdm
 from cxrlt.inputs.cache import ImageCache
 from cxrlt.inputs.dataset import Inputs, XRayDataset, make_loader
 from cxrlt.inputs.decode import DECODERS
-from cxrlt.inputs.features import FeatureCache, FeatureWriter, feature_writer, features_path, open_features
-from cxrlt.inputs.loader_workers import readers_watched
+from cxrlt.inputs.features import FeatureCache, feature_writer, features_path, open_features
+from cxrlt.inputs.loader_workers import explain_dead_worker
 from cxrlt.models.backbone import XRayModel
 from cxrlt.recipe import Recipe
 from cxrlt.training.checkpoint import sha256_of_tensors
-from cxrlt.training.memory import in_parts, memory_watched
+from cxrlt.training.out_of_memory import explain_out_of_memory, run_in_chunks
 
 
 def feature_cache(
@@ -34,14 +35,25 @@ def feature_cache(
     key = features_key(model, recipe, images, accelerator)
     directory = features_path(images.directory.parent, recipe.model.backbone, images.ids, key)
     found = open_features(directory)
-    if found is None:
-        first = _unlabelled(images, images.ids[:1], recipe.data.size)[0, 0][0]["images"][None]
-        shape = tuple(_features(model, first.to(accelerator.device), accelerator).shape[1:])
-        with feature_writer(directory, list(images.ids), shape, key) as writer:
-            dataset = _unlabelled(images, writer.ids, recipe.data.size)
-            _compute(model, dataset, writer, accelerator, recipe.optim.max_batch_per_device, n_workers)
-        found = open_features(directory)
-    return found
+    if found is not None:
+        return found
+    compute = partial(_features, model, accelerator)
+    first = _unlabelled(images, images.ids[:1], recipe.data.size)[0, 0][0]["images"]
+    shape = compute({"images": first[None].to(accelerator.device)}).shape[1:]
+    with (
+        feature_writer(directory, list(images.ids), tuple(shape), key) as writer,
+        explain_dead_worker(),
+        explain_out_of_memory(),
+    ):
+        dataset, pending = _unlabelled(images, writer.ids, recipe.data.size), writer.pending
+        n_rows = recipe.optim.max_batch_per_device
+        batches = [pending[first : first + n_rows] for first in range(0, len(pending), n_rows)]
+        loader = make_loader(dataset, 0, batches, n_workers)
+        quiet = not sys.stderr.isatty()
+        shown = tqdm(loader, desc="features", unit="batch", leave=False, disable=quiet)
+        for features, rows in run_in_chunks(shown, compute, accelerator.device, "features"):
+            writer.write(rows.numpy(), features.cpu().numpy())
+    return open_features(directory)
 
 
 def features_key(
@@ -51,9 +63,11 @@ def features_key(
 
     Images count by their content: where they lie, and when they were written, makes no difference.
     """
+    tensors = {f"backbone.{name}": tensor for name, tensor in model.backbone.state_dict().items()}
+    tensors |= {"mean": model.mean, "std": model.std}  # what images are normalised with
     return {
         "backbone": recipe.model.backbone,
-        "weights": _hash_of(model),
+        "weights": sha256_of_tensors(tensors),
         "layout": dataclasses.asdict(model.layout),
         "size": recipe.data.size,
         "decoder": DECODERS[images.channels],
@@ -63,39 +77,10 @@ def features_key(
     }
 
 
-def _hash_of(model: XRayModel) -> str:
-    """Of the backbone's tensors, buffers included, and of what images are normalised with."""
-    tensors = {f"backbone.{name}": tensor for name, tensor in model.backbone.state_dict().items()}
-    tensors |= {"mean": model.mean, "std": model.std}
-    return sha256_of_tensors(tensors)
-
-
 def _unlabelled(images: ImageCache, ids: pd.Index, size: int) -> XRayDataset:
     return XRayDataset(images, list(ids), np.empty((len(ids), 0), np.float32), size=size)
 
 
-def _compute(
-    model: XRayModel,
-    dataset: XRayDataset,
-    writer: FeatureWriter,
-    accelerator: Accelerator,
-    batch_size: int,
-    n_workers: int,
-) -> None:
-    pending = writer.pending
-    batches = [pending[at : at + batch_size] for at in range(0, len(pending), batch_size)]
-    loader = make_loader(dataset, 0, batches, n_workers)
-    quiet = not sys.stderr.isatty()
-    shown = tqdm(loader, desc="features", unit="batch", leave=False, disable=quiet)
-
-    def compute(inputs: Inputs) -> Tensor:
-        return _features(model, inputs["images"], accelerator)
-
-    with readers_watched(), memory_watched():
-        for features, rows in in_parts(shown, compute, accelerator.device, "features"):
-            writer.write(rows.numpy(), features.cpu().numpy())
-
-
-def _features(model: XRayModel, images: Tensor, accelerator: Accelerator) -> Tensor:
+def _features(model: XRayModel, accelerator: Accelerator, inputs: Inputs) -> Tensor:
     with torch.inference_mode(), accelerator.autocast():
-        return model.features(images).float()
+        return model.features(inputs["images"]).float()

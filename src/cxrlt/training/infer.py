@@ -13,10 +13,10 @@ from tqdm import tqdm
 
 from cxrlt.challenges.base import Task
 from cxrlt.inputs.dataset import Inputs, LabelledRows, make_loader
-from cxrlt.inputs.loader_workers import readers_watched
+from cxrlt.inputs.loader_workers import explain_dead_worker
 from cxrlt.models.backbone import XRayModel
 from cxrlt.recipe import TTAConfig
-from cxrlt.training.memory import in_parts, memory_watched
+from cxrlt.training.out_of_memory import explain_out_of_memory, run_in_chunks
 from cxrlt.training.tta import NO_TTA, merge_logits, only_as_they_are, variants
 
 
@@ -47,11 +47,12 @@ def infer(
     # stays on the device till the end: fetching each batch's would wait for it before the next is launched
     computed = torch.empty(len(share), len(classes), device=device)
     model.eval()
-    with torch.inference_mode(), accelerator.autocast(), readers_watched(), memory_watched():
+    with torch.inference_mode(), accelerator.autocast(), explain_dead_worker(), explain_out_of_memory():
         loader = make_loader(dataset, 0, batches, n_workers, pin_memory=device.type == "cuda")
         shown = tqdm(loader, desc=label, unit="batch", leave=False, disable=quiet)
         done = 0
-        for logits, _ in in_parts(shown, partial(predict_variants, model, tta=tta, task=task), device, label):
+        compute = partial(predict_variants, model, tta=tta, task=task)
+        for logits, _ in run_in_chunks(shown, compute, device, label):
             computed[done : done + len(logits)] = logits
             done += len(logits)
     part = (share, computed.cpu().numpy())

@@ -17,9 +17,10 @@ from cxrlt.folds.read import REFIT, Folds, read_folds
 from cxrlt.inputs.images import ImageSource
 from cxrlt.inputs.shared_patients import other_tables
 from cxrlt.provenance import digest_of_weights
-from cxrlt.training.job import FoldJob, Start
+from cxrlt.recipe import ModelConfig
+from cxrlt.training.job import FoldJob, InitFrom
 from cxrlt.training.record import Origin, read_run
-from cxrlt.training.run_paths import INNER, WEIGHTS, train_command, unit_dir
+from cxrlt.training.run_paths import SOUP_HOLDOUT, WEIGHTS, train_fold_command, unit_dir
 
 
 @dataclass(frozen=True)
@@ -34,30 +35,34 @@ class Collection:
         return pd.concat(self.splits.values(), ignore_index=True)
 
 
-def find_start(source: ImageSource, start_from: str, name: str, fold: str) -> Start:
+def find_init_from(source: ImageSource, cfg: ModelConfig, name: str, fold: str) -> InitFrom | None:
     """Where `fold` of the run `name` starts: RUN or CHALLENGE:RUN, fold by fold, or the refit of another.
 
-    Raises UserError if that is not trained, is an ensemble, or is a refit on all rows of these folds.
+    None: from the backbone's own weights. Raises UserError if that run is not trained, is an ensemble, or is
+    a refit on all rows of these folds.
     """
-    said = f"model.start_from {start_from}"
-    challenge, run = _parts(start_from, source.challenge.name)
+    if not cfg.start_from:
+        return None
+    flag = f"model.start_from {cfg.start_from}"
+    *other, run = cfg.start_from.split(":", 1)
+    challenge = other[0] if other else source.challenge.name
     own = challenge == source.challenge.name
     if own and run == name:
-        raise UserError(f"{said}: a run cannot start from itself. Give this one a --name of its own.")
+        raise UserError(f"{flag}: a run cannot start from itself. Give this one a --name of its own.")
     run_dir = source.workspace.run_dir(challenge, run)
     if (run_dir / "weights.json").is_file():
-        raise UserError(f"{said} is an ensemble, which has no weights of its own: name one of its members.")
+        raise UserError(f"{flag} is an ensemble, which has no weights of its own: name one of its members.")
     is_refit = (run_dir / REFIT).is_dir()
     if own and is_refit and fold != REFIT:
         raise UserError(
-            f"{said} was fitted on all rows (--refit), those that fold {fold} leaves out included. "
+            f"{flag} was fitted on all rows (--refit), those that fold {fold} leaves out included. "
             f"Name a run that was trained fold by fold, or train this one with --refit."
         )
     unit = REFIT if is_refit or fold == REFIT else fold
     directory = unit_dir(run_dir, unit)
-    command = train_command(run_dir, unit, challenge)
+    command = train_fold_command(run_dir, unit, challenge)
     if not (directory / WEIGHTS).is_file():
-        raise UserError(f"{said}: {directory} is not trained. Train it with: {command}")
+        raise UserError(f"{flag}: {directory} is not trained. Train it with: {command}")
     card = read_json(directory / "card.json", made_by=f"{command} --force")
     record = read_run(directory, challenge)
     origin = Origin(
@@ -67,9 +72,9 @@ def find_start(source: ImageSource, start_from: str, name: str, fold: str) -> St
         rows=record.made_of["rows"],
         started_from=record.started_from,
     )
-    return Start(
+    return InitFrom(
         weights=directory / WEIGHTS,
-        same_classes=set(record.classes) == set(source.challenge.classes),
+        same_classes=not cfg.new_head and set(record.classes) == set(source.challenge.classes),
         label=f"{challenge}:{run} {'refit' if unit == REFIT else f'fold {unit}'}",
         licence=card["pretrained_weights_licence"],
         origin=origin,
@@ -77,8 +82,8 @@ def find_start(source: ImageSource, start_from: str, name: str, fold: str) -> St
     )
 
 
-def require_unseen(jobs: list[FoldJob], source: ImageSource) -> None:
-    """No row a fold leaves out, nor another image of its patient, may have trained what the fold starts from.
+def require_no_leakage(jobs: list[FoldJob], source: ImageSource) -> None:
+    """What a fold starts from must not have been trained on a left-out row or another image of its patient.
 
     Sources of sources count. Rows of another challenge are compared where any table of it shares an image
     with any table of this one; then those of dev and test count as left out too. Raises UserError with the
@@ -86,15 +91,10 @@ def require_unseen(jobs: list[FoldJob], source: ImageSource) -> None:
     """
     read = cache(lambda challenge: _collection(challenge, source))
     for job in jobs:
-        for origin in _lineage(job.start.origin if job.start else None):
-            seen = _seen(job, origin, read, source)
-            if len(seen):
-                raise UserError(_leak(job, origin, seen))
-
-
-def _parts(start_from: str, challenge: str) -> tuple[str, str]:
-    before, colon, after = start_from.partition(":")
-    return (before, after) if colon else (challenge, before)
+        for origin in _lineage(job.run.origin):
+            leaked = _leaked(job, origin, read, source)
+            if len(leaked):
+                raise UserError(_leak_sentence(job, origin, leaked))
 
 
 def _collection(name: str, source: ImageSource) -> Collection:
@@ -116,23 +116,22 @@ def _lineage(origin: Origin | None) -> Iterator[Origin]:
         origin = origin.started_from
 
 
-def _seen(job: FoldJob, origin: Origin, read: Callable[[str], Collection], source: ImageSource) -> pd.Index:
+def _leaked(job: FoldJob, origin: Origin, read: Callable[[str], Collection], source: ImageSource) -> pd.Index:
     """Which left-out rows the origin was trained on, or has seen other images of the patient of."""
     challenge, run = origin.run.split(":", 1)
     run_dir = source.workspace.run_dir(challenge, run)
-    theirs, ours = read(challenge), read(job.challenge)
+    theirs, ours = read(challenge), read(job.challenge.name)
     if not theirs.folds.has_trained({"rows": origin.rows}, origin.fold):
-        again = f"{train_command(run_dir, origin.fold, challenge)} --force"
+        again = f"{train_fold_command(run_dir, origin.fold, challenge)} --force"
         raise UserError(
             f"model.start_from: {origin.run} was trained on another split than the folds.csv there is now "
-            f"and may have seen any row. Train it anew: {again}"
+            f"and may have seen any row. Train it again: {again}"
         )
     trained = _trained_on(origin, theirs, run_dir)
-    left_out = pd.concat(
-        [table["patient"] for table in (job.valid, job.inner) if len(table)] or [trained[:0]]
-    )
+    held_out = [table["patient"] for table in (job.data.valid, job.data.soup_holdout) if len(table)]
+    left_out = pd.concat(held_out or [trained[:0]])
     patients = set(trained.dropna())
-    if challenge != job.challenge:
+    if challenge != job.challenge.name:
         both = theirs.rows.merge(ours.rows, on="image_id", suffixes=("_theirs", "_ours"))
         if both.empty:
             return both["image_id"][:0]
@@ -147,27 +146,27 @@ def _seen(job: FoldJob, origin: Origin, read: Callable[[str], Collection], sourc
 def _trained_on(origin: Origin, collection: Collection, run_dir: Path) -> pd.Series:
     """Patient (or NA) of every image the origin was trained on; index image_id.
 
-    The inner rows of a soup were not; where the origin's weights are gone it is not known which they were.
+    The rows that judged a soup were not; where the origin's weights are gone it is not known which they were.
     """
     frame = collection.folds.frame
     fold = origin.fold
     rows = frame["patient"] if fold == REFIT else frame.loc[frame["fold"] != int(fold), "patient"]
     directory = unit_dir(run_dir, fold)
-    inner, weights = directory / INNER, directory / WEIGHTS
-    if inner.is_file() and weights.is_file() and digest_of_weights(weights) == origin.weights:
-        rows = rows.drop(pd.read_csv(inner, dtype=str, keep_default_na=False)["image_id"], errors="ignore")
+    holdout, weights = directory / SOUP_HOLDOUT, directory / WEIGHTS
+    if holdout.is_file() and weights.is_file() and digest_of_weights(weights) == origin.weights:
+        rows = rows.drop(pd.read_csv(holdout, dtype=str, keep_default_na=False)["image_id"], errors="ignore")
     return rows
 
 
-def _leak(job: FoldJob, origin: Origin, seen: pd.Index) -> str:
-    only_inner = len(job.inner) and seen.isin(job.inner.index).all()
-    mend = (
+def _leak_sentence(job: FoldJob, origin: Origin, leaked: pd.Index) -> str:
+    holdout = job.data.soup_holdout.index
+    fix = (
         "Train the source with the same soup.inner_share and --seed, for then it leaves the same rows out"
-        if only_inner
+        if len(holdout) and leaked.isin(holdout).all()
         else "Train the source on folds made without them"
     )
     return (
-        f"model.start_from: {len(seen):,} images that fold {job.fold} of {job.name} must not have seen, or "
-        f"others of their patients, were in the training of {origin.run} fold {origin.fold}: "
-        f"{listing(seen)}. {mend}, or start from another run."
+        f"model.start_from: {len(leaked):,} images that fold {job.run.fold} of {job.run.name} must not have "
+        f"seen, or others of their patients, were in the training of {origin.run} fold {origin.fold}: "
+        f"{listing(leaked)}. {fix}, or start from another run."
     )

@@ -12,21 +12,21 @@ import torch
 
 import cxrlt
 from cxrlt.artifacts import write_model
-from cxrlt.challenges.base import Metric, Task
+from cxrlt.challenges.base import Challenge
 from cxrlt.inputs.cache import ImageCache
 from cxrlt.models.pretrained import weights_licence
 from cxrlt.provenance import MadeOf
 from cxrlt.recipe import Recipe, save_recipe
 from cxrlt.system.atomic_files import write_json, write_text
 from cxrlt.training.record import Origin, RunRecord
-from cxrlt.training.run_paths import CONFIG, INNER, RUN, WEIGHTS
+from cxrlt.training.run_paths import CONFIG, RUN, SOUP_HOLDOUT, WEIGHTS
 
 CHANNELS = {1: "one grey channel", 3: "three colour channels"}
 PACKAGES = ("accelerate", "albumentations", "numpy", "opencv-python-headless", "pandas", "timm", "torch")
 
 
 @dataclass(frozen=True)
-class Start:
+class InitFrom:
     """Weights that training starts from instead of timm's: a file, and whether its classes are this fold's.
 
     `label` says in words where they come from. `origin` is what run.json records of the run they come from;
@@ -42,40 +42,45 @@ class Start:
 
 
 @dataclass(frozen=True)
-class FoldJob:
-    """Everything `fit` needs.
+class FoldRun:
+    """Which training this is: one fold of the run `name`, or a stage of it, in the folder `dir`.
 
-    `rows` is the digest of ids and patients trained on. `classes` keep the order that a run began with.
-    `table` has the rows of all folds and the class columns; the jobs of a run share it. Of its rows
-    `left_out` (n,) are those of this fold, none in a refit, and `judging` (n,) those that judge a soup: whole
-    patients that are neither left out nor trained on. `made_of` is what its weights are made of. `stages` are
-    trained one after the other before it.
+    `made_of` are the digests of what its weights are made of.
     """
 
-    challenge: str
     name: str
     fold: str
     seed: int
     recipe: Recipe
+    dir: Path
+    made_of: MadeOf
+    init_from: InitFrom | None = None
+
+    @property
+    def origin(self) -> Origin | None:
+        """The run of which it takes the first weights."""
+        return self.init_from.origin if self.init_from else None
+
+
+@dataclass(frozen=True)
+class FoldData:
+    """The rows and images of a fold, the labels in the order of `classes`.
+
+    `table` has the rows of all folds and the class columns; the jobs of a run share it. Of its rows
+    `left_out` (n,) are those of this fold, none in a refit, and `held_for_soup` (n,) those that judge a soup:
+    whole patients that are neither left out nor trained on.
+    """
+
     classes: tuple[str, ...]
-    task: Task
-    channels: int
-    metric: Metric
-    rows: str
-    run_dir: Path
-    cache: ImageCache
     table: pd.DataFrame
     left_out: np.ndarray
-    judging: np.ndarray
-    made_of: MadeOf
-    start: Start | None = None
-    stages: tuple["FoldJob", ...] = ()
-    no_finding: str | None = None
+    held_for_soup: np.ndarray
+    cache: ImageCache
 
     @property
     def train(self) -> pd.DataFrame:
         """The rows that are trained on."""
-        return self.table[~self.left_out & ~self.judging]
+        return self.table[~self.left_out & ~self.held_for_soup]
 
     @property
     def valid(self) -> pd.DataFrame:
@@ -83,9 +88,9 @@ class FoldJob:
         return self.table[self.left_out]
 
     @property
-    def inner(self) -> pd.DataFrame:
+    def soup_holdout(self) -> pd.DataFrame:
         """The rows that judge a soup."""
-        return self.table[self.judging]
+        return self.table[self.held_for_soup]
 
     def targets(self, table: pd.DataFrame) -> np.ndarray:
         """Labels (n, c) float32, NaN where unknown."""
@@ -96,6 +101,24 @@ class FoldJob:
         """Positives per class among this fold's training rows."""
         return {name: int(count) for name, count in self.train[list(self.classes)].sum().items()}
 
+
+@dataclass(frozen=True)
+class FoldJob:
+    """One fold to train, after its `stages`, which are trained one after the other."""
+
+    challenge: Challenge
+    run: FoldRun
+    data: FoldData
+    stages: tuple["FoldJob", ...] = ()
+
+    @property
+    def recipe(self) -> Recipe:
+        return self.run.recipe
+
+    @property
+    def run_dir(self) -> Path:
+        return self.run.dir
+
     @property
     def finished(self) -> bool:
         return (self.run_dir / WEIGHTS).is_file()
@@ -104,10 +127,11 @@ class FoldJob:
 def describe_run(job: FoldJob, device: torch.device) -> None:
     """Write config.yaml, run.json, environment.json and card.json into the run's folder, before training.
 
-    With a soup also inner.csv, the ids of the rows that judge it.
+    With a soup also the ids of the rows that judge it.
     """
-    if len(job.inner):
-        write_text(job.run_dir / INNER, "\n".join(["image_id", *job.inner.index]) + "\n")
+    if len(job.data.soup_holdout):
+        ids = "\n".join(["image_id", *job.data.soup_holdout.index])
+        write_text(job.run_dir / SOUP_HOLDOUT, f"{ids}\n")
     save_recipe(job.recipe, job.run_dir / CONFIG)
     write_json(job.run_dir / "environment.json", environment(device))
     write_json(job.run_dir / "card.json", _card(job))
@@ -117,27 +141,28 @@ def describe_run(job: FoldJob, device: torch.device) -> None:
 def record_of(job: FoldJob) -> RunRecord:
     """What run.json says of the fold."""
     return RunRecord(
-        challenge=job.challenge,
-        name=job.name,
-        fold=job.fold,
-        seed=job.seed,
+        challenge=job.challenge.name,
+        name=job.run.name,
+        fold=job.run.fold,
+        seed=job.run.seed,
         version=cxrlt.__version__,
-        task=job.task,
-        classes=job.classes,
-        made_of=job.made_of,
-        started_from=job.start.origin if job.start else None,
+        task=job.challenge.task,
+        classes=job.data.classes,
+        made_of=job.run.made_of,
+        started_from=job.run.origin,
     )
 
 
 def tags(job: FoldJob) -> dict[str, str]:
     """What travels in the header of the weights."""
-    names = ("challenge", "name", "fold", "seed", "rows")
-    return {key: str(getattr(job, key)) for key in names} | {"version": cxrlt.__version__}
+    run = job.run
+    values = {"challenge": job.challenge.name, "name": run.name, "fold": run.fold, "seed": str(run.seed)}
+    return values | {"rows": run.made_of["rows"], "version": cxrlt.__version__}
 
 
-def licence_of(job: FoldJob) -> str:
+def licence_of(run: FoldRun) -> str:
     """Licence of the weights that training starts from."""
-    return job.start.licence if job.start else weights_licence(job.recipe.model)
+    return run.init_from.licence if run.init_from else weights_licence(run.recipe.model)
 
 
 def environment(device: torch.device) -> dict[str, object]:
@@ -155,30 +180,29 @@ def environment(device: torch.device) -> dict[str, object]:
 
 def _card(job: FoldJob) -> dict[str, object]:
     """Facts for a model card."""
+    data, size = job.data, job.recipe.data.size
     return {
-        "challenge": job.challenge,
-        "task": job.task,
-        "classes": list(job.classes),
+        "challenge": job.challenge.name,
+        "task": job.challenge.task,
+        "classes": list(data.classes),
         "backbone": job.recipe.model.backbone,
-        "pretrained_weights_licence": licence_of(job),
-        "input": f"{CHANNELS[job.channels]}, {job.recipe.data.size} x {job.recipe.data.size}, uint8",
+        "pretrained_weights_licence": licence_of(job.run),
+        "input": f"{CHANNELS[job.challenge.channels]}, {size} x {size}, uint8",
         "loss": job.recipe.loss.name,
-        "n_train_images": len(job.train),
-        "n_train_patients": int(job.train["patient"].nunique()),
-        "n_valid_images": len(job.valid),
-        "n_inner_images": len(job.inner),
-        "train_positives": job.class_counts,
+        "n_train_images": len(data.train),
+        "n_train_patients": int(data.train["patient"].nunique()),
+        "n_valid_images": len(data.valid),
+        "n_soup_holdout_images": len(data.soup_holdout),
+        "train_positives": data.class_counts,
     }
 
 
 def _git(*arguments: str) -> str | None:
     """Output of a git command in the package's folder; None outside a checkout or without git."""
     try:
-        folder = Path(cxrlt.__file__).parent
-        command = ["git", *arguments]
-        done = subprocess.run(  # nosec B603  # the user's git, with words of ours
-            command, cwd=folder, capture_output=True, text=True, check=True
-        )
+        folder, command = Path(cxrlt.__file__).parent, ["git", *arguments]
+        # the user's git, with words of ours
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)  # nosec B603
         return done.stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None

@@ -12,7 +12,7 @@ from cxrlt.errors import UserError
 from cxrlt.folds.rows import TrainRows
 from cxrlt.provenance import MadeOf, differing, made_of, only
 from cxrlt.recipe import Recipe, fields_changing
-from cxrlt.training.run_paths import RUN, fold_of, train_command
+from cxrlt.training.run_paths import RUN, fold_of, train_fold_command
 
 DATA = ("rows", "labels", "pixels", "views")
 """The parts of what weights are made of that lie in the inputs folder and may be changed there."""
@@ -52,7 +52,7 @@ def read_run(directory: Path, challenge: str) -> RunRecord:
     Raises UserError, with the training, if it is missing, damaged or misplaced.
     """
     fold = fold_of(directory)
-    again = train_command(directory.parent, fold, challenge)
+    again = train_fold_command(directory.parent, fold, challenge)
     record = read_model(directory / RUN, RunRecord, again)
     if record.fold != fold:
         raise UserError(

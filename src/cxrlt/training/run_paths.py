@@ -7,7 +7,7 @@ from cxrlt.folds.read import REFIT
 from cxrlt.recipe import recipe_names
 
 WEIGHTS = "weights.safetensors"
-INNER = "inner.csv"
+SOUP_HOLDOUT = "soup_holdout.csv"
 RUN = "run.json"
 CONFIG = "config.yaml"
 
@@ -22,7 +22,7 @@ def fold_of(directory: Path) -> str:
     return directory.name.removeprefix("fold")
 
 
-def train_command(run_dir: Path, fold: int | str, challenge: str) -> str:
+def train_fold_command(run_dir: Path, fold: int | str, challenge: str) -> str:
     """The command that trains one fold of a run."""
     which = "--refit" if fold == REFIT else f"--fold {fold}"
     return f"{train_run_command(run_dir, challenge)} {which}"

@@ -1,16 +1,16 @@
-"""A run met again: whether it is the same one, and what becomes of one whose data have changed since."""
+"""A run that exists already: whether it is the same one, and what happens if its data have changed."""
 
 from collections.abc import Sequence
 
 from cxrlt.artifacts import write_model
 from cxrlt.errors import UserError, listing
 from cxrlt.folds.rows import TrainRows
-from cxrlt.provenance import MadeOf, in_words, is_current, only
+from cxrlt.provenance import in_words, is_current, only
 from cxrlt.recipe import differing_in, load_recipe, save_recipe
 from cxrlt.system.locks import exclusive
 from cxrlt.training.checkpoint import checkpoints
-from cxrlt.training.job import FoldJob
-from cxrlt.training.record import DATA, RunRecord, changes_in_data, read_run
+from cxrlt.training.job import FoldJob, record_of
+from cxrlt.training.record import DATA, changes_in_data, read_run
 from cxrlt.training.run_paths import CONFIG, RUN, train_run_command
 
 
@@ -22,15 +22,15 @@ def require_same_run(job: FoldJob, rows: TrainRows) -> None:
     """
     if not (job.run_dir / RUN).is_file():
         return
-    record = read_run(job.run_dir, job.challenge)
+    record, now = read_run(job.run_dir, job.challenge.name), record_of(job)
     differing = [
-        f"{key}: {getattr(record, key)} -> {getattr(job, key)}"
+        f"{key}: {getattr(record, key)} -> {getattr(now, key)}"
         for key in ("challenge", "name", "seed")
-        if getattr(record, key) != getattr(job, key)
+        if getattr(record, key) != getattr(now, key)
     ]
-    if not rows.folds.has_trained(record.made_of, job.fold):
+    if not rows.folds.has_trained(record.made_of, job.run.fold):
         differing.append("another split into folds")
-    if record.made_of.get("classes") != job.made_of["classes"]:
+    if record.made_of.get("classes") != now.made_of["classes"]:
         differing.append("other classes")
     differing += differing_in(load_recipe(None, job.run_dir / CONFIG), job.recipe, "weights")
     if differing:
@@ -38,7 +38,7 @@ def require_same_run(job: FoldJob, rows: TrainRows) -> None:
             f"{job.run_dir} already holds another run ({'; '.join(differing)}). "
             "Give this one a --name of its own, or use --force to train in the place of the old one."
         )
-    origin = job.start.origin if job.start else None
+    origin = now.started_from
     if origin and record.made_of.get("start") != origin.weights:
         raise UserError(
             f"{job.run_dir} started from weights of {origin.run} fold {origin.fold} that have been "
@@ -46,52 +46,45 @@ def require_same_run(job: FoldJob, rows: TrainRows) -> None:
         )
 
 
-def keep_or_refuse(jobs: Sequence[FoldJob], rows: TrainRows, *, keep: bool, write: bool) -> None:
-    """What becomes of folds that were trained, or begun, on other data than there are now.
+def require_same_data(jobs: Sequence[FoldJob], rows: TrainRows, *, keep: bool, write: bool) -> None:
+    """Raises UserError for folds that were trained, or begun, on other data than there are now.
 
-    Finished ones stay as they are if the user says so (`keep`), which is noted in run.json. Raises UserError
-    for the others: a training goes on with the data it began with, or not at all.
+    Finished ones stay as they are if the user says so (`keep`), which is noted in run.json. A training that
+    was begun goes on with the data it began with, or not at all.
     """
     begun: dict[str, list[str]] = {}
     finished: dict[str, list[str]] = {}
     for job in jobs:
         if not (job.run_dir / RUN).is_file():
             continue
-        record = read_run(job.run_dir, job.challenge)
-        changes = changes_in_data(record, job.made_of, rows)
+        record = read_run(job.run_dir, job.challenge.name)
+        changes = changes_in_data(record, job.run.made_of, rows)
         if not changes:
             continue
-        words, data = in_words(changes), only(DATA, job.made_of)
+        words, data = in_words(changes), only(DATA, job.run.made_of)
+        kept = bool(record.kept) and is_current(record.kept, data)
         if not job.finished:
             if checkpoints(job.run_dir) or any(job.run_dir.glob("stage*")):
-                begun.setdefault(words, []).append(job.fold)
-        elif keep or _is_kept(record, data):
-            if write:
-                _keep(job, record, data, words)
-        else:
-            finished.setdefault(words, []).append(job.fold)
+                begun.setdefault(words, []).append(job.run.fold)
+        elif not keep and not kept:
+            finished.setdefault(words, []).append(job.run.fold)
+        elif write:
+            label = f"train {job.run.name} fold {job.run.fold}"
+            print(f"{label}: trained on {words} than there are now, and kept")
+            if not kept:
+                with exclusive(job.run_dir):
+                    write_model(job.run_dir / RUN, record.model_copy(update={"kept": data}))
     if begun:
         raise UserError(
-            f"{jobs[0].name} was begun on {_by_folds(begun)} than there are now, and one training does "
+            f"{jobs[0].run.name} was begun on {_by_folds(begun)} than there are now, and one training does "
             "not mix them. Put the former data back, or start again with --force."
         )
     if finished:
-        command = train_run_command(jobs[0].run_dir.parent, jobs[0].challenge)
+        command = train_run_command(jobs[0].run_dir.parent, jobs[0].challenge.name)
         raise UserError(
-            f"{jobs[0].name} was trained on {_by_folds(finished)} than there are now. Train it again with: "
-            f"{command} --force; or go on with it as it is: {command} --keep-trained"
+            f"{jobs[0].run.name} was trained on {_by_folds(finished)} than there are now. Train it again "
+            f"with: {command} --force; or go on with it as it is: {command} --keep-trained"
         )
-
-
-def _is_kept(record: RunRecord, data: MadeOf) -> bool:
-    return bool(record.kept) and is_current(record.kept, data)
-
-
-def _keep(job: FoldJob, record: RunRecord, data: MadeOf, words: str) -> None:
-    print(f"train {job.name} fold {job.fold}: trained on {words} than there are now, and kept")
-    if not _is_kept(record, data):
-        with exclusive(job.run_dir):
-            write_model(job.run_dir / RUN, record.model_copy(update={"kept": data}))
 
 
 def _by_folds(found: dict[str, list[str]]) -> str:
@@ -101,10 +94,10 @@ def _by_folds(found: dict[str, list[str]]) -> str:
     )
 
 
-def take_over_recipe(job: FoldJob) -> None:
+def update_recipe(job: FoldJob) -> None:
     """Put the fields that change no weights into a finished fold's config.yaml; predictions follow them."""
     before = load_recipe(None, job.run_dir / CONFIG)
-    if changed := differing_in(before, job.recipe, "logits", "scores"):
-        print(f"train {job.name} fold {job.fold}: {'; '.join(changed)} (the weights stay as they are)")
+    if changed := "; ".join(differing_in(before, job.recipe, "logits", "scores")):
+        print(f"train {job.run.name} fold {job.run.fold}: {changed} (the weights stay as they are)")
         with exclusive(job.run_dir):
             save_recipe(job.recipe, job.run_dir / CONFIG)

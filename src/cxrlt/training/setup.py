@@ -25,11 +25,11 @@ from cxrlt.models.transfer import load_weights
 from cxrlt.recipe import Recipe
 from cxrlt.training.batch_size import rows_needed, synchronises_batchnorm, updates_per_epoch
 from cxrlt.training.checkpoint import Progress, load_checkpoint, read_tensors
-from cxrlt.training.data import Stored, rows_per_pass, training_set
+from cxrlt.training.data import InputCache, rows_per_pass, training_set
 from cxrlt.training.features import feature_cache
-from cxrlt.training.job import FoldJob, Start
-from cxrlt.training.memory import RunningStatistics
+from cxrlt.training.job import FoldJob, FoldRun, InitFrom
 from cxrlt.training.optimise import create_ema, create_optimizer, create_scheduler
+from cxrlt.training.out_of_memory import RunningStatistics
 
 
 @dataclass
@@ -41,20 +41,20 @@ class SaveClock:
 
 @dataclass(frozen=True)
 class Trainer:
-    """The parts of one fold's training. `bare` is the model itself, `model` what is called in training.
+    """The parts of one fold's training. `model` is what training calls: `raw_model`, wrapped for DDP.
 
-    `stored` is where rows are read from: images, or the features of a frozen backbone, whose tensors are then
-    `fixed`, and which `bare` and `ema` lack. `row_weights` says how often each row is drawn, None: all alike.
-    `compiled`: whether `model` is, which the recipe may ask for where no compiler is. `rows_needed` is how
-    many rows a micro-batch has to have.
+    `source` is where rows are read from: images, or the features of a frozen backbone, whose tensors are then
+    the `frozen_state`, and which `raw_model` and `ema` lack. `row_weights` says how often each row is drawn,
+    None: all alike. `compiled`: whether `model` is, which the recipe may ask for where no compiler is.
+    `rows_needed` is how many rows a micro-batch has to have.
     """
 
     job: FoldJob
     accelerator: Accelerator
-    stored: Stored
+    source: InputCache
     dataset: LabelledRows
     loss: Loss
-    bare: XRayModel
+    raw_model: XRayModel
     model: nn.Module
     ema: ModelEmaV3
     optimizer: Optimizer
@@ -64,18 +64,32 @@ class Trainer:
     clock: SaveClock
     row_weights: np.ndarray | None = None
     compiled: bool = False
-    fixed: Mapping[str, Tensor] = field(default_factory=dict)
+    frozen_state: Mapping[str, Tensor] = field(default_factory=dict)
     rows_needed: int = 1
 
     @property
     def rows_per_pass(self) -> int:
         """Rows that the device computes at once: as the recipe says, or fewer where its memory is smaller."""
-        wanted = rows_per_pass(self.job.recipe, self.stored)
+        wanted = rows_per_pass(self.job.recipe, self.source)
         return min(wanted, self.progress.rows_per_pass or wanted)
+
+    @property
+    def updates_per_epoch(self) -> int:
+        return updates_per_epoch(len(self.dataset), self.job.recipe.optim.batch_size)
+
+    @property
+    def n_updates(self) -> int:
+        """Of the whole run."""
+        return self.updates_per_epoch * self.job.recipe.schedule.epochs
+
+    @property
+    def lr(self) -> float:
+        """The largest learning rate of all groups of weights."""
+        return max(group["lr"] for group in self.optimizer.param_groups)
 
     def weights(self) -> dict[str, Tensor]:
         """The whole model with its averaged weights, as weights.safetensors holds it."""
-        return {**self.fixed, **self.ema.module.state_dict()}
+        return {**self.frozen_state, **self.ema.module.state_dict()}
 
 
 def create_accelerator(recipe: Recipe) -> Accelerator:
@@ -94,36 +108,37 @@ def create_trainer(job: FoldJob, accelerator: Accelerator) -> Trainer:
     """All parts at their start, or as the last checkpoint left them."""
     cfg = job.recipe
     loss = loss_of(job)
-    bare, stored, fixed = initial_model(job, loss, accelerator.print).to(accelerator.device), job.cache, {}
+    model = initial_model(job, loss, accelerator.print).to(accelerator.device)
+    source, frozen_state = job.data.cache, {}
     if cfg.model.frozen:
-        bare, stored, fixed = _frozen(bare, job, accelerator)
-    dataset = training_set(job, stored)
+        model, source, frozen_state = _frozen(model, job, accelerator)
+    dataset = training_set(job, source)
     n_updates = cfg.schedule.epochs * updates_per_epoch(len(dataset), cfg.optim.batch_size)
-    needed = rows_needed(bare, job, accelerator)
+    needed = rows_needed(model, job, accelerator)
     if synchronises_batchnorm(accelerator):
-        bare = convert_sync_batchnorm(bare)  # torch's own would drop the activations in timm's
-    ema = create_ema(bare, cfg.optim.ema_share, n_updates)
-    optimizer = create_optimizer(bare, cfg.optim)
+        model = convert_sync_batchnorm(model)  # torch's own would drop the activations in timm's
+    ema = create_ema(model, cfg.optim.ema_share, n_updates)
+    optimizer = create_optimizer(model, cfg.optim)
     scheduler = create_scheduler(optimizer, cfg.schedule, n_updates)
-    progress = load_checkpoint(job.run_dir, bare, ema.module, optimizer, accelerator.print)
-    compiled = cfg.compile and compile_in_place(bare, accelerator)
+    progress = load_checkpoint(job.run_dir, model, ema.module, optimizer, accelerator.print)
+    compiled = cfg.compile and compile_in_place(model, accelerator)
     return Trainer(
         job=job,
         accelerator=accelerator,
-        stored=stored,
+        source=source,
         dataset=dataset,
         loss=loss.to(accelerator.device),
-        bare=bare,
-        model=accelerator.prepare(bare),
+        raw_model=model,
+        model=accelerator.prepare(model),
         ema=ema,
         optimizer=optimizer,
         scheduler=scheduler,
-        statistics=RunningStatistics(bare),
+        statistics=RunningStatistics(model),
         progress=progress or Progress(),
         clock=SaveClock(),
         row_weights=row_weights(dataset.targets.numpy(), cfg.data.sampling),
         compiled=compiled,
-        fixed=fixed,
+        frozen_state=frozen_state,
         rows_needed=needed,
     )
 
@@ -133,7 +148,7 @@ def _frozen(
 ) -> tuple[XRayModel, FeatureCache, dict[str, Tensor]]:
     """What is trained where the backbone stays as it is, on its features, and the tensors that stay."""
     n_workers = worker_count(job.recipe.data.n_workers, accelerator)
-    features = feature_cache(model, job.recipe, job.cache, accelerator, n_workers)
+    features = feature_cache(model, job.recipe, job.data.cache, accelerator, n_workers)
     light = model.without_backbone()
     trained = light.state_dict().keys()
     return light, features, {k: v.cpu() for k, v in model.state_dict().items() if k not in trained}
@@ -141,19 +156,20 @@ def _frozen(
 
 def loss_of(job: FoldJob) -> Loss:
     """The recipe's loss for this fold's classes. Raises UserError where it does not fit the challenge."""
+    cfg, challenge, data = job.recipe.loss, job.challenge, job.data
     try:
         loss = create_loss(
-            job.recipe.loss.name,
-            classes=job.classes,
-            class_counts=job.class_counts,
-            n_samples=len(job.train),
-            **job.recipe.loss.options,
+            cfg.name,
+            classes=data.classes,
+            class_counts=data.class_counts,
+            n_samples=len(data.train),
+            **cfg.options,
         )
     except (ValueError, TypeError) as error:
         raise UserError(f"loss: {error}") from error
-    if (loss.task, job.task) == ("single_label", "multi_label"):
+    if (loss.task, challenge.task) == ("single_label", "multi_label"):
         raise UserError(
-            f"loss {job.recipe.loss.name!r} takes one class per image, but those of {job.challenge} have any "
+            f"loss {cfg.name!r} takes one class per image, but those of {challenge.name} have any "
             f"number of them. Losses that fit: {', '.join(loss_names('multi_label'))}."
         )
     return loss
@@ -164,29 +180,33 @@ def initial_model(job: FoldJob, loss: Loss, say: Callable[[str], object] = lambd
 
     The bias of a new classifier, if it has one, starts where the loss is least on average.
     """
-    torch.manual_seed(seed_of(job.seed, job.fold))
-    cfg = job.recipe.model if job.start is None else job.recipe.model.model_copy(update={"pretrained": False})
-    model = create_model(cfg, len(job.classes), job.recipe.data.size, job.channels)
-    new = ["head"] if job.start is None else _start_from(model, job, job.start, say)
+    run, data = job.run, job.data
+    torch.manual_seed(seed_of(run.seed, run.fold))
+    cfg = run.recipe.model
+    if run.init_from:
+        cfg = cfg.model_copy(update={"pretrained": False})
+    model = create_model(cfg, len(data.classes), run.recipe.data.size, job.challenge.channels)
+    new = _load_init_from(model, run, run.init_from, say) if run.init_from else ["head"]
     model.logit_scale.fill_(loss.logit_scale)
     bias = model.classifier.bias
     if bias is not None and "head" in new:
-        start = torch.zeros(len(job.classes))
-        if job.recipe.loss.bias_start == "minimiser":
-            start = population_minimiser(loss, torch.tensor(job.targets(job.train)))
+        start = torch.zeros(len(data.classes))
+        if run.recipe.loss.bias_start == "minimiser":
+            start = population_minimiser(loss, torch.tensor(data.targets(data.train)))
         with torch.no_grad():
             bias.copy_(start)
     return model
 
 
-def _start_from(model: XRayModel, job: FoldJob, start: Start, say: Callable[[str], object]) -> list[str]:
+def _load_init_from(
+    model: XRayModel, run: FoldRun, init_from: InitFrom, say: Callable[[str], object]
+) -> list[str]:
     """Load the weights. Returns the parts that stay as they were created."""
-    new = load_weights(
-        model, read_tensors(start.weights), same_classes=start.same_classes, source=start.label
-    )
-    parts = ["backbone", *(["fusion"] if job.recipe.fuses else []), "head"]
+    tensors = read_tensors(init_from.weights)
+    new = load_weights(model, tensors, same_classes=init_from.same_classes, source=init_from.label)
+    parts = ["backbone", *(["fusion"] if run.recipe.fuses else []), "head"]
     loaded = " and ".join(part for part in parts if part not in new)
-    say(f"fold {job.fold}: {loaded} from {start.label}" + (f"; new: {' and '.join(new)}" if new else ""))
+    say(f"fold {run.fold}: {loaded} from {init_from.label}" + (f"; new: {' and '.join(new)}" if new else ""))
     return new
 
 

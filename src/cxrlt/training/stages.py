@@ -4,13 +4,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from accelerate import Accelerator
-
 from cxrlt.inputs.cache import ImageCache
 from cxrlt.recipe import Recipe, StageConfig
 from cxrlt.training.checkpoint import leftovers
-from cxrlt.training.job import FoldJob, Start, licence_of
-from cxrlt.training.loop import fit
+from cxrlt.training.job import FoldJob, FoldRun, InitFrom, licence_of
 from cxrlt.training.run_paths import WEIGHTS
 from cxrlt.training.setup import seed_of
 
@@ -18,28 +15,29 @@ WARM_UP_GRID = 4
 """Side that maps are averaged down to for a frozen stage: whole ones of 512 px take a megabyte per image."""
 
 
-def with_stages(job: FoldJob, cache_of: Callable[[int], ImageCache]) -> FoldJob:
+def with_stages(job: FoldJob, cache_at: Callable[[int], ImageCache]) -> FoldJob:
     """`job` with the jobs of its recipe's stages, the first of which starts where `job` would have.
 
-    `cache_of` gives the cache of the fold's images at a side in pixels.
+    `cache_at` gives the cache of the fold's images at a side in pixels.
     """
-    stages: list[FoldJob] = []
+    run, stages = job.run, []
     for number, cfg in enumerate(job.recipe.schedule.stages, start=1):
         recipe = stage_recipe(job.recipe, cfg)
-        stage = replace(
-            job,
-            fold=f"{job.fold} stage {number}",
-            seed=seed_of("stage", job.seed, number),
-            recipe=recipe,
-            run_dir=job.run_dir / f"stage{number}",
-            cache=cache_of(recipe.data.cache_size),
-            start=_after(stages[-1]) if stages else job.start,
+        stage_run = FoldRun(
+            run.name,
+            f"{run.fold} stage {number}",
+            seed_of("stage", run.seed, number),
+            recipe,
+            run.dir / f"stage{number}",
+            run.made_of,
+            _weights_of(stages[-1].run) if stages else run.init_from,
         )
-        stages.append(stage)
+        data = replace(job.data, cache=cache_at(recipe.data.cache_size))
+        stages.append(FoldJob(job.challenge, stage_run, data))
     if not stages:
         return job
-    origin = job.start.origin if job.start else None
-    return replace(job, stages=tuple(stages), start=replace(_after(stages[-1]), origin=origin))
+    init_from = replace(_weights_of(stages[-1].run), origin=run.origin)
+    return replace(job, run=replace(run, init_from=init_from), stages=tuple(stages))
 
 
 def stage_recipe(recipe: Recipe, stage: StageConfig) -> Recipe:
@@ -57,25 +55,13 @@ def stage_recipe(recipe: Recipe, stage: StageConfig) -> Recipe:
     return Recipe.model_validate(values)
 
 
-def fit_in_stages(job: FoldJob, accelerator: Accelerator) -> None:
-    """Train what is not finished of the stages, then the fold itself."""
-    for stage in job.stages:
-        if not stage.finished:
-            stage.run_dir.mkdir(exist_ok=True)
-            fit(stage, accelerator)
-    fit(job, accelerator)
-    if accelerator.is_main_process:
-        for path in left_in(job.run_dir):
-            path.unlink(missing_ok=True)
-
-
-def left_in(run_dir: Path) -> list[Path]:
+def leftover_files(run_dir: Path) -> list[Path]:
     """What the folder of a finished fold does not need, its stages' weights included."""
     stages = list(run_dir.glob("stage*"))
     weights = [stage / WEIGHTS for stage in stages if (stage / WEIGHTS).is_file()]
     return weights + [path for folder in (run_dir, *stages) for path in leftovers(folder)]
 
 
-def _after(stage: FoldJob) -> Start:
-    number = stage.run_dir.name.removeprefix("stage")
-    return Start(stage.run_dir / WEIGHTS, True, f"stage {number}", licence_of(stage))
+def _weights_of(stage: FoldRun) -> InitFrom:
+    number = stage.dir.name.removeprefix("stage")
+    return InitFrom(stage.dir / WEIGHTS, True, f"stage {number}", licence_of(stage))

@@ -115,8 +115,8 @@ def test_a_second_stage_starts_from_bases_run_of_its_seed_with_a_new_head(source
         start = run.recipe.model.start_from
         assert start == f"compare-tricks/base-seed{run.seed}"
         (job,) = fold_jobs(source, run.plan(1, force=False))
-        assert job.start.weights == folder(source, "base", run.seed) / "fold1/weights.safetensors"
-        assert not job.start.same_classes
+        assert job.run.init_from.weights == folder(source, "base", run.seed) / "fold1/weights.safetensors"
+        assert not job.run.init_from.same_classes
 
 
 def test_an_ensemble_is_of_all_that_was_trained_with_its_seed(source, compared):

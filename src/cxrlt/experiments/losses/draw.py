@@ -78,16 +78,17 @@ def _labels(experiment: LossExperiment, labels: pd.DataFrame) -> list[PageFigure
 
 def _loss_curves(experiment: LossExperiment, runs: Sequence[Run]) -> PageFigure:
     (job,) = fold_jobs(experiment.source, runs[0].plan(experiment.folds[0], force=False))
-    counts = job.class_counts
+    counts = job.data.class_counts
     examples = _example_classes(experiment.challenge, counts)
     curves = {}
     for run in runs:
-        loss = loss_of(replace(job, recipe=run.recipe))
+        loss = loss_of(replace(job, run=replace(job.run, recipe=run.recipe)))
         curves[run.variant] = {
-            name: loss_curve(loss, job.classes.index(name), P, len(job.classes)) for name in examples
+            name: loss_curve(loss, job.data.classes.index(name), P, len(job.data.classes))
+            for name in examples
         }
     titles = {
-        name: f"{readable(name)}\n({group}, {counts[name] / len(job.train):.1%})"
+        name: f"{readable(name)}\n({group}, {counts[name] / len(job.data.train):.1%})"
         for name, group in examples.items()
     }
     caption = (

@@ -1,23 +1,23 @@
 """How long a training step takes with each loss, measured side by side."""
 
-import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from accelerate import Accelerator
-from torch import nn
+from torch.utils.data import default_collate
 
 from cxrlt.artifacts import read_json
 from cxrlt.experiments.losses.plan import LossExperiment
 from cxrlt.experiments.plan import Run
-from cxrlt.inputs.dataset import XRayDataset
+from cxrlt.inputs.dataset import on_device
 from cxrlt.system.atomic_files import write_json
+from cxrlt.training.batches import Batch
 from cxrlt.training.job import FoldJob
-from cxrlt.training.optimise import create_optimizer
-from cxrlt.training.setup import create_accelerator, initial_model, loss_of
+from cxrlt.training.loop import train_step
+from cxrlt.training.setup import create_accelerator, create_trainer
 from cxrlt.training.train import fold_jobs
 
 WARM_UP, FEWEST, MOST, SECONDS = 2, 7, 25, 30.0  # rounds, and when there have been enough
@@ -57,15 +57,12 @@ def measure(experiment: LossExperiment, runs: Sequence[Run]) -> list[StepTime]:
     (first,) = fold_jobs(
         experiment.source, runs[0].plan(experiment.folds[0], force=False)
     )  # clips for all or none
-    optim = first.recipe.optim
-    rows = first.train.index[: min(optim.batch_size, optim.max_batch_per_device)]
-    labels = torch.tensor(first.targets(first.train.loc[rows])).to(accelerator.device)
-    images = _images(first, rows.tolist()).to(accelerator.device)
-    steps = [_step_of(run, first, accelerator, images, labels) for run in runs]
+    steps = [_step_of(run, first, accelerator) for run in runs]
     n_threads = torch.get_num_threads()
     torch.set_num_threads(1)  # more would wait for each other, and for whatever else runs here
     seconds = np.array(_rounds(steps)[WARM_UP:])
     torch.set_num_threads(n_threads)
+    accelerator.free_memory()
     ratios = seconds / seconds[:, :1]
     quartiles = np.quantile(ratios, [0.25, 0.5, 0.75], axis=0)
     return [StepTime(float(middle), float((high - low) / 2)) for low, middle, high in quartiles.T]
@@ -84,33 +81,22 @@ def _rounds(steps: Sequence[Callable[[], float]]) -> list[list[float]]:
     return rounds
 
 
-def _images(job: FoldJob, ids: list[str]) -> torch.Tensor:
-    """Cached images as the network meets them, without augmentation."""
-    empty = np.full((len(ids), len(job.classes)), math.nan, np.float32)
-    dataset = XRayDataset(job.cache, ids, empty, size=job.recipe.data.size)
-    return torch.stack([dataset[0, row][0]["images"] for row in range(len(ids))])
-
-
-def _step_of(
-    run: Run, first: FoldJob, accelerator: Accelerator, images: torch.Tensor, labels: torch.Tensor
-) -> Callable[[], float]:
-    """One training step of `run`, which returns its seconds."""
-    job = FoldJob(**{**vars(first), "name": run.name, "recipe": run.recipe})
-    loss = loss_of(job)
-    model = initial_model(job, loss).to(accelerator.device).train()
-    loss = loss.to(accelerator.device)
-    optimizer, clip_grad = create_optimizer(model, run.recipe.optim), first.recipe.optim.clip_grad
+def _step_of(run: Run, first: FoldJob, accelerator: Accelerator) -> Callable[[], float]:
+    """One training step of `run` on the rows of `first`, which returns its seconds."""
+    optim = run.recipe.optim.model_copy(update={"clip_grad": first.recipe.optim.clip_grad})
+    recipe = run.recipe.model_copy(update={"optim": optim})
+    no_checkpoints = first.run_dir / "step_time"
+    fold_run = replace(first.run, name=run.name, recipe=recipe, dir=no_checkpoints)
+    trainer = create_trainer(replace(first, run=fold_run), accelerator)
+    trainer.model.train()
+    draws = np.arange(min(optim.batch_size, trainer.rows_per_pass, len(trainer.dataset)))
+    inputs, labels, _ = default_collate([trainer.dataset[0, draw] for draw in draws.tolist()])
+    inputs, labels = on_device(inputs, accelerator.device), labels.to(accelerator.device)
 
     def step() -> float:
         _wait(accelerator)
         began = time.perf_counter()
-        with accelerator.autocast():
-            logits = model({"images": images})
-        loss(logits, labels).backward()
-        if clip_grad is not None:
-            nn.utils.clip_grad_norm_(model.parameters(), clip_grad)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        train_step(trainer, Batch(0, 0, draws, [draws], iter([(inputs, labels)])))
         _wait(accelerator)
         return time.perf_counter() - began
 

@@ -15,8 +15,7 @@ from cxrlt.challenges.base import RANKING_METRICS, Metric, Task
 from cxrlt.metrics import macro_metrics
 from cxrlt.system.atomic_files import atomic_path
 from cxrlt.system.signals import Stopped, stop_if_asked
-from cxrlt.training.batch_size import updates_per_epoch
-from cxrlt.training.checkpoint import remove_checkpoints, save_checkpoint, save_tensors
+from cxrlt.training.checkpoint import leftovers, save_checkpoint, save_tensors
 from cxrlt.training.data import evaluation_set
 from cxrlt.training.infer import infer
 from cxrlt.training.job import FoldJob, tags
@@ -35,11 +34,11 @@ LOGGED: dict[Task, tuple[Metric, ...]] = {
 
 def validation_scores(trainer: Trainer) -> dict[str, float]:
     """Scores of the averaged weights on the rows this fold leaves out; NaN if there are none."""
-    job = trainer.job
-    names, rows = tuple(dict.fromkeys([job.metric, *LOGGED[job.task]])), job.valid
-    if rows.empty:
-        return {f"oof_{name}": math.nan for name in names}
-    values = macro_metrics(names, job.targets(rows), scores_on(trainer, rows))
+    challenge, data = trainer.job.challenge, trainer.job.data
+    names, rows = tuple(dict.fromkeys([challenge.metric, *LOGGED[challenge.task]])), data.valid
+    values = dict.fromkeys(names, math.nan)
+    if len(rows):
+        values = macro_metrics(names, data.targets(rows), scores_on(trainer, rows))
     return {f"oof_{name}": value for name, value in values.items()}
 
 
@@ -48,24 +47,26 @@ def scores_on(trainer: Trainer, table: pd.DataFrame) -> np.ndarray:
 
     Logits or, with one class per image, probabilities.
     """
-    job, cfg = trainer.job, trainer.job.recipe
+    cfg, classes, task = trainer.job.recipe, trainer.job.data.classes, trainer.job.challenge.task
     logits = infer(
         trainer.ema.module,
-        evaluation_set(cfg, table, job.classes, trainer.stored),
+        evaluation_set(cfg, table, classes, trainer.source),
         list(table.index),
-        job.classes,
+        classes,
         trainer.accelerator,
-        task=job.task,
+        task=task,
         batch_size=trainer.rows_per_pass,
         n_workers=worker_count(cfg.data.n_workers, trainer.accelerator),
         label="validate",
     ).to_numpy()
-    return softmax(logits, axis=1) if job.task == "single_label" else logits
+    return softmax(logits, axis=1) if task == "single_label" else logits
 
 
-def end_epoch(trainer: Trainer, row: dict[str, float]) -> None:
-    """Log the epoch, keep its weights if they are the best so far and asked for, and save if that is due."""
-    job, progress = trainer.job, trainer.progress
+def end_epoch(trainer: Trainer, epoch: int, speed: dict[str, float]) -> None:
+    """Score and log the epoch, keep its weights if they are the best so far and asked for, save if due."""
+    job, progress, n_updates = trainer.job, trainer.progress, trainer.updates_per_epoch
+    means = {"loss": progress.loss_sum / n_updates, "clipped_share": progress.n_clipped / n_updates}
+    row = {"epoch": epoch + 1} | means | validation_scores(trainer) | speed
     progress.log.append(row)
     progress.loss_sum = progress.n_clipped = 0.0
     if not trainer.accelerator.is_main_process:
@@ -73,7 +74,7 @@ def end_epoch(trainer: Trainer, row: dict[str, float]) -> None:
     if not sys.stderr.isatty():
         print(_log_line(job, row), flush=True)
     log = pd.DataFrame(progress.log)
-    monitored = f"oof_{job.metric}"
+    monitored = f"oof_{job.challenge.metric}"
     if job.recipe.predict.weights == "best" and row[monitored] >= log[monitored].max():
         save_tensors(job.run_dir / BEST, trainer.weights(), tags(job))
     with atomic_path(job.run_dir / "log.csv") as temporary:
@@ -87,9 +88,9 @@ def _log_line(job: FoldJob, row: dict[str, float]) -> str:
     parts = [f"loss {row['loss']:.4f}"]
     if not all(map(math.isnan, scores.values())):
         parts.append("OOF " + ", ".join(f"{name} {_number(score)}" for name, score in scores.items()))
-    elif job.left_out.any() and row["epoch"] == 1:
+    elif job.data.left_out.any() and row["epoch"] == 1:
         parts.append("OOF undefined (no class has both values among the left-out rows)")
-    return f"fold {job.fold} epoch {row['epoch']}: {', '.join(parts)}, {row['images_per_s']:.0f} images/s"
+    return f"fold {job.run.fold} epoch {row['epoch']}: {', '.join(parts)}, {row['images_per_s']:.0f} images/s"
 
 
 def _number(score: float) -> str:
@@ -107,30 +108,28 @@ def save_if_due(trainer: Trainer, *, epoch_is_over: bool) -> None:
 
 def save_and_stop(trainer: Trainer) -> NoReturn:
     """Write a checkpoint and raise `Stopped`: a signal has asked one of the processes to stop."""
-    job, update = trainer.job, trainer.progress.update
-    per_epoch = updates_per_epoch(len(trainer.dataset), job.recipe.optim.batch_size)
     if trainer.accelerator.is_main_process:
-        path = _save(trainer)
-        n_updates = per_epoch * job.recipe.schedule.epochs
-        print(f"fold {job.fold}: update {update} of {n_updates} is saved ({path})", flush=True)
+        path, done = _save(trainer), f"update {trainer.progress.update} of {trainer.n_updates}"
+        print(f"fold {trainer.job.run.fold}: {done} is saved ({path})", flush=True)
     trainer.accelerator.wait_for_everyone()  # the end of one would end the others
     stop_if_asked()
     raise Stopped(signal.SIGTERM)  # another process was asked
 
 
-def keep_weights(trainer: Trainer) -> None:
+def save_final_weights(trainer: Trainer) -> None:
     """Write the weights of the finished fold, the last or the best, and remove what led there."""
     job = trainer.job
-    scores = [row[f"oof_{job.metric}"] for row in trainer.progress.log]
+    scores = [row[f"oof_{job.challenge.metric}"] for row in trainer.progress.log]
     if job.recipe.predict.weights == "best" and not all(map(math.isnan, scores)):
         (job.run_dir / BEST).replace(job.run_dir / WEIGHTS)
     else:
         save_tensors(job.run_dir / WEIGHTS, trainer.weights(), tags(job))
-    remove_checkpoints(job.run_dir)
+    for path in leftovers(job.run_dir):
+        path.unlink(missing_ok=True)
 
 
 def _save(trainer: Trainer) -> Path:
-    parts = (trainer.bare, trainer.ema.module, trainer.optimizer)
+    parts = (trainer.raw_model, trainer.ema.module, trainer.optimizer)
     path = save_checkpoint(trainer.job.run_dir, *parts, trainer.progress)
     trainer.clock.saved_at = time.monotonic()
     return path

@@ -1,10 +1,8 @@
-"""What is done where a device's memory is full: less at a time, and the same in all."""
+"""Where a device's memory is full, the same is computed of fewer rows at a time."""
 
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from functools import partial
-from typing import TypeVar
+from contextlib import contextmanager, suppress
 
 import torch
 from accelerate.utils.memory import clear_device_cache
@@ -15,7 +13,6 @@ from cxrlt.errors import UserError
 from cxrlt.inputs.dataset import Inputs, on_device
 from cxrlt.system.signals import stop_if_asked
 
-Result = TypeVar("Result")
 FIXES = (
     "Lower --data.size, take a smaller --model.backbone, each under a --name of its own, or end what else "
     "uses the device."
@@ -42,14 +39,6 @@ class RunningStatistics:
             torch._foreach_copy_(now, kept)
 
 
-def unless_full(compute: Callable[[], Result]) -> Result | None:
-    """What `compute` returns, or None if the device's memory does not hold it."""
-    try:
-        return compute()
-    except torch.OutOfMemoryError:
-        return None  # with the error goes its traceback, which holds on to what was computed
-
-
 def half_of(n_rows: int, owner: str) -> int:
     """How many to try where `n_rows` are too many, with the memory freed. Raises UserError for one row."""
     if n_rows <= 1:
@@ -58,7 +47,7 @@ def half_of(n_rows: int, owner: str) -> int:
     return n_rows // 2
 
 
-def in_parts(
+def run_in_chunks(
     batches: Iterable[tuple[Inputs, Tensor, Tensor]],
     compute: Callable[[Inputs], Tensor],
     device: torch.device,
@@ -68,20 +57,22 @@ def in_parts(
 
     From the first batch that the device's memory does not hold it is half as many rows at a time.
     """
-    at_once = sys.maxsize
+    largest = sys.maxsize
     for inputs, _, rows in batches:
         stop_if_asked()
-        while (done := unless_full(partial(_parts, inputs, compute, device, at_once))) is None:
-            n_rows = min(at_once, len(rows))
-            at_once = half_of(n_rows, label)
-            print(
-                f"{label}: the device's memory does not hold {n_rows} rows at once: {at_once} at a time now"
-            )
+        while True:
+            with suppress(torch.OutOfMemoryError):  # its traceback would hold on to what was computed
+                done = _chunks(inputs, compute, device, largest)
+                break
+            too_many = min(largest, len(rows))
+            largest = half_of(too_many, label)
+            reason = f"the device's memory does not hold {too_many} rows at once"
+            print(f"{label}: {reason}: {largest} at a time now")
         yield done[0] if len(done) == 1 else torch.cat(done), rows
 
 
 @contextmanager
-def memory_watched() -> Iterator[None]:
+def explain_out_of_memory() -> Iterator[None]:
     """Raises UserError where the device's memory is full and no smaller batch would help."""
     try:
         yield
@@ -90,10 +81,10 @@ def memory_watched() -> Iterator[None]:
         raise UserError(f"The device's memory is full ({reason}). {FIXES}") from error
 
 
-def _parts(
-    inputs: Inputs, compute: Callable[[Inputs], Tensor], device: torch.device, at_once: int
+def _chunks(
+    inputs: Inputs, compute: Callable[[Inputs], Tensor], device: torch.device, largest: int
 ) -> list[Tensor]:
     n_rows = len(next(iter(inputs.values())))
-    places = [slice(at, at + at_once) for at in range(0, n_rows, at_once)]
-    parts = [{name: values[place] for name, values in inputs.items()} for place in places]
+    chunks = [slice(first, first + largest) for first in range(0, n_rows, largest)]
+    parts = [{name: values[chunk] for name, values in inputs.items()} for chunk in chunks]
     return [compute(on_device(part, device)) for part in parts]
