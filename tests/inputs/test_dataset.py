@@ -23,9 +23,6 @@ AUGMENTATION = {
     "rotate": 10.0,
     "brightness": 0.2,
     "contrast": 0.2,
-    "gamma": 0.0,
-    "blur": 0.0,
-    "noise": 0.0,
     "erase": 0.3,
 }
 TRANSFORM = Transform(SIZE, **AUGMENTATION)

@@ -29,18 +29,7 @@ ROWS = [
     *((f"m{k}", "p3", "s1", "frontal" if k < 3 else "lateral", 1, 1) for k in (5, 0, 3, 1, 4, 2)),
 ]
 STUDIES = {0: ["c", "d"], 1: ["a", "b"], 2: ["e"], 3: ["f"], 4: ["m0", "m1", "m2", "m3", "m4", "m5"]}
-TRANSFORM = Transform(
-    SIZE,
-    flip=True,
-    crop_scale=(0.8, 1.0),
-    rotate=10,
-    brightness=0.2,
-    contrast=0.2,
-    gamma=0,
-    blur=0,
-    noise=0,
-    erase=0,
-)
+TRANSFORM = Transform(SIZE, flip=True, crop_scale=(0.8, 1.0), rotate=10, brightness=0.2, contrast=0.2)
 
 
 @pytest.fixture

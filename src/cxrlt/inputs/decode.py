@@ -11,10 +11,10 @@ import numpy as np
 from cxrlt.inputs.headers import JPEG_START, PNG_SIGNATURE, check_png, jpeg_shape, read_file
 
 DECODERS = {
-    1: "grey uint8; reduced JPEG; 16 bits by percentile 0.5-99.5; area shrink, linear growth; 1",
-    3: "RGB uint8; reduced JPEG; 16 bits by percentile 0.5-99.5; area shrink, linear growth; 1",
+    channels: f"{colour} uint8; reduced JPEG; 16 bits by percentile 0.5-99.5; area shrink, linear growth; 1"
+    for channels, colour in ((1, "grey"), (3, "RGB"))
 }
-"""What `decode` does to pixels, by the channels it gives; part of every cache's key: change both together."""
+"""What `decode` does to pixels, by its channels; part of every cache's key: change it with the code."""
 
 WINDOW = (0.5, 99.5)
 BLOCK = 1 << 20
