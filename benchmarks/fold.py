@@ -7,7 +7,8 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.synthetic import long_tailed
-from cxrlt.challenges.cxr_lt import COUNTS_2023, CXR_LT_2023
+from cxrlt.challenges import get_challenge
+from cxrlt.challenges.cxr_lt import COUNTS_2023
 from cxrlt.inputs.cache import ImageCache, cache_path, open_cache, real_path, write_csv
 from cxrlt.inputs.decode import DECODERS
 from cxrlt.inputs.inverted import THUMB
@@ -17,7 +18,7 @@ from cxrlt.system.atomic_files import write_json
 from cxrlt.system.resumable_array import create_array, writing_rows
 from cxrlt.training.job import FoldJob
 
-N_TRAIN = CXR_LT_2023.train_images
+N_TRAIN = get_challenge("cxrlt2023").train_images
 """Images that COUNTS_2023 are of."""
 CLASSES = tuple(COUNTS_2023)
 

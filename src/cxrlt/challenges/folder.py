@@ -11,6 +11,7 @@ import pandas as pd
 from pydantic import field_validator
 
 from cxrlt.challenges.base import RESERVED, SPLITS, USUAL_METRIC, USUAL_RECIPES, Challenge
+from cxrlt.challenges.registry import challenge
 from cxrlt.challenges.spec import SPEC_FILE, Spec, read_spec
 from cxrlt.errors import MissingFileError, UserError, listing
 from cxrlt.spelling import nearest
@@ -56,7 +57,8 @@ class FolderChallenge(Challenge):
         return self.read(split, inputs_dir).index.tolist()
 
 
-def folder_challenge(inputs_dir: Path) -> FolderChallenge:
+@challenge("folder", from_inputs=True)
+def folder_challenge(name: str, inputs_dir: Path) -> FolderChallenge:
     """The challenge of the images below `inputs_dir`; its classes are the folders of train, by name.
 
     Raises UserError for folders that are no classes, and for fewer than two classes.
@@ -69,7 +71,7 @@ def folder_challenge(inputs_dir: Path) -> FolderChallenge:
     require_classes(split_dir(inputs_dir, "train"), train, loose)
     counts = {name: len(train[name]) for name in sorted(train)}
     return FolderChallenge(
-        name="folder",
+        name=name,
         title=spec.title,
         train_counts=counts,
         train_images=sum(counts.values()),
