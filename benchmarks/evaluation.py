@@ -79,8 +79,9 @@ def bootstrap_rows(setting: Setting) -> Iterator[Row]:
     counts = [_step_counts(*column, code, n_patients) for column in zip(targets.T, scores.T, strict=True)]
     (seconds,) = race(lambda: bootstrap(targets, scores, patient, N_DRAWS), repeats=2)
     their_seconds, least = race(recompute, lambda: [table @ weights for table in counts], repeats=2)
-    first = ours.ap_draws[:N_RECOMPUTED]
-    pairs = ((ours.ap, first), (_ap(targets, scores.T), theirs))
+    ap, draws = ours.by_class["AP"]
+    first = draws[:N_RECOMPUTED]
+    pairs = ((ap, first), (_ap(targets, scores.T), theirs))
     intervals = [basic_interval(float(macro(value)), macro(draws)) for value, draws in pairs]
     ends = [[interval.low, interval.high] for interval in intervals]
     yield Row(

@@ -10,12 +10,13 @@ import pandas as pd
 from pydantic import Field, field_validator, model_validator
 
 from cxrlt.challenges import columns
-from cxrlt.challenges.base import RANKING_METRICS, RESERVED, USUAL_METRIC, USUAL_RECIPES, Challenge, Task
+from cxrlt.challenges.base import RESERVED, USUAL_METRIC, USUAL_RECIPES, Challenge, Task
 from cxrlt.challenges.csv_file import CsvFile, read_csv, rows
 from cxrlt.challenges.registry import challenge
 from cxrlt.challenges.spec import SPEC_FILE, Spec, read_spec
 from cxrlt.challenges.views import views
 from cxrlt.errors import MissingFileError, UserError, listing
+from cxrlt.metrics import metric_names
 
 NOWHERE = Path("/nonexistent")
 
@@ -71,7 +72,7 @@ class CsvSpec(Spec):
 
     @model_validator(mode="after")
     def _metric_suits_the_task(self) -> Self:
-        if self.task == "multi_label" and self.metric not in (None, *RANKING_METRICS):
+        if self.metric not in (None, *metric_names(self.task)):
             raise ValueError(f"metric {self.metric} needs one class per image, so add task: single_label")
         return self
 

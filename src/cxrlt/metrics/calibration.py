@@ -5,6 +5,7 @@ The challenges' leaderboards show an "mECE" whose definition is not public. The 
 """
 
 from collections.abc import Mapping
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -12,6 +13,7 @@ from scipy.sparse import csr_array
 from scipy.special import expit
 
 from cxrlt.metrics.ranking import checked, has_both_values, macro, ratio
+from cxrlt.metrics.registry import METRICS, Metric, metric
 from cxrlt.metrics.resampling import Drawn, Floats, cluster_codes, cluster_weights
 
 N_BINS = 15
@@ -55,10 +57,84 @@ def class_log_loss(targets: ArrayLike, logits: ArrayLike) -> Floats:
     return np.array([_losses(z, y).mean() if _both(y) else np.nan for z, y in columns])
 
 
+class ProbabilityMetric(Protocol):
+    """A metric of one class that follows from sums over its rows, of which a draw has some more often."""
+
+    n_sums: int
+
+    @staticmethod
+    def values(targets: Floats, logits: Floats) -> Floats:
+        """Of every class (c,) of (n, c) targets and logits, whose sigmoids are the probabilities."""
+
+    @staticmethod
+    def add(positive: Bools, logit: Floats) -> list[tuple[ArrayLike, ArrayLike]]:
+        """What each row (n,) adds: pairs of the number of a sum, below `n_sums`, and the value."""
+
+    @staticmethod
+    def of_sums(sums: Floats) -> Floats:
+        """The metric (draws,) of sums (n_sums, draws), NaN where undefined."""
+
+
+@metric(LOCAL_ECE, kind="probabilities", lower_is_better=True)
+class LocalECE(ProbabilityMetric):
+    n_sums = N_BINS + 1
+
+    @staticmethod
+    def values(targets: Floats, logits: Floats) -> Floats:
+        return class_ece(targets, expit(logits))
+
+    @staticmethod
+    def add(positive: Bools, logit: Floats) -> list[tuple[ArrayLike, ArrayLike]]:
+        probability = expit(logit)
+        return [(_bins(probability, N_BINS), probability - positive), (N_BINS, 1.0)]
+
+    @staticmethod
+    def of_sums(sums: Floats) -> Floats:
+        return ratio(np.abs(sums[:-1]).sum(axis=0), sums[-1])
+
+
+@metric(MF1, kind="probabilities")
+class F1AtHalf(ProbabilityMetric):
+    """NaN in a draw without positives."""
+
+    n_sums = 3
+
+    @staticmethod
+    def values(targets: Floats, logits: Floats) -> Floats:
+        return class_f1(targets, expit(logits))
+
+    @staticmethod
+    def add(positive: Bools, logit: Floats) -> list[tuple[ArrayLike, ArrayLike]]:
+        called = expit(logit) >= 0.5
+        return [(0, positive), (1, called), (2, called & positive)]
+
+    @staticmethod
+    def of_sums(sums: Floats) -> Floats:
+        positives, called, found = sums
+        return np.where(positives > 0, ratio(2 * found, positives + called), np.nan)
+
+
+@metric(LOG_LOSS, kind="probabilities", bounds=(0.0, np.inf), lower_is_better=True)
+class LogLoss(ProbabilityMetric):
+    n_sums = 2
+
+    @staticmethod
+    def values(targets: Floats, logits: Floats) -> Floats:
+        return class_log_loss(targets, logits)
+
+    @staticmethod
+    def add(positive: Bools, logit: Floats) -> list[tuple[ArrayLike, ArrayLike]]:
+        return [(0, _losses(logit, positive)), (1, 1.0)]
+
+    @staticmethod
+    def of_sums(sums: Floats) -> Floats:
+        return ratio(*sums)
+
+
 def calibration_bootstrap(
     targets: ArrayLike, logits: ArrayLike, clusters: ArrayLike, n_draws: int = 1000, seed: int = 0
 ) -> Mapping[str, Drawn]:
-    """Macro local ECE, F1 at a probability of .5 and log-loss of sigmoid(logits), each with its draws.
+    """The metrics of probabilities, of sigmoid(logits), as means over classes, each with its draws.
 
     Classes without both values are left out of the means. Clusters (patients) and their draws are those of
     `bootstrap`, so differences on the same rows are paired.
@@ -67,44 +143,38 @@ def calibration_bootstrap(
     cluster, n_clusters = cluster_codes(clusters, len(targets))
     known = ~np.isnan(targets)
     chosen = np.flatnonzero(has_both_values(targets))
-    sums = [
-        _sums(targets[known[:, c], c] == 1, logits[known[:, c], c], cluster[known[:, c]], n_clusters)
+    metrics = {name: entry for name, entry in METRICS.items() if entry.kind == "probabilities"}
+    ends = np.cumsum([entry.definition.n_sums for entry in metrics.values()])
+    tables = [
+        _sums(metrics, targets[known[:, c], c] == 1, logits[known[:, c], c], cluster[known[:, c]], n_clusters)
         for c in chosen
     ]
-    draws, start = np.full((3, n_draws, len(chosen)), np.nan), 0
+    draws, start = np.full((len(metrics), n_draws, len(chosen)), np.nan), 0
     for weights in cluster_weights(n_clusters, n_draws, seed):
         stop = start + weights.shape[1]
-        for c, table in enumerate(sums):
-            draws[:, start:stop, c] = _figures(table @ weights)
+        for c, table in enumerate(tables):
+            parts = np.split(table @ weights, ends[:-1])
+            for drawn, entry, sums in zip(draws, metrics.values(), parts, strict=True):
+                drawn[start:stop, c] = entry.definition.of_sums(sums)
         start = stop
-    probabilities = expit(logits)
-    values = (
-        class_ece(targets, probabilities),
-        class_f1(targets, probabilities),
-        class_log_loss(targets, logits),
-    )
-    bounds = ((0.0, 1.0), (0.0, 1.0), (0.0, np.inf))
     return {
-        name: Drawn(float(macro(value)), macro(draw), bound)
-        for name, value, draw, bound in zip((LOCAL_ECE, MF1, LOG_LOSS), values, draws, bounds, strict=True)
+        name: Drawn(float(macro(entry.definition.values(targets, logits))), macro(drawn), entry.bounds)
+        for (name, entry), drawn in zip(metrics.items(), draws, strict=True)
     }
 
 
-def _sums(positive: Bools, logit: Floats, cluster: NDArray[np.intp], n_clusters: int) -> csr_array:
-    """What `_figures` needs, per cluster: each bin's gaps, then rows, positives, called, found, losses."""
-    probability = expit(logit)
-    called, ones = probability >= 0.5, np.ones(len(logit))
-    values = [probability - positive, ones, positive, called, called & positive, _losses(logit, positive)]
-    kinds = [_bins(probability, N_BINS), *(np.full(len(logit), N_BINS + i) for i in range(5))]
-    entries = (np.concatenate(kinds), np.tile(cluster, len(kinds)))
-    return csr_array((np.concatenate(values).astype(np.float64), entries), shape=(N_BINS + 5, n_clusters))
-
-
-def _figures(sums: Floats) -> Floats:
-    """Local ECE, F1 and log-loss (3, draws) of one class; F1 is NaN in a draw without positives."""
-    rows, positives, called, found, losses = sums[N_BINS:]
-    f1 = np.where(positives > 0, ratio(2 * found, positives + called), np.nan)
-    return np.stack([ratio(np.abs(sums[:N_BINS]).sum(axis=0), rows), f1, ratio(losses, rows)])
+def _sums(
+    metrics: Mapping[str, Metric], positive: Bools, logit: Floats, cluster: NDArray[np.intp], n_clusters: int
+) -> csr_array:
+    """What each cluster adds to the metrics' sums, which lie one below the other."""
+    lines, values, first = [], [], 0
+    for entry in metrics.values():
+        for number, value in entry.definition.add(positive, logit):
+            lines.append(np.broadcast_to(first + np.asarray(number), len(logit)))
+            values.append(np.broadcast_to(np.asarray(value, np.float64), len(logit)))
+        first += entry.definition.n_sums
+    entries = (np.concatenate(lines), np.tile(cluster, len(lines)))
+    return csr_array((np.concatenate(values), entries), shape=(first, n_clusters))
 
 
 def _columns(targets: ArrayLike, scores: ArrayLike) -> list[tuple[Floats, Bools]]:

@@ -12,7 +12,7 @@ import torch
 
 import cxrlt
 from cxrlt.artifacts import write_model
-from cxrlt.challenges.base import Metric, Task
+from cxrlt.challenges.base import Task
 from cxrlt.inputs.cache import ImageCache
 from cxrlt.models.pretrained import weights_licence
 from cxrlt.provenance import MadeOf
@@ -60,7 +60,7 @@ class FoldJob:
     classes: tuple[str, ...]
     task: Task
     channels: int
-    metric: Metric
+    metric: str
     rows: str
     run_dir: Path
     cache: ImageCache

@@ -11,8 +11,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import softmax
 
-from cxrlt.challenges.base import RANKING_METRICS, Metric, Task
-from cxrlt.metrics import macro_metrics
+from cxrlt.metrics import class_means, macro_metrics
 from cxrlt.system.atomic_files import atomic_path
 from cxrlt.system.signals import Stopped, stop_if_asked
 from cxrlt.training.batch_size import updates_per_epoch
@@ -26,17 +25,12 @@ from cxrlt.training.setup import Trainer, worker_count
 BEST = "best.safetensors"
 EPOCH_SECONDS = 15.0
 """A checkpoint after an epoch saves this much work at least: writing one takes longer than a small epoch."""
-LOGGED: dict[Task, tuple[Metric, ...]] = {
-    "multi_label": RANKING_METRICS,
-    "single_label": ("macro-F1", *RANKING_METRICS),
-}
-"""Metrics of every epoch, beside the challenge's own, which comes first."""
 
 
 def validation_scores(trainer: Trainer) -> dict[str, float]:
     """Scores of the averaged weights on the rows this fold leaves out; NaN if there are none."""
-    job = trainer.job
-    names, rows = tuple(dict.fromkeys([job.metric, *LOGGED[job.task]])), job.valid
+    job, rows = trainer.job, trainer.job.valid
+    names = list(dict.fromkeys([job.metric, *class_means(job.task)]))
     if rows.empty:
         return {f"oof_{name}": math.nan for name in names}
     values = macro_metrics(names, job.targets(rows), scores_on(trainer, rows))
