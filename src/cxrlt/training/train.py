@@ -14,10 +14,12 @@ from cxrlt.challenges.base import Challenge
 from cxrlt.errors import UserError, listing
 from cxrlt.folds.read import REFIT
 from cxrlt.folds.rows import TrainRows, read_train_rows
+from cxrlt.heads import HEADS
 from cxrlt.inputs.cache import ImageCache
 from cxrlt.inputs.images import ImageSource
 from cxrlt.inputs.loader_workers import readers_watched
 from cxrlt.losses import LOSSES
+from cxrlt.models.backbone import require_head_options
 from cxrlt.recipe import Recipe
 from cxrlt.system.locks import HOLDER, LOCK, exclusive, remove_leftovers
 from cxrlt.training.batch_size import require_batches_that_train
@@ -54,6 +56,7 @@ def train(source: ImageSource, plan: TrainPlan) -> list[FoldJob]:
     Raises UserError if the run's folder holds another run, or one that was trained on other data than there
     are now (unless `keep_trained`), if a fold does not exist, or another process is training it.
     """
+    require_head_options(plan.recipe.model)
     accelerator = create_accelerator(plan.recipe)
     main = accelerator.is_main_process
     rows = read_train_rows(source.challenge, source.workspace)
@@ -89,17 +92,17 @@ def train(source: ImageSource, plan: TrainPlan) -> list[FoldJob]:
 
 def head_warning(recipe: Recipe) -> str | None:
     """What may go wrong between the loss and the head: LDAM multiplies cosines by 30, other losses do not."""
-    name, cosine = recipe.loss.name, recipe.model.head == "cosine"
+    name, cosine = recipe.loss.name, HEADS[recipe.model.head.name].cosines
     cosines = LOSSES[name].cosines if name in LOSSES else None
     if cosines == "needed" and not cosine:
         return (
-            f"{name} scales cosines, which --model.head cosine gives. Logits of a linear head have no bound, "
-            "so its softmax knows no doubt, and training may diverge."
+            f"{name} scales cosines, which --model.head.name cosine gives. Logits of a linear head have no "
+            "bound, so its softmax knows no doubt, and training may diverge."
         )
     if cosine and cosines is None:
         return (
             f"the logits of a cosine head stay between -1 and 1, and {recipe.loss.name} does not scale them: "
-            "no class can become certain. Take --model.head linear, or the loss ldam."
+            "no class can become certain. Take --model.head.name linear, or the loss ldam."
         )
     return None
 
