@@ -120,7 +120,7 @@ def entries(folder: Path) -> list[tuple[str, bool]]:
         with os.scandir(folder) as found:
             named = sorted((entry.name, entry.is_dir()) for entry in found if not entry.name.startswith("."))
     except OSError as error:
-        raise UserError(f"{error.filename or folder} cannot be read: {error.strerror}. Mend that.") from error
+        raise UserError(f"{error.filename or folder} cannot be read: {error.strerror}. Fix that.") from error
     if strange := [name for name, _ in named if not name.isprintable()]:
         raise UserError(
             f"{folder} has names with control characters, or in another encoding than UTF-8: "
@@ -218,6 +218,6 @@ def patients(place: Path, image_id: pd.Index, pattern: str | None) -> pd.Series:
     if (wrong := image_id[found.fillna("") == ""]).size:
         raise UserError(
             f"{place}: the key 'patient' of {SPEC_FILE}, {pattern!r}, finds no patient in the names of "
-            f"{len(wrong):,} of {len(image_id):,} images: {listing(wrong)}. Mend the expression."
+            f"{len(wrong):,} of {len(image_id):,} images: {listing(wrong)}. Correct the expression."
         )
     return found
