@@ -31,7 +31,11 @@ def parse(args: list[str]) -> Folders:
         args=args,
         prog="cxrlt",
         description="Long-tailed, multi-label chest X-ray classification, from radiographs to a submission.",
-        config=(tyro.conf.OmitSubcommandPrefixes, tyro.conf.FlagCreatePairsOff),
+        config=(
+            tyro.conf.OmitSubcommandPrefixes,
+            tyro.conf.FlagCreatePairsOff,
+            tyro.conf.SuppressFixed,
+        ),
     )
     return _from_home(command)
 

@@ -101,6 +101,8 @@ def test_a_head_gives_a_logit_per_class_and_cosines_where_it_says_so(name):
             "{name: csra, wight: 1}",
             r"head 'csra' has no option 'wight' \(did you mean 'weight'\?\); its options: weight",
         ),
+        ("{name: csra, options: 3}", "model.head.options: Input should be a valid dictionary"),
+        ("[csra]", "model.head: Input should be a valid dictionary"),
         ("{weight: 1}", "head 'linear' has no option 'weight'; it has none"),
         ("{name: ml_decoder, dim: 2.5}", "option 'dim' of head 'ml_decoder' must be int, not 2.5"),
         ("{name: ml_decoder, dim: yes}", "option 'dim' of head 'ml_decoder' must be int, not True"),
@@ -148,6 +150,14 @@ def test_another_head_does_not_inherit_options():
     assert changed(csra, {"model": {"head": {"name": "ml_decoder"}}}).model.head.options == {}
     assert changed(csra, {"model": {"grid": 4}}).model.head == csra.model.head
     assert changed(csra, {"model": {"head": {"weight": 0.5}}}).model.head.options == {"weight": 0.5}
+
+
+def test_the_help_of_train_lists_the_heads_and_their_options(capsys):
+    with pytest.raises(SystemExit):
+        cli.parse(["train", "best_cxrlt2023", "--help"])
+    text = " ".join(re.sub(r"[│─]", " ", capsys.readouterr().out).split())
+    assert "csra: class-specific residual attention (--model.head.weight 0.1)" in text
+    assert "head.options" not in text
 
 
 def test_flags_name_a_head_and_its_options():

@@ -51,7 +51,8 @@ def head(name: str, *, about: str, **facts: bool) -> Callable[[HeadClass], HeadC
     """
 
     def register(kind: HeadClass) -> HeadClass:
-        if name in _CLASSES or (name in HEADS and kind.__module__.rpartition(".")[0] != __package__):
+        module = _declared()[name][0] if name in _declared() else kind.__module__
+        if name in _CLASSES or kind.__module__ != module:
             raise ValueError(f"two heads are called {name!r}")
         parameters = inspect.signature(kind.__init__).parameters.values()
         options = {each.name: each.default for each in parameters if each.kind is each.KEYWORD_ONLY}

@@ -87,11 +87,11 @@ class HeadConfig(_Frozen):
     def _gather_options(cls, values: Any) -> Any:
         if isinstance(values, str):
             raise ValueError(f"model.head: {values} is written model.head: {{name: {values}}} now")
-        if not isinstance(values, dict):
+        if not isinstance(values, dict) or not isinstance(values.get("options", {}), dict):
             return values
-        options = {key: value for key, value in values.items() if key not in ("name", "options")}
         named = {key: value for key, value in values.items() if key == "name"}
-        return named | {"options": values.get("options", {}) | options}
+        options = {key: value for key, value in values.items() if key not in ("name", "options")}
+        return {**named, "options": {**values.get("options", {}), **options}}
 
     @model_validator(mode="after")
     def _is_registered(self) -> "HeadConfig":
