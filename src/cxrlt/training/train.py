@@ -14,7 +14,7 @@ from cxrlt.challenges.base import Challenge
 from cxrlt.errors import UserError, listing
 from cxrlt.folds.read import REFIT
 from cxrlt.folds.rows import TrainRows, read_train_rows
-from cxrlt.heads import HEADS
+from cxrlt.heads import HEADS, cosine_heads
 from cxrlt.inputs.cache import ImageCache
 from cxrlt.inputs.images import ImageSource
 from cxrlt.inputs.loader_workers import readers_watched
@@ -96,13 +96,14 @@ def head_warning(recipe: Recipe) -> str | None:
     cosines = LOSSES[name].cosines if name in LOSSES else None
     if cosines == "needed" and not cosine:
         return (
-            f"{name} scales cosines, which --model.head.name cosine gives. Logits of a linear head have no "
-            "bound, so its softmax knows no doubt, and training may diverge."
+            f"{name} scales cosines, which --model.head.name {cosine_heads()[0]} gives. Logits of a linear "
+            "head have no bound, so its softmax knows no doubt, and training may diverge."
         )
     if cosine and cosines is None:
+        losses = [name for name, entry in LOSSES.items() if entry.cosines == "needed"]
         return (
             f"the logits of a cosine head stay between -1 and 1, and {recipe.loss.name} does not scale them: "
-            "no class can become certain. Take --model.head.name linear, or the loss ldam."
+            f"no class can become certain. Take --model.head.name linear, or the loss {' or '.join(losses)}."
         )
     return None
 
