@@ -146,8 +146,8 @@ def test_draws_that_lack_a_class_are_left_out_and_counted() -> None:
     targets[7, 1] = 1
     drawn = metrics.bootstrap(targets, scores, np.arange(60), n_draws=400)
     interval = metrics.basic_interval(drawn.by_class["AP"][0][1], drawn.by_class["AP"][1][:, 1])
-    assert interval.n_left_out == np.isnan(drawn.by_class["AP"][1][:, 1]).sum()
-    assert 0.3 < interval.n_left_out / 400 < 0.45  # (1 - 1/60)^60 = .365
+    assert interval.n_undefined == np.isnan(drawn.by_class["AP"][1][:, 1]).sum()
+    assert 0.3 < interval.n_undefined / 400 < 0.45  # (1 - 1/60)^60 = .365
     assert not np.isnan(metrics.macro(drawn.by_class["AP"][1])).any()
 
 

@@ -131,7 +131,7 @@ def _class_table(evaluation: Evaluation) -> str:
         shown = {name: _interval(interval) for name, interval in score.metrics.items()}
         shown |= {name: _number(score.metrics[name].value) for name in ("precision", "recall") if single}
         shown["lift"] = f"{score.lift:.1f}"
-        without = score.metrics[figures[0]].n_left_out
+        without = score.metrics[figures[0]].n_undefined
         row = [score.name, score.group, f"{score.n_positive:,}", f"{score.prevalence:.2%}"]
         rows.append([*row, *(shown[name] for name in figures), str(without or "")])
     headings = ["class", "group", "rows" if single else "positives", "share", *figures, "draws without"]
