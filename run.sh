@@ -5,8 +5,9 @@ set -euo pipefail
 root="$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)"
 venv="$root/.venv"
 python=""
-# Written out so that a misspelt word fails before the installation (a test keeps it equal to the package's list).
-challenges="demo demo-single cxrlt2023 cxrlt2024-task1 cxrlt2024-task2 cxrlt2026-task1 nih14 nihlt nihlt-single folder csv"
+# Those that the package registers, read in its source, so that a misspelt word fails before the installation.
+challenges="$(sed -n 's/^@challenge("\([^"]*\)".*/\1/p' "$root"/src/cxrlt/challenges/*.py | LC_ALL=C sort)"
+challenges="${challenges//$'\n'/ }"
 locks=(requirements.txt tests/requirements.txt tests/audit-requirements.txt)
 known_hole="pyyaml==5.3"
 

@@ -13,12 +13,13 @@ from benchmarks.growth import Growth, growth
 from benchmarks.rows import Mark, Row
 from benchmarks.setting import Setting
 from benchmarks.synthetic import logits_for, long_tailed, patients
-from cxrlt.challenges.cxr_lt import COUNTS_2023, COUNTS_2024, CXR_LT_2023, CXR_LT_2024_TASK1
+from cxrlt.challenges import get_challenge
+from cxrlt.challenges.cxr_lt import COUNTS_2023, COUNTS_2024
 from cxrlt.ensembles.selection import greedy_weights
 from cxrlt.metrics import basic_interval, bootstrap, macro, ranking_values
 from cxrlt.metrics.resampling import cluster_codes, cluster_weights
 
-IMAGES_2023, IMAGES_2024 = CXR_LT_2023.train_images, CXR_LT_2024_TASK1.train_images
+IMAGES_2023, IMAGES_2024 = (get_challenge(name).train_images for name in ("cxrlt2023", "cxrlt2024-task1"))
 N_ROWS = IMAGES_2023  # out-of-fold scores of a challenge
 N_TEST_ROWS = 75_492  # the test images of 2023
 IMAGES_PER_PATIENT = 377_110 / 65_379  # of MIMIC-CXR
@@ -78,8 +79,9 @@ def bootstrap_rows(setting: Setting) -> Iterator[Row]:
     counts = [_step_counts(*column, code, n_patients) for column in zip(targets.T, scores.T, strict=True)]
     (seconds,) = race(lambda: bootstrap(targets, scores, patient, N_DRAWS), repeats=2)
     their_seconds, least = race(recompute, lambda: [table @ weights for table in counts], repeats=2)
-    first = ours.ap_draws[:N_RECOMPUTED]
-    pairs = ((ours.ap, first), (_ap(targets, scores.T), theirs))
+    ap, draws = ours.by_class["AP"]
+    first = draws[:N_RECOMPUTED]
+    pairs = ((ap, first), (_ap(targets, scores.T), theirs))
     intervals = [basic_interval(float(macro(value)), macro(draws)) for value, draws in pairs]
     ends = [[interval.low, interval.high] for interval in intervals]
     yield Row(

@@ -7,7 +7,8 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.synthetic import long_tailed
-from cxrlt.challenges.cxr_lt import COUNTS_2023, CXR_LT_2023
+from cxrlt.challenges import get_challenge
+from cxrlt.challenges.cxr_lt import COUNTS_2023
 from cxrlt.inputs.cache import ImageCache, arrays_of, cache_path, open_cache, real_path
 from cxrlt.inputs.decode import DECODERS
 from cxrlt.inputs.packed import create_packed
@@ -16,7 +17,8 @@ from cxrlt.recipe import Recipe
 from cxrlt.system.resumable_array import writing_rows
 from cxrlt.training.job import FoldData, FoldJob, FoldRun
 
-N_TRAIN = CXR_LT_2023.train_images
+CHALLENGE = get_challenge("cxrlt2023")
+N_TRAIN = CHALLENGE.train_images
 """Images that COUNTS_2023 are of."""
 CLASSES = tuple(COUNTS_2023)
 
@@ -55,4 +57,4 @@ def generated_fold(folder: Path, recipe: Recipe, n_images: int) -> FoldJob:
     cache_size, none = recipe.data.cache_size, np.zeros(n_images, dtype=bool)
     cache = write_noise(pd.Series(ids, labels.index), cache_size, folder / "cache", "bench", folder)
     run = FoldRun("bench", "0", 0, recipe, run_dir, made_of={})
-    return FoldJob(CXR_LT_2023, run, FoldData(CLASSES, table, none, none, cache))
+    return FoldJob(CHALLENGE, run, FoldData(CLASSES, table, none, none, cache))

@@ -18,14 +18,19 @@ LAYERS = [
     {"predictions"},
     {"training"},
     {"models", "losses", "folds", "inputs", "phantom"},
-    {"challenges", "recipe", "metrics"},
+    {"challenges", "recipe", "metrics", "heads"},
     {"artifacts", "provenance"},
     {"system"},
     {"errors", "spelling", "text_table"},
 ]
 LONGEST_FUNCTION = 45
 """Lines."""
-ALONE = {"losses": {"losses"}, "metrics": {"metrics"}, "models": {"models", "recipe", "errors", "spelling"}}
+ALONE = {
+    "losses": {"losses"},
+    "metrics": {"metrics"},
+    "heads": {"heads"},
+    "models": {"models", "heads", "recipe", "errors", "spelling"},
+}
 
 
 def part_of(name: str) -> str:

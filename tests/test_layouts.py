@@ -31,8 +31,9 @@ RECIPES = {
 def shrunk(name: str) -> Recipe:
     """The recipe with a tiny backbone, small pictures, narrow attention and an epoch per stage."""
     values = load_recipe(name).model_dump()
-    values["model"] |= {"backbone": "test_convnext", "pretrained": False, "decoder_dim": 16}
-    values["model"]["decoder_heads"] = 2
+    values["model"] |= {"backbone": "test_convnext", "pretrained": False}
+    if values["model"]["head"]["name"] == "ml_decoder":
+        values["model"]["head"] |= {"dim": 16, "n_heads": 2}
     values["model"]["fusion"] |= {"dim": 16, "n_heads": 2}
     values["data"]["size"] = 32
     values["schedule"]["epochs"] = 1

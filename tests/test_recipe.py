@@ -1,6 +1,6 @@
 import pytest
 
-from cxrlt.challenges import FIXED, get_challenge
+from cxrlt.challenges import challenge_names, get_challenge
 from cxrlt.challenges.base import USUAL_RECIPES
 from cxrlt.errors import UserError
 from cxrlt.recipe import Recipe, changed, differing_fields, load_recipe, recipe_names, run_name, save_recipe
@@ -14,7 +14,8 @@ def test_every_named_recipe_is_valid_and_survives_its_own_file(name, tmp_path):
 
 
 def test_default_recipes_of_every_challenge_exist():
-    default = {recipe for name in FIXED for recipe in get_challenge(name).recipes}
+    fixed = [name for name in challenge_names() if name not in ("csv", "cxrlt2026-task1", "folder")]
+    default = {recipe for name in fixed for recipe in get_challenge(name).recipes}
     default |= {recipe for recipes in USUAL_RECIPES.values() for recipe in recipes}
     assert default <= set(recipe_names())
 

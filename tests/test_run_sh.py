@@ -47,7 +47,9 @@ class Clone:
         (self.root / "tests").mkdir(parents=True)
         for name in ("run.sh", "pyproject.toml", *LOCKS):
             shutil.copy(REPOSITORY / name, self.root / name)
-        for tool in ("cat", "cp", "dirname", "mkdir"):
+        challenges = Path("src", "cxrlt", "challenges")
+        shutil.copytree(REPOSITORY / challenges, self.root / challenges)
+        for tool in ("cat", "cp", "dirname", "mkdir", "sed", "sort"):
             (self.bin / tool).symlink_to(shutil.which(tool))
 
     def add_python(self, name: str = "python3") -> None:
@@ -79,7 +81,7 @@ def test_help_names_every_challenge_and_every_way_to_call_it(clone):
     result = clone.run("--help")
     assert result.returncode == 0
     named = re.search(r"one of: (.*)\.", result.stdout).group(1).split()
-    assert sorted(named) == sorted(challenge_names())
+    assert named == challenge_names()
     words = (
         "run.sh test",
         "run.sh bench",
@@ -89,6 +91,15 @@ def test_help_names_every_challenge_and_every_way_to_call_it(clone):
         "OPTIONS",
     )
     assert all(word in result.stdout for word in words)
+
+
+def test_a_challenge_is_known_as_soon_as_a_module_of_the_package_registers_it(clone):
+    clone.add_python()
+    mine = clone.root / "src" / "cxrlt" / "challenges" / "mine.py"
+    mine.write_text('@challenge("mine", from_inputs=True)\ndef mine(name, inputs_dir): ...\n')
+    assert clone.run("mine").stdout.endswith("|-m|cxrlt|run|mine|\n")
+    mine.unlink()
+    assert "'mine' is not a challenge" in clone.run("mine").stderr
 
 
 @pytest.mark.parametrize("word", ["nih", "--quick", "demo2", "cxrlt", "", "demo cxrlt2023"])
@@ -245,7 +256,6 @@ def test_a_python_that_cannot_make_environments_is_told_which_package_it_lacks(c
 
 def test_an_existing_python_with_everything_in_it_is_used_as_it_is(clone):
     package = clone.root / "src" / "cxrlt"
-    package.mkdir(parents=True)
     (package / "__init__.py").touch()
     (package / "__main__.py").write_text("import sys\nprint(sys.executable, sys.argv[1:])\n")
     result = clone.run("demo", "--quick", CXRLT_PYTHON=sys.executable)

@@ -4,6 +4,7 @@ With pictures a network can be trained on it. Without, `SimulatedRuns` writes wh
 would have left, with made-up logits.
 """
 
+import functools
 import json
 import shutil
 from collections.abc import Callable
@@ -109,8 +110,8 @@ def tiny_recipe(**over: object) -> Recipe:
         **over,
     }
     for key, value in fields.items():
-        section, name = key.split(".", 1) if "." in key else (None, key)
-        (values[section] if section else values)[name] = value
+        *sections, name = key.split(".")
+        functools.reduce(dict.__getitem__, sections, values)[name] = value
     return Recipe.model_validate(values)
 
 

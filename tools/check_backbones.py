@@ -13,7 +13,7 @@ from torch import Tensor
 
 from cxrlt.errors import UserError
 from cxrlt.models.backbone import XRayModel, create_model
-from cxrlt.recipe import ModelConfig
+from cxrlt.recipe import HeadConfig, ModelConfig
 
 N_CLASSES = 3
 LARGEST_COMPUTED = 8_000_000
@@ -21,13 +21,15 @@ LARGEST_COMPUTED = 8_000_000
 SIZES = (224, 200, 96)
 HEADS: dict[str, dict[str, object]] = {
     "linear": {},
-    "cosine": {"head": "cosine"},
+    "cosine": {"head": {"name": "cosine"}},
     "average": {"pool": "average"},
-    "ml_decoder": {"head": "ml_decoder", "decoder_dim": 32},
-    "csra": {"head": "csra"},
+    "ml_decoder": {"head": {"name": "ml_decoder", "dim": 32}},
+    "csra": {"head": {"name": "csra"}},
 }
 NO_ADVICE = "Take another backbone."
-ADVICE = re.compile(r"(?:Sizes that fit: (\d+)(?: and (\d+))?(?:, with )?|Take )(?:model\.(\w+) (\w+))?\.$")
+ADVICE = re.compile(
+    r"(?:Sizes that fit: (\d+)(?: and (\d+))?(?:, with )?|Take )(?:model\.(\w+)(?:\.name)? (\w+))?\.$"
+)
 
 
 @dataclass
@@ -116,7 +118,7 @@ def _advised(cfg: ModelConfig, size: int, sentence: str) -> Iterator[tuple[Model
         raise ValueError(f"no advice in: {sentence}")
     *sizes, name, value = found.groups()
     if name:
-        cfg = cfg.model_copy(update={name: value})
+        cfg = cfg.model_copy(update={name: HeadConfig(name=value) if name == "head" else value})
     for side in [int(side) for side in sizes if side] or [size]:
         yield cfg, side
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Union
 os.environ.setdefault("PYDANTIC_ERRORS_INCLUDE_URL", "0")  # read when pydantic is imported
 
 import tyro
+import yaml
 from tyro.conf import subcommand
 
 from cxrlt.artifacts import expand_home
@@ -21,13 +22,20 @@ from cxrlt.system.signals import Stopped, stop_on_signals
 
 def parse(args: list[str]) -> Folders:
     """The command that `args` asks for. Exits with 2, and a suggestion, for words it does not know."""
-    commands = [Annotated[cls, subcommand(name, **_default(name, args))] for name, cls in COMMANDS.items()]
+    args, head = _take_head_options(args)
+    commands = [
+        Annotated[cls, subcommand(name, **_default(name, args, head))] for name, cls in COMMANDS.items()
+    ]
     command = tyro.cli(
         Union[tuple(commands)],  # noqa: UP007
         args=args,
         prog="cxrlt",
         description="Long-tailed, multi-label chest X-ray classification, from radiographs to a submission.",
-        config=(tyro.conf.OmitSubcommandPrefixes, tyro.conf.FlagCreatePairsOff),
+        config=(
+            tyro.conf.OmitSubcommandPrefixes,
+            tyro.conf.FlagCreatePairsOff,
+            tyro.conf.SuppressFixed,
+        ),
     )
     return _from_home(command)
 
@@ -85,10 +93,24 @@ def _leave_together() -> None:
         distributed.destroy_process_group()
 
 
-def _default(name: str, args: list[str]) -> dict[str, Train]:
+def _take_head_options(args: list[str]) -> tuple[list[str], dict[str, Any]]:
+    """The other words, and {"weight": 0.1} of --model.head.weight 0.1: each head has options of its own."""
+    others, options, words = [], {}, iter(args)
+    for word in words:
+        flag, _, value = word.partition("=")
+        option = flag.removeprefix("--model.head.").replace("-", "_")
+        if args[:1] != ["train"] or not flag.startswith("--model.head.") or option == "name":
+            others.append(word)
+        else:
+            options[option] = yaml.safe_load(value or next(words, ""))
+    return others, options
+
+
+def _default(name: str, args: list[str], head: dict[str, Any]) -> dict[str, Train]:
     """`train` starts from the recipe it is given: --help shows its fields, and flags go before them.
 
-    An augmentation policy is taken into it too, so that the other flags go on top of the policy's values.
+    An augmentation policy is taken into it too, so that the other flags go on top of the policy's values, and
+    so is a head, with its options.
     """
     if name != "train" or args[:1] != ["train"]:
         return {}
@@ -97,6 +119,10 @@ def _default(name: str, args: list[str]) -> dict[str, Train]:
     fields = load_recipe(recipe, Path(config) if config else None)
     if policy in POLICIES:
         fields = changed(fields, {"data": {"augment": {"policy": policy}}})
+    if head_name := _flag("--model.head.name", args):
+        head = {"name": head_name, **head}
+    if head:
+        fields = changed(fields, {"model": {"head": head}})
     return {"default": Train(fields=fields)}
 
 

@@ -73,7 +73,8 @@ def test_an_interval_of_another_value_is_wrong(setting: Setting, monkeypatch: py
 
     def off(*args: object) -> Bootstrap:
         drawn = right(*args)
-        return Bootstrap(drawn.ap + 1e-7, drawn.auroc, drawn.ap_draws, drawn.auroc_draws)
+        values, draws = drawn.by_class["AP"]
+        return Bootstrap({"AP": (values + 1e-7, draws)})
 
     monkeypatch.setattr(evaluation, "bootstrap", off)
     (row,) = evaluation.bootstrap_rows(setting)

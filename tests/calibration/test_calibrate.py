@@ -15,8 +15,9 @@ from cxrlt.ensembles.final_logits import load_final_logits
 from cxrlt.errors import UserError
 from cxrlt.folds.make import make_folds
 from cxrlt.metrics import average_precision
-from cxrlt.metrics.calibration import LOCAL_ECE, LOG_LOSS, MF1, class_f1, class_log_loss
+from cxrlt.metrics.calibration import LOCAL_ECE, LOG_LOSS, MF1
 from cxrlt.recipe import PredictConfig, Recipe
+from probability_metrics import class_f1, class_log_loss
 from refusal import refused
 from tiny import CLASSES, SimulatedRuns, blank_negatives, edit_parquet, set_up_challenge, squeeze
 

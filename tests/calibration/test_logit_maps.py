@@ -8,7 +8,7 @@ from sklearn.linear_model import LogisticRegression
 from cxrlt.calibration import METHODS
 from cxrlt.calibration.logit_maps import LogitMap, f1_threshold, fit_maps
 from cxrlt.metrics import average_precision
-from cxrlt.metrics.calibration import class_ece, class_f1
+from probability_metrics import class_ece, class_f1
 
 PREVALENCES = (0.3, 0.1, 0.02, 0.005)
 

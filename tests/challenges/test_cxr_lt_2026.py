@@ -5,11 +5,12 @@ import pytest
 
 from cxrlt.artifacts import Workspace
 from cxrlt.challenges import get_challenge
-from cxrlt.challenges.cxr_lt_2026 import CLASSES, DEV_FILE, NAME, PADCHEST_FILE, TRAIN_FILES
+from cxrlt.challenges.cxr_lt_2026 import CLASSES, DEV_FILE, PADCHEST_FILE, TRAIN_FILES
 from cxrlt.errors import MissingFileError, UserError
 from cxrlt.inputs.check import check
 from refusal import refused
 
+NAME = "cxrlt2026-task1"
 KEYS = ("ImageID", "StudyDate_DICOM", "PatientID")
 # patients of PadChest: decimal numbers of 36 digits and more, and hexadecimal ones that look like powers
 LONG, HEX = "839860488694292331637988235681460987", "4e12"

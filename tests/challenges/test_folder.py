@@ -102,7 +102,7 @@ def test_the_example_of_the_readme_is_accepted(inputs: Path):
         ("patient: p[0-9]+\n", r"patient: needs a group in parentheses"),
         ("patient: (p\n", r"patient: is no regular expression"),
         ("chanels: 3\n", r"Unknown key 'chanels'; perhaps 'channels' is meant"),
-        ("metric: F1\n", r"metric: Input should be 'mAP'.* \(found 'F1'\)"),
+        ("metric: F1\n", r"metric: should be one of macro-F1, .*mAP, mAUROC \(found 'F1'\)"),
     ],
 )
 def test_a_fault_of_the_description_is_a_sentence(inputs: Path, spec: str, sentence: str):

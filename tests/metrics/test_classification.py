@@ -1,5 +1,4 @@
 import tracemalloc
-from typing import get_args
 
 import numpy as np
 import pytest
@@ -15,11 +14,11 @@ from sklearn.metrics import (
 )
 
 from cxrlt import metrics
-from cxrlt.challenges.base import Metric
 from cxrlt.metrics import classification
 from cxrlt.metrics.resampling import cluster_weights
 
 N_CLASSES = 5
+DECISIONS = [name for name, metric in metrics.METRICS.items() if metric.kind == "decisions"]
 
 
 def labelled(n_rows: int = 400, skill: float = 1.5, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -48,7 +47,7 @@ def test_every_metric_equals_scikit_learn(seed: int) -> None:
         "mAUROC": roc_auc_score(true, scores, multi_class="ovr"),
         "mAP": average_precision_score(targets, scores),
     }
-    assert set(expected) == set(get_args(Metric))
+    assert set(expected) == set(metrics.metric_names("single_label"))
     for name, value in expected.items():
         assert metrics.macro_metric(name, targets, scores) == pytest.approx(value, abs=1e-12), name
 
@@ -96,7 +95,7 @@ def test_rows_without_a_label_are_left_out() -> None:
     blank[1, 2] = np.nan
     known = ~np.isnan(blank).any(axis=1)
     assert known.sum() == 265
-    for name in metrics.CONFUSION_METRICS:
+    for name in DECISIONS:
         expected = metrics.macro_metric(name, targets[known], scores[known])
         assert metrics.macro_metric(name, blank, scores) == expected
 
@@ -140,13 +139,13 @@ def test_a_draw_is_every_metric_over_the_rows_of_the_patients_drawn() -> None:
     drawn = metrics.classification_bootstrap(targets, scores, patient, n_draws=70, seed=5)
     for draw in (0, 33, 69):
         rows = drawn_rows(patient, draw, 70, 5)
-        for name in metrics.CONFUSION_METRICS:
+        for name in DECISIONS:
             expected = metrics.macro_metric(name, targets[rows], scores[rows])
-            assert drawn.draws[name][draw] == pytest.approx(expected, abs=1e-12)
+            assert drawn.overall[name].draws[draw] == pytest.approx(expected, abs=1e-12)
         expected = classification.f1(metrics.count_rows(targets[rows], scores[rows]))
-        np.testing.assert_allclose(drawn.f1_draws[draw], expected, atol=1e-12)
-    for name, value in drawn.values.items():
-        assert value == metrics.macro_metric(name, targets, scores)
+        np.testing.assert_allclose(drawn.by_class["F1"][1][draw], expected, atol=1e-12)
+    for name, whole in drawn.overall.items():
+        assert whole.value == metrics.macro_metric(name, targets, scores)
 
 
 def test_the_patients_drawn_are_those_of_the_ranking_bootstrap_whatever_rows_are_unlabelled() -> None:
@@ -156,8 +155,8 @@ def test_the_patients_drawn_are_those_of_the_ranking_bootstrap_whatever_rows_are
     settings = {"clusters": np.arange(4), "n_draws": 60, "seed": 3}
     by_class = metrics.classification_bootstrap(targets, targets, **settings)
     ranked = metrics.bootstrap(targets, np.nan_to_num(targets), **settings)
-    drawn = ~np.isnan(by_class.f1_draws)
-    assert np.array_equal(drawn & (drawn.sum(axis=1) > 1)[:, None], ~np.isnan(ranked.ap_draws))
+    drawn = ~np.isnan(by_class.by_class["F1"][1])
+    assert np.array_equal(drawn & (drawn.sum(axis=1) > 1)[:, None], ~np.isnan(ranked.by_class["AP"][1]))
     assert 0 < drawn[:, 0].sum() < 60
 
 
@@ -165,14 +164,14 @@ def test_differences_are_paired_and_those_of_kappa_may_exceed_1() -> None:
     targets, scores = labelled(300)
     close = np.where(np.random.default_rng(2).random((300, 1)) < 0.03, scores[:, ::-1], scores)
     a, b = (metrics.classification_bootstrap(targets, s, np.arange(300), 200) for s in (scores, close))
-    difference = metrics.paired_difference(a.drawn("macro-F1"), b.drawn("macro-F1"))
-    alone = a.drawn("macro-F1").interval()
-    assert difference.value == a.values["macro-F1"] - b.values["macro-F1"]
+    difference = metrics.paired_difference(a.overall["macro-F1"], b.overall["macro-F1"])
+    alone = a.overall["macro-F1"].interval()
+    assert difference.value == a.overall["macro-F1"].value - b.overall["macro-F1"].value
     assert difference.high - difference.low < (alone.high - alone.low) / 2
     right, wrong = (np.eye(2)[np.arange(40) % 2 ^ flip] for flip in (0, 1))
     a, b = (metrics.classification_bootstrap(right, s, np.arange(40), 20) for s in (right, wrong))
-    assert metrics.paired_difference(a.drawn("kappa"), b.drawn("kappa")).value == 2
-    assert b.drawn("kappa").interval().low == -1
+    assert metrics.paired_difference(a.overall["kappa"], b.overall["kappa"]).value == 2
+    assert b.overall["kappa"].interval().low == -1
 
 
 def test_the_memory_for_draws_grows_with_classes_and_not_with_pairs_of_them() -> None:
@@ -183,5 +182,5 @@ def test_the_memory_for_draws_grows_with_classes_and_not_with_pairs_of_them() ->
     drawn = metrics.classification_bootstrap(targets, scores, np.arange(n_classes), n_draws=32)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert drawn.values["accuracy"] == 0.5
+    assert drawn.overall["accuracy"].value == 0.5
     assert peak < 10 * targets.nbytes  # the tables of 32 draws would be 32 times that

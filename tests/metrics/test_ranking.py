@@ -47,7 +47,7 @@ def test_scores_in_float32_rank_as_the_same_numbers_in_float64_and_stay_as_they_
     for metric in (metrics.average_precision, metrics.auroc):
         np.testing.assert_array_equal(metric(targets, narrow), metric(targets, narrow.astype(np.float64)))
     drawn, wide = (metrics.bootstrap(targets, s, np.arange(500), 20) for s in (narrow, narrow.astype(float)))
-    np.testing.assert_array_equal(drawn.ap_draws, wide.ap_draws)
+    np.testing.assert_array_equal(drawn.by_class["AP"][1], wide.by_class["AP"][1])
     np.testing.assert_array_equal(narrow, given)
 
 
@@ -71,7 +71,7 @@ def test_a_class_with_one_value_and_blanks_is_undefined_and_left_out_of_every_ma
         expected = metrics.macro_metric(name, targets[:, others], scores[:, others])
         assert metrics.macro_metric(name, targets, scores) == expected
         drawn, alone = (
-            metrics.bootstrap(targets[:, kept], scores[:, kept], np.arange(50), 20).drawn(name)
+            metrics.bootstrap(targets[:, kept], scores[:, kept], np.arange(50), 20).mean(name)
             for kept in ([0, 1, 2], others)
         )
         assert drawn.value == alone.value
@@ -81,8 +81,8 @@ def test_a_class_with_one_value_and_blanks_is_undefined_and_left_out_of_every_ma
 def test_a_draw_without_negatives_of_a_class_is_undefined_there() -> None:
     targets, scores = np.array([[1.0], [1.0], [1.0], [0.0]]), np.array([[0.9], [0.8], [0.1], [0.5]])
     drawn = metrics.bootstrap(targets, scores, np.arange(4), n_draws=60)
-    assert 0 < np.isnan(drawn.ap_draws).sum() < 60
-    np.testing.assert_array_equal(np.isnan(drawn.ap_draws), np.isnan(drawn.auroc_draws))
+    assert 0 < np.isnan(drawn.by_class["AP"][1]).sum() < 60
+    np.testing.assert_array_equal(np.isnan(drawn.by_class["AP"][1]), np.isnan(drawn.by_class["AUROC"][1]))
 
 
 def test_rows_that_are_not_annotated_for_a_class_are_left_out_of_that_class_only() -> None:
@@ -133,10 +133,10 @@ def test_a_bootstrap_draw_is_the_metric_over_the_rows_of_the_patients_drawn(
     for draw in (0, 33, 69):
         rows = np.repeat(np.arange(n_rows), times[:, draw].astype(int)[code])
         np.testing.assert_allclose(
-            drawn.ap_draws[draw], metrics.average_precision(targets[rows], scores[rows]), atol=1e-9
+            drawn.by_class["AP"][1][draw], metrics.average_precision(targets[rows], scores[rows]), atol=1e-9
         )
         np.testing.assert_allclose(
-            drawn.auroc_draws[draw], metrics.auroc(targets[rows], scores[rows]), atol=1e-9
+            drawn.by_class["AUROC"][1][draw], metrics.auroc(targets[rows], scores[rows]), atol=1e-9
         )
 
 
@@ -145,10 +145,10 @@ def test_draws_that_lack_a_class_are_left_out_and_counted() -> None:
     targets[:, 1] = 0
     targets[7, 1] = 1
     drawn = metrics.bootstrap(targets, scores, np.arange(60), n_draws=400)
-    interval = metrics.basic_interval(drawn.ap[1], drawn.ap_draws[:, 1])
-    assert interval.n_left_out == np.isnan(drawn.ap_draws[:, 1]).sum()
-    assert 0.3 < interval.n_left_out / 400 < 0.45  # (1 - 1/60)^60 = .365
-    assert not np.isnan(metrics.macro(drawn.ap_draws)).any()
+    interval = metrics.basic_interval(drawn.by_class["AP"][0][1], drawn.by_class["AP"][1][:, 1])
+    assert interval.n_undefined == np.isnan(drawn.by_class["AP"][1][:, 1]).sum()
+    assert 0.3 < interval.n_undefined / 400 < 0.45  # (1 - 1/60)^60 = .365
+    assert not np.isnan(metrics.macro(drawn.by_class["AP"][1])).any()
 
 
 def test_the_interval_is_reflected_and_never_leaves_the_range_of_the_metric() -> None:
@@ -161,7 +161,9 @@ def test_the_interval_is_reflected_and_never_leaves_the_range_of_the_metric() ->
 def test_a_perfect_ranking_has_an_interval_without_width() -> None:
     targets, _ = ranked(80, 2)
     drawn = metrics.bootstrap(targets, targets, np.arange(80), n_draws=50)
-    interval = metrics.basic_interval(metrics.macro(drawn.ap), metrics.macro(drawn.ap_draws))
+    interval = metrics.basic_interval(
+        metrics.macro(drawn.by_class["AP"][0]), metrics.macro(drawn.by_class["AP"][1])
+    )
     assert (interval.low, interval.high) == pytest.approx((1, 1))
 
 
@@ -169,7 +171,7 @@ def test_a_run_compared_with_itself_differs_by_exactly_nothing() -> None:
     targets, scores = ranked(100, 3)
     once, again = (metrics.bootstrap(targets, scores, np.arange(100), n_draws=40, seed=2) for _ in range(2))
     for metric in ("mAP", "mAUROC"):
-        difference = metrics.paired_difference(once.drawn(metric), again.drawn(metric))
+        difference = metrics.paired_difference(once.mean(metric), again.mean(metric))
         assert (difference.low, difference.value, difference.high) == (0, 0, 0)
 
 
@@ -177,9 +179,11 @@ def test_a_paired_difference_is_narrower_than_the_interval_of_one_run() -> None:
     targets, scores = ranked(400, 3)
     close = scores + 0.1 * np.random.default_rng(3).normal(size=scores.shape)
     a, b = (metrics.bootstrap(targets, s, np.arange(400), n_draws=200) for s in (scores, close))
-    difference = metrics.paired_difference(a.drawn("mAP"), b.drawn("mAP"))
-    alone = a.drawn("mAP").interval()
-    assert difference.value == pytest.approx(metrics.macro(a.ap) - metrics.macro(b.ap))
+    difference = metrics.paired_difference(a.mean("mAP"), b.mean("mAP"))
+    alone = a.mean("mAP").interval()
+    assert difference.value == pytest.approx(
+        metrics.macro(a.by_class["AP"][0]) - metrics.macro(b.by_class["AP"][0])
+    )
     assert difference.high - difference.low < (alone.high - alone.low) / 2
 
 
@@ -203,8 +207,8 @@ def test_intervals_of_macro_average_precision_cover_the_truth_where_percentiles_
     n_cohorts, covered, percentile_covered = 200, 0, 0
     for seed in range(n_cohorts):
         drawn = metrics.bootstrap(*cohort(rng, 600), n_draws=200, seed=seed)
-        draws = metrics.macro(drawn.ap_draws)
-        interval = metrics.basic_interval(metrics.macro(drawn.ap), draws)
+        draws = metrics.macro(drawn.by_class["AP"][1])
+        interval = metrics.basic_interval(metrics.macro(drawn.by_class["AP"][0]), draws)
         covered += interval.low <= truth <= interval.high
         low, high = np.quantile(draws, [0.025, 0.975])
         percentile_covered += low <= truth <= high

@@ -36,14 +36,14 @@ def test_the_backbones_own_size_is_named_where_none_is_near():
     [
         ({}, "average", "model.pool average"),
         ({"pool": "gem"}, "backbone", "model.pool backbone"),
-        ({"head": "cosine"}, "average", "model.pool average"),
-        ({"head": "csra"}, "linear", "model.head linear"),
+        ({"head": {"name": "cosine"}}, "average", "model.pool average"),
+        ({"head": {"name": "csra"}}, "linear", "model.head.name linear"),
         ({"fusion": {"max_images": 2}}, 1, "model.fusion.max_images 1"),
     ],
 )
 def test_another_pool_or_head_is_named_where_no_size_helps(over, other, choice):
     def fits(cfg, size):
-        return other in (cfg.pool, cfg.head, cfg.fusion.max_images) and cfg != wanted and size in sizes
+        return other in (cfg.pool, cfg.head.name, cfg.fusion.max_images) and cfg != wanted and size in sizes
 
     wanted, sizes = cfg(**over), (96, 160)
     assert what_fits(wanted, 96, fits) == f"Take {choice}."

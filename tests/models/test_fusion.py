@@ -12,9 +12,9 @@ HEADS = {
     "linear": {},
     "attention": {"pool": "attention"},
     "gem": {"pool": "gem"},
-    "cosine": {"head": "cosine"},
-    "csra": {"head": "csra"},
-    "ml_decoder": {"head": "ml_decoder", "decoder_dim": 16, "decoder_heads": 2},
+    "cosine": {"head": {"name": "cosine"}},
+    "csra": {"head": {"name": "csra"}},
+    "ml_decoder": {"head": {"name": "ml_decoder", "dim": 16, "n_heads": 2}},
 }
 
 

@@ -14,15 +14,15 @@ pytestmark = pytest.mark.slow
 
 N_CLASSES = 4
 BACKBONES = ["test_resnet", "test_convnext", "test_efficientnet", "test_vit", "test_mambaout"]
-DECODER = {"head": "ml_decoder", "decoder_dim": 32, "decoder_heads": 4}
+DECODER = {"head": {"name": "ml_decoder", "dim": 32, "n_heads": 4}}
 FUSION = {"fusion": {"max_images": 3, "depth": 1, "n_heads": 2, "dim": 16}}
 HEADS = {
     "linear": {},
     "average": {"pool": "average"},
     "gem": {"pool": "gem"},
     "attention": {"pool": "attention"},
-    "cosine": {"head": "cosine", "pool": "gem"},
-    "csra": {"head": "csra"},
+    "cosine": {"head": {"name": "cosine"}, "pool": "gem"},
+    "csra": {"head": {"name": "csra"}},
     "ml_decoder": DECODER,
     "coarse": DECODER | {"grid": 2},
     "fusion": FUSION,
@@ -168,7 +168,7 @@ def test_backbones_of_the_recipes_families_take_a_head_of_their_map(backbone, si
     [
         (
             "efficientvit_b0",
-            {"head": "csra"},
+            {"head": {"name": "csra"}},
             "model.head csra with model.pool backbone: Cannot disable pooling",
         ),
         ("deit_tiny_distilled_patch16_224", {"pool": "gem"}, "model.head linear with model.pool gem"),

@@ -15,7 +15,9 @@ class Registers(nn.Module):
 
 def model_of(backbone, **over):
     torch.manual_seed(0)
-    return create_model(ModelConfig(backbone=backbone, pretrained=False, head="csra", **over), 3, 160).eval()
+    return create_model(
+        ModelConfig(backbone=backbone, pretrained=False, head={"name": "csra"}, **over), 3, 160
+    ).eval()
 
 
 def images(n=2):

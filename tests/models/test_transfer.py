@@ -25,7 +25,7 @@ def equal(a, b):
     return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
 
 
-@pytest.mark.parametrize("over", [{}, {"head": "csra"}, {"pool": "gem"}, FUSION])
+@pytest.mark.parametrize("over", [{}, {"head": {"name": "csra"}}, {"pool": "gem"}, FUSION])
 def test_a_run_of_the_same_kind_gives_all_its_weights(over):
     model, source = model_of(0, **over), model_of(1, **over)
     source.logit_scale.fill_(30)
@@ -48,11 +48,11 @@ def test_other_classes_keep_a_new_head(n_classes, same_classes):
 
 def test_a_head_of_another_kind_stays_new():
     kinds = [
-        {"head": "linear"},
-        {"head": "csra"},
-        {"head": "cosine"},
+        {"head": {"name": "linear"}},
+        {"head": {"name": "csra"}},
+        {"head": {"name": "cosine"}},
         {"pool": "gem"},
-        {"head": "ml_decoder"},
+        {"head": {"name": "ml_decoder"}},
     ]
     for there, here in zip(kinds, kinds[1:] + kinds[:1], strict=True):
         model, fresh = model_of(0, **here), model_of(0, **here)
@@ -90,13 +90,13 @@ def test_a_light_model_takes_fusion_and_head_alone():
     assert equal(light.fusion, source.fusion)
 
 
-@pytest.mark.parametrize("over", [{}, FUSION, {"head": "csra"}])
+@pytest.mark.parametrize("over", [{}, FUSION, {"head": {"name": "csra"}}])
 def test_the_file_of_a_run_serves_as_pretrained_weights(tmp_path, over):
     source = model_of(1, **over)
     save_file(
         {key: value.contiguous() for key, value in source.state_dict().items()}, tmp_path / "run.safetensors"
     )
-    model = model_of(0, n_classes=5, pretrained=tmp_path / "run.safetensors", head="ml_decoder")
+    model = model_of(0, n_classes=5, pretrained=tmp_path / "run.safetensors", head={"name": "ml_decoder"})
     assert equal(model.backbone, source.backbone)
 
 

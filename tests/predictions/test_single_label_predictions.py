@@ -17,7 +17,6 @@ from sklearn.metrics import (
     roc_auc_score,
 )
 
-from cxrlt.challenges.base import Metric
 from cxrlt.ensembles.combine import combined_constants
 from cxrlt.ensembles.ensemble import make_ensemble
 from cxrlt.ensembles.final_logits import load_final_logits, read_oof
@@ -162,7 +161,7 @@ def test_groups_of_classes_have_their_mean_f1(single: SimulatedRuns) -> None:
 
 
 @pytest.mark.parametrize("metric", thinned(METRICS, every=3))
-def test_selection_and_scores_follow_the_challenges_metric(single: SimulatedRuns, metric: Metric) -> None:
+def test_selection_and_scores_follow_the_challenges_metric(single: SimulatedRuns, metric: str) -> None:
     runs = replace(single, challenge=replace(single.challenge, metric=metric))
     for name, skill, seed in (("a", 1.5, 1), ("b", 1.2, 2), ("useless", 0, 3)):
         runs.add_run(name, skill=skill, seed=seed)

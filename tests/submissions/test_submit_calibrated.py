@@ -17,8 +17,8 @@ from cxrlt.ensembles.ensemble import make_ensemble
 from cxrlt.ensembles.final_logits import load_final_logits
 from cxrlt.errors import UserError
 from cxrlt.metrics import average_precision
-from cxrlt.metrics.calibration import class_ece, class_f1
 from cxrlt.submissions.submit import submit
+from probability_metrics import class_ece, class_f1
 from tiny import CLASSES, SimulatedRuns, edit_parquet, set_up_challenge, squeeze
 
 pytestmark = pytest.mark.slow

@@ -30,7 +30,8 @@ HEADS = ("linear", "ml_decoder", "csra")
 
 def frozen(head: str = "linear", **over: object) -> Recipe:
     """Feature maps of 2 x 2 of a random backbone, another for every fold."""
-    fields = {"model.frozen": True, "model.head": head, "model.decoder_dim": 16, "data.size": 64}
+    fields = {"model.frozen": True, "model.head.name": head, "data.size": 64}
+    fields |= {"model.head.dim": 16} if head == "ml_decoder" else {}
     return tiny_recipe(**fields | {"optim.lr": 1e-2} | over)
 
 

@@ -19,7 +19,7 @@ from tiny import CLASSES, make_tiny, tiny_recipe
 
 pytestmark = pytest.mark.slow
 
-CSRA = {"model.head": "csra", "data.size": 64, "optim.max_batch_per_device": 5}
+CSRA = {"model.head.name": "csra", "data.size": 64, "optim.max_batch_per_device": 5}
 
 
 @pytest.fixture
@@ -94,15 +94,15 @@ def test_the_key_knows_whatever_changes_them_and_nothing_else(source):
     recipe = tiny_recipe(**CSRA)
     key = key_of(source, recipe)
     assert key == key_of(source, recipe)
-    assert key == key_of(source, tiny_recipe(**CSRA, **{"model.csra_lambda": 0.5, "optim.lr": 1.0}))
-    assert key == key_of(source, tiny_recipe(**CSRA | {"model.head": "ml_decoder"}))
+    assert key == key_of(source, tiny_recipe(**CSRA, **{"model.head.weight": 0.5, "optim.lr": 1.0}))
+    assert key == key_of(source, tiny_recipe(**CSRA | {"model.head.name": "ml_decoder"}))
     others = [
         key_of(source, recipe, seed=1),
         key_of(source, tiny_recipe(**CSRA | {"data.size": 32})),
         key_of(source, tiny_recipe(**CSRA | {"data.crop_pct": 0.9})),
         key_of(source, tiny_recipe(**CSRA | {"model.grid": 1})),
         key_of(source, tiny_recipe(**CSRA | {"model.normalise": False})),
-        key_of(source, tiny_recipe(**CSRA | {"model.head": "linear"})),
+        key_of(source, tiny_recipe(**CSRA | {"model.head.name": "linear"})),
     ]
     assert all(other != key for other in others)
 

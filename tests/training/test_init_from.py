@@ -93,7 +93,7 @@ def test_a_fold_starts_from_the_whole_model_of_the_same_fold(trained, capsys):
 
 def test_another_head_is_new_and_its_bias_starts_where_the_loss_is_least(trained, capsys):
     (source_job,) = fold_jobs(trained, plan("base"))
-    over = {"model.head": "csra"}
+    over = {"model.head.name": "csra"}
     state, fresh = (first_model(job_of(trained, "csra", start, **over)) for start in ("base", None))
     heads = [key for key in state if key.startswith("head.")]
     assert heads

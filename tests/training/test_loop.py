@@ -183,7 +183,7 @@ def test_the_learning_rate_of_every_step_is_that_of_its_place_in_the_whole_run(t
 
 
 def ldam(**options: object):
-    return tiny_recipe(**{"loss.name": "ldam", "loss.options": options, "model.head": "cosine"})
+    return tiny_recipe(**{"loss.name": "ldam", "loss.options": options, "model.head.name": "cosine"})
 
 
 def test_a_loss_with_a_schedule_is_told_every_epoch_as_it_begins(single_source):

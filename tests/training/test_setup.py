@@ -41,7 +41,7 @@ def test_class_counts_are_those_of_the_folds_training_rows(job):
 
 
 def test_a_cosine_head_has_no_bias_to_start_anywhere(job):
-    job = with_recipe(job, **{"model.head": "cosine"})
+    job = with_recipe(job, **{"model.head.name": "cosine"})
     assert initial_model(job, loss_of(job)).classifier.bias is None
 
 

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.slow
 WEIGHTED = [
     {"loss.name": "ce", "loss.options": {"class_weights": "effective"}},
     {"loss.name": "lmf"},
-    {"loss.name": "ldam", "model.head": "cosine", "loss.options": {"reweight_epoch": 1}},
+    {"loss.name": "ldam", "model.head.name": "cosine", "loss.options": {"reweight_epoch": 1}},
 ]
 
 
@@ -98,15 +98,17 @@ def test_a_single_label_loss_on_a_multi_label_challenge_is_refused_before_any_fo
 @pytest.mark.parametrize(
     ("loss", "head", "said"),
     [
-        ("ldam", "linear", "--model.head cosine"),
+        ("ldam", "linear", "--model.head.name cosine"),
         ("ldam", "cosine", None),
         ("lmf", "linear", None),
         ("ce", "linear", None),
-        ("ce", "cosine", "--model.head linear"),
+        ("ce", "cosine", "--model.head.name linear"),
     ],
 )
 def test_a_head_that_does_not_suit_the_loss_is_said_at_the_start(single_source, capsys, loss, head, said):
-    trained(single_source, f"{loss}-{head}", **{"loss.name": loss, "model.head": head, "schedule.epochs": 1})
+    trained(
+        single_source, f"{loss}-{head}", **{"loss.name": loss, "model.head.name": head, "schedule.epochs": 1}
+    )
     warnings = [line for line in capsys.readouterr().out.splitlines() if "model.head" in line]
     assert len(warnings) == (said is not None)
     assert said is None or said in warnings[0]
@@ -124,7 +126,7 @@ def test_a_network_of_three_channels_trains_and_predicts(single_source):
 def test_predictions_have_the_scale_that_the_loss_was_trained_at(single_source):
     over = {
         "loss.name": "ldam",
-        "model.head": "cosine",
+        "model.head.name": "cosine",
         "loss.options": {"scale": 20},
         "predict.tta": {"flip": False},
     }

@@ -130,8 +130,8 @@ def test_a_stage_is_one_plain_training():
 
 def test_a_frozen_stage_sees_maps_of_no_more_than_four_by_four():
     warm_up = StageConfig(epochs=1, frozen=True)
-    whole = tiny_recipe(**{"model.head": "csra"})
+    whole = tiny_recipe(**{"model.head.name": "csra"})
     assert stage_recipe(whole, warm_up).model.grid == 4
-    assert stage_recipe(tiny_recipe(**{"model.head": "csra", "model.grid": 2}), warm_up).model.grid == 2
+    assert stage_recipe(tiny_recipe(**{"model.head.name": "csra", "model.grid": 2}), warm_up).model.grid == 2
     assert stage_recipe(whole, StageConfig(epochs=1)).model.grid is None
     assert stage_recipe(tiny_recipe(), warm_up).model.grid is None  # what timm pools has no map

@@ -22,11 +22,8 @@ NO_FINDING = ("No Finding", "Normal")
 HEAD_SHARE, TAIL_SHARE = 0.10, 0.01
 
 Task = Literal["multi_label", "single_label"]
-Metric = Literal["mAP", "mAUROC", "macro-F1", "accuracy", "balanced-accuracy", "weighted-F1", "kappa"]
-# the others need one class per row
-RANKING_METRICS = ("mAP", "mAUROC")
 # what a challenge has unless it says otherwise
-USUAL_METRIC: Mapping[Task, Metric] = {"multi_label": "mAP", "single_label": "macro-F1"}
+USUAL_METRIC: Mapping[Task, str] = {"multi_label": "mAP", "single_label": "macro-F1"}
 USUAL_RECIPES: Mapping[Task, tuple[str, ...]] = {
     "multi_label": ("ral_convnext_small", "ral_efficientnetv2_s"),
     "single_label": ("lmf_efficientnetv2_s", "lmf_resnet50"),
@@ -58,8 +55,8 @@ class Challenge(ABC):
     """1: grey; 3: red, green and blue."""
     task: Task = "multi_label"
     """Whether a row has any number of classes or exactly one of them (the class columns are then one-hot)."""
-    metric: Metric = USUAL_METRIC["multi_label"]
-    """What models are compared by. All but RANKING_METRICS need exactly one class per row."""
+    metric: str = USUAL_METRIC["multi_label"]
+    """What models are compared by: one of metric_names(task)."""
     strict_patients: bool = False
     """A patient in train and in dev or test is an error (else a warning, as official splits are given)."""
 

@@ -30,7 +30,7 @@ def ids(file: CsvFile, column: str, *, where: Sequence[int] | None = None, other
     """An id column as text, of the row numbers `where` or whole.
 
     Raises UserError for a blank, for a line break or other control character, and for an id turned into a
-    number; `otherwise` is a sentence with one more way to mend that.
+    number; `otherwise` is a sentence with one more way to fix that.
     """
     values = file.text(column) if where is None else file.text(column).loc[where]
     if (blank := values == "").any():

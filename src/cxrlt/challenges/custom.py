@@ -10,11 +10,13 @@ import pandas as pd
 from pydantic import Field, field_validator, model_validator
 
 from cxrlt.challenges import columns
-from cxrlt.challenges.base import RANKING_METRICS, RESERVED, USUAL_METRIC, USUAL_RECIPES, Challenge, Task
+from cxrlt.challenges.base import RESERVED, USUAL_METRIC, USUAL_RECIPES, Challenge, Task
 from cxrlt.challenges.csv_file import CsvFile, read_csv, rows
+from cxrlt.challenges.registry import challenge
 from cxrlt.challenges.spec import SPEC_FILE, Spec, read_spec
 from cxrlt.challenges.views import views
 from cxrlt.errors import MissingFileError, UserError, listing
+from cxrlt.metrics import metric_names
 
 NOWHERE = Path("/nonexistent")
 
@@ -70,7 +72,7 @@ class CsvSpec(Spec):
 
     @model_validator(mode="after")
     def _metric_suits_the_task(self) -> Self:
-        if self.task == "multi_label" and self.metric not in (None, *RANKING_METRICS):
+        if self.metric not in (None, *metric_names(self.task)):
             raise ValueError(f"metric {self.metric} needs one class per image, so add task: single_label")
         return self
 
@@ -97,7 +99,8 @@ class CsvChallenge(Challenge):
         return (self.spec.images,)
 
 
-def csv_challenge(inputs_dir: Path) -> CsvChallenge:
+@challenge("csv", from_inputs=True)
+def csv_challenge(name: str, inputs_dir: Path) -> CsvChallenge:
     """The challenge of `inputs_dir`/challenge.yaml. Raises UserError if a file it names is missing."""
     path = inputs_dir / SPEC_FILE
     spec = read_spec(path, CsvSpec)
@@ -111,7 +114,7 @@ def csv_challenge(inputs_dir: Path) -> CsvChallenge:
     require_class_names(spec, file, classes)
     train = read_table(spec, "train", file, classes)
     return CsvChallenge(
-        name="csv",
+        name=name,
         title=spec.title,
         train_counts={name: int(train[name].sum()) for name in classes},
         train_images=len(train),

@@ -10,6 +10,7 @@ import pandas as pd
 from cxrlt.challenges import columns
 from cxrlt.challenges.base import USUAL_METRIC, Challenge
 from cxrlt.challenges.csv_file import SOURCE, read_classes, read_csv
+from cxrlt.challenges.registry import challenge
 from cxrlt.challenges.views import views
 from cxrlt.errors import UserError, listing
 from cxrlt.spelling import other_spellings
@@ -171,42 +172,58 @@ class CxrLt(Challenge):
                 )
 
 
-CXR_LT_2023 = CxrLt(
-    name="cxrlt2023",
-    title="CXR-LT 2023 (ICCV CVAMD)",
-    train_counts=COUNTS_2023,
-    train_images=264_849,
-    splits=("train", "dev", "test"),
-    tables={"train": "train.csv", "dev": "development.csv", "test": "test.csv"},
-    samples={"dev": "development_sample_submission.csv", "test": "sample_submission.csv"},
-)
-
-DEMO = replace(
-    CXR_LT_2023,
-    name="demo",
-    title="Generated chest phantom in the layout of CXR-LT 2023",
-    recipes=("demo_resnet", "demo_darknet"),
-    n_folds=3,
-    source="Make it with: cxrlt demo",
-)
-
-# its classes have the official shares of all positives, as if each were a picture of its own
-DEMO_SINGLE = replace(
-    DEMO,
-    name="demo-single",
-    title="Generated chest phantom with one finding per picture",
-    train_images=sum(COUNTS_2023.values()),
-    task="single_label",
-    metric=USUAL_METRIC["single_label"],
-    recipes=("single_resnet", "single_darknet"),
-    source="Make it with: cxrlt demo demo-single",
-)
+@challenge("cxrlt2023")
+def cxr_lt_2023(name: str) -> CxrLt:
+    return CxrLt(
+        name=name,
+        title="CXR-LT 2023 (ICCV CVAMD)",
+        train_counts=COUNTS_2023,
+        train_images=264_849,
+        splits=("train", "dev", "test"),
+        tables={"train": "train.csv", "dev": "development.csv", "test": "test.csv"},
+        samples={"dev": "development_sample_submission.csv", "test": "sample_submission.csv"},
+    )
 
 
-def cxr_lt_2024(task: int, counts: Mapping[str, int]) -> CxrLt:
+@challenge("demo")
+def demo(name: str) -> CxrLt:
+    return replace(
+        cxr_lt_2023(name),
+        title="Generated chest phantom in the layout of CXR-LT 2023",
+        recipes=("demo_resnet", "demo_darknet"),
+        n_folds=3,
+        source="Make it with: cxrlt demo",
+    )
+
+
+@challenge("demo-single")
+def demo_single(name: str) -> CxrLt:
+    """Its classes have the official shares of all positives, as if each were a picture of its own."""
+    return replace(
+        demo(name),
+        title="Generated chest phantom with one finding per picture",
+        train_images=sum(COUNTS_2023.values()),
+        task="single_label",
+        metric=USUAL_METRIC["single_label"],
+        recipes=("single_resnet", "single_darknet"),
+        source="Make it with: cxrlt demo demo-single",
+    )
+
+
+@challenge("cxrlt2024-task1")
+def cxr_lt_2024_task1(name: str) -> CxrLt:
+    return _cxr_lt_2024(name, 1, COUNTS_2024)
+
+
+@challenge("cxrlt2024-task2")
+def cxr_lt_2024_task2(name: str) -> CxrLt:
+    return _cxr_lt_2024(name, 2, {each: COUNTS_2024[each] for each in TASK2_CLASSES})
+
+
+def _cxr_lt_2024(name: str, task: int, counts: Mapping[str, int]) -> CxrLt:
     """A task of CXR-LT 2024: they share the training images and differ in classes and evaluation."""
     return CxrLt(
-        name=f"cxrlt2024-task{task}",
+        name=name,
         title=f"CXR-LT 2024 (MICCAI), task {task}",
         train_counts=counts,
         train_images=258_871,
@@ -219,7 +236,3 @@ def cxr_lt_2024(task: int, counts: Mapping[str, int]) -> CxrLt:
         },
         kits=(f"task{task}_*starting_kit",),
     )
-
-
-CXR_LT_2024_TASK1 = cxr_lt_2024(1, COUNTS_2024)
-CXR_LT_2024_TASK2 = cxr_lt_2024(2, {name: COUNTS_2024[name] for name in TASK2_CLASSES})

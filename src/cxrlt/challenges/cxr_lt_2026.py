@@ -10,11 +10,11 @@ import pandas as pd
 from cxrlt.challenges import columns
 from cxrlt.challenges.base import Challenge
 from cxrlt.challenges.csv_file import SOURCE, CsvFile, read_classes, read_csv
+from cxrlt.challenges.registry import challenge
 from cxrlt.challenges.views import views
 from cxrlt.errors import MissingFileError, UserError, listing
 from cxrlt.spelling import other_spellings
 
-NAME = "cxrlt2026-task1"
 # in the order of Train_CLASS.txt, spelt as there
 CLASSES = (
     "Normal",
@@ -102,7 +102,8 @@ class CxrLt2026(Challenge):
         return IMAGE_FOLDERS
 
 
-def cxr_lt_2026(inputs_dir: Path) -> CxrLt2026:
+@challenge("cxrlt2026-task1", from_inputs=True)
+def cxr_lt_2026(name: str, inputs_dir: Path) -> CxrLt2026:
     """The challenge of the tables in `inputs_dir`; its counts are those of the whole training table.
 
     Raises UserError if there is no training table, or a whole one without Removal.csv.
@@ -119,7 +120,7 @@ def cxr_lt_2026(inputs_dir: Path) -> CxrLt2026:
     file = read_csv(inputs_dir / tables["train"], unnamed=classes)
     labels = columns.labels(file, classes, required=True)
     return CxrLt2026(
-        name=NAME,
+        name=name,
         title="CXR-LT 2026 (ISBI), task 1",
         train_counts={name: int(labels[name].sum()) for name in classes},
         train_images=len(labels),

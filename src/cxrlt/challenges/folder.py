@@ -11,6 +11,7 @@ import pandas as pd
 from pydantic import field_validator
 
 from cxrlt.challenges.base import RESERVED, SPLITS, USUAL_METRIC, USUAL_RECIPES, Challenge
+from cxrlt.challenges.registry import challenge
 from cxrlt.challenges.spec import SPEC_FILE, Spec, read_spec
 from cxrlt.errors import MissingFileError, UserError, listing
 from cxrlt.spelling import nearest
@@ -56,7 +57,8 @@ class FolderChallenge(Challenge):
         return self.read(split, inputs_dir).index.tolist()
 
 
-def folder_challenge(inputs_dir: Path) -> FolderChallenge:
+@challenge("folder", from_inputs=True)
+def folder_challenge(name: str, inputs_dir: Path) -> FolderChallenge:
     """The challenge of the images below `inputs_dir`; its classes are the folders of train, by name.
 
     Raises UserError for folders that are no classes, and for fewer than two classes.
@@ -69,7 +71,7 @@ def folder_challenge(inputs_dir: Path) -> FolderChallenge:
     require_classes(split_dir(inputs_dir, "train"), train, loose)
     counts = {name: len(train[name]) for name in sorted(train)}
     return FolderChallenge(
-        name="folder",
+        name=name,
         title=spec.title,
         train_counts=counts,
         train_images=sum(counts.values()),
@@ -118,7 +120,7 @@ def entries(folder: Path) -> list[tuple[str, bool]]:
         with os.scandir(folder) as found:
             named = sorted((entry.name, entry.is_dir()) for entry in found if not entry.name.startswith("."))
     except OSError as error:
-        raise UserError(f"{error.filename or folder} cannot be read: {error.strerror}. Mend that.") from error
+        raise UserError(f"{error.filename or folder} cannot be read: {error.strerror}. Fix that.") from error
     if strange := [name for name, _ in named if not name.isprintable()]:
         raise UserError(
             f"{folder} has names with control characters, or in another encoding than UTF-8: "
@@ -216,6 +218,6 @@ def patients(place: Path, image_id: pd.Index, pattern: str | None) -> pd.Series:
     if (wrong := image_id[found.fillna("") == ""]).size:
         raise UserError(
             f"{place}: the key 'patient' of {SPEC_FILE}, {pattern!r}, finds no patient in the names of "
-            f"{len(wrong):,} of {len(image_id):,} images: {listing(wrong)}. Mend the expression."
+            f"{len(wrong):,} of {len(image_id):,} images: {listing(wrong)}. Correct the expression."
         )
     return found

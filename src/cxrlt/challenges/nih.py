@@ -10,6 +10,7 @@ import pandas as pd
 from cxrlt.challenges import columns
 from cxrlt.challenges.base import USUAL_METRIC, USUAL_RECIPES, Challenge
 from cxrlt.challenges.csv_file import SOURCE, CsvFile, read_csv, read_lines, rows
+from cxrlt.challenges.registry import challenge
 from cxrlt.challenges.views import views
 from cxrlt.errors import MissingFileError, UserError, listing, quoted
 from cxrlt.spelling import nearest, other_spellings
@@ -192,32 +193,39 @@ class NihLt(NihImages):
         return image_id.map(of_image).fillna("unknown")
 
 
-NIH14 = Nih14(
-    name="nih14",
-    title="NIH ChestX-ray14, official split",
-    train_counts=COUNTS_NIH14,
-    train_images=86_524,
-    splits=("train", "test"),
-    id_column="Image Index",
-    metric="mAUROC",
-)
+@challenge("nih14")
+def nih14(name: str) -> Nih14:
+    return Nih14(
+        name=name,
+        title="NIH ChestX-ray14, official split",
+        train_counts=COUNTS_NIH14,
+        train_images=86_524,
+        splits=("train", "test"),
+        id_column="Image Index",
+        metric="mAUROC",
+    )
 
-NIHLT = NihLt(
-    name="nihlt",
-    title="NIH-CXR-LT, multi-label",
-    train_counts=COUNTS_NIHLT,
-    train_images=78_506,
-    splits=("train", "dev", "test"),
-    id_column="id",
-)
 
-NIHLT_SINGLE = replace(
-    NIHLT,
-    name="nihlt-single",
-    title="NIH-CXR-LT, images with exactly one class",
-    train_counts=COUNTS_NIHLT_SINGLE,
-    train_images=65_815,
-    task="single_label",
-    metric=USUAL_METRIC["single_label"],
-    recipes=USUAL_RECIPES["single_label"],
-)
+@challenge("nihlt")
+def nihlt(name: str) -> NihLt:
+    return NihLt(
+        name=name,
+        title="NIH-CXR-LT, multi-label",
+        train_counts=COUNTS_NIHLT,
+        train_images=78_506,
+        splits=("train", "dev", "test"),
+        id_column="id",
+    )
+
+
+@challenge("nihlt-single")
+def nihlt_single(name: str) -> NihLt:
+    return replace(
+        nihlt(name),
+        title="NIH-CXR-LT, images with exactly one class",
+        train_counts=COUNTS_NIHLT_SINGLE,
+        train_images=65_815,
+        task="single_label",
+        metric=USUAL_METRIC["single_label"],
+        recipes=USUAL_RECIPES["single_label"],
+    )

@@ -5,8 +5,8 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
-from cxrlt.challenges.base import Metric
 from cxrlt.errors import UserError, listing, quoted, shortened
+from cxrlt.metrics import metric_names
 from cxrlt.spelling import nearest
 from cxrlt.system.user_files import read_yaml
 
@@ -24,7 +24,7 @@ class Spec(BaseModel):
 
     title: str = "Images of my own"
     channels: Literal[1, 3] = 1
-    metric: Metric | None = None
+    metric: str | None = None
     """Default: mAP, for a single-label task macro-F1."""
 
     @field_validator("channels", mode="before")
@@ -32,6 +32,14 @@ class Spec(BaseModel):
     def _no_truth_for_a_number(cls, value: Any) -> Any:
         """To Python true is 1."""
         return str(value) if isinstance(value, bool) else value
+
+    @field_validator("metric")
+    @classmethod
+    def _metric_is_known(cls, metric: str | None) -> str | None:
+        known = metric_names("single_label")  # which has those of multi_label, too
+        if metric is not None and metric not in known:
+            raise ValueError(f"should be one of {listing(known, len(known))}")
+        return metric
 
 
 SpecKind = TypeVar("SpecKind", bound=Spec)

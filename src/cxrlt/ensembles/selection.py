@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 from scipy.special import softmax
 
 from cxrlt.challenges.base import Task
-from cxrlt.metrics import CONFUSION_METRICS, has_both_values, macro
-from cxrlt.metrics.classification import count_classes
-from cxrlt.metrics.ranking import CLASS_METRICS, class_rows
+from cxrlt.metrics import METRICS, has_both_values, macro
+from cxrlt.metrics.classification import count_classes, metric_of_counts
+from cxrlt.metrics.ranking import class_rows
 
 ROUNDS = 20
 OWN_EVIDENCE = 100
@@ -36,7 +36,7 @@ def greedy_weights(
     Starting with the best member, the member that helps the average most is added, with replacement, for
     `rounds` rounds; the best average met on the way is kept, the smaller one where two are equal.
     """
-    if metric in CONFUSION_METRICS:
+    if METRICS[metric].kind == "decisions":
         judge = _confusion_judge(targets, metric)
     else:
         judge = _ranking_judge(targets, metric, task)
@@ -97,7 +97,7 @@ def _threads(n_rows: int) -> Parallel:
 
 def _ranking_judge(targets: NDArray[np.float64], metric: str, task: Task) -> Judge:
     """Ranks by the sum, or by the softmax of the mean where a row has one class."""
-    metric_of, rows = CLASS_METRICS[metric], class_rows(targets)
+    metric_of, rows = METRICS[metric].definition.value, class_rows(targets)
 
     def judge(total: Scores, member: Scores, n: int) -> float:
         if task == "single_label":
@@ -116,6 +116,6 @@ def _confusion_judge(targets: NDArray[np.float64], metric: str) -> Judge:
 
     def judge(total: Scores, member: Scores, n: int) -> float:
         predicted = (total + member).argmax(axis=0)[known]
-        return float(CONFUSION_METRICS[metric](count_classes(true, predicted, len(total))))
+        return float(metric_of_counts(metric, count_classes(true, predicted, len(total))))
 
     return judge

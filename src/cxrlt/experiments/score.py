@@ -7,20 +7,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from cxrlt.challenges.base import RANKING_METRICS, Challenge, Task
+from cxrlt.challenges.base import USUAL_METRIC, Challenge
 from cxrlt.errors import UserError, listing
 from cxrlt.experiments.plan import Experiment
-from cxrlt.metrics import Drawn, has_both_values
-from cxrlt.predictions.scoring import CLASS_MEANS, N_DRAWS, draw_figures
+from cxrlt.metrics import Drawn, class_means, has_both_values, metric_names
+from cxrlt.predictions.scoring import N_DRAWS, draw_figures
 from cxrlt.submissions.score import read_truth
 
 OWN_LABELS = "labels"
 """What the challenge's own training labels are called among the truths."""
-METRICS: dict[Task, tuple[str, ...]] = {
-    "multi_label": RANKING_METRICS,
-    "single_label": ("macro-F1", "balanced-accuracy", "accuracy", "mAUROC"),
-}
-"""The columns of the table beside the challenge's own metric; the first is also shown group by group."""
 
 
 @dataclass(frozen=True)
@@ -76,12 +71,14 @@ def score_against_truth(
     labels = truth.labels.loc[scores.index].to_numpy(np.float64)
     patients = truth.patients.loc[scores.index].to_numpy(str)
     figures = draw_figures(challenge, labels, scores.to_numpy(), patients, n_draws)
-    columns = METRICS[challenge.task]
-    metrics = {name: figures.overall[name] for name in dict.fromkeys([challenge.metric, *columns])}
-    metrics |= {f"{group} {columns[0]}": draws[columns[0]] for group, draws in figures.groups.items()}
+    usual = USUAL_METRIC[challenge.task]  # which is also shown group by group
+    columns = dict.fromkeys([challenge.metric, usual, *metric_names(challenge.task)])
+    metrics = {name: figures.overall[name] for name in columns}
+    metrics |= {f"{group} {usual}": draws[usual] for group, draws in figures.groups.items()}
     by_class = {name: values for name, (values, _) in figures.by_class.items()}
     classes = pd.DataFrame(by_class, index=list(challenge.classes))
-    classes.insert(0, CLASS_MEANS[columns[0]], classes.pop(CLASS_MEANS[columns[0]]))
+    of_class = class_means(challenge.task)[usual]
+    classes.insert(0, of_class, classes.pop(of_class))
     return RunScore(metrics, classes)
 
 

@@ -12,7 +12,7 @@ from cxrlt.losses.asymmetric import (
     RobustAsymmetricLoss,
     RobustAsymmetricSingleLabelLoss,
 )
-from cxrlt.losses.base import Loss, Reduction, Task
+from cxrlt.losses.base import Loss, Reduction
 from cxrlt.losses.binary import BinaryCrossEntropy, FocalLoss
 from cxrlt.losses.class_aware import ClassAwareLoss
 from cxrlt.losses.distribution_balanced import DistributionBalancedLoss
@@ -46,7 +46,6 @@ __all__ = [
     "RobustAsymmetricSingleLabelLoss",
     "SingleLabelLoss",
     "SoftmaxFocalLoss",
-    "Task",
     "create_loss",
     "loss",
     "loss_names",

@@ -7,7 +7,6 @@ from typing import ClassVar, Literal, TypedDict, get_args
 import torch
 from torch import Tensor, nn
 
-Task = Literal["multi_label", "single_label"]
 Reduction = Literal["mean", "batchmean", "sum"]
 
 
@@ -34,7 +33,8 @@ class Loss(nn.Module, ABC):
     gradient of the whole batch. Raises ValueError for a wrong option or shape.
     """
 
-    task: ClassVar[Task]
+    task: ClassVar[str]
+    """What a challenge calls its task: multi_label or single_label."""
     reduction: Reduction
     logit_scale: float = 1.0
     """What logits are to be multiplied by before they become probabilities."""

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
-from cxrlt.losses.base import Loss, Task
+from cxrlt.losses.base import Loss
 
 Options = Mapping[str, object]
 
@@ -40,7 +40,7 @@ class Registration:
     linear: bool = True
     """Whether the loss is linear in soft labels; False where a weight depends on all labels of a row."""
     cosines: Literal["needed", "possible"] | None = None
-    """Whether logits should, or may, be cosines in [-1, 1], as of model.head cosine."""
+    """Whether logits should, or may, be cosines in [-1, 1], as of a head that says it gives them."""
 
 
 PREVALENCE = {"class_weights": "prevalence"}
@@ -91,7 +91,7 @@ def create_loss(
     return LOSSES[name].loss(class_counts=counts, n_samples=n_samples, **options)
 
 
-def loss_names(task: Task | None = None) -> list[str]:
+def loss_names(task: str | None = None) -> list[str]:
     """Names of the losses for `task`, or of all, in alphabetical order."""
     return sorted(name for name, entry in LOSSES.items() if task in (None, entry.loss.task))
 

@@ -10,14 +10,14 @@ counts such a class as 0 in macro F1 once it is predicted anywhere, so that a cl
 score; in everything else, and wherever every class occurs, the values are scikit-learn's.
 """
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import csr_array
 
-from cxrlt.metrics.ranking import checked, macro, ratio
+from cxrlt.metrics.ranking import Bootstrap, checked, macro, ratio
+from cxrlt.metrics.registry import METRICS, metric
 from cxrlt.metrics.resampling import Drawn, Floats, cluster_codes, cluster_weights
 
 
@@ -67,33 +67,33 @@ def precision(counts: Counts) -> Floats:
     return np.where(counts.true > 0, value, np.nan)
 
 
+@metric("macro-F1", kind="decisions", of_class="F1")
 def f1(counts: Counts) -> Floats:
     """Harmonic mean of precision and recall (..., c); NaN for a class without rows."""
     value = ratio(2 * counts.hits, counts.true + counts.predicted)
     return np.where(counts.true > 0, value, np.nan)
 
 
-def macro_f1(counts: Counts) -> Floats:
-    """Mean F1 of the classes with rows (...)."""
-    return macro(f1(counts))
-
-
+@metric("accuracy", kind="decisions")
 def accuracy(counts: Counts) -> Floats:
     """Share of rows predicted right (...)."""
     return ratio(counts.hits.sum(axis=-1), counts.true.sum(axis=-1))
 
 
+@metric("balanced-accuracy", kind="decisions")
 def balanced_accuracy(counts: Counts) -> Floats:
     """Mean recall of the classes with rows (...)."""
     return macro(recall(counts))
 
 
+@metric("weighted-F1", kind="decisions")
 def weighted_f1(counts: Counts) -> Floats:
     """Mean F1 weighted by the classes' rows (...)."""
     weighted = np.nan_to_num(f1(counts)) * counts.true
     return ratio(weighted.sum(axis=-1), counts.true.sum(axis=-1))
 
 
+@metric("kappa", kind="decisions", bounds=(-1.0, 1.0))
 def quadratic_kappa(counts: Counts) -> Floats:
     """Cohen's kappa with squared distances between classes as weights (...).
 
@@ -106,42 +106,27 @@ def quadratic_kappa(counts: Counts) -> Floats:
     return 1 - ratio(counts.squared * counts.true.sum(axis=-1), by_chance)
 
 
-CONFUSION_METRICS: Mapping[str, Callable[[Counts], Floats]] = {
-    "macro-F1": macro_f1,
-    "accuracy": accuracy,
-    "balanced-accuracy": balanced_accuracy,
-    "weighted-F1": weighted_f1,
-    "kappa": quadratic_kappa,
-}
-"""What a single-label challenge may be judged by: counts -> (...)."""
-BOUNDS = {"kappa": (-1.0, 1.0)}
+def metric_of_counts(name: str, counts: Counts) -> Floats:
+    """The metric of decisions called `name` (...); of one that exists per class, the mean over classes."""
+    value = METRICS[name].definition(counts)
+    return macro(value) if METRICS[name].of_class else value
 
 
-@dataclass(frozen=True)
-class ClassificationBootstrap:
-    """Values of all rows and of bootstrap draws; NaN where undefined.
+def _decision_metrics() -> list[str]:
+    return [name for name, entry in METRICS.items() if entry.kind == "decisions"]
 
-    `values` and `draws` (n_draws,) have the names of CONFUSION_METRICS as keys; `precision`, `recall` and
-    `f1` are (c,), their draws (n_draws, c).
-    """
 
-    values: Mapping[str, float]
-    draws: Mapping[str, Floats]
-    precision: Floats
-    recall: Floats
-    f1: Floats
-    precision_draws: Floats
-    recall_draws: Floats
-    f1_draws: Floats
-
-    def drawn(self, metric: str) -> Drawn:
-        """One of CONFUSION_METRICS, over all classes."""
-        return Drawn(self.values[metric], self.draws[metric], BOUNDS.get(metric, (0.0, 1.0)))
+def _figures(counts: Counts) -> dict[str, Floats]:
+    """What the means are means of, precision and recall of every class (..., c), and every metric (...)."""
+    of_class = {METRICS[name].of_class: METRICS[name].definition for name in _decision_metrics()}
+    figures = {name: value(counts) for name, value in of_class.items() if name}
+    figures |= {"precision": precision(counts), "recall": recall(counts)}
+    return figures | {name: metric_of_counts(name, counts) for name in _decision_metrics()}
 
 
 def classification_bootstrap(
     targets: ArrayLike, scores: ArrayLike, clusters: ArrayLike, n_draws: int = 1000, seed: int = 0
-) -> ClassificationBootstrap:
+) -> Bootstrap:
     """Every metric of one-hot targets (n, c), and its values when clusters are drawn with replacement.
 
     Arguments and errors as in `count_rows`; clusters, their draws and their pairing as in `bootstrap`, with
@@ -150,26 +135,36 @@ def classification_bootstrap(
     targets, scores = checked(targets, scores)
     cluster, n_clusters = cluster_codes(clusters, len(targets))
     true, predicted, known = _classes(targets, scores)
-    n_classes, cluster = targets.shape[1], cluster[known]
-    right, lines = true == predicted, 3 * n_classes + 1  # those of Counts, one below the other
+    n_classes = targets.shape[1]
+    values = _figures(count_classes(true, predicted, n_classes))
+    draws = {name: np.empty((n_draws, *np.shape(value))) for name, value in values.items()}
+    table, start = _count_table(true, predicted, n_classes, cluster[known], n_clusters), 0
+    for weights in cluster_weights(n_clusters, n_draws, seed):
+        chunk = slice(start, start := start + weights.shape[1])
+        sums = (table @ weights).T
+        for name, value in _figures(Counts(*np.split(sums[:, :-1], 3, axis=1), sums[:, -1])).items():
+            draws[name][chunk] = value
+    overall = _decision_metrics()
+    return Bootstrap(
+        {name: (value, draws[name]) for name, value in values.items() if name not in overall},
+        {name: Drawn(float(values[name]), draws[name], METRICS[name].bounds) for name in overall},
+    )
+
+
+def _count_table(
+    true: NDArray[np.intp],
+    predicted: NDArray[np.intp],
+    n_classes: int,
+    cluster: NDArray[np.intp],
+    n_clusters: int,
+) -> csr_array:
+    """What each cluster adds to the fields of Counts, which lie one below the other."""
+    right, lines = true == predicted, 3 * n_classes + 1
     line = np.concatenate([true, n_classes + predicted, 2 * n_classes + true[right]])
     line = np.append(line, np.full(len(true), lines - 1))
     value = np.append(np.ones(len(line) - len(true)), (true - predicted) ** 2.0)
     clusters_of = np.concatenate([cluster, cluster, cluster[right], cluster])
-    table = csr_array((value, (line, clusters_of)), shape=(lines, n_clusters))
-    draws = {name: np.empty(n_draws) for name in CONFUSION_METRICS}
-    by_class = np.empty((3, n_draws, n_classes))
-    start = 0
-    for weights in cluster_weights(n_clusters, n_draws, seed):
-        chunk = slice(start, start := start + weights.shape[1])
-        sums = (table @ weights).T
-        counts = Counts(*np.split(sums[:, :-1], 3, axis=1), sums[:, -1])
-        by_class[:, chunk] = precision(counts), recall(counts), f1(counts)
-        for name, metric in CONFUSION_METRICS.items():
-            draws[name][chunk] = metric(counts)
-    counts = count_classes(true, predicted, n_classes)
-    values = {name: float(metric(counts)) for name, metric in CONFUSION_METRICS.items()}
-    return ClassificationBootstrap(values, draws, precision(counts), recall(counts), f1(counts), *by_class)
+    return csr_array((value, (line, clusters_of)), shape=(lines, n_clusters))
 
 
 def _classes(targets: Floats, scores: Floats) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.bool_]]:

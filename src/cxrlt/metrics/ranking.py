@@ -5,13 +5,15 @@ reduced to how many rows and how many positives each step holds. A bootstrap dra
 (patient): with steps x clusters matrices kept sparse, a thousand draws are one matrix product and no sort.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import csr_array
 
+from cxrlt.metrics.registry import METRICS, metric
 from cxrlt.metrics.resampling import Drawn, Floats, cluster_codes, cluster_weights
 
 BLOCK, RUN = 2048, 16
@@ -47,46 +49,97 @@ def has_both_values(targets: ArrayLike) -> NDArray[np.bool_]:
     return (targets == 1).any(axis=0) & (targets == 0).any(axis=0)
 
 
-def average_precision_of(found: Floats, ordered: Floats) -> float:
-    """Average precision of one class: scores of its positives and of all its rows, both ascending."""
-    if not 0 < len(found) < len(ordered):
-        return float("nan")
-    n_found = len(found) - np.searchsorted(found, found)
-    n_above = len(ordered) - np.searchsorted(ordered, found)
-    return float(np.mean(n_found / n_above))
+class RankingMetric(Protocol):
+    """A metric of one class that depends on how its positives rank among all its rows.
+
+    In a draw rows count as often as their cluster is drawn. The value is then made of a sum over the steps
+    between the scores of positives, from the highest down; `add` gives it for some of the steps.
+    """
+
+    @staticmethod
+    def value(found: Floats, ordered: Floats) -> float:
+        """Of the scores of the positives and of all rows, both ascending; NaN without both values."""
+
+    @staticmethod
+    def add(positives: Floats, found: Floats, above: Floats) -> Floats:
+        """The sum (draws,) over these steps (steps, draws).
+
+        `positives` are those of the step; `found` and `above` the positives and the negatives with its score
+        or a higher one.
+        """
+
+    @staticmethod
+    def draws(total: Floats, tied: Floats, n_positives: Floats, n_negatives: Floats) -> Floats:
+        """The values (draws,), NaN where undefined.
+
+        `total` is the sum over all steps, `tied` the pairs of a positive and a negative of equal score.
+        """
 
 
-def auroc_of(found: Floats, ordered: Floats) -> float:
-    """Area under the ROC curve of one class: scores of its positives and of all its rows, both ascending."""
-    n_positive, n_negative = len(found), len(ordered) - len(found)
-    if not 0 < n_positive < len(ordered):
-        return float("nan")
-    twice = sum(int(np.searchsorted(ordered, found, side).sum()) for side in ("left", "right"))
-    # a positive is above half of all positives on average, itself with one half: those pairs do not count
-    return (twice - n_positive**2) / 2 / (n_positive * n_negative)
+@metric("mAP", kind="ranking", of_class="AP")
+class AveragePrecision(RankingMetric):
+    @staticmethod
+    def value(found: Floats, ordered: Floats) -> float:
+        if not 0 < len(found) < len(ordered):
+            return float("nan")
+        n_found = len(found) - np.searchsorted(found, found)
+        n_above = len(ordered) - np.searchsorted(ordered, found)
+        return float(np.mean(n_found / n_above))
+
+    @staticmethod
+    def add(positives: Floats, found: Floats, above: Floats) -> Floats:
+        # where no row is drawn yet no positive is found: 0 / 1
+        precision = np.divide(found, np.maximum(found + above, 1), dtype=np.float64)
+        return np.einsum("kd,kd->d", positives, precision)
+
+    @staticmethod
+    def draws(total: Floats, tied: Floats, n_positives: Floats, n_negatives: Floats) -> Floats:
+        return np.where(n_negatives > 0, ratio(total, n_positives), np.nan)
 
 
-CLASS_METRICS = {"mAP": average_precision_of, "mAUROC": auroc_of}
-"""What a challenge is judged by, class by class: (positives' scores, all scores), ascending -> one number.
+@metric("mAUROC", kind="ranking", of_class="AUROC")
+class AUROC(RankingMetric):
+    """Ties count one half."""
 
-NaN for a class that does not have both values."""
+    @staticmethod
+    def value(found: Floats, ordered: Floats) -> float:
+        n_positive, n_negative = len(found), len(ordered) - len(found)
+        if not 0 < n_positive < len(ordered):
+            return float("nan")
+        twice = sum(int(np.searchsorted(ordered, found, side).sum()) for side in ("left", "right"))
+        # a positive is above half of all positives on average, itself with one half: those pairs do not count
+        return (twice - n_positive**2) / 2 / (n_positive * n_negative)
+
+    @staticmethod
+    def add(positives: Floats, found: Floats, above: Floats) -> Floats:
+        """Pairs in the wrong order: negatives with a score as high as the positive's, or higher."""
+        return np.einsum("kd,kd->d", positives, above, dtype=np.float64)
+
+    @staticmethod
+    def draws(total: Floats, tied: Floats, n_positives: Floats, n_negatives: Floats) -> Floats:
+        pairs = n_positives * n_negatives
+        return ratio(pairs - (total - tied / 2), pairs)
 
 
 def ranking_values(
-    targets: ArrayLike, scores: ArrayLike, metrics: Iterable[str] = CLASS_METRICS
+    targets: ArrayLike, scores: ArrayLike, metrics: Iterable[str] | None = None
 ) -> dict[str, Floats]:
-    """Those of CLASS_METRICS, each of every class (c,), with one sort per class for all of them.
+    """These ranking metrics, or all, each of every class (c,), with one sort per class for all of them.
 
     Arguments and errors as in `average_precision`.
     """
     targets, scores = _checked(targets, scores)
-    values = {name: np.empty(targets.shape[1]) for name in metrics}
+    values = {name: np.empty(targets.shape[1]) for name in metrics or _ranking_metrics()}
     columns = np.ascontiguousarray(scores.T)
     for c, (rows, score) in enumerate(zip(class_rows(targets), columns, strict=True)):
         found, ordered = rows.in_order(score)
         for name, value in values.items():
-            value[c] = CLASS_METRICS[name](found, ordered)
+            value[c] = METRICS[name].definition.value(found, ordered)
     return values
+
+
+def _ranking_metrics() -> dict[str, type[RankingMetric]]:
+    return {name: entry.definition for name, entry in METRICS.items() if entry.kind == "ranking"}
 
 
 @dataclass(frozen=True)
@@ -128,23 +181,24 @@ def ratio(numerator: Floats, denominator: Floats) -> Floats:
 
 @dataclass(frozen=True)
 class Bootstrap:
-    """Values (c,) and bootstrap draws (n_draws, c) of AP and AUROC per class; NaN where undefined."""
+    """What is drawn of one set of rows; NaN where undefined.
 
-    ap: Floats
-    auroc: Floats
-    ap_draws: Floats
-    auroc_draws: Floats
+    `by_class` has values (c,) and draws (n_draws, c) of AP and the like; `overall` metrics of all classes.
+    """
 
-    def drawn(self, metric: str, chosen: NDArray[np.bool_] | slice = slice(None)) -> Drawn:
-        """ "mAP" or "mAUROC": the mean over the `chosen` classes."""
-        values, draws = {"mAP": (self.ap, self.ap_draws), "mAUROC": (self.auroc, self.auroc_draws)}[metric]
-        return Drawn(float(macro(values[chosen])), macro(draws[:, chosen]))
+    by_class: Mapping[str, tuple[Floats, Floats]]
+    overall: Mapping[str, Drawn] = field(default_factory=dict)
+
+    def mean(self, metric: str, chosen: NDArray[np.bool_] | slice = slice(None)) -> Drawn:
+        """A metric that is a mean over classes, over the `chosen` ones."""
+        values, draws = self.by_class[METRICS[metric].of_class or metric]
+        return Drawn(float(macro(values[chosen])), macro(draws[:, chosen]), METRICS[metric].bounds)
 
 
 def bootstrap(
     targets: ArrayLike, scores: ArrayLike, clusters: ArrayLike, n_draws: int = 1000, seed: int = 0
 ) -> Bootstrap:
-    """AP and AUROC per class, and their values when clusters (patients) are drawn with replacement.
+    """The ranking metrics per class, and their values when clusters (patients) are drawn with replacement.
 
     `clusters` (n,) holds one value per row. The draws depend on `seed`, `n_draws` and the clusters alone: two
     score matrices on the same rows meet the same draws, so their difference is a paired one. A draw without
@@ -154,15 +208,17 @@ def bootstrap(
     targets, scores = _checked(targets, scores)
     cluster, n_clusters = cluster_codes(clusters, len(targets))
     classes = [_Steps.of(targets[:, c], scores[:, c], cluster, n_clusters) for c in range(targets.shape[1])]
-    draws = np.full((2, n_draws, len(classes)), np.nan)
+    metrics = _ranking_metrics()
+    draws = np.full((len(metrics), n_draws, len(classes)), np.nan)
     start = 0
     for weights in cluster_weights(n_clusters, n_draws, seed):
         stop = start + weights.shape[1]
         for c, steps in enumerate(classes):
-            draws[:, start:stop, c] = steps.values(weights)
+            draws[:, start:stop, c] = steps.values(weights, metrics.values())
         start = stop
     values = ranking_values(targets, scores)
-    return Bootstrap(values["mAP"], values["mAUROC"], draws[0], draws[1])
+    pairs = zip(metrics, draws, strict=True)
+    return Bootstrap({METRICS[name].of_class or name: (values[name], drawn) for name, drawn in pairs})
 
 
 @dataclass(frozen=True)
@@ -198,28 +254,24 @@ class _Steps:
         tied = count(line, cluster[at], 2 * len(tied_step))
         return cls(tuple(counts[i : i + 2 * BLOCK] for i in range(0, 2 * n_steps, 2 * BLOCK)), tied)
 
-    def values(self, weights: NDArray[np.float32]) -> Floats:
-        """AP and AUROC (2, draws) under weights (clusters, draws): counts below 2^24, exact in float32."""
+    def values(self, weights: NDArray[np.float32], metrics: Collection[type[RankingMetric]]) -> Floats:
+        """(metrics, draws) under weights (clusters, draws): counts below 2^24, exact in float32."""
         n_draws = weights.shape[1]
-        passed, ap_sum, wrong = np.zeros((2, n_draws), np.float32), np.zeros(n_draws), np.zeros(n_draws)
+        passed, totals = np.zeros((2, n_draws), np.float32), np.zeros((len(metrics), n_draws))
         for block in self.blocks:
             counts = (block @ weights).reshape(-1, 2, n_draws)
             positives = counts[:, 0].copy()
             counts[0] += passed
             _accumulate(counts.reshape(-1, RUN, 2 * n_draws))
-            found, above = counts[:, 0], counts[:, 1]
-            # where no row is drawn yet no positive is found: 0 / 1
-            precision = np.divide(found, np.maximum(found + above, 1), dtype=np.float64)
-            ap_sum += np.einsum("kd,kd->d", positives, precision)
-            wrong += np.einsum("kd,kd->d", positives, above, dtype=np.float64)
+            for total, kind in zip(totals, metrics, strict=True):
+                total += kind.add(positives, counts[:, 0], counts[:, 1])
             passed = counts[-1]
-        # pairs in the wrong order: negatives met before or with a positive, of which ties are worth one half
-        tied = (self.tied @ weights).reshape(-1, 2, n_draws)
-        wrong -= np.einsum("kd,kd->d", tied[:, 0], tied[:, 1], dtype=np.float64) / 2
+        pairs = (self.tied @ weights).reshape(-1, 2, n_draws)
+        tied = np.einsum("kd,kd->d", pairs[:, 0], pairs[:, 1], dtype=np.float64)
         n_positives, n_negatives = passed.astype(np.float64)
-        pairs = n_positives * n_negatives
-        ap = np.where(n_negatives > 0, ratio(ap_sum, n_positives), np.nan)
-        return np.stack([ap, ratio(pairs - wrong, pairs)])
+        return np.stack(
+            [m.draws(total, tied, n_positives, n_negatives) for m, total in zip(metrics, totals, strict=True)]
+        )
 
 
 def _accumulate(runs: NDArray[np.float32]) -> None:

@@ -12,12 +12,12 @@ DRAWS_AT_ONCE = 32  # bounds the memory of a draw's counts: steps x 32 x 4 bytes
 
 @dataclass(frozen=True)
 class Interval:
-    """A value, the ends of its interval, and how many draws were undefined and left out."""
+    """A value, the ends of its interval, and how many draws were undefined, which are left out."""
 
     value: float
     low: float
     high: float
-    n_left_out: int
+    n_undefined: int
 
 
 @dataclass(frozen=True)
@@ -46,12 +46,12 @@ def basic_interval(
     (Davison & Hinkley 1997, section 5.2). Undefined draws are left out and counted.
     """
     defined = draws[~np.isnan(draws)]
-    n_left_out = len(draws) - len(defined)
+    n_undefined = len(draws) - len(defined)
     if np.isnan(value) or not len(defined):
-        return Interval(float(value), np.nan, np.nan, n_left_out)
+        return Interval(float(value), np.nan, np.nan, n_undefined)
     low, high = 2 * value - np.quantile(defined, [(1 + level) / 2, (1 - level) / 2])
     low, high = np.clip([low, high], *bounds)
-    return Interval(float(value), float(low), float(high), n_left_out)
+    return Interval(float(value), float(low), float(high), n_undefined)
 
 
 def paired_difference(a: Drawn, b: Drawn, level: float = 0.95) -> Interval:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 
 import timm
 
-from cxrlt.recipe import FusionConfig, ModelConfig
+from cxrlt.recipe import FusionConfig, HeadConfig, ModelConfig
 
 REACH = 64
 """How many pixels from the size that was asked for others are looked for."""
@@ -35,8 +35,8 @@ def _alternatives(cfg: ModelConfig) -> Iterator[tuple[ModelConfig, str]]:
     yield cfg, ""
     if cfg.fusion.max_images > 1:
         yield cfg.model_copy(update={"fusion": FusionConfig()}), "model.fusion.max_images 1"
-    elif cfg.head in ("ml_decoder", "csra"):
-        yield cfg.model_copy(update={"head": "linear", "grid": None}), "model.head linear"
+    elif cfg.head.reads_map:
+        yield cfg.model_copy(update={"head": HeadConfig(), "grid": None}), "model.head.name linear"
     elif cfg.pool == "backbone":
         yield cfg.model_copy(update={"pool": "average"}), "model.pool average"
     else:

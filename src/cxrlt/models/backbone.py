@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import timm
@@ -11,11 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from cxrlt.errors import UserError, shortened
+from cxrlt.heads import create_head
+from cxrlt.heads.linear import LinearHead
+from cxrlt.heads.pools import create_pool
 from cxrlt.models.advice import Fits, what_fits
 from cxrlt.models.chatter import without_chatter
 from cxrlt.models.dry_run import first_pass
 from cxrlt.models.fusion import StudyEncoder
-from cxrlt.models.head import Head, LinearHead, create_head
 from cxrlt.models.pretrained import local_weights, no_weights
 from cxrlt.models.tokens import FeatureLayout, layout_of
 from cxrlt.recipe import ModelConfig
@@ -47,7 +49,7 @@ class XRayModel(nn.Module):
         backbone: nn.Module | None,
         layout: FeatureLayout,
         fusion: StudyEncoder | None,
-        head: Head,
+        head: nn.Module,
         channels: int = 1,
         normalise: bool = True,
     ) -> None:
@@ -77,7 +79,7 @@ class XRayModel(nn.Module):
         return self.layout.features(self.backbone((images.float() / 255 - self.mean) / self.std))
 
     @property
-    def classifier(self) -> Head:
+    def classifier(self) -> nn.Module:
         return self.head
 
     def without_backbone(self) -> "XRayModel":
@@ -138,13 +140,29 @@ def _create(cfg: ModelConfig, n_classes: int, size: int, channels: int) -> XRayM
     layout = _LAYOUTS[known]
     fuses = cfg.fusion.max_images > 1
     fusion = StudyEncoder(layout.dim, cfg.fusion) if fuses else None
-    head = create_head(cfg, cfg.fusion.dim if fuses else layout.dim, n_classes)
+    head = _create_head(cfg, cfg.fusion.dim if fuses else layout.dim, n_classes)
     if classifier is not None and isinstance(head, LinearHead):
         with torch.no_grad():
             head.weight.copy_(classifier.weight.flatten(1))  # a convolution of one pixel in some
             if classifier.bias is not None:
                 head.bias.copy_(classifier.bias)
     return XRayModel(backbone, layout, fusion, head, channels, cfg.normalise)
+
+
+def require_head_options(cfg: ModelConfig) -> None:
+    """Raises UserError for options that the head of a recipe cannot take."""
+    with torch.device("meta"):
+        _create_head(cfg, 8, 1)
+
+
+def _create_head(cfg: ModelConfig, dim: int, n_classes: int) -> nn.Module:
+    pool = partial(create_pool, cfg.pool, dim)
+    try:
+        return create_head(
+            cfg.head.name, cfg.head.options, dim, n_classes, pool=pool, drop_rate=cfg.drop_rate
+        )
+    except ValueError as error:
+        raise UserError(f"model.head {cfg.head.name}: {error}") from error
 
 
 def _trials(channels: int) -> Fits:
@@ -185,7 +203,7 @@ def _take_classifier(backbone: nn.Module, cfg: ModelConfig) -> nn.Linear | nn.Co
         with _of_timm(_no_map(cfg), _AtAnySizeError):
             backbone.reset_classifier(0, "")
         return None
-    with _of_timm(f"model.head {cfg.head} does not fit {cfg.backbone}", _AtAnySizeError):
+    with _of_timm(f"model.head {cfg.head.name} does not fit {cfg.backbone}", _AtAnySizeError):
         classifier = backbone.get_classifier()
         if not isinstance(classifier, nn.Linear | nn.Conv2d):
             raise TypeError(f"its classifier is {type(classifier).__name__}, not Linear")
@@ -241,7 +259,7 @@ def _created(cfg: ModelConfig, options: dict[str, object]) -> nn.Module:
 
 
 def _no_map(cfg: ModelConfig) -> str:
-    part = "model.fusion" if cfg.fusion.max_images > 1 else f"model.head {cfg.head}"
+    part = "model.fusion" if cfg.fusion.max_images > 1 else f"model.head {cfg.head.name}"
     return f"{cfg.backbone} has no feature map for {part} with model.pool {cfg.pool}"
 
 

@@ -7,7 +7,7 @@ from functools import cache
 import numpy as np
 from scipy.special import ndtri
 
-from cxrlt.challenges.cxr_lt import DEMO
+from cxrlt.challenges import get_challenge
 from cxrlt.phantom.findings import CLASSES, DEVICES, DRIVERS, FINDINGS, NO_FINDING
 
 SPLIT_SHARES = {"train": 0.44, "development": 0.12, "test": 0.44}
@@ -87,7 +87,8 @@ def min_patients(n_patients: int) -> int:
 @cache
 def thresholds() -> np.ndarray:
     """Liability (classes,) above which a finding is there: the official shares, raised for rare classes."""
-    official = np.array(list(DEMO.train_counts.values())) / DEMO.train_images
+    demo = get_challenge("demo")
+    official = np.array(list(demo.train_counts.values())) / demo.train_images
     return -ndtri(FLOOR_SHARE + (1 - FLOOR_SHARE) * official)  # the upper tail of a standard normal
 
 

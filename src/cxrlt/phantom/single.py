@@ -5,7 +5,7 @@ from functools import cache
 
 import numpy as np
 
-from cxrlt.challenges.cxr_lt import DEMO_SINGLE
+from cxrlt.challenges import get_challenge
 from cxrlt.phantom.cases import (
     CHRONIC,
     LOADINGS,
@@ -52,7 +52,8 @@ def draw_single_patients(n_patients: int, seed: int) -> list[Patient]:
 @cache
 def class_shares() -> np.ndarray:
     """Chance (classes,) of each class: its share of all official positives, raised for rare classes."""
-    official = np.array(list(DEMO_SINGLE.train_counts.values())) / DEMO_SINGLE.train_images
+    demo = get_challenge("demo-single")
+    official = np.array(list(demo.train_counts.values())) / demo.train_images
     return SINGLE_FLOOR_SHARE + (1 - len(official) * SINGLE_FLOOR_SHARE) * official
 
 

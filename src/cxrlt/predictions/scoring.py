@@ -6,27 +6,22 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
-from cxrlt.challenges.base import RANKING_METRICS, Challenge, Task
+from cxrlt.challenges.base import Challenge, Task
 from cxrlt.errors import UserError, listing
 from cxrlt.metrics import (
-    CONFUSION_METRICS,
+    Bootstrap,
     Drawn,
     Interval,
     basic_interval,
     bootstrap,
+    class_means,
     classification_bootstrap,
     has_both_values,
-    macro,
     macro_metrics,
+    metric_names,
 )
 from cxrlt.spelling import other_spellings
 
-CLASS_MEANS = {"mAP": "AP", "mAUROC": "AUROC", "macro-F1": "F1"}
-"""The metrics that are means over classes, hence defined for groups of them, and what they are means of."""
-MACRO_METRICS: Mapping[Task, tuple[str, ...]] = {
-    "multi_label": RANKING_METRICS,
-    "single_label": (*CONFUSION_METRICS, "mAUROC", "mAP"),
-}
 ByClass = Mapping[str, tuple[np.ndarray, np.ndarray]]  # values (c,) and their draws (n_draws, c)
 
 
@@ -55,7 +50,7 @@ class ClassScore:
 
 @dataclass(frozen=True)
 class MacroScore:
-    """`n_classes` classes together; the metrics beyond CLASS_MEANS need all of them."""
+    """`n_classes` classes together; the metrics beyond `class_means` need all of them."""
 
     n_classes: int
     metrics: Mapping[str, Interval]
@@ -87,35 +82,23 @@ def draw_figures(
     With one class per row scores are probabilities. Classes without both values are left out of means.
     """
     both = has_both_values(labels)
-    ranked = bootstrap(labels, scores, clusters, n_draws, seed)
-    by_class = {"AP": (ranked.ap, ranked.ap_draws), "AUROC": (ranked.auroc, ranked.auroc_draws)}
-    draws = {}
+    drawn = bootstrap(labels, scores, clusters, n_draws, seed)
     if challenge.task == "single_label":
-        found = classification_bootstrap(labels, scores, clusters, n_draws, seed)
-        draws = {name: found.drawn(name) for name in CONFUSION_METRICS}
-        by_class |= {
-            "F1": (found.f1, found.f1_draws),
-            "precision": (found.precision, found.precision_draws),
-            "recall": (found.recall, found.recall_draws),
-        }
+        decided = classification_bootstrap(labels, scores, clusters, n_draws, seed)
+        drawn = Bootstrap({**decided.by_class, **drawn.by_class}, decided.overall)
+
+    def means(chosen: np.ndarray) -> dict[str, Drawn]:
+        return {metric: drawn.mean(metric, chosen) for metric in class_means(challenge.task)}
+
     groups = {
-        group: _class_means(by_class, both & np.isin(challenge.classes, names))
-        for group, names in challenge.groups.items()
+        group: means(both & np.isin(challenge.classes, names)) for group, names in challenge.groups.items()
     }
-    return Figures(by_class, draws | _class_means(by_class, both), groups)
+    return Figures(drawn.by_class, {**drawn.overall, **means(both)}, groups)
 
 
 def macro_values(task: Task, labels: np.ndarray, scores: np.ndarray) -> dict[str, float]:
     """The task's macro metrics of (n, c) labels and scores."""
-    return macro_metrics(MACRO_METRICS[task], labels, scores)
-
-
-def _class_means(by_class: ByClass, chosen: np.ndarray) -> dict[str, Drawn]:
-    return {
-        metric: Drawn(float(macro(by_class[name][0][chosen])), macro(by_class[name][1][:, chosen]))
-        for metric, name in CLASS_MEANS.items()
-        if name in by_class
-    }
+    return macro_metrics(metric_names(task), labels, scores)
 
 
 def _macro_score(chosen: np.ndarray, draws: Mapping[str, Drawn]) -> MacroScore:

@@ -1,11 +1,21 @@
 """What a training recipe is: one frozen value that describes a run completely, apart from fold and seed."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+import tyro
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from cxrlt.artifacts import expand_home
+from cxrlt.heads import HEADS, Option, head_names, require_head
 
 LARGEST = 1_000_000
 """Of counts: what is more is a slip, or would fill the memory."""
@@ -37,6 +47,15 @@ class _Frozen(BaseModel):
         return value
 
 
+def _heads() -> str:
+    """What the command line says of the heads."""
+    lines = []
+    for name in head_names():
+        options = " ".join(f"--model.head.{each} {value}" for each, value in HEADS[name].options.items())
+        lines.append(f"{name}: {HEADS[name].about}{options and f' ({options})'}.")
+    return " ".join(lines)
+
+
 class FusionConfig(_Frozen):
     """A second stage that looks at the images of a study together."""
 
@@ -56,6 +75,42 @@ class FusionConfig(_Frozen):
         return self
 
 
+class HeadConfig(_Frozen):
+    """The classifier, by its registered name."""
+
+    name: str = Field("linear", description=_heads())
+    options: Annotated[dict[str, Option], tyro.conf.Fixed] = {}
+    """Stand beside the name in files and flags: `head: {name: csra, weight: 0.1}`."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _gather_options(cls, values: Any) -> Any:
+        if isinstance(values, str):
+            raise ValueError(f"model.head: {values} is written model.head: {{name: {values}}} now")
+        if not isinstance(values, dict) or not isinstance(values.get("options", {}), dict):
+            return values
+        named = {key: value for key, value in values.items() if key == "name"}
+        options = {key: value for key, value in values.items() if key not in ("name", "options")}
+        return {**named, "options": {**values.get("options", {}), **options}}
+
+    @model_validator(mode="after")
+    def _is_registered(self) -> "HeadConfig":
+        require_head(self.name, self.options)
+        return self
+
+    @model_serializer
+    def _options_beside_the_name(self) -> dict[str, Option]:
+        return {"name": self.name, **self.options}
+
+    def __hash__(self) -> int:
+        return hash((self.name, *sorted(self.options.items())))
+
+    @property
+    def reads_map(self) -> bool:
+        """Whether it looks at the feature map itself, without a pool."""
+        return HEADS[self.name].reads_map
+
+
 class ModelConfig(_Frozen):
     """The network: a timm backbone, a head, and between them, where asked for, a fusion of views."""
 
@@ -70,20 +125,12 @@ class ModelConfig(_Frozen):
     frozen: bool = False
     """Train the head (and fusion) alone, on features computed once per image, without augmentation."""
     drop_rate: float = Field(0.0, ge=0, lt=1)
-    """Dropout before the classifier; in ml_decoder also of its attention and feed-forward."""
+    """Dropout before the classifier, and within it where it has layers."""
     drop_path: float = Field(0.0, ge=0, lt=1)
     """Stochastic depth."""
     pool: Literal["backbone", "average", "gem", "attention"] = "backbone"
-    """From feature map to features, for the heads linear and cosine. backbone: as timm's model does it."""
-    head: Literal["linear", "cosine", "ml_decoder", "csra"] = "linear"
-    """cosine: logits are cosines of features and class weights, in [-1, 1] and without a bias, for LDAM.
-    ml_decoder: a query per class attends to the feature map. csra: class-specific residual attention."""
-    decoder_dim: int = Field(256, ge=8, le=LARGEST)
-    """Width of ml_decoder."""
-    decoder_heads: int = Field(8, ge=1)
-    """Attention heads of ml_decoder."""
-    csra_lambda: float = Field(0.1, ge=0)
-    """Weight of csra's spatial attention beside the average."""
+    """From feature map to features, for heads that take a pool. backbone: as timm's model does it."""
+    head: HeadConfig = HeadConfig()
     grid: int | None = Field(None, ge=1, le=LARGEST_SIDE)
     """Side that feature maps are averaged down to before pool, head or fusion; None: as they are."""
     fusion: FusionConfig = FusionConfig()
@@ -98,7 +145,7 @@ class ModelConfig(_Frozen):
     @property
     def reads_map(self) -> bool:
         """Whether pool or head look at the feature map, and not at what timm's model pools."""
-        return self.pool != "backbone" or self.head in ("ml_decoder", "csra")
+        return self.pool != "backbone" or self.head.reads_map
 
 
 POLICIES: dict[str, dict[str, object]] = {
@@ -336,13 +383,9 @@ class Recipe(_Frozen):
         model = self.model
         if not 0 < low <= high <= 1:
             raise ValueError(f"data.augment.crop_scale ({low}, {high}) must be 0 < low <= high <= 1")
-        if model.decoder_dim % model.decoder_heads:
-            raise ValueError(
-                f"model.decoder_dim {model.decoder_dim} is not a multiple of model.decoder_heads "
-                f"{model.decoder_heads}"
-            )
-        if model.pool != "backbone" and model.head in ("ml_decoder", "csra"):
-            raise ValueError(f"model.head {model.head} looks at the feature map itself: leave model.pool out")
+        if model.pool != "backbone" and model.head.reads_map:
+            name = model.head.name
+            raise ValueError(f"model.head {name} looks at the feature map itself: leave model.pool out")
         if self.mixes and (model.frozen or self.fuses):
             raise ValueError(
                 "data.mix mixes single images: it goes with neither model.frozen nor model.fusion"

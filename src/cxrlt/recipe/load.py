@@ -15,6 +15,11 @@ from cxrlt.system.atomic_files import write_text
 from cxrlt.system.user_files import read_yaml
 
 MOST_FAULTS = 10
+MOVED = {
+    "model.csra_lambda": "model.head.weight",
+    "model.decoder_dim": "model.head.dim",
+    "model.decoder_heads": "model.head.n_heads",
+}
 RECIPES_DIR = Path(__file__).parent.parent / "recipes"
 
 
@@ -132,15 +137,15 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     """`over` on top of `base`, section by section.
 
-    A loss with another name brings its own options, an augmentation policy its own values for all but flip.
+    A loss or head with another name brings its own options, an augmentation policy its own values for all
+    but flip.
     """
-    anew = over.get("policy") in [*POLICIES]
-    merged = {key: value for key, value in base.items() if not anew or key == "flip"}
+    renamed = "name" in over and over["name"] != base.get("name")
+    kept = {"flip"} if over.get("policy") in [*POLICIES] else {"bias_start"} if renamed else base
+    merged = {key: value for key, value in base.items() if key in kept}
     for key, value in over.items():
         both = isinstance(value, dict) and isinstance(merged.get(key), dict)
         merged[key] = _merge(merged[key], value) if both else value
-    if "name" in over and over["name"] != base.get("name") and "options" in base:
-        merged["options"] = over.get("options", {})
     return merged
 
 
@@ -170,6 +175,8 @@ def _sentence(error: Any) -> str:
         return error["msg"].removeprefix("Value error, ")
     if error["type"] != "extra_forbidden":
         return f"{where or 'recipe'}: {error['msg']} (got {quoted(error['input'])})"
+    if where in MOVED:
+        return f"{where} is {MOVED[where]} now, beside model.head.name"
     known = list(_flat(Recipe().model_dump(mode="json")))
     return f"there is no field {where}{did_you_mean(where, [*known, *Recipe.model_fields])}"
 

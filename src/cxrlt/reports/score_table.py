@@ -4,23 +4,20 @@ import numpy as np
 
 from cxrlt.calibration.calibrate import CalibrationReport
 from cxrlt.errors import listing
-from cxrlt.metrics import Interval, paired_difference
+from cxrlt.metrics import Interval, class_means, metric_names, paired_difference
 from cxrlt.predictions.scoring import Evaluation
 from cxrlt.submissions.evaluate import Leaderboard
 from cxrlt.text_table import text_table
 
 GROUPS = ("head", "medium", "tail")
-GROUP_METRICS = {"multi_label": ("mAP", "mAUROC"), "single_label": ("macro-F1", "mAUROC")}
-"""Means over classes that are shown for groups of them too."""
-ROWS_METRICS = ("accuracy", "balanced-accuracy", "weighted-F1", "kappa")
-"""What one class per row adds: figures of all rows together."""
 
 
 def score_table(evaluation: Evaluation) -> str:
     """One model, ensemble or file: macro means with their intervals, then every class."""
     blocks = ["\n".join([_title(evaluation), *_oof_lines(evaluation)]), _group_table(evaluation)]
-    if evaluation.task == "single_label":
-        rows = [[name, _interval(evaluation.overall.of(name))] for name in ROWS_METRICS]
+    of_rows = [name for name in metric_names(evaluation.task) if name not in class_means(evaluation.task)]
+    if of_rows:
+        rows = [[name, _interval(evaluation.overall.of(name))] for name in of_rows]
         blocks.append(text_table(["metric", "all rows"], rows, n_text=1))
     blocks.append(_class_table(evaluation))
     notes = [f"note: {note}" for note in evaluation.notes]
@@ -31,9 +28,9 @@ def score_table(evaluation: Evaluation) -> str:
 
 def leaderboard_table(board: Leaderboard) -> str:
     """Everything trained, best first, with how far the best is ahead of each."""
-    metric, single = board.evaluations[0].metric, board.evaluations[0].task == "single_label"
-    of_classes = GROUP_METRICS[board.evaluations[0].task]
-    beside = [name for name in (*of_classes, *(ROWS_METRICS if single else ())) if name != metric]
+    metric, task = board.evaluations[0].metric, board.evaluations[0].task
+    single, of_classes = task == "single_label", list(class_means(task))
+    beside = [name for name in dict.fromkeys([*of_classes, *metric_names(task)]) if name != metric]
     of_groups = metric if metric in of_classes else of_classes[0]
     headings = ["name", f"{board.split} {metric}", "best ahead by", *beside]
     headings += [group if of_groups == metric else f"{group} {of_groups}" for group in GROUPS]
@@ -112,7 +109,7 @@ def _oof_lines(evaluation: Evaluation) -> list[str]:
 
 
 def _group_table(evaluation: Evaluation) -> str:
-    metrics = GROUP_METRICS[evaluation.task]
+    metrics = class_means(evaluation.task)
     rows = [
         [name, str(group.n_classes), *(_interval(group.of(metric)) for metric in metrics)]
         for name, group in ({"all": evaluation.overall} | evaluation.groups).items()
@@ -123,7 +120,9 @@ def _group_table(evaluation: Evaluation) -> str:
 
 def _class_table(evaluation: Evaluation) -> str:
     single = evaluation.task == "single_label"
-    figures = ["F1", "precision", "recall", "AUROC"] if single else ["AP", "lift", "AUROC"]
+    figures = list(evaluation.classes[0].metrics)
+    if not single:
+        figures.insert(1, "lift")  # AP over prevalence
     rows = []
     for score in evaluation.classes:
         if score.name in evaluation.undefined:
@@ -131,7 +130,7 @@ def _class_table(evaluation: Evaluation) -> str:
         shown = {name: _interval(interval) for name, interval in score.metrics.items()}
         shown |= {name: _number(score.metrics[name].value) for name in ("precision", "recall") if single}
         shown["lift"] = f"{score.lift:.1f}"
-        without = score.metrics[figures[0]].n_left_out
+        without = score.metrics[figures[0]].n_undefined
         row = [score.name, score.group, f"{score.n_positive:,}", f"{score.prevalence:.2%}"]
         rows.append([*row, *(shown[name] for name in figures), str(without or "")])
     headings = ["class", "group", "rows" if single else "positives", "share", *figures, "draws without"]

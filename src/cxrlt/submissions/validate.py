@@ -10,7 +10,7 @@ import pandas as pd
 from cxrlt.artifacts import Workspace
 from cxrlt.challenges.base import Challenge
 from cxrlt.errors import UserError, listing, quoted
-from cxrlt.metrics import CONFUSION_METRICS
+from cxrlt.metrics import METRICS
 from cxrlt.spelling import nearest, other_spellings
 from cxrlt.submissions.read import Submission, is_zip, read_submission
 
@@ -138,7 +138,7 @@ def _value_problems(classes: Sequence[str], submission: Submission, challenge: C
         (outside, f"These look like logits (apply a {last})" if logits else "Values outside [0, 1]"),
     )
     problems = [f"{what}: {_cells(mask, submission, classes)}." for mask, what in cells if mask.any()]
-    if challenge.metric in CONFUSION_METRICS:
+    if METRICS[challenge.metric].kind == "decisions":
         return problems + _degenerate_rows(values)
     return problems + _degenerate_columns(classes, values)
 

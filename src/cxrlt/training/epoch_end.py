@@ -11,8 +11,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import softmax
 
-from cxrlt.challenges.base import RANKING_METRICS, Metric, Task
-from cxrlt.metrics import macro_metrics
+from cxrlt.metrics import class_means, macro_metrics
 from cxrlt.system.atomic_files import atomic_path
 from cxrlt.system.signals import Stopped, stop_if_asked
 from cxrlt.training.checkpoint import leftovers, save_checkpoint, save_tensors
@@ -25,20 +24,15 @@ from cxrlt.training.setup import Trainer, worker_count
 BEST = "best.safetensors"
 EPOCH_SECONDS = 15.0
 """A checkpoint after an epoch saves this much work at least: writing one takes longer than a small epoch."""
-LOGGED: dict[Task, tuple[Metric, ...]] = {
-    "multi_label": RANKING_METRICS,
-    "single_label": ("macro-F1", *RANKING_METRICS),
-}
-"""Metrics of every epoch, beside the challenge's own, which comes first."""
 
 
 def validation_scores(trainer: Trainer) -> dict[str, float]:
     """Scores of the averaged weights on the rows this fold leaves out; NaN if there are none."""
     challenge, data = trainer.job.challenge, trainer.job.data
-    names, rows = tuple(dict.fromkeys([challenge.metric, *LOGGED[challenge.task]])), data.valid
+    names = tuple(dict.fromkeys([challenge.metric, *class_means(challenge.task)]))
     values = dict.fromkeys(names, math.nan)
-    if len(rows):
-        values = macro_metrics(names, data.targets(rows), scores_on(trainer, rows))
+    if len(data.valid):
+        values = macro_metrics(names, data.targets(data.valid), scores_on(trainer, data.valid))
     return {f"oof_{name}": value for name, value in values.items()}
 
 

@@ -8,9 +8,11 @@ from pathlib import Path
 from accelerate import Accelerator
 
 from cxrlt.folds.rows import TrainRows, read_train_rows
+from cxrlt.heads import HEADS, cosine_heads
 from cxrlt.inputs.images import ImageSource
 from cxrlt.inputs.loader_workers import explain_dead_worker
 from cxrlt.losses import LOSSES
+from cxrlt.models.backbone import require_head_options
 from cxrlt.recipe import Recipe
 from cxrlt.system.locks import HOLDER, LOCK, exclusive, remove_leftovers
 from cxrlt.training.batch_size import require_batches_that_train
@@ -30,6 +32,7 @@ def train(source: ImageSource, plan: TrainPlan) -> list[FoldJob]:
     Raises UserError if the run's folder holds another run, or one that was trained on other data than there
     are now (unless `keep_trained`), if a fold does not exist, or another process is training it.
     """
+    require_head_options(plan.recipe.model)
     accelerator = create_accelerator(plan.recipe)
     rows = read_train_rows(source.challenge, source.workspace)
     jobs = fold_jobs(source, plan, rows)
@@ -102,15 +105,16 @@ def remove_run(run_dir: Path) -> None:
 
 def head_warnings(recipe: Recipe) -> Iterator[str]:
     """What may go wrong between the loss and the head: LDAM multiplies cosines by 30, other losses do not."""
-    name, cosine = recipe.loss.name, recipe.model.head == "cosine"
+    name, cosine = recipe.loss.name, HEADS[recipe.model.head.name].cosines
     cosines = LOSSES[name].cosines if name in LOSSES else None
     if cosines == "needed" and not cosine:
         yield (
-            f"{name} scales cosines, which --model.head cosine gives. Logits of a linear head have no bound, "
-            "so its softmax knows no doubt, and training may diverge."
+            f"{name} scales cosines, which --model.head.name {cosine_heads()[0]} gives. Logits of a linear "
+            "head have no bound, so its softmax knows no doubt, and training may diverge."
         )
     if cosine and cosines is None:
+        losses = [name for name, entry in LOSSES.items() if entry.cosines == "needed"]
         yield (
             f"the logits of a cosine head stay between -1 and 1, and {recipe.loss.name} does not scale them: "
-            "no class can become certain. Take --model.head linear, or the loss ldam."
+            f"no class can become certain. Take --model.head.name linear, or the loss {' or '.join(losses)}."
         )

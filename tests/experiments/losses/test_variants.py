@@ -62,7 +62,7 @@ def test_a_single_label_challenge_takes_losses_of_both_kinds():
 
 def test_ldam_has_the_head_of_cosines_it_asks_for_and_no_other_loss_has():
     heads = {
-        variant.name: variant.recipe(Recipe(), 1e-3, None).model.head
+        variant.name: variant.recipe(Recipe(), 1e-3, None).model.head.name
         for variant in loss_variants(loss_names("single_label"), "single_label")
     }
     assert {name for name, head in heads.items() if head == "cosine"} == {"ldam"}

@@ -11,8 +11,8 @@ from cxrlt.training.tta import NO_TTA
 
 BASE = changed(load_recipe("demo_resnet"), dict(PLAIN))
 CHANGES = {
-    "ml_decoder": {"model.head"},
-    "csra": {"model.head"},
+    "ml_decoder": {"model.head.name"},
+    "csra": {"model.head.name"},
     "gem": {"model.pool"},
     "attention": {"model.pool"},
     "repeat_factor": {"data.sampling.kind"},
@@ -23,7 +23,7 @@ CHANGES = {
     "soup": {"soup.kind"},
     "rising": {"schedule.epochs", "schedule.stages"},
     "fusion": {"model.frozen", "model.pool", "model.fusion.max_images"},
-    "fusion_decoder": {"model.frozen", "model.head", "model.fusion.max_images"},
+    "fusion_decoder": {"model.frozen", "model.head.name", "model.fusion.max_images"},
     "crt": {"model.frozen", "model.new_head", "data.sampling.kind"},
     "flip": {"predict.tta.flip"},
     "scales": {"predict.tta.scales"},

@@ -5,8 +5,9 @@ from dataclasses import dataclass, field
 
 from cxrlt.errors import UserError
 from cxrlt.experiments.flags import Ablation
+from cxrlt.heads import cosine_heads
 from cxrlt.losses import LOSSES, loss_names
-from cxrlt.recipe import LossConfig, Recipe
+from cxrlt.recipe import HeadConfig, LossConfig, Recipe
 
 Option = float | bool | str | None
 DEFAULT_LOSSES = {
@@ -36,7 +37,7 @@ class Variant:
         """
         loss = LossConfig(name=self.loss, options=dict(self.options), bias_start=base.loss.bias_start)
         optim = base.optim.model_copy(update={"lr": lr, "clip_grad": clip_grad})
-        head = {"head": "cosine"} if LOSSES[self.loss].cosines == "needed" else {}
+        head = {"head": HeadConfig(name=cosine_heads()[0])} if LOSSES[self.loss].cosines == "needed" else {}
         model = base.model.model_copy(update=head)
         return base.model_copy(update={"loss": loss, "optim": optim, "model": model})
 

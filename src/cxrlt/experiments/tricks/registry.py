@@ -100,13 +100,17 @@ TRICKS: Mapping[str, Trick] = {
         _trained(
             "ml_decoder",
             "a query per class attends to the feature map",
-            {"model": {"head": "ml_decoder", "pool": "backbone"}},
+            {"model": {"head": {"name": "ml_decoder"}, "pool": "backbone"}},
         ),
         _trained(
-            "csra", "class-specific residual attention", {"model": {"head": "csra", "pool": "backbone"}}
+            "csra",
+            "class-specific residual attention",
+            {"model": {"head": {"name": "csra"}, "pool": "backbone"}},
         ),
-        _trained("gem", "generalised-mean pooling", {"model": {"head": "linear", "pool": "gem"}}),
-        _trained("attention", "attention pooling", {"model": {"head": "linear", "pool": "attention"}}),
+        _trained("gem", "generalised-mean pooling", {"model": {"head": {"name": "linear"}, "pool": "gem"}}),
+        _trained(
+            "attention", "attention pooling", {"model": {"head": {"name": "linear"}, "pool": "attention"}}
+        ),
         _trained(
             "repeat_factor",
             "images of rare classes come more often",
@@ -124,21 +128,21 @@ TRICKS: Mapping[str, Trick] = {
         _second(
             "fusion",
             "a transformer over up to 4 images of a study, on BASE's frozen features",
-            {"head": "linear", "pool": "average", "fusion": {"max_images": 4}},
+            {"head": {"name": "linear"}, "pool": "average", "fusion": {"max_images": 4}},
             None,
             "studies",
         ),
         _second(
             "fusion_decoder",
             "the same with the head ml_decoder",
-            {"head": "ml_decoder", "pool": "backbone", "fusion": {"max_images": 4}},
+            {"head": {"name": "ml_decoder"}, "pool": "backbone", "fusion": {"max_images": 4}},
             None,
             "studies",
         ),
         _second(
             "crt",
             "the linear head anew, class-balanced, on BASE's frozen features (Kang et al., ICLR 2020)",
-            {"head": "linear", "new_head": True},
+            {"head": {"name": "linear"}, "new_head": True},
             {"sampling": {"kind": "class_balanced"}},
         ),
         _predicted("flip", "mean with the mirror image", {"tta": {"flip": True}}, "mirrored training"),

@@ -1,15 +1,13 @@
-"""Classifiers on a pooled vector. Every head takes features (n, t, d) and a mask (n, t), and gives (n, c)."""
+"""Classifiers on a pooled vector."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cxrlt.models.csra import CSRAHead
-from cxrlt.models.ml_decoder import MLDecoderHead
-from cxrlt.models.pools import AttentionPool, AveragePool, GeMPool
-from cxrlt.recipe import ModelConfig
+from cxrlt.heads.registry import head
 
 
+@head("linear", about="a linear layer on the pooled features")
 class LinearHead(nn.Linear):
     """Pool, dropout, linear layer."""
 
@@ -25,6 +23,9 @@ class LinearHead(nn.Linear):
         return super().forward(self.dropout(self.pool(features, mask)))
 
 
+@head(
+    "cosine", about="cosines of the pooled features and class weights, without a bias, for LDAM", cosines=True
+)
 class CosineHead(nn.Module):
     """Pool, dropout, then the cosines with each class's weight vector, in [-1, 1]: what LDAM is made for.
 
@@ -42,17 +43,3 @@ class CosineHead(nn.Module):
         pooled = self.dropout(self.pool(features, mask))
         with torch.autocast(pooled.device.type, enabled=False):
             return F.linear(F.normalize(pooled.float(), eps=1e-6), F.normalize(self.weight, eps=1e-6))
-
-
-Head = LinearHead | CosineHead | MLDecoderHead | CSRAHead
-
-
-def create_head(cfg: ModelConfig, dim: int, n_classes: int) -> Head:
-    """The head of a recipe on features of `dim` channels."""
-    if cfg.head == "ml_decoder":
-        return MLDecoderHead(dim, n_classes, cfg.decoder_dim, cfg.decoder_heads, cfg.drop_rate)
-    if cfg.head == "csra":
-        return CSRAHead(dim, n_classes, cfg.csra_lambda, cfg.drop_rate)
-    pool = {"gem": GeMPool, "attention": lambda: AttentionPool(dim)}.get(cfg.pool, AveragePool)()
-    kind = CosineHead if cfg.head == "cosine" else LinearHead
-    return kind(dim, n_classes, pool, cfg.drop_rate)

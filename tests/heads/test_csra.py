@@ -1,6 +1,6 @@
 import torch
 
-from cxrlt.models.csra import CSRAHead
+from cxrlt.heads.csra import CSRAHead
 
 MASK = torch.tensor([[True] * 5, [True, True, False, True, False]])
 
@@ -11,7 +11,7 @@ def features():
 
 def head(weight=0.3):
     torch.manual_seed(1)
-    made = CSRAHead(8, 3, weight)
+    made = CSRAHead(8, 3, weight=weight)
     torch.nn.init.normal_(made.bias)
     return made
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from cxrlt.models.pools import AttentionPool, AveragePool, GeMPool
+from cxrlt.heads.pools import AttentionPool, AveragePool, GeMPool
 
 MASK = torch.tensor([[True, True, True, True], [True, False, True, False]])
 

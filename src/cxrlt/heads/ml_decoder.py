@@ -3,17 +3,24 @@
 import torch
 from torch import Tensor, nn
 
+from cxrlt.heads.registry import head
 
+
+@head("ml_decoder", about="a query per class attends to the feature map", reads_map=True)
 class MLDecoderHead(nn.Module):
     """Every class's query attends to the places, passes a feed-forward, and meets its own weight vector.
 
     Ridnik et al., ML-Decoder: Scalable and Versatile Classification Head, WACV 2023, with as many queries as
     classes (group size 1), learned. No attention between queries, so a class's logit owes nothing to the
-    others'. The feed-forward is 4 x `dim` wide.
+    others'. The feed-forward is 4 x `dim` wide. Dropout is also of attention and feed-forward.
     """
 
-    def __init__(self, in_dim: int, n_classes: int, dim: int, n_heads: int, drop_rate: float = 0.0) -> None:
+    def __init__(
+        self, in_dim: int, n_classes: int, drop_rate: float = 0.0, *, dim: int = 256, n_heads: int = 8
+    ) -> None:
         super().__init__()
+        if not (dim >= 8 and n_heads >= 1 and dim % n_heads == 0):
+            raise ValueError(f"dim={dim} must be at least 8 and a multiple of n_heads={n_heads}")
         self.embed = nn.Sequential(nn.Linear(in_dim, dim), nn.ReLU())
         self.queries = nn.Parameter(torch.randn(n_classes, dim))
         self.attention = nn.MultiheadAttention(dim, n_heads, dropout=drop_rate, batch_first=True)

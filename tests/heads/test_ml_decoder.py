@@ -2,7 +2,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from cxrlt.models.ml_decoder import MLDecoderHead
+from cxrlt.heads.ml_decoder import MLDecoderHead
 
 MASK = torch.tensor([[True] * 6, [True, True, False, True, False, False]])
 

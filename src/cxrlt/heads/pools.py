@@ -48,6 +48,11 @@ class AttentionPool(nn.Module):
         return (weights[..., None] * features).sum(dim=1)
 
 
+def create_pool(name: str, dim: int) -> nn.Module:
+    """The pool of a recipe, for features of `dim` channels."""
+    return {"gem": GeMPool, "attention": lambda: AttentionPool(dim)}.get(name, AveragePool)()
+
+
 def masked_mean(values: Tensor, mask: Tensor | None) -> Tensor:
     """Mean over dimension 1 of (n, t, d), of the valid entries alone."""
     if mask is None:

@@ -3,9 +3,9 @@ import timm
 import torch
 import torch.nn.functional as F
 
+from cxrlt.heads.linear import CosineHead
+from cxrlt.heads.pools import AveragePool
 from cxrlt.models.backbone import create_model
-from cxrlt.models.head import CosineHead
-from cxrlt.models.pools import AveragePool
 from cxrlt.recipe import ModelConfig
 from refusal import refused
 
@@ -13,7 +13,7 @@ BACKBONES = ["test_convnext", "test_resnet", "test_vit", "test_efficientnet"]
 
 
 def cosine_model(backbone):
-    cfg = ModelConfig(backbone=backbone, pretrained=False, head="cosine")
+    cfg = ModelConfig(backbone=backbone, pretrained=False, head={"name": "cosine"})
     return create_model(cfg, 4, 160)
 
 

@@ -4,9 +4,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cxrlt.models.pools import masked_mean, masked_softmax
+from cxrlt.heads.pools import masked_mean, masked_softmax
+from cxrlt.heads.registry import head
 
 
+@head("csra", about="class-specific residual attention", reads_map=True)
 class CSRAHead(nn.Module):
     """Per class the mean score of all places, plus `weight` times their mean weighted by the scores' softmax.
 
@@ -16,8 +18,10 @@ class CSRAHead(nn.Module):
     float32 under any autocast.
     """
 
-    def __init__(self, dim: int, n_classes: int, weight: float, drop_rate: float = 0.0) -> None:
+    def __init__(self, dim: int, n_classes: int, drop_rate: float = 0.0, *, weight: float = 0.1) -> None:
         super().__init__()
+        if not weight >= 0:
+            raise ValueError(f"weight={weight} must be >= 0")
         self.residual_weight, self.dropout = weight, nn.Dropout(drop_rate)
         self.directions = nn.Parameter(F.normalize(torch.randn(n_classes, dim)))
         self.bias = nn.Parameter(torch.zeros(n_classes))
