@@ -1,4 +1,4 @@
-"""`bash run.sh bench --gpu`: what only a GPU can show, in about ten minutes, for whoever first has one.
+"""`bash run.sh bench --gpu`: what only a GPU can show, in about ten minutes, to be run once on a new card.
 
 Each part is a process of its own with a time limit, so that a part that fails, hangs or breaks the CUDA
 context is one line of the table and the others go on.

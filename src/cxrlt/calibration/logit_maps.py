@@ -156,7 +156,7 @@ def f1_threshold(probabilities: Floats) -> float:
     """The threshold of the highest expected F1 for calibrated probabilities (n,) of one class; 0.5 if none.
 
     It is half of the F1 it reaches (Lipton, Elkan & Naryanaswamy 2014, theorem 1), with expected counts:
-    F1 = 2 sum of p called / (rows called + sum of p). No label is looked at beyond those the calibration was
+    F1 = 2 sum of p called / (rows called + sum of p). No label is used beyond those the calibration was
     fitted on: the threshold with the best F1 on the labels themselves jumps with every positive, and a tail
     class has five of them.
     """
