@@ -1,4 +1,4 @@
-"""How things are timed: ways in turn, so that a machine's moods meet all alike, and commands as a whole."""
+"""How things are timed: ways interleaved, so that machine noise affects all equally; commands as a whole."""
 
 import json
 import subprocess

@@ -1,9 +1,10 @@
-"""`bash run.sh bench --gpu`: what only a GPU can show, in about ten minutes, for whoever first has one.
+"""`bash run.sh bench --gpu`: what only a GPU can show, in about ten minutes, to be run once on a new card.
 
 Each part is a process of its own with a time limit, so that a part that fails, hangs or breaks the CUDA
 context is one line of the table and the others go on.
 """
 
+import gc
 import json
 import math
 import os
@@ -227,6 +228,7 @@ def memory_for_half(trainer: Trainer, peak_gb: float, rows: int) -> Iterator[Non
     """
     device = trainer.accelerator.device
     if device.type == "cuda":
+        gc.collect()  # the trainer of the whole batch
         torch.cuda.empty_cache()
         fixed = torch.cuda.memory_allocated(device) / 1e9 * 3  # weights, and two moments to come
         limit = fixed + 0.75 * max(peak_gb - fixed, 0)

@@ -105,7 +105,7 @@ def _processes_row(setting: Setting, files: Sequence[Path]) -> Row:
         against=Mark("one process", len(table) / best[1]),
         target=1.85,
         limit=Mark("twice one process", 2 * len(table) / best[1]),
-        note="wall time, processes at hand",
+        note="wall time, processes that are running",
         wrong="" if np.array_equal(built[1].images, built[2].images) else "the two caches differ",
     )
 
@@ -211,7 +211,7 @@ def _difference(ours: np.ndarray, theirs: np.ndarray) -> str:
 
 
 def _build(table: pd.DataFrame, cache_dir: Path, size: int, workers: int = 1) -> ImageCache:
-    """A new cache, in a folder that is not there yet or is begun anew."""
+    """A new cache, in a folder that is not there yet or begins again."""
     shutil.rmtree(cache_dir, ignore_errors=True)
     return build_cache(table, size, cache_dir, "bench", "train", cache_dir, workers=workers)
 

@@ -25,7 +25,7 @@ TIMES = 10
 LEAST_IMAGES = 2000
 TARGET = 1.05
 INTERVAL = 0.02
-"""Seconds between two looks at the memory."""
+"""Seconds between two measurements of the memory."""
 PROC = Path("/proc")
 SIZE = 32
 RECIPE = """

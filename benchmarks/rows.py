@@ -16,8 +16,9 @@ class Row:
     """One line of the table: `value` in `unit`, a rate unless `lower_is_better` (then seconds or bytes).
 
     `target` is for the ratio to `against`, or for `value` itself where there is no alternative. `limit` is
-    what the stage could reach at most: its dearest part alone. `wrong` tells how our result differs from the
-    alternative's, and is empty where they are equal as they should be; `note` is anything a reader must know.
+    what the stage could reach at most: its most expensive step alone. `wrong` tells how our result differs
+    from the alternative's, and is empty where they are equal as they should be; `note` is anything a reader
+    must know.
     """
 
     stage: str

@@ -73,6 +73,15 @@ def test_one_perfectly_ranked_positive_gives_finite_and_almost_equal_weights() -
     assert 0.5 <= share_of_first(stack) < 0.65
 
 
+@pytest.mark.parametrize("seed", [5, 7])
+def test_scores_far_out_that_tell_all_rows_apart_give_finite_weights(seed: int) -> None:
+    """Every probability becomes 0 or 1 on the way, where nothing but a prior curves the bias."""
+    targets = np.array([1.0, 1, 0, 0, 0])
+    scores = 1000 * (np.random.default_rng(seed).normal(size=(5, 2)) + 2 * targets[:, None])
+    stack = fit_stack(scores, targets)
+    assert np.isfinite([stack.bias, *stack.weights]).all()
+
+
 def test_unannotated_rows_are_left_out() -> None:
     scores, targets = draw(400, (1.0, 0.3))
     blank = targets.copy()

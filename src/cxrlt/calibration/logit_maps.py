@@ -8,12 +8,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.linalg import solve
 from numpy.typing import NDArray
 from scipy.optimize import isotonic_regression, minimize_scalar
-from scipy.special import expit, log_expit, logit
+from scipy.special import expit, logit
 
 from cxrlt.calibration import Method
+from cxrlt.ensembles.stacking import posterior_mode
 from cxrlt.metrics.resampling import Floats
 
 LINEAR_SHARE = 0.01
@@ -23,7 +23,6 @@ SLOPE_SPREAD = 0.5
 LEAST_SLOPE = 0.01
 """As a share of the common slope; reached by a class whose logits say nothing, or the contrary."""
 LOG_SLOPES = (-4.0, 4.0)
-MOST_STEPS = 60
 Rows = tuple[Floats, NDArray[np.bool_]]  # the logits and the labels of one class's known rows
 
 
@@ -105,60 +104,19 @@ _FITS: Mapping[Method, Callable[[Sequence[Rows]], list[LogitMap]]] = {
 
 
 def _fit_line(rows: Rows, prior: float, spread: float) -> LogitMap:
-    """The line of least log-loss + (slope - prior)^2 / (2 spread^2), a convex problem, by Newton's method."""
+    """The line of least log-loss + (slope - prior)^2 / (2 spread^2), a convex problem."""
     z, positive = rows
     if not len(z):
         return LogitMap(prior, 0.0)
     middle, target = float(np.median(z)), _platt_targets(positive)
-    cost = _LineCost(z - middle, target, prior, spread)
-    slope, offset = _least(cost, np.array([prior, logit(target.mean())]))
-    if slope < LEAST_SLOPE * prior:
-        slope, offset = _least(cost, np.array([LEAST_SLOPE * prior, offset]), fixed_slope=True)
+    centred, ones = z - middle, np.ones_like(z)
+    start, least = logit(target.mean()), LEAST_SLOPE * prior
+    precision = np.diag([1 / spread**2, 0.0])
+    slope, offset = posterior_mode(np.stack([centred, ones]), target, np.array([prior, start]), precision)
+    if slope < least:
+        slope = least
+        (offset,) = posterior_mode(ones[None], target, np.array([offset]), np.zeros((1, 1)), least * centred)
     return LogitMap(float(slope), float(offset - slope * middle))
-
-
-@dataclass(frozen=True)
-class _LineCost:
-    """The cost of (slope, offset), and its two derivatives."""
-
-    u: Floats
-    target: Floats
-    prior: float
-    spread: float
-
-    def __call__(self, line: Floats) -> float:
-        value, away = line[0] * self.u + line[1], (line[0] - self.prior) / self.spread
-        return float(-log_expit(-value).sum() - self.target @ value + away**2 / 2)
-
-    def derivatives(self, line: Floats) -> tuple[Floats, Floats]:
-        """Gradient (2,) and Hessian (2, 2)."""
-        probability = expit(line[0] * self.u + line[1])
-        gap = probability - self.target
-        # kept off 0, so that rows far out leave a step to take
-        weight = np.maximum(probability * (1 - probability), 1e-8)
-        gradient = np.array([gap @ self.u + (line[0] - self.prior) / self.spread**2, gap.sum()])
-        across = weight @ self.u
-        slope = weight @ self.u**2 + 1 / self.spread**2
-        return gradient, np.array([[slope, across], [across, weight.sum()]])
-
-
-def _least(cost: _LineCost, line: Floats, *, fixed_slope: bool = False) -> Floats:
-    """The line of least cost from `line` on: Newton steps, halved until the cost falls."""
-    now = cost(line)
-    for _ in range(MOST_STEPS):
-        gradient, hessian = cost.derivatives(line)
-        step = np.array([0.0, gradient[1] / hessian[1, 1]]) if fixed_slope else solve(hessian, gradient)
-        for halved in range(MOST_STEPS):
-            there = line - step / 2**halved
-            after = cost(there)
-            if after <= now:
-                break
-        else:
-            return line
-        line, gained, now = there, now - after, after
-        if gained <= 1e-13 * abs(now):
-            break
-    return line
 
 
 def _slope_information(rows: Rows, line: LogitMap) -> float:
@@ -198,7 +156,7 @@ def f1_threshold(probabilities: Floats) -> float:
     """The threshold of the highest expected F1 for calibrated probabilities (n,) of one class; 0.5 if none.
 
     It is half of the F1 it reaches (Lipton, Elkan & Naryanaswamy 2014, theorem 1), with expected counts:
-    F1 = 2 sum of p called / (rows called + sum of p). No label is looked at beyond those the calibration was
+    F1 = 2 sum of p called / (rows called + sum of p). No label is used beyond those the calibration was
     fitted on: the threshold with the best F1 on the labels themselves jumps with every positive, and a tail
     class has five of them.
     """

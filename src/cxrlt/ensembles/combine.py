@@ -48,7 +48,7 @@ def evidence_of(
 
 
 def combined(evidence: Evidence, combination: Combination) -> pd.DataFrame:
-    """One score per row and class (index ids); NaN where a member that has a say predicts nothing."""
+    """One score per row and class (index ids); NaN where a member with a weight predicts nothing."""
     weights = combination.weights.loc[list(evidence.classes), list(evidence.members)].to_numpy()
     total = np.zeros(evidence.scores.shape[1:])
     for member, scores in enumerate(evidence.scores):

@@ -41,7 +41,7 @@ class Combination:
 
     @property
     def used(self) -> tuple[str, ...]:
-        """The members that have a say."""
+        """The members whose weight is not 0."""
         has_a_say = (self.weights != 0).any()
         return tuple(self.weights.columns[has_a_say]) if self.context is None else tuple(self.weights.columns)
 

@@ -40,8 +40,8 @@ Value = TypeVar("Value")
 class Present:
     """Tables, folds and pixels of a challenge as they are now, each read once, when first asked for.
 
-    Where only the training rows of some `picked` folds are looked at, what weights were trained on is still
-    compared with all rows.
+    With `picked` only the training rows of those folds count; what weights were trained on is still compared
+    with all rows.
     """
 
     challenge: Challenge
@@ -63,7 +63,7 @@ class Present:
 
     @cached_property
     def rows(self) -> TrainRows:
-        """Those of the folds at which is looked."""
+        """Those of the picked folds."""
         return self.all_rows if self.picked is None else self.all_rows.only(self.picked)
 
     @property
@@ -85,7 +85,7 @@ class Present:
 
     @property
     def partial(self) -> tuple[int, ...] | None:
-        """The folds whose rows are looked at, where that is not all of them."""
+        """The picked folds, where these are not all."""
         held = tuple(self.folds.held)
         return None if len(held) == self.folds.n_folds else held
 

@@ -66,7 +66,7 @@ class ConstantsRecord(Artifact):
 def constants_of(logits: pd.DataFrame, task: Task = "multi_label") -> Constants:
     """The constants of these logits, rows without a prediction left out; 0 and 1 with one class per row.
 
-    Where the interquartile range is 0 the standard deviation stands in, and 1 where that is 0 too.
+    Where the interquartile range is 0 the standard deviation replaces it, and 1 where that is 0 too.
     """
     if task == "single_label":
         return Constants(pd.Series(0.0, logits.columns), pd.Series(1.0, logits.columns))

@@ -60,7 +60,7 @@ def write_predictions(
 ) -> None:
     """Write float32 logits (index image_id, one column per class), with `meta` in the parquet schema.
 
-    `pixels` has the `pixel_numbers` of all rows by id. Raises ValueError if an id stands there twice.
+    `pixels` has the `pixel_numbers` of all rows by id. Raises ValueError for an id that occurs twice.
     """
     if not logits.index.is_unique:
         raise ValueError(f"ids predicted twice: {listing(logits.index[logits.index.duplicated()].unique())}")

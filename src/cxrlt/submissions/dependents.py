@@ -1,4 +1,4 @@
-"""What is outdated once a stage was done anew, with the commands that renew it, in their order."""
+"""What is outdated once a stage was done again, with the commands that renew it, in their order."""
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""A submission file as the text in its cells: nothing is stripped, guessed or put right."""
+"""A submission file as the text in its cells: nothing is stripped, guessed or corrected."""
 
 import io
 import re
@@ -169,7 +169,7 @@ def _csv_in_zip(archive: zipfile.ZipFile, path: Path) -> zipfile.ZipInfo:
 
 
 def _refuse_what_could_leave(member: zipfile.ZipInfo, path: Path) -> None:
-    """Unpacked, every member must come to lie below the server's folder, under the name it seems to have."""
+    """Unpacked, every member must lie below the server's folder, under the name it seems to have."""
     name = member.orig_filename
     if "\\" in name or re.fullmatch(UNSAFE_PATH, name, re.DOTALL) or not name.isprintable():
         raise UserError(

@@ -27,7 +27,7 @@ def score_file(path: Path, truth_path: Path, challenge: Challenge, workspace: Wo
 
 
 def read_truth(path: Path, challenge: Challenge) -> pd.DataFrame:
-    """The true labels in a CSV: index image_id, a column per class. Raises UserError for what is amiss."""
+    """The true labels in a CSV: index image_id, a column per class. Raises UserError for what is wrong."""
     file = read_csv(path)
     image_id = columns.ids(file, file.column(challenge.id_column, challenge.submission_id))
     labels = columns.labels(file, challenge.classes, required=True, task=challenge.task)

@@ -41,7 +41,7 @@ def validate_submission(path: Path, challenge: Challenge, ids: Sequence[str]) ->
     """Every problem of the file at `path` (CSV or zip), a sentence each; none if it is valid.
 
     `ids` are those of the template. Rows must stand in their order: the sites ask for it, and a server that
-    goes by position would score another order without a word.
+    goes by position would score another order without an error.
     """
     try:
         submission = read_submission(path, largest_submission(challenge, ids), SPARE_ROWS + 2 * len(ids))

@@ -110,7 +110,7 @@ def _log_mean(logs: Tensor) -> Tensor:
 
 
 def _logit_of_geometric_mean(logits: Tensor) -> Tensor:
-    """-a - log(1 - exp(-a)), a = mean of -log(p), with log(a) at hand where a itself underflows."""
+    """-a - log(1 - exp(-a)), a = mean of -log(p), with log(a) where a itself underflows."""
     costs = -F.logsigmoid(logits)
     log_costs = torch.where(logits > SATURATED, -logits, costs.log())
     a, log_a = costs.mean(0), _log_mean(log_costs)
