@@ -4,6 +4,7 @@ from pathlib import Path
 
 from cxrlt.ensembles.ensemble import predict_ensemble
 from cxrlt.ensembles.weights import read_weights
+from cxrlt.errors import UserError
 from cxrlt.inputs.images import ImageSource
 from cxrlt.predictions.predict import predict
 from cxrlt.predictions.run_names import is_ensemble, require_run
@@ -15,6 +16,8 @@ def predict_run(source: ImageSource, name: str, split: str, *, force: bool = Fal
     models = models_of(source, name)
     if models == (name,):
         return predict(source, name, split, force=force)
+    if split == "train_set":
+        raise UserError(f"--split train_set is of single models, and {name} is an ensemble: name a member.")
     for member in models:
         predict(source, member, split, force=force)
     path = predict_ensemble(source.challenge, source.workspace, name, split, force=force)

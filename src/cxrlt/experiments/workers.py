@@ -11,6 +11,8 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from functools import partial
+from importlib import import_module
 from multiprocessing.queues import Queue
 from multiprocessing.synchronize import Event
 from pathlib import Path
@@ -29,6 +31,27 @@ class Task:
     label: str
     run: Callable[[], object]
     log: Path
+
+
+@dataclass(frozen=True)
+class Job:
+    """A `cxrlt` command; what it prints goes to the end of `log`."""
+
+    label: str
+    arguments: tuple[str, ...]
+    log: Path
+
+
+def run_jobs(jobs: Sequence[Job], n: int, title: str) -> dict[str, str]:
+    """Do every job, `n` at a time. Returns what failed: label -> reason."""
+    with Workers(n) as workers:
+        return workers.run(
+            [Task(job.label, partial(_command, job.arguments), job.log) for job in jobs], title
+        )
+
+
+def _command(arguments: Sequence[str]) -> None:
+    import_module("cxrlt.cli").parse(list(arguments)).run()
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from cxrlt.training.run_paths import CONFIG, WEIGHTS, fold_of, train_command
 
 TRAINED_WITH = ("split", "classes")
 """Where one of these differs, predicting again is not enough."""
-TRAIN_ROWS = ("oof", "seen")
+TRAIN_ROWS = ("oof", "train_set")
 """What predictions of training rows are called; others have the name of their split."""
 
 

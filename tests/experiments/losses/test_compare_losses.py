@@ -1,19 +1,26 @@
 import re
+import shlex
+from dataclasses import replace
 
-import numpy as np
 import pandas as pd
 import pytest
 
 from cxrlt.artifacts import read_json
+from cxrlt.cli import parse
 from cxrlt.errors import UserError
-from cxrlt.experiments.losses.compare import compare_losses
-from cxrlt.experiments.losses.plan import LossExperiment
+from cxrlt.experiments.compare import compare
+from cxrlt.experiments.lists import losses
+from cxrlt.experiments.lists.losses import LossExperiment
 from cxrlt.experiments.score import OWN_LABELS
 from cxrlt.folds.make import make_folds
 from cxrlt.recipe import load_recipe
 from tiny import CLASSES, make_tiny
 
 pytestmark = pytest.mark.slow
+
+
+def compare_losses(source, plan):
+    return compare(LossExperiment(source, plan))
 
 
 def fold_dirs(source, name):
@@ -104,30 +111,20 @@ def test_a_finished_experiment_trains_nothing_and_finds_the_same(source, finishe
     assert compare_losses(source, plan) == text
     assert changed(source, "compare-losses") == before
     assert (folder / "results.csv").read_bytes() == results
-    assert "train 1/" not in capsys.readouterr().out
+    assert not re.findall(r"^(?:tune|train|predict)", capsys.readouterr().out, flags=re.M)
+    compare_losses(source, replace(plan, list_jobs=True))
+    assert "cxrlt " not in capsys.readouterr().out
 
 
-@pytest.mark.full
-def test_one_more_loss_goes_on_from_what_is_there(source, plan):
-    compare_losses(source, plan(name="grows"))
-    before = changed(source, "grows")
-    text = compare_losses(source, plan(name="grows", losses=("bce", "asl", "focal")))
-    after = changed(source, "grows")
-    assert {path: after[path] for path in before} == before
-    assert len(after) == len(before) * 3 / 2
-    assert "| focal |" in text
-
-
-@pytest.mark.full
-def test_another_recipe_is_not_mixed_in(source, plan):
-    compare_losses(source, plan(name="one-recipe"))
-    path = source.workspace.root / "other.yaml"
-    path.write_text(f"base: {plan().recipe}\noptim: {{weight_decay: 0.2}}\n")
-    with pytest.raises(UserError, match=r"optim.weight_decay.*--name.*--force"):
-        compare_losses(source, plan(name="one-recipe", recipe=str(path)))
-    compare_losses(source, plan(name="one-recipe", recipe=str(path), force=True))
-    path = next(source.workspace.run_dir("csv", "one-recipe").glob("asl-*-seed0/fold0/config.yaml"))
-    assert load_recipe(None, path).optim.weight_decay == 0.2
+def test_only_the_tuning_is_listed_before_it_has_run(source, plan, capsys):
+    assert compare_losses(source, plan(name="listed", rates=(0.5, 1.0), list_jobs=True)) == ""
+    _, first, *commands, last = capsys.readouterr().out.splitlines()
+    assert first == "# tune: 4 jobs"
+    assert [parse(shlex.split(line)[1:]).name for line in commands] == [
+        f"listed/tuning/{loss}-lr{lr}-clip1" for loss in ("bce", "asl") for lr in (0.001, 0.002)
+    ]
+    assert last.startswith("# the trainings that follow depend on the scores of these")
+    assert not fold_dirs(source, "listed")
 
 
 @pytest.mark.full
@@ -150,26 +147,13 @@ def test_runs_of_another_split_are_not_mixed_in(plan, tmp_path):
 
 
 def test_a_loss_that_fails_is_named_at_the_end_and_the_others_are_compared(source, plan, monkeypatch):
-    wrong = plan(name="fails", losses=("bce", "asl", "hill"))
-    experiment = LossExperiment(source, wrong)
-    (bad,) = [variant for variant in experiment.variants if variant.name == "hill"]
-    monkeypatch.setattr(type(bad), "recipe", with_wrong_option(type(bad).recipe))
-    with pytest.raises(UserError, match=r"hill.*hill_lambda"):
-        compare_losses(source, wrong)
+    wrong = losses.loss_variant("hill", "hill", {"hill_lambda": 0.5})
+    usual = losses.loss_variants(("bce", "asl"), "multi_label")
+    monkeypatch.setattr(losses, "loss_variants", lambda *_: (*usual, wrong))
+    with pytest.raises(UserError, match=r"1 of the.*tuning/hill.*hill_lambda"):
+        compare_losses(source, plan(name="fails"))
     results = pd.read_csv(source.workspace.submission_dir("csv", "fails") / "results.csv")
     assert list(results["variant"]) == ["bce", "asl"]
-
-
-def with_wrong_option(recipe):
-    def wrong(self, base, lr, clip_grad):
-        made = recipe(self, base, lr, clip_grad)
-        if self.name != "hill":
-            return made
-        return made.model_copy(
-            update={"loss": made.loss.model_copy(update={"options": {"hill_lambda": 0.5}})}
-        )
-
-    return wrong
 
 
 @pytest.mark.parametrize(
@@ -195,21 +179,6 @@ def test_a_truth_without_all_rows_is_refused(source, plan, tmp_path):
     pd.read_csv(source.workspace.inputs_dir("csv") / "train.csv").iloc[1:].to_csv(truth, index=False)
     with pytest.raises(UserError, match=r"short.csv lacks rows"):
         compare_losses(source, plan(name="wrong", truth=(truth,)))
-
-
-@pytest.mark.full
-def test_processes_find_what_this_one_finds(source, plan):
-    alone = compare_losses(source, plan(name="alone"))
-    together = compare_losses(source, plan(name="together", workers=2))
-    columns = ["variant", "mAP", "mAUROC", "lr", "train_minus_oof"]
-    results = [
-        pd.read_csv(source.workspace.submission_dir("csv", name) / "results.csv")[columns]
-        for name in ("alone", "together")
-    ]
-    assert alone and together
-    np.testing.assert_allclose(
-        results[0].select_dtypes("number"), results[1].select_dtypes("number"), atol=1e-6
-    )
 
 
 def test_a_truth_in_which_no_class_has_both_values_is_refused_before_anything_is_trained(

@@ -1,16 +1,19 @@
 import re
+import shlex
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from cxrlt.cli import parse
 from cxrlt.ensembles.final_logits import read_final, read_oof
 from cxrlt.ensembles.weights import read_weights
 from cxrlt.errors import UserError
+from cxrlt.experiments.compare import compare
+from cxrlt.experiments.lists.tricks import TRICKS, TrickExperiment
 from cxrlt.experiments.score import OWN_LABELS
-from cxrlt.experiments.tricks.compare import compare_tricks
-from cxrlt.experiments.tricks.plan import TrickExperiment
-from cxrlt.experiments.tricks.registry import TRICKS, Trick
+from cxrlt.experiments.variants import ExperimentVariant, with_fields
 from cxrlt.metrics import macro_metric
 from cxrlt.predictions.present import Present
 from cxrlt.predictions.standardise import oof_scores
@@ -23,6 +26,10 @@ from cxrlt.training.train import fold_jobs
 pytestmark = pytest.mark.slow
 
 ORDER = ["base", "gem", "crt", "flip", "study_mean", "calibrate", "mean", "context"]
+
+
+def compare_tricks(source, plan):
+    return compare(TrickExperiment(source, plan))
 
 
 def folder(source, trick, seed=0, name="compare-tricks"):
@@ -111,10 +118,11 @@ def test_calibration_moves_probabilities_and_no_rank(compared):
 
 def test_a_second_stage_starts_from_bases_run_of_its_seed_with_a_new_head(source, compared):
     experiment = TrickExperiment(source, compared[0])
-    for run in experiment.runs([TRICKS["crt"]]):
+    for seed in (0, 1):
+        run = experiment.run(TRICKS["crt"], seed)
         start = run.recipe.model.start_from
         assert start == f"compare-tricks/base-seed{run.seed}"
-        (job,) = fold_jobs(source, run.plan(1, force=False))
+        (job,) = fold_jobs(source, run.plan(1))
         assert job.start.weights == folder(source, "base", run.seed) / "fold1/weights.safetensors"
         assert not job.start.same_classes
 
@@ -147,6 +155,32 @@ def test_a_finished_experiment_trains_nothing_and_finds_the_same(source, compare
     assert not re.findall(r"^(?:train|predict)", out, flags=re.M)
 
 
+def test_jobs_are_listed_wave_by_wave_and_none_is_run(source, tricks_plan, capsys):
+    names = ("gem", "crt", "flip", "calibrate", "mean")
+    assert compare_tricks(source, tricks_plan(*names, name="listed", seeds=1, list_jobs=True)) == ""
+    lines = capsys.readouterr().out.splitlines()[2:]
+    assert [line.partition(":")[0] for line in lines if line.startswith("#")] == [
+        "# train",
+        "# train second stages",
+        "# predict otherwise",
+        "# predict otherwise",
+        "# calibrate",
+        "# ensemble",
+    ]
+    commands = [parse(shlex.split(line)[1:]) for line in lines if not line.startswith("#")]
+    assert [(type(command).__name__, command.name) for command in commands] == [
+        *(("Train", f"listed/{name}-seed0") for name in ("base", "gem") * 3),
+        *(("Train", "listed/crt-seed0") for _ in range(3)),
+        ("Predict", "listed/flip-seed0"),
+        ("Predict", "listed/calibrate-seed0"),
+        ("Calibrate", "listed/calibrate-seed0"),
+        ("Ensemble", "listed/mean-seed0"),
+    ]
+    assert commands[0].fields == load_recipe(None, Path(commands[0].recipe))
+    assert commands[0].fields.predict.study_mean == "off"
+    assert not trained(source, "listed")
+
+
 def test_one_more_trick_goes_on_from_what_is_there(source, tricks_plan):
     compare_tricks(source, tricks_plan("flip", "mean", "gem", name="grows", seeds=1))
     before = trained(source, "grows")
@@ -173,7 +207,7 @@ def test_some_folds_alone_are_compared_on_the_rows_they_leave_out(source, tricks
     assert "Folds 2, 0 of 3" in text
 
 
-def test_a_prediction_is_made_anew_where_base_was_trained_anew(source, tricks_plan):
+def test_a_prediction_is_made_again_where_base_was_trained_again(source, tricks_plan):
     compare_tricks(source, tricks_plan("flip", name="again", seeds=1))
     directory = folder(source, "base", name="again") / "fold0"
     other = folder(source, "base", name="again") / "fold1"
@@ -186,9 +220,9 @@ def test_a_prediction_is_made_anew_where_base_was_trained_anew(source, tricks_pl
 
 
 def test_a_trick_that_fails_is_named_at_the_end_and_the_others_are_compared(source, tricks_plan, monkeypatch):
-    changes = {"loss": {"name": "hill", "options": {"hill_lambda": 0.5}}}
-    monkeypatch.setitem(TRICKS, "wrong", Trick("wrong", "a loss's wrong option", "trained", changes))
-    monkeypatch.setitem(TRICKS, "odd", Trick("odd", "the same", "second stage", changes))
+    recipe = with_fields({"loss": {"name": "hill", "options": {"hill_lambda": 0.5}}})
+    for name, kind in (("wrong", "trained"), ("odd", "second stage")):
+        monkeypatch.setitem(TRICKS, name, ExperimentVariant(name, "a loss's wrong option", kind, recipe))
     with pytest.raises(UserError, match=r"wrong-seed0.*hill_lambda.*odd-seed0"):
         compare_tricks(source, tricks_plan("flip", "wrong", "odd", "mean", "gem", name="fails", seeds=1))
     results = pd.read_csv(source.workspace.submission_dir("csv", "fails") / "results.csv")

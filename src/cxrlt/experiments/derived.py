@@ -1,11 +1,10 @@
-"""Runs that have BASE's weights and predict otherwise: folders like any run's, with links to BASE's files."""
+"""Runs that predict otherwise with the reference's weights: folders with links to its files."""
 
 import shutil
 from pathlib import Path
 
 from cxrlt.artifacts import write_model
-from cxrlt.experiments.plan import Run
-from cxrlt.experiments.tricks.plan import TrickExperiment
+from cxrlt.experiments.experiment import Experiment, Run
 from cxrlt.predictions.standardise import CONSTANTS
 from cxrlt.recipe import load_recipe, save_recipe
 from cxrlt.training.record import read_run
@@ -15,16 +14,16 @@ OOF = "oof.parquet"
 DESCRIPTION = ("environment.json", "card.json", "log.csv")
 
 
-def derive(experiment: TrickExperiment, base: Run, run: Run) -> None:
-    """Make `run`'s folds of those of `base`, which are predicted.
+def derive(experiment: Experiment, reference: Run, run: Run) -> None:
+    """Make `run`'s folds of those of `reference`, which are predicted.
 
-    Where the two differ only in what is done with predictions, those are BASE's too.
+    Where the two differ only in what is done with predictions, those are the reference's too.
     """
     for fold in experiment.folds:
-        origin, directory = experiment.fold_dir(base, fold), experiment.fold_dir(run, fold)
+        origin, directory = experiment.fold_dir(reference, fold), experiment.fold_dir(run, fold)
         shutil.rmtree(directory, ignore_errors=True)
         directory.mkdir(parents=True)
-        for name in _files(base, run):
+        for name in _files(reference, run):
             _link(origin / name, directory / name)
         save_recipe(run.recipe, directory / CONFIG)
         record = read_run(origin, experiment.challenge.name)
@@ -32,23 +31,22 @@ def derive(experiment: TrickExperiment, base: Run, run: Run) -> None:
         write_model(directory / RUN, record.model_copy(update={"name": run.name}))
 
 
-def is_derived(experiment: TrickExperiment, base: Run, run: Run) -> bool:
-    """Whether `run`'s folds are there, of BASE's files as they are now and the same recipe."""
+def is_derived(experiment: Experiment, reference: Run, run: Run) -> bool:
+    """Whether `run`'s folds are there, of the reference's files as they are now and the same recipe."""
     return all(
-        _is_derived(experiment.fold_dir(base, fold), experiment.fold_dir(run, fold), base, run)
+        _is_derived(experiment.fold_dir(reference, fold), experiment.fold_dir(run, fold), reference, run)
         for fold in experiment.folds
     )
 
 
-def _is_derived(origin: Path, directory: Path, base: Run, run: Run) -> bool:
-    if not (directory / RUN).is_file():
+def _is_derived(origin: Path, directory: Path, reference: Run, run: Run) -> bool:
+    if not (directory / RUN).is_file() or load_recipe(None, directory / CONFIG) != run.recipe:
         return False
-    as_asked = load_recipe(None, directory / CONFIG) == run.recipe
-    return as_asked and all(_same(origin / name, directory / name) for name in _files(base, run))
+    return all(_same(origin / name, directory / name) for name in _files(reference, run))
 
 
-def _files(base: Run, run: Run) -> list[str]:
-    shared = run.recipe.predict.tta == base.recipe.predict.tta
+def _files(reference: Run, run: Run) -> list[str]:
+    shared = run.recipe.predict.tta == reference.recipe.predict.tta
     return [WEIGHTS, *DESCRIPTION, *((OOF, CONSTANTS) if shared else ())]
 
 

@@ -1,0 +1,197 @@
+"""What a variant costs beside the reference: time of a training step, of training, and passes per image."""
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from cxrlt.artifacts import read_json
+from cxrlt.ensembles.weights import read_weights
+from cxrlt.experiments.experiment import Experiment, Run
+from cxrlt.inputs.dataset import XRayDataset
+from cxrlt.predictions.predict import tta_of
+from cxrlt.system.atomic_files import write_json
+from cxrlt.training.job import FoldJob
+from cxrlt.training.optimise import create_optimizer
+from cxrlt.training.setup import create_accelerator, initial_model, loss_of
+from cxrlt.training.timing import PROCESSOR, SECONDS, WALL
+from cxrlt.training.train import fold_jobs
+from cxrlt.training.tta import variants
+
+WARM_UP, FEWEST, MOST, LONGEST = 2, 7, 25, 30.0  # rounds, and the seconds after which there have been enough
+
+
+@dataclass(frozen=True)
+class StepTime:
+    """Median over the rounds of a step's time as a multiple of the first variant's in the same round.
+
+    `noise` is half the interquartile range of those multiples.
+    """
+
+    ratio: float
+    noise: float
+
+
+@dataclass(frozen=True)
+class Cost:
+    """As multiples of the reference's: training with everything it needs (NaN: not measured), and passes."""
+
+    training: float
+    passes: float
+
+
+def step_times(experiment: Experiment, runs: Sequence[Run]) -> dict[str, StepTime]:
+    """By variant; kept in step_times.json of the experiment's runs, and measured again for other variants."""
+    path = experiment.runs_dir / "step_times.json"
+    names = [run.variant.name for run in runs]
+    if path.is_file() and not experiment.plan.force:
+        kept = read_json(path, made_by=experiment.command)
+        if list(kept) == names:
+            return {name: StepTime(**values) for name, values in kept.items()}
+    print(f"step times: one training step of each {experiment.heading} in turn", flush=True)
+    measured = dict(zip(names, measure_steps(experiment, runs), strict=True))
+    write_json(path, {name: vars(value) for name, value in measured.items()})
+    return measured
+
+
+def measure_steps(experiment: Experiment, runs: Sequence[Run]) -> list[StepTime]:
+    """Whole training steps on the first batch of the first fold, interleaved, for some rounds.
+
+    Interleaved, so that machine noise affects all variants equally.
+    """
+    accelerator = create_accelerator(experiment.base)
+    (first,) = fold_jobs(experiment.source, runs[0].plan(experiment.folds[0]))
+    optim = first.recipe.optim
+    rows = first.train.index[: min(optim.batch_size, optim.max_batch_per_device)]
+    labels = torch.tensor(first.targets(first.train.loc[rows])).to(accelerator.device)
+    images = _images(first, rows.tolist()).to(accelerator.device)
+    steps = [_step_of(run, first, accelerator, images, labels) for run in runs]
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # more would wait for each other, and for whatever else runs here
+    seconds = np.array(_rounds(steps)[WARM_UP:])
+    torch.set_num_threads(n_threads)
+    ratios = seconds / seconds[:, :1]
+    quartiles = np.quantile(ratios, [0.25, 0.5, 0.75], axis=0)
+    return [StepTime(float(middle), float((high - low) / 2)) for low, middle, high in quartiles.T]
+
+
+def _rounds(steps: Sequence[Callable[[], float]]) -> list[list[float]]:
+    """Seconds of every step, round by round; each round begins with another step."""
+    rounds: list[list[float]] = []
+    began = time.monotonic()
+    while len(rounds) < WARM_UP + MOST:
+        if len(rounds) >= WARM_UP + FEWEST and time.monotonic() - began > LONGEST:
+            break
+        order = np.roll(np.arange(len(steps)), -len(rounds))
+        seconds = {place: steps[place]() for place in order}
+        rounds.append([seconds[place] for place in range(len(steps))])
+    return rounds
+
+
+def _images(job: FoldJob, ids: list[str]) -> torch.Tensor:
+    """Cached images as the network gets them, without augmentation."""
+    empty = np.full((len(ids), len(job.classes)), math.nan, np.float32)
+    dataset = XRayDataset(job.cache, ids, empty, size=job.recipe.data.size)
+    return torch.stack([dataset[0, row][0]["images"] for row in range(len(ids))])
+
+
+def _step_of(
+    run: Run, first: FoldJob, accelerator: Accelerator, images: torch.Tensor, labels: torch.Tensor
+) -> Callable[[], float]:
+    """One training step of `run`, which returns its seconds; clipped as the first run, so all or none are."""
+    job = replace(first, name=run.name, recipe=run.recipe)
+    loss = loss_of(job)
+    model = initial_model(job, loss).to(accelerator.device).train()
+    loss = loss.to(accelerator.device)
+    optimizer, clip_grad = create_optimizer(model, run.recipe.optim), first.recipe.optim.clip_grad
+
+    def step() -> float:
+        _wait(accelerator)
+        began = time.perf_counter()
+        with accelerator.autocast():
+            logits = model({"images": images})
+        loss(logits, labels).backward()
+        if clip_grad is not None:
+            nn.utils.clip_grad_norm_(model.parameters(), clip_grad)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        _wait(accelerator)
+        return time.perf_counter() - began
+
+    return step
+
+
+def _wait(accelerator: Accelerator) -> None:
+    if accelerator.device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def costs(experiment: Experiment, runs: Sequence[Run]) -> dict[str, Cost]:
+    """By variant, the reference included. `runs` are those that are compared."""
+    by_name: dict[str, list[Run]] = {}
+    for run in runs:
+        by_name.setdefault(run.variant.name, []).append(run)
+    reference = by_name[experiment.reference.name]
+    shares = {
+        name: _share(experiment, own, reference)
+        for name, own in by_name.items()
+        if own[0].variant.kind in ("trained", "second stage")
+    }
+    names = {run.name: run.variant.name for run in runs}
+    return {name: _cost(experiment, own, shares, names) for name, own in by_name.items()}
+
+
+def clock_of(experiment: Experiment, runs: Sequence[Run]) -> str:
+    """What the reference's training was measured with; mixed ones are as good as the worse."""
+    own = [run for run in runs if run.variant is experiment.reference]
+    measured = [_measured(experiment, run, fold) for run in own for fold in experiment.folds]
+    return PROCESSOR if {clock for found in measured for _, clock in found} == {PROCESSOR} else WALL
+
+
+def _cost(
+    experiment: Experiment, runs: Sequence[Run], shares: Mapping[str, float], names: Mapping[str, str]
+) -> Cost:
+    """`shares` are the multiples of training alone, by variant; `names` the variants of runs."""
+    variant = runs[0].variant
+    if variant.kind != "ensemble":
+        before = 0.0 if variant.kind == "trained" else 1.0
+        return Cost(before + shares.get(variant.name, 0.0), _passes(experiment, runs[0]))
+    used = [{names[member] for member in _members(experiment, run)} for run in runs]
+    needed = [sum(shares[name] for name in own | {experiment.reference.name}) for own in used]
+    return Cost(float(np.mean(needed)), float(np.mean([len(own) for own in used])))
+
+
+def _members(experiment: Experiment, run: Run) -> list[str]:
+    return list(read_weights(experiment.run_dir(run), experiment.challenge).used)
+
+
+def _share(experiment: Experiment, runs: Sequence[Run], reference: Sequence[Run]) -> float:
+    """Median over folds and seeds of the seconds as a multiple of the reference's with the same two."""
+    ratios = [
+        seconds / of_reference
+        for run, of_seed in zip(runs, reference, strict=True)
+        for fold in experiment.folds
+        for seconds, clock in _measured(experiment, run, fold)
+        for of_reference, its_clock in _measured(experiment, of_seed, fold)
+        if clock == its_clock
+    ]
+    return float(np.median(ratios)) if ratios else math.nan
+
+
+def _measured(experiment: Experiment, run: Run, fold: int) -> list[tuple[float, str]]:
+    """Seconds and clock of one training; none if it was interrupted."""
+    path = experiment.fold_dir(run, fold) / SECONDS
+    if not path.is_file():
+        return []
+    values = read_json(path, "--force")
+    return [(values["seconds"], values.get("clock", WALL))]
+
+
+def _passes(experiment: Experiment, run: Run) -> float:
+    image = torch.zeros(1, 1, 8, 8, dtype=torch.uint8)
+    return float(sum(1 for _ in variants(image, tta_of(run.recipe, experiment.challenge.classes))))
