@@ -10,7 +10,7 @@ from cxrlt.experiments.report import report
 from cxrlt.experiments.score import read_truths
 from cxrlt.experiments.tuning import tune
 from cxrlt.experiments.variants import VariantKind
-from cxrlt.experiments.waves import Failures, calibrate_job, ensemble_job, predict_job, run_wave, train_wave
+from cxrlt.experiments.waves import Failures, ensemble_job, run_job, run_wave, train_wave
 
 
 def compare(experiment: Experiment) -> str:
@@ -21,7 +21,9 @@ def compare(experiment: Experiment) -> str:
     """
     print(experiment.opening(), flush=True)
     if not experiment.tuned:  # what lies there of another experiment is refused before anything is trained
-        experiment.unfinished(_of_kind(experiment.runs({}), "trained", "second stage"), experiment.folds)
+        for run in _of_kind(experiment.runs({}), "trained", "second stage"):
+            for fold in experiment.folds:
+                experiment.is_trained(run, fold)
     if experiment.plan.list_jobs:
         _run(experiment)
         return ""
@@ -55,7 +57,7 @@ def _run(experiment: Experiment) -> tuple[list[Run], dict[str, Setting], Failure
 
 def _predict_train_set(experiment: Experiment, runs: Sequence[Run]) -> Failures:
     jobs = [
-        predict_job(experiment, "predict", run, "train_set")
+        run_job(experiment, "predict", run, "predict", "--split", "train_set")
         for run in runs
         if not experiment.is_predicted(run, experiment.folds, "train_set")
     ]
@@ -72,13 +74,13 @@ def _predict_otherwise(experiment: Experiment, runs: Sequence[Run]) -> Failures:
     else:
         failures |= _derive(experiment, base_of, runs)
     jobs = [
-        predict_job(experiment, title, run, "oof")
+        run_job(experiment, title, run, "predict", "--split", "oof")
         for run in _succeeded(runs, failures)
         if not experiment.is_predicted(run, experiment.folds)
     ]
     failures |= run_wave(experiment, title, jobs)
     jobs = [
-        calibrate_job(experiment, "calibrate", run)
+        run_job(experiment, "calibrate", run, "calibrate")
         for run in _succeeded(runs, failures)
         if run.variant.probabilities != "raw"
         and (experiment.plan.force or not _is_calibrated(experiment, run))
@@ -119,7 +121,7 @@ def _ensemble(experiment: Experiment, runs: Sequence[Run], trained: Sequence[Run
         if len(members) < 2 and not alone:
             failures[run.name] = "there is nothing to combine, as no other training was finished."
         else:
-            jobs.append(ensemble_job(experiment, "ensemble", run, members))
+            jobs.append(ensemble_job(experiment, run, members))
     return failures | run_wave(experiment, "ensemble", jobs)
 
 

@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from torch import nn
 
 from cxrlt.artifacts import read_json
 from cxrlt.ensembles.weights import read_weights
-from cxrlt.experiments.experiment import Experiment, Run
+from cxrlt.experiments.experiment import Experiment, Row, Run
 from cxrlt.inputs.dataset import XRayDataset
 from cxrlt.predictions.predict import tta_of
 from cxrlt.system.atomic_files import write_json
@@ -26,40 +26,25 @@ from cxrlt.training.tta import variants
 WARM_UP, FEWEST, MOST, LONGEST = 2, 7, 25, 30.0  # rounds, and the seconds after which there have been enough
 
 
-@dataclass(frozen=True)
-class StepTime:
-    """Median over the rounds of a step's time as a multiple of the first variant's in the same round.
+def step_times(experiment: Experiment, runs: Sequence[Run]) -> dict[str, Row]:
+    """By variant; kept in step_times.json of the experiment's runs, and measured again for other variants.
 
-    `noise` is half the interquartile range of those multiples.
+    step_time: median over the rounds of a step's time as a multiple of the first variant's in the same round;
+    step_time_noise: half the interquartile range of those multiples.
     """
-
-    ratio: float
-    noise: float
-
-
-@dataclass(frozen=True)
-class Cost:
-    """As multiples of the reference's: training with everything it needs (NaN: not measured), and passes."""
-
-    training: float
-    passes: float
-
-
-def step_times(experiment: Experiment, runs: Sequence[Run]) -> dict[str, StepTime]:
-    """By variant; kept in step_times.json of the experiment's runs, and measured again for other variants."""
     path = experiment.runs_dir / "step_times.json"
     names = [run.variant.name for run in runs]
     if path.is_file() and not experiment.plan.force:
         kept = read_json(path, made_by=experiment.command)
         if list(kept) == names:
-            return {name: StepTime(**values) for name, values in kept.items()}
+            return kept
     print(f"step times: one training step of each {experiment.heading} in turn", flush=True)
     measured = dict(zip(names, measure_steps(experiment, runs), strict=True))
-    write_json(path, {name: vars(value) for name, value in measured.items()})
+    write_json(path, measured)
     return measured
 
 
-def measure_steps(experiment: Experiment, runs: Sequence[Run]) -> list[StepTime]:
+def measure_steps(experiment: Experiment, runs: Sequence[Run]) -> list[Row]:
     """Whole training steps on the first batch of the first fold, interleaved, for some rounds.
 
     Interleaved, so that machine noise affects all variants equally.
@@ -77,7 +62,9 @@ def measure_steps(experiment: Experiment, runs: Sequence[Run]) -> list[StepTime]
     torch.set_num_threads(n_threads)
     ratios = seconds / seconds[:, :1]
     quartiles = np.quantile(ratios, [0.25, 0.5, 0.75], axis=0)
-    return [StepTime(float(middle), float((high - low) / 2)) for low, middle, high in quartiles.T]
+    return [
+        {"step_time": mid, "step_time_noise": (high - low) / 2} for low, mid, high in quartiles.T.tolist()
+    ]
 
 
 def _rounds(steps: Sequence[Callable[[], float]]) -> list[list[float]]:
@@ -131,8 +118,11 @@ def _wait(accelerator: Accelerator) -> None:
         torch.cuda.synchronize()
 
 
-def costs(experiment: Experiment, runs: Sequence[Run]) -> dict[str, Cost]:
-    """By variant, the reference included. `runs` are those that are compared."""
+def costs(experiment: Experiment, runs: Sequence[Run]) -> dict[str, Row]:
+    """By variant, as multiples of the reference's. `runs` are those that are compared.
+
+    training_time: with all that a variant needs first, NaN where it was not measured; passes: per image.
+    """
     by_name: dict[str, list[Run]] = {}
     for run in runs:
         by_name.setdefault(run.variant.name, []).append(run)
@@ -143,7 +133,8 @@ def costs(experiment: Experiment, runs: Sequence[Run]) -> dict[str, Cost]:
         if own[0].variant.kind in ("trained", "second stage")
     }
     names = {run.name: run.variant.name for run in runs}
-    return {name: _cost(experiment, own, shares, names) for name, own in by_name.items()}
+    found = {name: _cost(experiment, own, shares, names) for name, own in by_name.items()}
+    return {name: {"training_time": time, "passes": passes} for name, (time, passes) in found.items()}
 
 
 def clock_of(experiment: Experiment, runs: Sequence[Run]) -> str:
@@ -155,19 +146,18 @@ def clock_of(experiment: Experiment, runs: Sequence[Run]) -> str:
 
 def _cost(
     experiment: Experiment, runs: Sequence[Run], shares: Mapping[str, float], names: Mapping[str, str]
-) -> Cost:
-    """`shares` are the multiples of training alone, by variant; `names` the variants of runs."""
+) -> tuple[float, float]:
+    """Training and passes; `shares` are multiples of training alone, by variant, `names` runs' variants."""
     variant = runs[0].variant
-    if variant.kind != "ensemble":
-        before = 0.0 if variant.kind == "trained" else 1.0
-        return Cost(before + shares.get(variant.name, 0.0), _passes(experiment, runs[0]))
-    used = [{names[member] for member in _members(experiment, run)} for run in runs]
-    needed = [sum(shares[name] for name in own | {experiment.reference.name}) for own in used]
-    return Cost(float(np.mean(needed)), float(np.mean([len(own) for own in used])))
-
-
-def _members(experiment: Experiment, run: Run) -> list[str]:
-    return list(read_weights(experiment.run_dir(run), experiment.challenge).used)
+    if variant.kind == "ensemble":
+        weights = [read_weights(experiment.run_dir(run), experiment.challenge) for run in runs]
+        used = [{names[member] for member in each.used} for each in weights]
+        needed = [sum(shares[name] for name in own | {experiment.reference.name}) for own in used]
+        return float(np.mean(needed)), float(np.mean([len(own) for own in used]))
+    image = torch.zeros(1, 1, 8, 8, dtype=torch.uint8)
+    tta = tta_of(runs[0].recipe, experiment.challenge.classes)
+    before = 0.0 if variant.kind == "trained" else 1.0
+    return before + shares.get(variant.name, 0.0), float(sum(1 for _ in variants(image, tta)))
 
 
 def _share(experiment: Experiment, runs: Sequence[Run], reference: Sequence[Run]) -> float:
@@ -190,8 +180,3 @@ def _measured(experiment: Experiment, run: Run, fold: int) -> list[tuple[float, 
         return []
     values = read_json(path, "--force")
     return [(values["seconds"], values.get("clock", WALL))]
-
-
-def _passes(experiment: Experiment, run: Run) -> float:
-    image = torch.zeros(1, 1, 8, 8, dtype=torch.uint8)
-    return float(sum(1 for _ in variants(image, tta_of(run.recipe, experiment.challenge.classes))))

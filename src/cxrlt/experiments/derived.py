@@ -6,11 +6,12 @@ from pathlib import Path
 from cxrlt.artifacts import write_model
 from cxrlt.experiments.experiment import Experiment, Run
 from cxrlt.predictions.standardise import CONSTANTS
+from cxrlt.provenance import digest_of_weights
 from cxrlt.recipe import load_recipe, save_recipe
 from cxrlt.training.record import read_run
 from cxrlt.training.run_paths import CONFIG, RUN, WEIGHTS
 
-OOF = "oof.parquet"
+PREDICTIONS = ("oof.parquet", CONSTANTS)
 DESCRIPTION = ("environment.json", "card.json", "log.csv")
 
 
@@ -19,11 +20,12 @@ def derive(experiment: Experiment, reference: Run, run: Run) -> None:
 
     Where the two differ only in what is done with predictions, those are the reference's too.
     """
+    shared = run.recipe.predict.tta == reference.recipe.predict.tta
     for fold in experiment.folds:
         origin, directory = experiment.fold_dir(reference, fold), experiment.fold_dir(run, fold)
         shutil.rmtree(directory, ignore_errors=True)
         directory.mkdir(parents=True)
-        for name in _files(reference, run):
+        for name in [WEIGHTS, *DESCRIPTION, *(PREDICTIONS if shared else ())]:
             _link(origin / name, directory / name)
         save_recipe(run.recipe, directory / CONFIG)
         record = read_run(origin, experiment.challenge.name)
@@ -32,28 +34,16 @@ def derive(experiment: Experiment, reference: Run, run: Run) -> None:
 
 
 def is_derived(experiment: Experiment, reference: Run, run: Run) -> bool:
-    """Whether `run`'s folds are there, of the reference's files as they are now and the same recipe."""
-    return all(
-        _is_derived(experiment.fold_dir(reference, fold), experiment.fold_dir(run, fold), reference, run)
-        for fold in experiment.folds
-    )
-
-
-def _is_derived(origin: Path, directory: Path, reference: Run, run: Run) -> bool:
-    if not (directory / RUN).is_file() or load_recipe(None, directory / CONFIG) != run.recipe:
-        return False
-    return all(_same(origin / name, directory / name) for name in _files(reference, run))
-
-
-def _files(reference: Run, run: Run) -> list[str]:
-    shared = run.recipe.predict.tta == reference.recipe.predict.tta
-    return [WEIGHTS, *DESCRIPTION, *((OOF, CONSTANTS) if shared else ())]
-
-
-def _same(first: Path, second: Path) -> bool:
-    if not second.is_file():
-        return False
-    return first.samefile(second) or first.read_bytes() == second.read_bytes()
+    """Whether `run`'s folds are there, of the reference's weights as they are now and the same recipe."""
+    for fold in experiment.folds:
+        origin, directory = experiment.fold_dir(reference, fold), experiment.fold_dir(run, fold)
+        if not all((directory / name).is_file() for name in (RUN, WEIGHTS)):
+            return False
+        if load_recipe(None, directory / CONFIG) != run.recipe:
+            return False
+        if digest_of_weights(directory / WEIGHTS) != digest_of_weights(origin / WEIGHTS):
+            return False
+    return True
 
 
 def _link(origin: Path, path: Path) -> None:

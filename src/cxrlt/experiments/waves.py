@@ -1,7 +1,7 @@
 """What an experiment runs: commands of `cxrlt`, in waves, each of which needs those before it."""
 
 import shlex
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 
 from cxrlt.ensembles.weights import read_weights
@@ -27,11 +27,8 @@ def run_wave(experiment: Experiment, title: str, jobs: Sequence[Job]) -> Failure
 
 def train_wave(experiment: Experiment, title: str, runs: Sequence[Run], folds: Sequence[int]) -> Failures:
     """Train the folds that are not trained yet, and predict the rows that each leaves out."""
-    return run_wave(
-        experiment,
-        title,
-        [train_job(experiment, run, fold) for run, fold in experiment.unfinished(runs, folds)],
-    )
+    jobs = [train_job(experiment, run, fold) for run, fold in experiment.unfinished(runs, folds)]
+    return run_wave(experiment, title, jobs)
 
 
 def train_job(experiment: Experiment, run: Run, fold: int) -> Job:
@@ -42,44 +39,43 @@ def train_job(experiment: Experiment, run: Run, fold: int) -> Job:
     return _job(experiment, label, label, [*words, *["--force"] * experiment.plan.force])
 
 
-def predict_job(experiment: Experiment, title: str, run: Run, split: str) -> Job:
-    return _job(experiment, run.name, f"{title}-{run.name}", ["predict", run.name, "--split", split])
+def run_job(experiment: Experiment, title: str, run: Run, command: str, *words: str) -> Job:
+    return _job(experiment, run.name, f"{title}-{run.name}", [command, run.name, *words])
 
 
-def calibrate_job(experiment: Experiment, title: str, run: Run) -> Job:
-    return _job(experiment, run.name, f"{title}-{run.name}", ["calibrate", run.name], images=False)
-
-
-def ensemble_job(experiment: Experiment, title: str, run: Run, members: Sequence[str]) -> Job:
+def ensemble_job(experiment: Experiment, run: Run, members: Sequence[str]) -> Job:
     """One of other members that has the run's name is replaced."""
-    alone, kind = run.variant.alone, run.variant.ensemble
-    words = ["ensemble", run.name, "--members", *members, "--kind", str(kind), *["--context"] * alone]
-    words += ["--study-mean", "off"]
+    words = ["--kind", str(run.variant.ensemble), *["--context"] * run.variant.alone, "--study-mean", "off"]
     again = experiment.plan.force or _has_other_members(experiment, run, members)
-    return _job(experiment, run.name, f"{title}-{run.name}", [*words, *["--force"] * again], images=False)
+    words += ["--force"] * again
+    return run_job(experiment, "ensemble", run, "ensemble", "--members", *members, *words)
 
 
-def _has_other_members(experiment: Experiment, run: Run, members: Collection[str]) -> bool:
-    directory = experiment.run_dir(run)
+def _has_other_members(experiment: Experiment, run: Run, members: Sequence[str]) -> bool:
+    directory, found = experiment.run_dir(run), {*members}
     with suppress(UserError):  # a damaged one is the job's to report
-        return is_ensemble(directory) and set(read_weights(directory, experiment.challenge).members) != {
-            *members
-        }
-    return False
+        if is_ensemble(directory):
+            found = set(read_weights(directory, experiment.challenge).members)
+    return found != {*members}
 
 
-def _job(experiment: Experiment, label: str, log: str, words: Sequence[str], *, images: bool = True) -> Job:
-    source, challenge = experiment.source, experiment.challenge.name
-    workspace = source.workspace
-    folders = ["--challenge", challenge, "--root", str(workspace.root)]
+def _job(experiment: Experiment, label: str, log: str, words: Sequence[str]) -> Job:
+    source, challenge, workspace = experiment.source, experiment.challenge.name, experiment.source.workspace
+    folders = [
+        "--challenge",
+        challenge,
+        "--root",
+        str(workspace.root),
+        "--cache-dir",
+        str(workspace.cache_dir()),
+    ]
     folders += [
         "--inputs",
         str(workspace.inputs_dir(challenge)),
         "--images",
         str(workspace.images_dir(challenge)),
     ]
-    folders += ["--cache-dir", str(workspace.cache_dir())]
-    if images:
+    if words[0] in ("train", "predict"):
         folders += ["--quarantine"] * source.quarantine + ["--allow-missing"] * source.allow_missing
     path = experiment.runs_dir / "logs" / f"{_file_name(experiment, log)}.log"
     return Job(label, (*words, *folders), path)

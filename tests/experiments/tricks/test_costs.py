@@ -23,7 +23,7 @@ def seconds_of(experiment, row):
 
 
 def times_of(experiment):
-    return {name: cost.training for name, cost in costs(experiment, experiment.runs({})).items()}
+    return {name: cost["training_time"] for name, cost in costs(experiment, experiment.runs({})).items()}
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """`cxrlt compare losses`: losses, or one loss without each of its parts, each at its own learning rate."""
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 
@@ -10,7 +9,7 @@ import pandas as pd
 from cxrlt.errors import UserError
 from cxrlt.experiments import Ablation
 from cxrlt.experiments.costs import step_times
-from cxrlt.experiments.differences import Compared, RunScore, TruthResult
+from cxrlt.experiments.differences import RunScore, TruthResult
 from cxrlt.experiments.experiment import TUNING_SEED, Experiment, ExperimentFigures, Row, Run, Setting
 from cxrlt.experiments.figures import (
     differences,
@@ -184,9 +183,8 @@ class LossExperiment(Experiment):
         for run in runs:
             clipped.setdefault(run.variant.name, []).append(self._clipped_share(run))
         return {
-            name: {
-                "step_time": times[name].ratio,
-                "step_time_noise": times[name].noise,
+            name: times[name]
+            | {
                 "clipped_share": float(np.mean(shares)),
                 "lr": settings[name].lr,
                 "lr_edge": settings[name].edge,
@@ -208,35 +206,31 @@ class LossExperiment(Experiment):
     def more_tables(self, result: TruthResult) -> list[PageTable]:
         if self.plan.ablation != "ral_sensitivity":
             return []
-        rows = [self._sensitivity(family, own) for family, own in self._families(result).items()]
-        cells = [[number(v) if isinstance(v, float) else str(v) for v in row.values()] for row in rows]
+        metric, families = self.challenge.metric, self._settings(result).groupby("family", sort=False)
+        columns = {"settings": families.size().map(str)}
+        for key in (metric, GAP):
+            columns |= {f"lowest {key}": families[key].min(), f"highest {key}": families[key].max()}
+            columns[f"{key} sd over settings"] = families[key].std()
+        columns[f"{metric} sd of a mean over seeds"] = np.sqrt(families["variance"].mean() / self.plan.seeds)
+        table = pd.DataFrame(columns).map(lambda cell: cell if isinstance(cell, str) else number(cell))
+        table = table.rename_axis("family").reset_index()
         caption = "How far the hyper-parameters move the score and the gap"
-        return [PageTable(caption, list(rows[0]), cells)]
+        return [PageTable(caption, list(table), table.to_numpy().tolist())]
 
-    def _families(self, result: TruthResult) -> dict[str, list[Compared]]:
-        """Variants that are tuned alike: with and without the Hill factor."""
-        families: dict[str, list[Compared]] = {}
-        tuning = {variant.name: variant.tuning for variant in self.variants}
-        for row in result.compared:
-            families.setdefault(tuning[row.name], []).append(row)
-        return families
-
-    def _sensitivity(self, family: str, own: Sequence[Compared]) -> Row:
+    def _settings(self, result: TruthResult) -> pd.DataFrame:
+        """A row per variant: its family, which is tuned alike, its setting, the metric and the gap."""
+        family_of = {variant.name: variant.tuning for variant in self.variants}
         metric = self.challenge.metric
-        scores, gaps = [row.means[metric] for row in own], [row.beside[GAP] for row in own]
-        return {
-            "family": family,
-            "settings": len(own),
-            f"lowest {metric}": min(scores),
-            f"highest {metric}": max(scores),
-            f"{metric} sd over settings": _spread(scores),
-            f"lowest {GAP}": min(gaps),
-            f"highest {GAP}": max(gaps),
-            f"{GAP} sd over settings": _spread(gaps),
-            f"{metric} sd of a mean over seeds": math.sqrt(
-                np.mean([row.spreads[metric] ** 2 for row in own]) / self.plan.seeds
-            ),
-        }
+        return pd.DataFrame(
+            {
+                "family": family_of[row.name],
+                "setting": row.name.removeprefix(family_of[row.name]).removeprefix("-") or "paper",
+                metric: row.means[metric],
+                GAP: row.beside[GAP],
+                "variance": row.spreads[metric] ** 2,
+            }
+            for row in result.compared
+        )
 
     def figures(self, runs: Sequence[Run], results: Sequence[TruthResult]) -> ExperimentFigures:
         """Curves over rows are of seed 0."""
@@ -253,7 +247,7 @@ class LossExperiment(Experiment):
             {
                 result.truth.name: [
                     *differences(self, result, caption, by_verdict=False),
-                    *self._settings(result),
+                    *self._sensitivity(result),
                     mean_probabilities(self, own, result),
                     *ranking_curves(self, firsts, result),
                 ]
@@ -262,25 +256,13 @@ class LossExperiment(Experiment):
             (losses, labels),
         )
 
-    def _settings(self, result: TruthResult) -> list[PageFigure]:
+    def _sensitivity(self, result: TruthResult) -> list[PageFigure]:
         if self.plan.ablation != "ral_sensitivity":
             return []
-        metric, families = self.challenge.metric, {}
-        for family, own in self._families(result).items():
-            values = {
-                row.name.removeprefix(family).removeprefix("-") or "paper": {
-                    metric: row.means[metric],
-                    "train − OOF": row.beside[GAP],
-                }
-                for row in own
-            }
-            families[family] = pd.DataFrame(values).T
-        figure = settings_figure(families)
+        settings = self._settings(result).rename(columns={GAP: "train − OOF"}).set_index("setting")
+        shown = [self.challenge.metric, "train − OOF"]
+        figure = settings_figure({name: own[shown] for name, own in settings.groupby("family", sort=False)})
         return [save(self, f"sensitivity_{result.truth.name}", figure, "Score and gap by setting.")]
-
-
-def _spread(values: Sequence[float]) -> float:
-    return float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
 
 
 EXPERIMENT = LossExperiment

@@ -116,7 +116,7 @@ trick("gem", "generalised-mean pooling", {"model": {"head": "linear", "pool": "g
 trick("attention", "attention pooling", {"model": {"head": "linear", "pool": "attention"}})
 for _name, _about in (
     ("repeat_factor", "images of rare classes come more often"),
-    ("class_balanced", "all classes come alike"),
+    ("class_balanced", "all classes come equally often"),
 ):
     trick(_name, _about, {"data": {"sampling": {"kind": _name}}})
 for _name, _about in (
@@ -145,7 +145,7 @@ trick(
 )
 trick(
     "crt",
-    "the linear head anew, class-balanced, on BASE's frozen features (Kang et al., ICLR 2020)",
+    "a new linear head, class-balanced, on BASE's frozen features (Kang et al., ICLR 2020)",
     second_stage({"head": "linear", "new_head": True}, {"sampling": {"kind": "class_balanced"}}),
     "second stage",
 )
@@ -262,10 +262,7 @@ class TrickExperiment(Experiment):
         return {"what": run.variant.about, "stage": "" if run.variant is BASE else run.variant.kind}
 
     def measure(self, runs: Sequence[Run], settings: Mapping[str, Setting]) -> Mapping[str, Row]:
-        return {
-            name: {"training_time": cost.training, "passes": cost.passes}
-            for name, cost in costs(self, runs).items()
-        }
+        return costs(self, runs)
 
     def figures(self, runs: Sequence[Run], results: Sequence[TruthResult]) -> ExperimentFigures:
         caption = (
