@@ -1,3 +1,4 @@
+import shlex
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -7,13 +8,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from cxrlt import cli
 from cxrlt.artifacts import Workspace, read_json
 from cxrlt.challenges import get_challenge
 from cxrlt.errors import UserError
 from cxrlt.folds.make import read_folds
 from cxrlt.inputs.images import ImageSource
 from cxrlt.phantom.demo import make_demo
-from cxrlt.pipeline import Plan, run
+from cxrlt.pipeline import Plan, list_jobs, run, waves
 from cxrlt.recipe import save_recipe
 from cxrlt.submissions.validate import validate
 from cxrlt.system.locks import LOCK
@@ -164,3 +166,48 @@ def test_what_a_recipe_starts_from_is_asked_for_before_anything_is_trained(tmp_p
     with pytest.raises(UserError, match=r"model.start_from frist: Nothing is called.* mean 'first'\?"):
         run(source, Plan(recipes=(str(tmp_path / "second.yaml"),), n_folds=3))
     assert not source.workspace.cache_dir().exists()
+
+
+def test_what_a_run_starts_from_is_trained_before_it_whatever_the_order():
+    recipes = {
+        "third": tiny_recipe(**{"model.start_from": "second"}),
+        "second": tiny_recipe(**{"model.start_from": "csv:first"}),
+        "elsewhere": tiny_recipe(**{"model.start_from": "nih14:third"}),
+        "first": tiny_recipe(),
+    }
+    assert waves("csv", recipes) == [["elsewhere", "first"], ["second"], ["third"]]
+    recipes["first"] = tiny_recipe(**{"model.start_from": "third"})
+    with pytest.raises(UserError, match=r"third, second, first start from each other"):
+        waves("csv", recipes)
+
+
+def test_listed_jobs_are_train_commands_in_waves_and_nothing_is_done(tmp_path):
+    source = make_tiny(tmp_path / "a folder")
+    save_recipe(tiny_recipe(), tmp_path / "first.yaml")
+    save_recipe(tiny_recipe(**{"model.start_from": "first"}), tmp_path / "second.yaml")
+    before = files_of(source)
+    names = (str(tmp_path / "second.yaml"), str(tmp_path / "first.yaml"))
+    lines = list_jobs(source, Plan(names, n_folds=3, seed=7)).splitlines()
+    assert files_of(source) == before
+    jobs = [line for line in lines if not line.startswith("#")]
+    commands = [cli.parse(shlex.split(line)[1:]) for line in jobs]
+    assert [(Path(c.recipe).stem, c.fold, c.seed) for c in commands] == [
+        (name, (fold,), 7) for name in ("first", "second") for fold in range(3)
+    ]
+    assert all(command.source("csv").flags() == source.flags() for command in commands)
+    assert [line for line in lines if "wave" in line] == ["# wave 1 of 2: 3 jobs", "# wave 2 of 2: 3 jobs"]
+    with pytest.raises(UserError, match="--quick"):
+        list_jobs(source, Plan(names, quick=True))
+
+
+@pytest.mark.full
+def test_with_two_gpus_folds_are_trained_side_by_side_and_failures_are_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    source = make_tiny(tmp_path, n_patients=8, n_folds=2)
+    save_recipe(tiny_recipe(**{"schedule.epochs": 1}), tmp_path / "good.yaml")
+    save_recipe(tiny_recipe(**{"loss.options": {"nonsense": 1}}), tmp_path / "bad.yaml")
+    with pytest.raises(UserError, match=r"bad fold 0.*bad fold 1") as error:
+        run(source, Plan((str(tmp_path / "good.yaml"), str(tmp_path / "bad.yaml")), n_folds=2))
+    assert "good" not in str(error.value)
+    run_dir = source.workspace.run_dir("csv", "good")
+    assert all((run_dir / f"fold{fold}" / "oof.parquet").is_file() for fold in (0, 1))

@@ -45,11 +45,10 @@ def _from_home(value: Any) -> Any:
 
 
 def main(args: list[str] | None = None) -> None:
-    """Run one command. Exit code 2 and one sentence for what the user can mend; 130 and 143 for a signal."""
+    """Run one command. Exit code 2 and one sentence for what the user can fix; 130 and 143 for a signal."""
     try:
         with stop_on_signals():
-            parse(sys.argv[1:] if args is None else args).run()
-            sys.stdout.flush()
+            run_command(sys.argv[1:] if args is None else args)
             _leave_together()
     except UserError as error:
         _say(str(error))
@@ -57,14 +56,20 @@ def main(args: list[str] | None = None) -> None:
     except BrokenPipeError:  # whoever read the output, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
-    except OSError as error:
-        if error.errno not in FIXES:
-            raise
-        _say(cannot_write(error.filename or "a file", error, "read or written"))
-        sys.exit(2)
     except Stopped as stopped:
         _say(f"{stopped}; the same command goes on from here")
         sys.exit(stopped.exit_code)
+
+
+def run_command(args: list[str]) -> None:
+    """Run one command. Raises UserError for what the user can fix, a full disk included."""
+    try:
+        parse(args).run()
+        sys.stdout.flush()
+    except OSError as error:
+        if error.errno not in FIXES:
+            raise
+        raise UserError(cannot_write(error.filename or "a file", error, "read or written")) from error
 
 
 def _say(sentence: str) -> None:

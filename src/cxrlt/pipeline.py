@@ -1,15 +1,15 @@
 """Every stage in order, from radiographs to a valid submission."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
-import torch
-
 from cxrlt.artifacts import Workspace
+from cxrlt.challenges.base import Challenge
 from cxrlt.ensembles.ensemble import make_ensemble
 from cxrlt.ensembles.predict import predict_run
+from cxrlt.errors import UserError, listing
 from cxrlt.folds.make import make_folds
 from cxrlt.inputs.check import check
 from cxrlt.inputs.images import ImageSource
@@ -23,7 +23,7 @@ from cxrlt.reports.score_table import leaderboard_table, score_table
 from cxrlt.submissions.evaluate import evaluate, leaderboard
 from cxrlt.submissions.submit import submit
 from cxrlt.submissions.write import IncompleteError
-from cxrlt.training.grid import train_grid, waves
+from cxrlt.system.jobs import Job, run_jobs, visible_gpus
 from cxrlt.training.train import TrainPlan, train
 
 ENSEMBLE = "ensemble"
@@ -40,12 +40,16 @@ class Plan:
     quick: bool = False
     drop_shared_patients: bool = False
 
+    def recipe_names(self, challenge: Challenge) -> dict[str, str]:
+        """Name of each run -> name or YAML file of its recipe."""
+        return {run_name(recipe): recipe for recipe in self.recipes or challenge.recipes}
+
 
 def run(source: ImageSource, plan: Plan) -> None:
     """Run every stage that is not finished. Prints each stage's name, result and time, then the scores."""
     challenge, workspace = source.challenge, source.workspace
-    words = plan.recipes or challenge.recipes
-    recipes = {run_name(word): load_recipe(word) for word in words}
+    recipe_names = plan.recipe_names(challenge)
+    recipes = {run: load_recipe(recipe) for run, recipe in recipe_names.items()}
     if challenge.name in PHANTOMS:
         with _stage("demo"):
             print(make_demo(workspace.inputs_dir(challenge.name), challenge=challenge.name))
@@ -61,7 +65,7 @@ def run(source: ImageSource, plan: Plan) -> None:
     with _stage("cache"):
         _cache(source, recipes)
     with _stage("train"):
-        _train(source, plan, words, recipes)
+        _train(source, plan, recipes)
     with _stage("ensemble"):
         print(make_ensemble(challenge, workspace, ENSEMBLE, tuple(recipes)))
     with _stage("predict"):
@@ -104,17 +108,70 @@ def _cache(source: ImageSource, recipes: dict[str, Recipe]) -> None:
             print(f"{split}: {len(cache.ids):,} images at {size} px ({cache.directory})")
 
 
-def _train(source: ImageSource, plan: Plan, words: Sequence[str], recipes: dict[str, Recipe]) -> None:
-    """One process per GPU where there are several; else one fold after the other in this one."""
-    word_of = {run_name(word): word for word in words}
+def _train(source: ImageSource, plan: Plan, recipes: dict[str, Recipe]) -> None:
+    """One job per GPU where there are several; else one fold after the other in this process."""
+    n_gpus = len(visible_gpus())
     for wave in waves(source.challenge.name, recipes):
-        if torch.cuda.device_count() > 1 and not plan.quick:
-            train_grid(source, [word_of[name] for name in wave], plan.n_folds, plan.seed)
+        if n_gpus > 1 and not plan.quick:
+            failures = run_jobs(train_jobs(source, plan, wave), n_gpus, "train")
+            if failures:
+                names = listing(list(failures))
+                raise UserError(f"Training failed for {names} (reasons above). The same command goes on.")
         else:
             for name in wave:
                 train(source, TrainPlan(name, recipes[name], seed=plan.seed))
     for name in recipes:
         predict(source, name, "oof")
+
+
+def list_jobs(source: ImageSource, plan: Plan) -> str:
+    """The training jobs of `cxrlt run`, one shell command a line; those of a wave need the waves before it.
+
+    Raises UserError for a recipe that starts from a run which nobody trains.
+    """
+    if plan.quick:
+        raise UserError("--list-jobs: --quick trains in one process, so it has no jobs.")
+    name = source.challenge.name
+    recipes = {run: load_recipe(recipe) for run, recipe in plan.recipe_names(source.challenge).items()}
+    _require_starts(source, recipes)
+    ordered = waves(name, recipes)
+    lines = ["# first: cxrlt folds, and cxrlt cache, which the jobs then share"]
+    for number, wave in enumerate(ordered, start=1):
+        jobs = train_jobs(source, plan, wave)
+        lines += [f"# wave {number} of {len(ordered)}: {len(jobs)} jobs", *(job.command for job in jobs)]
+    return "\n".join([*lines, f"# then: cxrlt run {name} with the same options, which finds them finished"])
+
+
+def train_jobs(source: ImageSource, plan: Plan, names: Sequence[str]) -> list[Job]:
+    """Every fold of the runs `names`, fold by fold."""
+    recipe_names = plan.recipe_names(source.challenge)
+    return [
+        Job(
+            f"{name} fold {fold}",
+            ("train", recipe_names[name], "--fold", str(fold), "--seed", str(plan.seed), *source.flags()),
+        )
+        for fold in range(plan.n_folds)
+        for name in names
+    ]
+
+
+def waves(challenge: str, recipes: Mapping[str, Recipe]) -> list[list[str]]:
+    """Names of runs in the order of their training: what another starts from comes in an earlier wave.
+
+    Raises UserError for runs that start from each other.
+    """
+    source_of = {
+        name: (recipe.model.start_from or "").removeprefix(f"{challenge}:")
+        for name, recipe in recipes.items()
+    }
+    ordered: list[list[str]] = []
+    while source_of:
+        wave = [name for name, origin in source_of.items() if origin not in source_of]
+        if not wave:
+            raise UserError(f"model.start_from: {listing(list(source_of))} start from each other.")
+        ordered.append(wave)
+        source_of = {name: origin for name, origin in source_of.items() if name not in wave}
+    return ordered
 
 
 def _predict(source: ImageSource, split: str) -> bool:

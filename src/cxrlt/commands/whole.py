@@ -24,13 +24,19 @@ class Run(Images):
     """200 patients and one epoch, through to the zip, in a place of its own: before days of GPU time."""
     drop_shared_patients: bool = False
     """Take patients that dev or test has too out of train."""
+    list_jobs: bool = False
+    """Print the training jobs as commands, for other machines to run, and do nothing."""
 
     def run(self) -> None:
-        from cxrlt.pipeline import Plan, run
+        from cxrlt.pipeline import Plan, list_jobs, run
 
         source = self.source(self.challenge)
         n_folds = self.n_folds or source.challenge.n_folds
-        run(source, Plan(self.recipes, n_folds, self.seed, self.quick, self.drop_shared_patients))
+        plan = Plan(self.recipes, n_folds, self.seed, self.quick, self.drop_shared_patients)
+        if self.list_jobs:
+            print(list_jobs(source, plan))
+        else:
+            run(source, plan)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,8 +20,8 @@ from pathlib import Path
 import torch
 
 from cxrlt.errors import UserError
+from cxrlt.system.jobs import visible_gpus
 from cxrlt.system.signals import SIGNALS, Stopped, stop_on_signals
-from cxrlt.training.grid import visible_gpus
 
 
 @dataclass(frozen=True)

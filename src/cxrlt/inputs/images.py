@@ -25,6 +25,19 @@ class ImageSource:
     allow_missing: bool = False
     quarantine: bool = False
 
+    def flags(self) -> list[str]:
+        """Those with which another command reads the same images."""
+        name, workspace = self.challenge.name, self.workspace
+        folders = {
+            "--root": workspace.root,
+            "--inputs": workspace.inputs_dir(name),
+            "--images": workspace.images_dir(name),
+            "--cache-dir": workspace.cache_dir(),
+        }
+        words = [word for flag, folder in folders.items() for word in (flag, str(folder))]
+        words += ["--quarantine"] * self.quarantine + ["--allow-missing"] * self.allow_missing
+        return ["--challenge", name, *words]
+
     def split(self, split: str, size: int) -> tuple[pd.DataFrame, ImageCache]:
         """The table of `split` and the cache of its images at `size` pixels, built where needed."""
         table = load_table(self.challenge, split, self.workspace, allow_missing=self.allow_missing)

@@ -1,0 +1,252 @@
+"""Jobs, each a `cxrlt` command line, run side by side on the devices of this machine.
+
+A job runs in a child process with its own log and device. Importing torch and timm takes a child about five
+seconds of processor time before it does anything, so short jobs share one child (`per_process`).
+"""
+
+import importlib
+import json
+import math
+import os
+import queue
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+
+from joblib import Parallel, delayed
+
+from cxrlt.errors import UserError
+from cxrlt.system.signals import Stopped, stop_on_signals
+
+OUTCOME = "\x1e"
+"""Begins the lines by which a child reports a finished job among those that its jobs print."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One `cxrlt` command line, without the word `cxrlt`.
+
+    What it prints is appended to `log`, or goes to the terminal if that is None.
+    """
+
+    label: str
+    arguments: tuple[str, ...]
+    log: Path | None = None
+
+    @property
+    def command(self) -> str:
+        """As one types it into a shell."""
+        return shlex.join(["cxrlt", *self.arguments])
+
+
+def run_jobs(jobs: Sequence[Job], n_at_once: int, title: str = "", *, per_process: int = 1) -> dict[str, str]:
+    """Run every job, and print a line when one ends. Returns the reasons of those that failed, by label.
+
+    `n_at_once` of them run side by side, each on a GPU if there are any; a child runs up to `per_process` of
+    them, one after another. With one at a time they run in this process instead, in order. A failed job does
+    not stop the others. A signal is passed on to the children, which save what they have done.
+    """
+    progress = _Progress(len(jobs), title)
+    if n_at_once == 1:
+        for job in jobs:
+            progress.finished(job, *_run_here(job))
+        return progress.failures
+    size = min(per_process, math.ceil(len(jobs) / n_at_once)) or 1
+    groups = [jobs[first : first + size] for first in range(0, len(jobs), size)]
+    with _children(progress, n_at_once) as children:
+        Parallel(n_at_once, backend="threading")(delayed(children.run)(group) for group in groups)
+    return progress.failures
+
+
+def visible_gpus() -> list[str]:
+    """As CUDA_VISIBLE_DEVICES names them, or 0, 1, …"""
+    import torch
+
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return named.split(",") if named else [str(index) for index in range(torch.cuda.device_count())]
+
+
+class _Progress:
+    """Prints how each of `n_jobs` jobs ended, and keeps the reasons of those that failed."""
+
+    def __init__(self, n_jobs: int, title: str) -> None:
+        self.failures: dict[str, str] = {}
+        self._n_jobs, self._title = n_jobs, title
+        self._n_finished, self._began = 0, time.monotonic()
+        self._lock = threading.Lock()
+
+    def finished(self, job: Job, seconds: float, failure: str | None) -> None:
+        with self._lock:
+            self._n_finished += 1
+            n_left = self._n_jobs - self._n_finished
+            left = (time.monotonic() - self._began) / self._n_finished * n_left
+            line = f"{self._title} {self._n_finished}/{self._n_jobs} {job.label}: ".lstrip()
+            line += _duration(seconds) if failure is None else f"failed: {failure} The command: {job.command}"
+            print(f"{line}; {_duration(left)} left" if n_left else line, flush=True)
+            if failure is not None:
+                self.failures[job.label] = failure
+
+
+class _Children:
+    """The processes that run jobs now, and the devices that are free."""
+
+    def __init__(self, progress: _Progress, n_at_once: int) -> None:
+        self._progress = progress
+        self._lock = threading.Lock()
+        self._running: set[subprocess.Popen] = set()
+        self._stopping = False
+        self._devices: queue.Queue[str | None] = queue.Queue()
+        gpus = visible_gpus()
+        for place in range(n_at_once):
+            self._devices.put(gpus[place % len(gpus)] if gpus else None)
+        self._n_threads = max((os.cpu_count() or 1) // n_at_once, 1)
+
+    def run(self, jobs: Sequence[Job]) -> None:
+        """Run the jobs in one child, or those behind one that took the child with it in another."""
+        device = self._devices.get()
+        while jobs and (child := self._start(jobs, device)):
+            jobs = jobs[self._follow(child, jobs) :]
+        self._devices.put(device)
+
+    def stop(self) -> None:
+        """Wait until the children have saved what they have done; a second signal does not wait."""
+        with self._lock:
+            self._stopping = True
+            running = list(self._running)
+        try:
+            for child in running:
+                child.terminate()
+            for child in running:
+                child.wait()
+        except Stopped:
+            for child in running:
+                child.kill()
+            raise
+
+    def _start(self, jobs: Sequence[Job], device: str | None) -> subprocess.Popen | None:
+        """None when no more are to be started.
+
+        In a process group of its own, which Ctrl-C does not reach: the child would be told twice. Its
+        standard input ends when this process does, however that happens.
+        """
+        environment = {**os.environ, "OMP_NUM_THREADS": str(self._n_threads)}
+        if device is not None:
+            environment["CUDA_VISIBLE_DEVICES"] = device
+        words = json.dumps([[job.label, job.arguments, job.log and str(job.log)] for job in jobs])
+        with self._lock:
+            if self._stopping:
+                return None
+            child = subprocess.Popen(  # nosec B603  # ourselves
+                [sys.executable, "-m", "cxrlt.system.jobs", words],
+                env=environment,
+                process_group=0,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                encoding="utf-8",
+                errors="replace",
+            )
+            self._running.add(child)
+            return child
+
+    def _follow(self, child: subprocess.Popen, jobs: Sequence[Job]) -> int:
+        """Read what the child prints until it ends. Returns how many of its jobs are over."""
+        n_over = 0
+        with child:
+            for line in child.stdout or ():
+                if line.startswith(OUTCOME):
+                    self._progress.finished(jobs[n_over], *json.loads(line.removeprefix(OUTCOME)))
+                    n_over += 1
+                else:
+                    print(line, end="", flush=True)
+        with self._lock:
+            self._running.discard(child)
+            if n_over < len(jobs) and not self._stopping:
+                self._progress.finished(jobs[n_over], 0, _reason_of_death(child.returncode))
+                n_over += 1
+        return n_over
+
+
+@contextmanager
+def _children(progress: _Progress, n_at_once: int) -> Iterator[_Children]:
+    """Children that do not outlive the block: what ends it early stops them."""
+    children = _Children(progress, n_at_once)
+    try:
+        yield children
+    except BaseException:
+        children.stop()
+        raise
+
+
+def _reason_of_death(code: int) -> str:
+    if code == -signal.SIGKILL:
+        return "its process was killed, perhaps for want of memory: try fewer --workers."
+    how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+    return f"its process {how}."
+
+
+def _run_here(job: Job) -> tuple[float, str | None]:
+    """Run the job in this process. Returns its seconds, and why it failed or None."""
+    began = time.monotonic()
+    with _output_to(job.log):
+        try:
+            # By its name, as a child process knows it too: the command line stands above all other modules.
+            importlib.import_module("cxrlt.cli").run_command([*job.arguments])
+            failure = None
+        except UserError as error:
+            failure = str(error)
+        except SystemExit:
+            failure = f"the command line has an error{_see(job.log)}."
+        except Exception as error:  # a bug must not cost the other jobs
+            traceback.print_exc()
+            failure = f"{type(error).__name__}: {error}{_see(job.log)}"
+    return time.monotonic() - began, failure
+
+
+@contextmanager
+def _output_to(log: Path | None) -> Iterator[None]:
+    if log is None:
+        yield
+        return
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("a", encoding="utf-8") as file, redirect_stdout(file), redirect_stderr(file):
+        yield
+
+
+def _see(log: Path | None) -> str:
+    return f" (more in {log})" if log else " (more above)"
+
+
+def _duration(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    return f"{seconds:.0f} s" if seconds < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def _main(words: str) -> None:
+    """In a child: run the jobs, and report each. SIGTERM stops it, as does the end of the parent process."""
+    jobs = [Job(label, tuple(arguments), log and Path(log)) for label, arguments, log in json.loads(words)]
+    sys.stdout.reconfigure(encoding="utf-8", line_buffering=True)
+    threading.Thread(target=_stop_with_parent, daemon=True).start()
+    try:
+        with stop_on_signals():
+            for job in jobs:
+                outcome = _run_here(job)
+                print(OUTCOME + json.dumps(outcome))
+    except Stopped as stopped:
+        sys.exit(stopped.exit_code)
+
+
+def _stop_with_parent() -> None:
+    os.read(sys.stdin.fileno(), 1)  # returns when the parent's end of the pipe is closed
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+if __name__ == "__main__":
+    _main(sys.argv[1])

@@ -1,0 +1,227 @@
+"""Jobs are `cxrlt` commands; a stand-in for its command line makes them print, fail, die or wait."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+import cxrlt
+from cxrlt.system.jobs import Job, run_jobs
+from refusal import says
+
+STAND_IN = '''
+import os, sys, time
+from pathlib import Path
+from cxrlt.errors import UserError
+from cxrlt.system.signals import Stopped, put_off, stop_if_asked
+
+HERE = Path(__file__).parent.parent
+
+def run_command(arguments):
+    """Commands: print TEXT, refuse TEXT, misspelt, bug, die CODE, device NAME, wait NAME."""
+    kind, what = arguments[0], arguments[-1]
+    if kind == "print":
+        print(what)
+    elif kind == "refuse":
+        raise UserError(what)
+    elif kind == "misspelt":
+        sys.exit(2)
+    elif kind == "bug":
+        1 / 0
+    elif kind == "die":
+        os._exit(int(what)) if int(what) > 0 else os.kill(os.getpid(), -int(what))
+    elif kind == "device":
+        (HERE / what).write_text(f"{os.environ['CUDA_VISIBLE_DEVICES']} {os.getpid()} {time.time()} ")
+        time.sleep(0.3)
+        with (HERE / what).open("a") as file:
+            file.write(str(time.time()))
+    elif kind == "wait":
+        with put_off():
+            begun = HERE / f"begun-{what}"
+            begun.with_suffix(".new").write_text(f"{os.getpid()} {os.getpgid(0)}")
+            begun.with_suffix(".new").rename(begun)
+            try:
+                while True:
+                    time.sleep(0.01)
+                    stop_if_asked()
+            except Stopped:
+                time.sleep(float(os.environ.get("SAVING_SECONDS", "0.3")))
+                (HERE / f"saved-{what}").touch()
+                raise
+'''
+
+
+@pytest.fixture
+def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder in which jobs leave their traces: child processes find its `cxrlt` before ours."""
+    package = tmp_path / "cxrlt"
+    package.mkdir()
+    for name in ("__init__.py", "errors.py", "system"):
+        (package / name).symlink_to(Path(cxrlt.__file__).parent / name)
+    (package / "cli.py").write_text(STAND_IN)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    return tmp_path
+
+
+def job(*arguments: str, log: Path | None = None) -> Job:
+    return Job(" ".join(arguments), arguments, log)
+
+
+@pytest.mark.parametrize("per_process", [1, 3])
+def test_a_failed_job_is_a_line_with_reason_and_command_and_the_others_go_on(stand_in, capfd, per_process):
+    logs = stand_in / "logs"
+    jobs = [
+        job("refuse", "no such option", log=logs / "refused.log"),
+        job("bug", "x y", log=logs / "bug.log"),
+        job("print", "a line for the log", log=logs / "fine.log"),
+        job("misspelt"),
+        job("print", "a line for the terminal"),
+    ]
+    failures = run_jobs(jobs, 2, "train", per_process=per_process)
+    assert set(failures) == {"refuse no such option", "bug x y", "misspelt"}
+    assert failures["refuse no such option"] == "no such option"
+    says(failures["bug x y"], "ZeroDivisionError", "bug.log")
+    assert "Traceback" in (logs / "bug.log").read_text()
+    assert (logs / "fine.log").read_text() == "a line for the log\n"
+    out = capfd.readouterr().out.splitlines()
+    assert "a line for the terminal" in out
+    assert "a line for the log" not in out
+    (failed,) = [line for line in out if "bug x y" in line]
+    assert "cxrlt bug 'x y'" in failed
+    (last,) = [line for line in out if line.startswith("train 5/5 ")]
+    assert "left" not in last
+    assert sum(line.startswith("train ") for line in out) == 5
+
+
+def test_one_at_a_time_runs_in_this_process_and_in_order(tmp_path, capsys):
+    jobs = [
+        Job("unknown", ("foldz",), tmp_path / "unknown.log"),
+        Job("refused", ("folds", "csv", "--root", str(tmp_path)), tmp_path / "refused.log"),
+    ]
+    failures = run_jobs(jobs, 1, "prepare")
+    assert list(failures) == ["unknown", "refused"]
+    says(failures["unknown"], "command line", "unknown.log")
+    assert "foldz" in (tmp_path / "unknown.log").read_text()
+    assert str(tmp_path) in failures["refused"]
+    out = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in out] == ["prepare 1/2 unknown", "prepare 2/2 refused"]
+
+
+@pytest.mark.parametrize(("code", "words"), [("7", "exit code 7"), ("-9", "killed")])
+def test_of_jobs_that_share_a_process_one_that_kills_it_is_named_and_the_rest_run(stand_in, code, words):
+    jobs = [job("print", "first"), job("die", code), job("print", "third"), job("print", "fourth")]
+    failures = run_jobs(jobs, 2, per_process=9)
+    assert list(failures) == [f"die {code}"]
+    assert words in failures[f"die {code}"]
+    jobs = [job("device", "first"), job("die", code), job("device", "third"), job("device", "fourth")]
+    run_jobs([*jobs, *jobs], 2, per_process=9)
+    assert {"first", "third", "fourth"} <= {path.name for path in stand_in.iterdir()}
+
+
+def test_jobs_that_run_at_once_have_a_device_each(stand_in):
+    names = [f"job{number}" for number in range(6)]
+    assert run_jobs([job("device", name) for name in names], 2) == {}
+    runs = [(stand_in / name).read_text().split() for name in names]
+    assert {device for device, *_ in runs} == {"0", "1"}
+    assert len({process for _, process, *_ in runs}) == 6
+    for device in ("0", "1"):
+        spans = sorted((float(begun), float(ended)) for on, _, begun, ended in runs if on == device)
+        assert all(ended <= begun for (_, ended), (begun, _) in pairwise(spans))
+
+
+def test_jobs_of_a_group_share_a_process(stand_in):
+    names = [f"job{number}" for number in range(6)]
+    run_jobs([job("device", name) for name in names], 2, per_process=3)
+    processes = [(stand_in / name).read_text().split()[1] for name in names]
+    assert len(set(processes[:3])) == len(set(processes[3:])) == 1
+    assert processes[0] != processes[3]
+
+
+PARENT = """
+import sys
+from cxrlt.system.jobs import Job, run_jobs
+from cxrlt.system.signals import Stopped, stop_on_signals
+
+try:
+    with stop_on_signals():
+        run_jobs([Job(str(i), ("wait", str(i))) for i in range(5)], 2, "x")
+except Stopped as stopped:
+    sys.exit(stopped.exit_code)
+"""
+
+
+@pytest.fixture
+def waiting(stand_in: Path) -> subprocess.Popen:
+    """A process, in a group of its own, whose first two jobs of five have begun and wait to be stopped."""
+    (stand_in / "parent.py").write_text(PARENT)
+    process = subprocess.Popen(
+        [sys.executable, "parent.py"],
+        cwd=stand_in,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    wait_for(lambda: len(list(stand_in.glob("begun-?"))) == 2)
+    return process
+
+
+@pytest.mark.parametrize(("number", "group"), [(signal.SIGTERM, False), (signal.SIGINT, True)])
+def test_a_signal_lets_running_jobs_save_and_starts_no_other(stand_in, waiting, number, group):
+    (os.killpg if group else os.kill)(waiting.pid, number)
+    out, _ = waiting.communicate(timeout=60)
+    assert waiting.returncode == 128 + number, out
+    assert out == ""
+    assert traces(stand_in, "begun") == traces(stand_in, "saved") == {"0", "1"}
+    groups = {path.read_text().split()[1] for path in stand_in.glob("begun-?")}
+    assert str(waiting.pid) not in groups  # Ctrl-C would reach the jobs twice
+
+
+def test_a_second_signal_does_not_wait_for_what_jobs_save(stand_in, monkeypatch, request):
+    monkeypatch.setenv("SAVING_SECONDS", "60")
+    waiting = request.getfixturevalue("waiting")
+    waiting.send_signal(signal.SIGINT)
+    time.sleep(0.5)
+    waiting.send_signal(signal.SIGINT)
+    waiting.communicate(timeout=30)
+    assert waiting.returncode == 130
+    assert traces(stand_in, "saved") == set()
+    wait_for(lambda: not any(map(is_running, processes(stand_in))))
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="processes are looked up in /proc")
+def test_jobs_save_and_end_when_their_parent_is_killed(stand_in, waiting):
+    waiting.kill()
+    waiting.communicate()
+    wait_for(lambda: not any(map(is_running, processes(stand_in))))
+    assert traces(stand_in, "begun") == traces(stand_in, "saved") == {"0", "1"}
+
+
+def traces(folder: Path, kind: str) -> set[str]:
+    return {path.name.rpartition("-")[2] for path in folder.glob(f"{kind}-?")}
+
+
+def processes(folder: Path) -> list[int]:
+    return [int(path.read_text().split()[0]) for path in folder.glob("begun-?")]
+
+
+def is_running(process: int) -> bool:
+    status = Path(f"/proc/{process}/stat")
+    try:
+        return status.read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
