@@ -17,7 +17,7 @@ def compare(experiment: Experiment) -> str:
     """Tune, train, predict, combine and score what is not done yet, and write the tables as Markdown.
 
     Raises UserError, after everything else is done, for runs that failed. With --list-jobs prints what there
-    is to do, and returns nothing.
+    is to do, and does nothing else.
     """
     print(experiment.opening(), flush=True)
     if not experiment.tuned:  # what lies there of another experiment is refused before anything is trained
@@ -25,8 +25,10 @@ def compare(experiment: Experiment) -> str:
             for fold in experiment.folds:
                 experiment.is_trained(run, fold)
     if experiment.plan.list_jobs:
+        size = experiment.base.data.cache_size
+        print(f"# first: cxrlt cache {experiment.challenge.name} --size {size}, which the jobs then share")
         _run(experiment)
-        return ""
+        return "# then: the same command without --list-jobs, which goes on from what they leave"
     truths = read_truths(experiment)
     table, size = experiment.present.rows.table, experiment.base.data.cache_size
     experiment.source.folded(table, size)  # one process builds the cache
@@ -150,5 +152,5 @@ def _require_none_failed(failures: Failures) -> None:
     if failures:
         reasons = "; ".join(f"{label}: {reason}" for label, reason in failures.items())
         raise UserError(
-            f"{len(failures)} of the experiment's tasks failed. {reasons} The same command goes on."
+            f"{len(failures)} of the experiment's jobs failed. {reasons} The same command goes on."
         )

@@ -1,34 +1,40 @@
 """What an experiment runs: commands of `cxrlt`, in waves, each of which needs those before it."""
 
-import shlex
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 
 from cxrlt.ensembles.weights import read_weights
 from cxrlt.errors import UserError
 from cxrlt.experiments.experiment import Experiment, Run
-from cxrlt.experiments.workers import Job, run_jobs
 from cxrlt.predictions.run_names import is_ensemble
 from cxrlt.recipe import save_recipe
+from cxrlt.system.jobs import Job, run_jobs
 
 Failures = dict[str, str]
 """Label of a job -> why it failed."""
+SHARED_PROCESS = 10**9
+"""Pixels that the trainings of one process see at least: a minute or more, of which its start takes 5 s."""
 
 
-def run_wave(experiment: Experiment, title: str, jobs: Sequence[Job]) -> Failures:
-    """Run the jobs, or print them where only that is asked for."""
-    if not jobs:
-        return {}
-    if not experiment.plan.list_jobs:
-        return run_jobs(jobs, experiment.n_workers, title)
-    print(f"# {title}: {len(jobs)} jobs", *(shlex.join(["cxrlt", *job.arguments]) for job in jobs), sep="\n")
+def run_wave(
+    experiment: Experiment, title: str, jobs: Sequence[Job], per_process: int | None = None
+) -> Failures:
+    """Run the jobs, as many in a process as there are unless told otherwise; or print them (--list-jobs)."""
+    if jobs and experiment.plan.list_jobs:
+        print(f"# {title}: {len(jobs)} jobs", *(job.command for job in jobs), sep="\n")
+    elif jobs:
+        return run_jobs(jobs, experiment.n_workers, title, per_process=per_process or len(jobs))
     return {}
 
 
 def train_wave(experiment: Experiment, title: str, runs: Sequence[Run], folds: Sequence[int]) -> Failures:
     """Train the folds that are not trained yet, and predict the rows that each leaves out."""
-    jobs = [train_job(experiment, run, fold) for run, fold in experiment.unfinished(runs, folds)]
-    return run_wave(experiment, title, jobs)
+    units = experiment.unfinished(runs, folds)
+    recipes, n_rows = [run.recipe for run, _ in units], len(experiment.present.rows.table)
+    pixels = max((n_rows * cfg.schedule.epochs * cfg.data.size**2 for cfg in recipes), default=1)
+    jobs = [train_job(experiment, run, fold) for run, fold in units]
+    return run_wave(experiment, title, jobs, max(SHARED_PROCESS // pixels, 1))
 
 
 def train_job(experiment: Experiment, run: Run, fold: int) -> Job:
@@ -60,25 +66,11 @@ def _has_other_members(experiment: Experiment, run: Run, members: Sequence[str])
 
 
 def _job(experiment: Experiment, label: str, log: str, words: Sequence[str]) -> Job:
-    source, challenge, workspace = experiment.source, experiment.challenge.name, experiment.source.workspace
-    folders = [
-        "--challenge",
-        challenge,
-        "--root",
-        str(workspace.root),
-        "--cache-dir",
-        str(workspace.cache_dir()),
-    ]
-    folders += [
-        "--inputs",
-        str(workspace.inputs_dir(challenge)),
-        "--images",
-        str(workspace.images_dir(challenge)),
-    ]
-    if words[0] in ("train", "predict"):
-        folders += ["--quarantine"] * source.quarantine + ["--allow-missing"] * source.allow_missing
+    source = experiment.source
+    if words[0] not in ("train", "predict"):  # which alone read images
+        source = replace(source, quarantine=False, allow_missing=False)
     path = experiment.runs_dir / "logs" / f"{_file_name(experiment, log)}.log"
-    return Job(label, (*words, *folders), path)
+    return Job(label, (*words, *source.flags()), path)
 
 
 def _file_name(experiment: Experiment, label: str) -> str:

@@ -1,5 +1,6 @@
 import re
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from cxrlt.ensembles.final_logits import read_final, read_oof
 from cxrlt.ensembles.predict import predict_run
 from cxrlt.ensembles.weights import read_weights
 from cxrlt.errors import UserError
+from cxrlt.experiments import waves
 from cxrlt.experiments.compare import compare
 from cxrlt.experiments.lists.tricks import TRICKS, TrickExperiment
 from cxrlt.experiments.score import OWN_LABELS
@@ -163,8 +165,9 @@ def test_a_finished_experiment_trains_nothing_and_finds_the_same(source, compare
 
 def test_jobs_are_listed_wave_by_wave_and_none_is_run(source, tricks_plan, capsys):
     names = ("gem", "crt", "flip", "calibrate", "mean")
-    assert compare_tricks(source, tricks_plan(*names, name="listed", seeds=1, list_jobs=True)) == ""
-    lines = capsys.readouterr().out.splitlines()[2:]
+    images = replace(source, allow_missing=True)
+    compare_tricks(images, tricks_plan(*names, name="listed", seeds=1, list_jobs=True))
+    lines = capsys.readouterr().out.splitlines()[3:]
     assert [line.partition(":")[0] for line in lines if line.startswith("#")] == [
         "# train",
         "# train second stages",
@@ -182,6 +185,8 @@ def test_jobs_are_listed_wave_by_wave_and_none_is_run(source, tricks_plan, capsy
         ("Calibrate", "listed/calibrate-seed0"),
         ("Ensemble", "listed/mean-seed0"),
     ]
+    assert [hasattr(command, "allow_missing") for command in commands] == [True] * 11 + [False] * 2
+    assert all(command.allow_missing for command in commands[:11])
     assert commands[0].fields == load_recipe(None, Path(commands[0].recipe))
     assert commands[0].fields.predict.study_mean == "off"
     assert not trained(source, "listed")
@@ -287,3 +292,15 @@ def test_the_page_holds_every_row_of_the_tables(compared):
     for row in rows:
         for cell in row.strip("| ").split(" | "):
             assert f"<td>{cell.strip()}</td>" in page
+
+
+def test_small_trainings_share_a_process_and_large_ones_have_their_own(source, tricks_plan, monkeypatch):
+    asked = []
+    monkeypatch.setattr(waves, "run_jobs", lambda *_, per_process: asked.append(per_process) or {})
+    large = source.workspace.root / "large.yaml"
+    large.write_text(f"base: {tricks_plan().recipe}\ndata: {{size: 4096}}\n")
+    for recipe in (tricks_plan().recipe, str(large)):
+        experiment = TrickExperiment(source, tricks_plan("flip", recipe=recipe, name="sizes"))
+        waves.train_wave(experiment, "train", [experiment.run(experiment.reference, 0)], (0,))
+    small, own = asked
+    assert (small > 100, own) == (True, 1)
