@@ -5,11 +5,11 @@ from collections.abc import Mapping, Sequence
 from cxrlt.calibration.fitted import read_calibration
 from cxrlt.errors import UserError
 from cxrlt.experiments.derived import derive, is_derived
-from cxrlt.experiments.experiment import Experiment, Run, Setting
+from cxrlt.experiments.experiment import Experiment, Run
 from cxrlt.experiments.report import report
 from cxrlt.experiments.score import read_truths
 from cxrlt.experiments.tuning import tune
-from cxrlt.experiments.variants import VariantKind
+from cxrlt.experiments.variants import Setting, VariantKind
 from cxrlt.experiments.waves import Failures, ensemble_job, run_job, run_wave, train_wave
 
 
@@ -69,7 +69,7 @@ def _predict_train_set(experiment: Experiment, runs: Sequence[Run]) -> Failures:
 def _predict_otherwise(experiment: Experiment, runs: Sequence[Run]) -> Failures:
     """Folders of the variants that only predict otherwise, and their predictions and probabilities."""
     title, failures = "predict otherwise", Failures()
-    base_of = {run.seed: run for run in runs if run.variant is experiment.reference}
+    base_of = {run.seed: run for run in runs if experiment.is_reference(run)}
     runs = _of_kind(runs, "prediction")
     if runs and experiment.plan.list_jobs:
         print(f"# {title}: first the same command without --list-jobs makes the folders of these runs")
@@ -118,7 +118,7 @@ def _ensemble(experiment: Experiment, runs: Sequence[Run], trained: Sequence[Run
         members = [
             member.name
             for member in trained
-            if member.seed == run.seed and (member.variant is experiment.reference or not alone)
+            if member.seed == run.seed and (experiment.is_reference(member) or not alone)
         ]
         if len(members) < 2 and not alone:
             failures[run.name] = "there is nothing to combine, as no other training was finished."
@@ -142,7 +142,7 @@ def _succeeded(runs: Sequence[Run], failures: Failures) -> list[Run]:
 
 
 def _require_reference(experiment: Experiment, runs: Sequence[Run], failures: Failures) -> None:
-    own = [run for run in runs if run.variant is experiment.reference]
+    own = [run for run in runs if experiment.is_reference(run)]
     if len(_succeeded(own, failures)) < experiment.plan.seeds:
         _require_none_failed(failures)
 

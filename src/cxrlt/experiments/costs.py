@@ -139,7 +139,7 @@ def costs(experiment: Experiment, runs: Sequence[Run]) -> dict[str, Row]:
 
 def clock_of(experiment: Experiment, runs: Sequence[Run]) -> str:
     """What the reference's training was measured with; mixed ones are as good as the worse."""
-    own = [run for run in runs if run.variant is experiment.reference]
+    own = [run for run in runs if experiment.is_reference(run)]
     measured = [_measured(experiment, run, fold) for run in own for fold in experiment.folds]
     return PROCESSOR if {clock for found in measured for _, clock in found} == {PROCESSOR} else WALL
 

@@ -13,7 +13,7 @@ from cxrlt.challenges.base import Challenge
 from cxrlt.errors import UserError, listing
 from cxrlt.experiments import FLAGS_OF, ExperimentPlan
 from cxrlt.experiments.differences import RunScore, TruthResult
-from cxrlt.experiments.variants import ExperimentVariant
+from cxrlt.experiments.variants import ExperimentVariant, Setting
 from cxrlt.folds.read import Folds
 from cxrlt.inputs.images import ImageSource
 from cxrlt.predictions.predict import rows_to_predict, what_is_behind
@@ -29,32 +29,6 @@ TUNING_SEED = 1000
 """The seed that learning rate and clipping are chosen on; its runs are not reported."""
 Row = dict[str, object]
 """One row of a CSV file."""
-
-
-@dataclass(frozen=True)
-class Trial:
-    """A setting and its score, NaN where training broke off (the loss became infinite)."""
-
-    lr: float
-    clip_grad: float | None
-    score: float
-
-
-@dataclass(frozen=True)
-class Setting:
-    """Learning rate and clipping. `edge`: the best rate is the lowest or highest of the `trials`."""
-
-    lr: float
-    clip_grad: float | None
-    edge: str = ""
-    trials: tuple[Trial, ...] = ()
-
-    def __str__(self) -> str:
-        return f"lr{self.lr:g}-clip" + ("off" if self.clip_grad is None else f"{self.clip_grad:g}")
-
-    def on(self, recipe: Recipe) -> Recipe:
-        optim = recipe.optim.model_copy(update={"lr": self.lr, "clip_grad": self.clip_grad})
-        return recipe.model_copy(update={"optim": optim})
 
 
 @dataclass(frozen=True, eq=False)
@@ -198,6 +172,9 @@ class Experiment:
     @property
     def reference(self) -> ExperimentVariant:
         return self.variants[0]
+
+    def is_reference(self, run: Run) -> bool:
+        return run.variant.name == self.reference.name
 
     @cached_property
     def present(self) -> Present:

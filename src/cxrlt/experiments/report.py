@@ -7,9 +7,9 @@ from pathlib import Path
 import pandas as pd
 
 from cxrlt.experiments.differences import Compared, RunScore, Truth, TruthResult, compare, detectable
-from cxrlt.experiments.experiment import Experiment, Row, Run, Setting
+from cxrlt.experiments.experiment import Experiment, Row, Run
 from cxrlt.experiments.score import RunLogits, read_runs, score_run
-from cxrlt.experiments.variants import VariantKind
+from cxrlt.experiments.variants import Setting, VariantKind
 from cxrlt.reports.experiment_page import PageTable, Section, write_experiment_page
 from cxrlt.system.atomic_files import atomic_path, write_text
 
@@ -34,7 +34,7 @@ def report(
 
     Returns the tables as Markdown, none without the reference, and of the runs that cannot be scored why.
     """
-    if not any(run.variant is experiment.reference for run in runs):
+    if not any(experiment.is_reference(run) for run in runs):
         return "", {}
     logits, unscored = read_runs(experiment, runs)
     left_out = {run.variant.name for run in runs if run.name in unscored}

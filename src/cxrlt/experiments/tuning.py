@@ -9,8 +9,8 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from cxrlt.experiments.experiment import TUNING_SEED, Experiment, Run, Setting, Trial
-from cxrlt.experiments.variants import ExperimentVariant
+from cxrlt.experiments.experiment import TUNING_SEED, Experiment, Run
+from cxrlt.experiments.variants import ExperimentVariant, Setting, Trial
 from cxrlt.experiments.waves import Failures, train_wave
 from cxrlt.system.atomic_files import write_json
 

@@ -1,4 +1,4 @@
-"""What an experiment compares: variants of one recipe, and whether a challenge can have them."""
+"""What an experiment compares: variants of one recipe, at which settings, and where they apply."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -61,6 +61,32 @@ class ExperimentVariant:
     @property
     def tuning(self) -> str:
         return self.tuned_as or self.name
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A setting and its score, NaN where training broke off (the loss became infinite)."""
+
+    lr: float
+    clip_grad: float | None
+    score: float
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Learning rate and clipping. `edge`: the best rate is the lowest or highest of the `trials`."""
+
+    lr: float
+    clip_grad: float | None
+    edge: str = ""
+    trials: tuple[Trial, ...] = ()
+
+    def __str__(self) -> str:
+        return f"lr{self.lr:g}-clip" + ("off" if self.clip_grad is None else f"{self.clip_grad:g}")
+
+    def on(self, recipe: Recipe) -> Recipe:
+        optim = recipe.optim.model_copy(update={"lr": self.lr, "clip_grad": self.clip_grad})
+        return recipe.model_copy(update={"optim": optim})
 
 
 def with_fields(fields: Fields) -> Callable[[Recipe], Recipe]:

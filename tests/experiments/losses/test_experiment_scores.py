@@ -5,9 +5,10 @@ import pytest
 from cxrlt.artifacts import read_json
 from cxrlt.errors import UserError
 from cxrlt.experiments.costs import step_times
-from cxrlt.experiments.experiment import Run, Setting
+from cxrlt.experiments.experiment import Run
 from cxrlt.experiments.lists.losses import LossExperiment
 from cxrlt.experiments.score import GAP, RunLogits, read_logits, read_truths, score_run
+from cxrlt.experiments.variants import Setting
 from cxrlt.metrics import macro_metric
 from cxrlt.predictions.store import read_pixels, read_predictions, write_predictions
 from cxrlt.submissions.evaluate import evaluate

@@ -3,9 +3,9 @@ import math
 import pandas as pd
 import pytest
 
-from cxrlt.experiments.experiment import Setting
 from cxrlt.experiments.lists.losses import LossExperiment
 from cxrlt.experiments.tuning import last_score, tune
+from cxrlt.experiments.variants import Setting
 from cxrlt.experiments.waves import train_wave
 
 pytestmark = pytest.mark.slow

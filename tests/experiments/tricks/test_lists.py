@@ -13,13 +13,15 @@ from cxrlt.experiments.variants import ExperimentVariant, with_fields
 
 class PaperExperiment(Experiment):
     what = "paper"
-    variants = (
-        ExperimentVariant("usual"),
-        ExperimentVariant("heavy", "more weight decay", recipe=with_fields({"optim": {"weight_decay": 0.2}})),
-        ExperimentVariant(
-            "zooms", "two zooms", "prediction", with_fields({"predict": {"tta": {"scales": (0.9,)}}})
-        ),
-    )
+
+    @property
+    def variants(self):
+        heavy, zooms = {"optim": {"weight_decay": 0.2}}, {"predict": {"tta": {"scales": (0.9,)}}}
+        return (
+            ExperimentVariant("usual"),
+            ExperimentVariant("heavy", "more weight decay", recipe=with_fields(heavy)),
+            ExperimentVariant("zooms", "two zooms", "prediction", with_fields(zooms)),
+        )
 
 
 EXPERIMENT = PaperExperiment

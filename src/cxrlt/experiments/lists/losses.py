@@ -10,7 +10,7 @@ from cxrlt.errors import UserError
 from cxrlt.experiments import Ablation
 from cxrlt.experiments.costs import step_times
 from cxrlt.experiments.differences import RunScore, TruthResult
-from cxrlt.experiments.experiment import TUNING_SEED, Experiment, ExperimentFigures, Row, Run, Setting
+from cxrlt.experiments.experiment import TUNING_SEED, Experiment, ExperimentFigures, Row, Run
 from cxrlt.experiments.figures import (
     differences,
     label_figures,
@@ -21,7 +21,7 @@ from cxrlt.experiments.figures import (
 )
 from cxrlt.experiments.report import number, signed
 from cxrlt.experiments.score import GAP
-from cxrlt.experiments.variants import ExperimentVariant, require_names
+from cxrlt.experiments.variants import ExperimentVariant, Setting, require_names
 from cxrlt.losses import LOSSES, loss_names
 from cxrlt.recipe import LossConfig, Recipe
 from cxrlt.reports.experiment_page import PageFigure, PageTable, Section

@@ -8,13 +8,14 @@ from typing import Any
 from cxrlt.errors import UserError
 from cxrlt.experiments.costs import clock_of, costs
 from cxrlt.experiments.differences import TruthResult
-from cxrlt.experiments.experiment import Experiment, ExperimentFigures, Row, Run, Setting
+from cxrlt.experiments.experiment import Experiment, ExperimentFigures, Row, Run
 from cxrlt.experiments.figures import differences
 from cxrlt.experiments.variants import (
     Context,
     ExperimentVariant,
     Fields,
     Need,
+    Setting,
     VariantKind,
     require_names,
     why_not_applicable,
@@ -259,7 +260,7 @@ class TrickExperiment(Experiment):
         ]
 
     def describe(self, run: Run) -> Row:
-        return {"what": run.variant.about, "stage": "" if run.variant is BASE else run.variant.kind}
+        return {"what": run.variant.about, "stage": "" if self.is_reference(run) else run.variant.kind}
 
     def measure(self, runs: Sequence[Run], settings: Mapping[str, Setting]) -> Mapping[str, Row]:
         return costs(self, runs)
