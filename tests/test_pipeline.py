@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cxrlt import cli
+from cxrlt import cli, commands
 from cxrlt.artifacts import Workspace, read_json
 from cxrlt.challenges import get_challenge
 from cxrlt.errors import UserError
@@ -181,23 +181,34 @@ def test_what_a_run_starts_from_is_trained_before_it_whatever_the_order():
         waves("csv", recipes)
 
 
-def test_listed_jobs_are_train_commands_in_waves_and_nothing_is_done(tmp_path):
-    source = make_tiny(tmp_path / "a folder")
+def test_listed_jobs_are_commands_in_waves_and_nothing_is_done(tmp_path):
+    source = replace(make_tiny(tmp_path / "a folder"), allow_missing=True, quarantine=True)
     save_recipe(tiny_recipe(), tmp_path / "first.yaml")
     save_recipe(tiny_recipe(**{"model.start_from": "first"}), tmp_path / "second.yaml")
     before = files_of(source)
     names = (str(tmp_path / "second.yaml"), str(tmp_path / "first.yaml"))
-    lines = list_jobs(source, Plan(names, n_folds=3, seed=7)).splitlines()
+    lines = list_jobs(source, Plan(names, n_folds=3, seed=7, drop_shared_patients=True)).splitlines()
     assert files_of(source) == before
-    jobs = [line for line in lines if not line.startswith("#")]
-    commands = [cli.parse(shlex.split(line)[1:]) for line in jobs]
-    assert [(Path(c.recipe).stem, c.fold, c.seed) for c in commands] == [
+    assert [line for line in lines if "wave" in line] == ["# wave 1 of 2: 3 jobs", "# wave 2 of 2: 3 jobs"]
+    folds, cache, *trainings = [cli.parse(shlex.split(line)[1:]) for line in lines if line[0] != "#"]
+    assert isinstance(folds, commands.MakeFolds)
+    assert (folds.n_folds, folds.seed, folds.allow_missing, folds.drop_shared_patients) == (3, 7, True, True)
+    assert isinstance(cache, commands.Cache)
+    assert cache.size == tiny_recipe().data.cache_size
+    assert [(Path(each.recipe).stem, each.fold, each.seed) for each in trainings] == [
         (name, (fold,), 7) for name in ("first", "second") for fold in range(3)
     ]
-    assert all(command.source("csv").flags() == source.flags() for command in commands)
-    assert [line for line in lines if "wave" in line] == ["# wave 1 of 2: 3 jobs", "# wave 2 of 2: 3 jobs"]
+    assert all(each.challenge == "csv" for each in (folds, cache, *trainings))
+    assert all(each.source("csv").flags() == source.flags() for each in (cache, *trainings))
+    assert folds.workspace.inputs_dir("csv") == source.workspace.inputs_dir("csv")
     with pytest.raises(UserError, match="--quick"):
         list_jobs(source, Plan(names, quick=True))
+
+
+def test_the_listed_jobs_of_a_demo_draw_it_first(tmp_path):
+    lines = list_jobs(ImageSource(get_challenge("demo"), Workspace(tmp_path)), Plan()).splitlines()
+    assert isinstance(cli.parse(shlex.split(lines[1])[1:]), commands.Demo)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.full

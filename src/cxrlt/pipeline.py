@@ -57,9 +57,9 @@ def run(source: ImageSource, plan: Plan) -> None:
         flags = {"allow_missing": source.allow_missing, "drop_shared_patients": plan.drop_shared_patients}
         print(check(challenge, workspace, **flags))
     if plan.quick:
-        source, recipes = _rehearsal(source, recipes)
+        source, recipes = _smoke_run(source, recipes)
         challenge, workspace = source.challenge, source.workspace
-    _require_starts(source, recipes)
+    _require_start_runs(source, recipes)
     with _stage("folds"):
         print(make_folds(challenge, workspace, plan.n_folds, plan.seed, **flags))
     with _stage("cache"):
@@ -73,10 +73,10 @@ def run(source: ImageSource, plan: Plan) -> None:
     with _stage("submit"):
         for split in predicted:
             _submit(source, split)
-    _conclude(source, predicted)
+    _print_scores(source, predicted)
 
 
-def _rehearsal(source: ImageSource, recipes: dict[str, Recipe]) -> tuple[ImageSource, dict[str, Recipe]]:
+def _smoke_run(source: ImageSource, recipes: dict[str, Recipe]) -> tuple[ImageSource, dict[str, Recipe]]:
     """The same challenge with few patients and one epoch, in a root of its own."""
     name, workspace = source.challenge.name, source.workspace
     place = Workspace(
@@ -94,7 +94,7 @@ def _rehearsal(source: ImageSource, recipes: dict[str, Recipe]) -> tuple[ImageSo
     return replace(source, challenge=few, workspace=place), short
 
 
-def _require_starts(source: ImageSource, recipes: dict[str, Recipe]) -> None:
+def _require_start_runs(source: ImageSource, recipes: dict[str, Recipe]) -> None:
     """Raises UserError if a recipe starts from a run that is not trained and is not another of them."""
     for recipe in recipes.values():
         start = recipe.model.start_from
@@ -103,9 +103,13 @@ def _require_starts(source: ImageSource, recipes: dict[str, Recipe]) -> None:
 
 
 def _cache(source: ImageSource, recipes: dict[str, Recipe]) -> None:
-    for size in sorted({recipe.data.cache_size for recipe in recipes.values()}):
+    for size in _cache_sizes(recipes):
         for split, cache in source.all_splits(size).items():
             print(f"{split}: {len(cache.ids):,} images at {size} px ({cache.directory})")
+
+
+def _cache_sizes(recipes: dict[str, Recipe]) -> list[int]:
+    return sorted({recipe.data.cache_size for recipe in recipes.values()})
 
 
 def _train(source: ImageSource, plan: Plan, recipes: dict[str, Recipe]) -> None:
@@ -125,31 +129,44 @@ def _train(source: ImageSource, plan: Plan, recipes: dict[str, Recipe]) -> None:
 
 
 def list_jobs(source: ImageSource, plan: Plan) -> str:
-    """The training jobs of `cxrlt run`, one shell command a line; those of a wave need the waves before it.
+    """What `cxrlt run` does up to the trained models, one shell command a line, in the order of their needs.
 
-    Raises UserError for a recipe that starts from a run which nobody trains.
+    The trainings of a wave need the waves before it, not each other. Raises UserError for a recipe that
+    starts from a run which is not trained and not in the list.
     """
     if plan.quick:
         raise UserError("--list-jobs: --quick trains in one process, so it has no jobs.")
     name = source.challenge.name
     recipes = {run: load_recipe(recipe) for run, recipe in plan.recipe_names(source.challenge).items()}
-    _require_starts(source, recipes)
+    _require_start_runs(source, recipes)
     ordered = waves(name, recipes)
-    lines = ["# first: cxrlt folds, and cxrlt cache, which the jobs then share"]
+    lines = ["# first, one after the other", *(job.command for job in _input_jobs(source, plan, recipes))]
     for number, wave in enumerate(ordered, start=1):
         jobs = train_jobs(source, plan, wave)
         lines += [f"# wave {number} of {len(ordered)}: {len(jobs)} jobs", *(job.command for job in jobs)]
-    return "\n".join([*lines, f"# then: cxrlt run {name} with the same options, which finds them finished"])
+    return "\n".join([*lines, f"# then cxrlt run {name} with the same flags, which finds all this finished"])
+
+
+def _input_jobs(source: ImageSource, plan: Plan, recipes: dict[str, Recipe]) -> list[Job]:
+    """The stages before training."""
+    name, folders = source.challenge.name, source.folder_flags()
+    split = ["--n-folds", str(plan.n_folds), "--seed", str(plan.seed)]
+    split += ["--allow-missing"] * source.allow_missing
+    split += ["--drop-shared-patients"] * plan.drop_shared_patients
+    jobs = [Job("demo", ("demo", name, *folders))] * (name in PHANTOMS)
+    jobs += [Job("folds", ("folds", name, *split, *folders))]
+    return jobs + [
+        Job(f"cache {size}", ("cache", name, "--size", str(size), *source.flags()))
+        for size in _cache_sizes(recipes)
+    ]
 
 
 def train_jobs(source: ImageSource, plan: Plan, names: Sequence[str]) -> list[Job]:
     """Every fold of the runs `names`, fold by fold."""
     recipe_names = plan.recipe_names(source.challenge)
+    flags = ("--challenge", source.challenge.name, "--seed", str(plan.seed), *source.flags())
     return [
-        Job(
-            f"{name} fold {fold}",
-            ("train", recipe_names[name], "--fold", str(fold), "--seed", str(plan.seed), *source.flags()),
-        )
+        Job(f"{name} fold {fold}", ("train", recipe_names[name], "--fold", str(fold), *flags))
         for fold in range(plan.n_folds)
         for name in names
     ]
@@ -196,7 +213,7 @@ def _submit(source: ImageSource, split: str) -> None:
         print(f"{split}: no submission, as images are missing: {error}")
 
 
-def _conclude(source: ImageSource, predicted: list[str]) -> None:
+def _print_scores(source: ImageSource, predicted: list[str]) -> None:
     """The scores and the paths to look at."""
     challenge, workspace = source.challenge, source.workspace
     for split in ("oof", *(split for split in predicted if _has_labels(source, split))):

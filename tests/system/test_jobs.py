@@ -24,20 +24,24 @@ from cxrlt.system.signals import Stopped, put_off, stop_if_asked
 HERE = Path(__file__).parent.parent
 
 def run_command(arguments):
-    """Commands: print TEXT, refuse TEXT, misspelt, bug, die CODE, device NAME, wait NAME."""
+    """Commands: print TEXT, refuse TEXT, misspelt, help, bug, die CODE, device NAME, wait NAME."""
     kind, what = arguments[0], arguments[-1]
     if kind == "print":
-        print(what)
+        print(what, end="" if what.endswith("unfinished") else "\\n")
     elif kind == "refuse":
         raise UserError(what)
     elif kind == "misspelt":
         sys.exit(2)
+    elif kind == "help":
+        sys.exit(0)
     elif kind == "bug":
         1 / 0
     elif kind == "die":
+        print("dying")
         os._exit(int(what)) if int(what) > 0 else os.kill(os.getpid(), -int(what))
     elif kind == "device":
-        (HERE / what).write_text(f"{os.environ['CUDA_VISIBLE_DEVICES']} {os.getpid()} {time.time()} ")
+        device, threads = os.environ["CUDA_VISIBLE_DEVICES"], os.environ["OMP_NUM_THREADS"]
+        (HERE / what).write_text(f"{device} {threads} {os.getpid()} {time.time()} ")
         time.sleep(0.3)
         with (HERE / what).open("a") as file:
             file.write(str(time.time()))
@@ -52,6 +56,7 @@ def run_command(arguments):
                     stop_if_asked()
             except Stopped:
                 time.sleep(float(os.environ.get("SAVING_SECONDS", "0.3")))
+                print("saving", flush=True)
                 (HERE / f"saved-{what}").touch()
                 raise
 '''
@@ -82,22 +87,25 @@ def test_a_failed_job_is_a_line_with_reason_and_command_and_the_others_go_on(sta
         job("bug", "x y", log=logs / "bug.log"),
         job("print", "a line for the log", log=logs / "fine.log"),
         job("misspelt"),
+        job("help"),
         job("print", "a line for the terminal"),
+        job("print", "unfinished"),
     ]
     failures = run_jobs(jobs, 2, "train", per_process=per_process)
     assert set(failures) == {"refuse no such option", "bug x y", "misspelt"}
-    assert failures["refuse no such option"] == "no such option"
-    says(failures["bug x y"], "ZeroDivisionError", "bug.log")
+    says(failures["refuse no such option"], "no such option", str(logs / "refused.log"))
+    assert (logs / "refused.log").read_text() == "cxrlt: no such option\n"
+    says(failures["bug x y"], "ZeroDivisionError", str(logs / "bug.log"))
     assert "Traceback" in (logs / "bug.log").read_text()
     assert (logs / "fine.log").read_text() == "a line for the log\n"
     out = capfd.readouterr().out.splitlines()
     assert "a line for the terminal" in out
     assert "a line for the log" not in out
     (failed,) = [line for line in out if "bug x y" in line]
-    assert "cxrlt bug 'x y'" in failed
-    (last,) = [line for line in out if line.startswith("train 5/5 ")]
-    assert "left" not in last
-    assert sum(line.startswith("train ") for line in out) == 5
+    says(failed, "ZeroDivisionError", str(logs / "bug.log"), "cxrlt bug 'x y'")
+    ends = [line.removeprefix("unfinished") for line in out if "train " in line]
+    assert [line.split()[1] for line in ends] == [f"{number}/7" for number in range(1, 8)]
+    assert ["left" in line for line in ends] == [True] * 6 + [False]
 
 
 def test_one_at_a_time_runs_in_this_process_and_in_order(tmp_path, capsys):
@@ -116,30 +124,37 @@ def test_one_at_a_time_runs_in_this_process_and_in_order(tmp_path, capsys):
 
 @pytest.mark.parametrize(("code", "words"), [("7", "exit code 7"), ("-9", "killed")])
 def test_of_jobs_that_share_a_process_one_that_kills_it_is_named_and_the_rest_run(stand_in, code, words):
-    jobs = [job("print", "first"), job("die", code), job("print", "third"), job("print", "fourth")]
-    failures = run_jobs(jobs, 2, per_process=9)
+    log = stand_in / "died.log"
+    group = [
+        job("device", "first"),
+        job("die", code, log=log),
+        job("device", "third"),
+        job("device", "fourth"),
+    ]
+    failures = run_jobs([*group, *(job("print", text) for text in "abc")], 2, per_process=9)
     assert list(failures) == [f"die {code}"]
-    assert words in failures[f"die {code}"]
-    jobs = [job("device", "first"), job("die", code), job("device", "third"), job("device", "fourth")]
-    run_jobs([*jobs, *jobs], 2, per_process=9)
+    says(failures[f"die {code}"], words, log)
+    assert log.read_text() == "dying\n"
     assert {"first", "third", "fourth"} <= {path.name for path in stand_in.iterdir()}
 
 
-def test_jobs_that_run_at_once_have_a_device_each(stand_in):
+def test_jobs_that_run_at_once_have_a_device_each_and_share_the_processors(stand_in, monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     names = [f"job{number}" for number in range(6)]
     assert run_jobs([job("device", name) for name in names], 2) == {}
     runs = [(stand_in / name).read_text().split() for name in names]
     assert {device for device, *_ in runs} == {"0", "1"}
-    assert len({process for _, process, *_ in runs}) == 6
+    assert {int(threads) for _, threads, *_ in runs} == {max(os.cpu_count() // 2, 1)}
+    assert len({process for _, _, process, *_ in runs}) == 6
     for device in ("0", "1"):
-        spans = sorted((float(begun), float(ended)) for on, _, begun, ended in runs if on == device)
+        spans = sorted((float(begun), float(ended)) for on, _, _, begun, ended in runs if on == device)
         assert all(ended <= begun for (_, ended), (begun, _) in pairwise(spans))
 
 
 def test_jobs_of_a_group_share_a_process(stand_in):
     names = [f"job{number}" for number in range(6)]
     run_jobs([job("device", name) for name in names], 2, per_process=3)
-    processes = [(stand_in / name).read_text().split()[1] for name in names]
+    processes = [(stand_in / name).read_text().split()[2] for name in names]
     assert len(set(processes[:3])) == len(set(processes[3:])) == 1
     assert processes[0] != processes[3]
 
@@ -178,7 +193,7 @@ def test_a_signal_lets_running_jobs_save_and_starts_no_other(stand_in, waiting, 
     (os.killpg if group else os.kill)(waiting.pid, number)
     out, _ = waiting.communicate(timeout=60)
     assert waiting.returncode == 128 + number, out
-    assert out == ""
+    assert out == "saving\nsaving\n"
     assert traces(stand_in, "begun") == traces(stand_in, "saved") == {"0", "1"}
     groups = {path.read_text().split()[1] for path in stand_in.glob("begun-?")}
     assert str(waiting.pid) not in groups  # Ctrl-C would reach the jobs twice

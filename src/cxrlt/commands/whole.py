@@ -25,7 +25,7 @@ class Run(Images):
     drop_shared_patients: bool = False
     """Take patients that dev or test has too out of train."""
     list_jobs: bool = False
-    """Print the training jobs as commands, for other machines to run, and do nothing."""
+    """Print the commands up to the trained models, for other machines to run, and run none of them."""
 
     def run(self) -> None:
         from cxrlt.pipeline import Plan, list_jobs, run

@@ -26,7 +26,12 @@ class ImageSource:
     quarantine: bool = False
 
     def flags(self) -> list[str]:
-        """Those with which another command reads the same images."""
+        """Those with which another command reads the same images of this challenge."""
+        optional = ["--quarantine"] * self.quarantine + ["--allow-missing"] * self.allow_missing
+        return self.folder_flags() + optional
+
+    def folder_flags(self) -> list[str]:
+        """Those with which another command works in the same folders."""
         name, workspace = self.challenge.name, self.workspace
         folders = {
             "--root": workspace.root,
@@ -34,9 +39,7 @@ class ImageSource:
             "--images": workspace.images_dir(name),
             "--cache-dir": workspace.cache_dir(),
         }
-        words = [word for flag, folder in folders.items() for word in (flag, str(folder))]
-        words += ["--quarantine"] * self.quarantine + ["--allow-missing"] * self.allow_missing
-        return ["--challenge", name, *words]
+        return [word for flag, folder in folders.items() for word in (flag, str(folder))]
 
     def split(self, split: str, size: int) -> tuple[pd.DataFrame, ImageCache]:
         """The table of `split` and the cache of its images at `size` pixels, built where needed."""

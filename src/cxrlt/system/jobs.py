@@ -68,10 +68,11 @@ def run_jobs(jobs: Sequence[Job], n_at_once: int, title: str = "", *, per_proces
 
 def visible_gpus() -> list[str]:
     """As CUDA_VISIBLE_DEVICES names them, or 0, 1, …"""
-    import torch
+    if named := os.environ.get("CUDA_VISIBLE_DEVICES"):
+        return named.split(",")
+    import torch  # here, as it takes seconds
 
-    named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return named.split(",") if named else [str(index) for index in range(torch.cuda.device_count())]
+    return [str(index) for index in range(torch.cuda.device_count())]
 
 
 class _Progress:
@@ -89,8 +90,10 @@ class _Progress:
             n_left = self._n_jobs - self._n_finished
             left = (time.monotonic() - self._began) / self._n_finished * n_left
             line = f"{self._title} {self._n_finished}/{self._n_jobs} {job.label}: ".lstrip()
-            line += _duration(seconds) if failure is None else f"failed: {failure} The command: {job.command}"
-            print(f"{line}; {_duration(left)} left" if n_left else line, flush=True)
+            line += _duration(seconds) if failure is None else f"failed: {failure}"
+            line += f"; {_duration(left)} left" if n_left else ""
+            line += "" if failure is None else f"; the command: {job.command}"
+            print(line, flush=True)
             if failure is not None:
                 self.failures[job.label] = failure
 
@@ -107,7 +110,7 @@ class _Children:
         gpus = visible_gpus()
         for place in range(n_at_once):
             self._devices.put(gpus[place % len(gpus)] if gpus else None)
-        self._n_threads = max((os.cpu_count() or 1) // n_at_once, 1)
+        self._n_threads = max((os.cpu_count() or 1) // n_at_once, 1)  # unless OMP_NUM_THREADS is set
 
     def run(self, jobs: Sequence[Job]) -> None:
         """Run the jobs in one child, or those behind one that took the child with it in another."""
@@ -137,7 +140,7 @@ class _Children:
         In a process group of its own, which Ctrl-C does not reach: the child would be told twice. Its
         standard input ends when this process does, however that happens.
         """
-        environment = {**os.environ, "OMP_NUM_THREADS": str(self._n_threads)}
+        environment = {"OMP_NUM_THREADS": str(self._n_threads), **os.environ}
         if device is not None:
             environment["CUDA_VISIBLE_DEVICES"] = device
         words = json.dumps([[job.label, job.arguments, job.log and str(job.log)] for job in jobs])
@@ -161,15 +164,17 @@ class _Children:
         n_over = 0
         with child:
             for line in child.stdout or ():
-                if line.startswith(OUTCOME):
-                    self._progress.finished(jobs[n_over], *json.loads(line.removeprefix(OUTCOME)))
+                printed, outcome_follows, outcome = line.partition(OUTCOME)
+                if printed:
+                    print(printed, end="", flush=True)
+                if outcome_follows:
+                    self._progress.finished(jobs[n_over], *json.loads(outcome))
                     n_over += 1
-                else:
-                    print(line, end="", flush=True)
         with self._lock:
             self._running.discard(child)
             if n_over < len(jobs) and not self._stopping:
-                self._progress.finished(jobs[n_over], 0, _reason_of_death(child.returncode))
+                job = jobs[n_over]
+                self._progress.finished(job, 0, _reason_of_death(child.returncode) + _see(job.log))
                 n_over += 1
         return n_over
 
@@ -187,27 +192,28 @@ def _children(progress: _Progress, n_at_once: int) -> Iterator[_Children]:
 
 def _reason_of_death(code: int) -> str:
     if code == -signal.SIGKILL:
-        return "its process was killed, perhaps for want of memory: try fewer --workers."
+        return "its process was killed, perhaps because memory ran out: fewer --workers need less"
     how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-    return f"its process {how}."
+    return f"its process {how}"
 
 
 def _run_here(job: Job) -> tuple[float, str | None]:
     """Run the job in this process. Returns its seconds, and why it failed or None."""
-    began = time.monotonic()
+    began, failure = time.monotonic(), None
     with _output_to(job.log):
         try:
             # By its name, as a child process knows it too: the command line stands above all other modules.
             importlib.import_module("cxrlt.cli").run_command([*job.arguments])
-            failure = None
         except UserError as error:
             failure = str(error)
-        except SystemExit:
-            failure = f"the command line has an error{_see(job.log)}."
+            if job.log:
+                print(f"cxrlt: {failure}")
+        except SystemExit as ended:
+            failure = "the command line has an error" if ended.code else None
         except Exception as error:  # a bug must not cost the other jobs
             traceback.print_exc()
-            failure = f"{type(error).__name__}: {error}{_see(job.log)}"
-    return time.monotonic() - began, failure
+            failure = f"{type(error).__name__}: {error}"
+    return time.monotonic() - began, failure and failure + _see(job.log)
 
 
 @contextmanager
@@ -216,12 +222,13 @@ def _output_to(log: Path | None) -> Iterator[None]:
         yield
         return
     log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("a", encoding="utf-8") as file, redirect_stdout(file), redirect_stderr(file):
+    # Line by line, so that the log of a job that is killed is complete.
+    with log.open("a", buffering=1, encoding="utf-8") as file, redirect_stdout(file), redirect_stderr(file):
         yield
 
 
 def _see(log: Path | None) -> str:
-    return f" (more in {log})" if log else " (more above)"
+    return f" (log: {log})" if log else ""
 
 
 def _duration(seconds: float) -> str:
@@ -245,6 +252,7 @@ def _main(words: str) -> None:
 
 def _stop_with_parent() -> None:
     os.read(sys.stdin.fileno(), 1)  # returns when the parent's end of the pipe is closed
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nobody reads it; saving may print
     os.kill(os.getpid(), signal.SIGTERM)
 
 
