@@ -10,7 +10,7 @@ from cxrlt.experiments.report import report
 from cxrlt.experiments.score import read_truths
 from cxrlt.experiments.tuning import tune
 from cxrlt.experiments.variants import Setting, VariantKind
-from cxrlt.experiments.waves import Failures, ensemble_job, run_job, run_wave, train_wave
+from cxrlt.experiments.waves import Failures, cache_job, ensemble_job, run_job, run_wave, train_wave
 
 
 def compare(experiment: Experiment) -> str:
@@ -25,10 +25,9 @@ def compare(experiment: Experiment) -> str:
             for fold in experiment.folds:
                 experiment.is_trained(run, fold)
     if experiment.plan.list_jobs:
-        size = experiment.base.data.cache_size
-        print(f"# first: cxrlt cache {experiment.challenge.name} --size {size}, which the jobs then share")
+        run_wave(experiment, "first", [cache_job(experiment)])
         _run(experiment)
-        return "# then: the same command without --list-jobs, which goes on from what they leave"
+        return "# then the same command without --list-jobs, which goes on from what they leave"
     truths = read_truths(experiment)
     table, size = experiment.present.rows.table, experiment.base.data.cache_size
     experiment.source.folded(table, size)  # one process builds the cache

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import replace
 
 from cxrlt.ensembles.weights import read_weights
 from cxrlt.errors import UserError
@@ -22,10 +21,16 @@ def run_wave(
 ) -> Failures:
     """Run the jobs, as many in a process as there are unless told otherwise; or print them (--list-jobs)."""
     if jobs and experiment.plan.list_jobs:
-        print(f"# {title}: {len(jobs)} jobs", *(job.command for job in jobs), sep="\n")
+        print(f"# {title}: {len(jobs)} job{'s' * (len(jobs) > 1)}", *(job.command for job in jobs), sep="\n")
     elif jobs:
         return run_jobs(jobs, experiment.n_workers, title, per_process=per_process or len(jobs))
     return {}
+
+
+def cache_job(experiment: Experiment) -> Job:
+    """Makes what the other jobs then share."""
+    source, size = experiment.source, experiment.base.data.cache_size
+    return Job("cache", ("cache", source.challenge.name, "--size", str(size), *source.flags()))
 
 
 def train_wave(experiment: Experiment, title: str, runs: Sequence[Run], folds: Sequence[int]) -> Failures:
@@ -67,10 +72,9 @@ def _has_other_members(experiment: Experiment, run: Run, members: Sequence[str])
 
 def _job(experiment: Experiment, label: str, log: str, words: Sequence[str]) -> Job:
     source = experiment.source
-    if words[0] not in ("train", "predict"):  # which alone read images
-        source = replace(source, quarantine=False, allow_missing=False)
+    flags = source.flags() if words[0] in ("train", "predict") else source.folder_flags()
     path = experiment.runs_dir / "logs" / f"{_file_name(experiment, log)}.log"
-    return Job(label, (*words, *source.flags()), path)
+    return Job(label, (*words, "--challenge", source.challenge.name, *flags), path)
 
 
 def _file_name(experiment: Experiment, label: str) -> str:

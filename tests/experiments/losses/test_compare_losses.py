@@ -95,16 +95,14 @@ def test_a_finished_experiment_trains_nothing_and_finds_the_same(source, finishe
     assert (folder / "results.csv").read_bytes() == results
     assert not re.findall(r"^(?:tune|train|predict)", capsys.readouterr().out, flags=re.M)
     compare_losses(source, replace(plan, list_jobs=True))
-    assert "\ncxrlt " not in capsys.readouterr().out
+    assert re.findall(r"^cxrlt \w+", capsys.readouterr().out, flags=re.M) == ["cxrlt cache"]
 
 
 def test_only_the_tuning_is_listed_before_it_has_run(source, plan, capsys):
-    assert compare_losses(source, plan(name="listed", rates=(0.5, 1.0), list_jobs=True)).startswith(
-        "# then: "
-    )
-    _, first, second, *commands, last = capsys.readouterr().out.splitlines()
-    assert first == "# first: cxrlt cache csv --size 32, which the jobs then share"
-    assert second == "# tune: 4 jobs"
+    assert compare_losses(source, plan(name="listed", rates=(0.5, 1.0), list_jobs=True)).startswith("# then ")
+    _, first, cache, second, *commands, last = capsys.readouterr().out.splitlines()
+    assert (first, second) == ("# first: 1 job", "# tune: 4 jobs")
+    assert parse(shlex.split(cache)[1:]).size == 32
     assert [parse(shlex.split(line)[1:]).name for line in commands] == [
         f"listed/tuning/{loss}-lr{lr}-clip1" for loss in ("bce", "asl") for lr in (0.001, 0.002)
     ]

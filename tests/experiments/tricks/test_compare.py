@@ -167,7 +167,7 @@ def test_jobs_are_listed_wave_by_wave_and_none_is_run(source, tricks_plan, capsy
     names = ("gem", "crt", "flip", "calibrate", "mean")
     images = replace(source, allow_missing=True)
     compare_tricks(images, tricks_plan(*names, name="listed", seeds=1, list_jobs=True))
-    lines = capsys.readouterr().out.splitlines()[3:]
+    lines = capsys.readouterr().out.splitlines()[4:]
     assert [line.partition(":")[0] for line in lines if line.startswith("#")] == [
         "# train",
         "# train second stages",
