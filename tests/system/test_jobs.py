@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
 
@@ -173,7 +173,7 @@ except Stopped as stopped:
 
 
 @pytest.fixture
-def waiting(stand_in: Path) -> subprocess.Popen:
+def waiting(stand_in: Path) -> Iterator[subprocess.Popen]:
     """A process, in a group of its own, whose first two jobs of five have begun and wait to be stopped."""
     (stand_in / "parent.py").write_text(PARENT)
     process = subprocess.Popen(
@@ -184,8 +184,11 @@ def waiting(stand_in: Path) -> subprocess.Popen:
         text=True,
         start_new_session=True,
     )
-    wait_for(lambda: len(list(stand_in.glob("begun-?"))) == 2)
-    return process
+    try:
+        wait_for(lambda: len(list(stand_in.glob("begun-?"))) == 2)
+        yield process
+    finally:
+        process.kill()
 
 
 @pytest.mark.parametrize(("number", "group"), [(signal.SIGTERM, False), (signal.SIGINT, True)])
