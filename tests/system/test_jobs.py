@@ -26,6 +26,7 @@ HERE = Path(__file__).parent.parent
 def run_command(arguments):
     """Commands: print TEXT, refuse TEXT, misspelt, help, bug, die CODE, device NAME, wait NAME."""
     kind, what = arguments[0], arguments[-1]
+    assert sys.argv[1:] == arguments, "so that a lock names the command that holds it"
     if kind == "print":
         print(what, end="" if what.endswith("unfinished") else "\\n")
     elif kind == "refuse":

@@ -55,9 +55,9 @@ def stop_on_signals() -> Iterator[None]:
 
 @contextmanager
 def put_off() -> Iterator[None]:
-    """Within it a signal is only noted, for `stop_if_asked` to heed between steps; a second stops at once.
+    """Within it a signal is only noted, and stops at the next `stop_if_asked`; a second stops at once.
 
-    One that nobody heeded stops at the end of the block.
+    Without another `stop_if_asked` it stops at the end of the block.
     """
     _request.put_off = True
     try:
