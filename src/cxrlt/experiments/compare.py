@@ -17,8 +17,8 @@ from cxrlt.experiments.waves import Failures, cache_job, ensemble_job, run_job, 
 def compare(experiment: Experiment) -> str:
     """Tune, train, predict, combine and score what is not done yet, and write the tables as Markdown.
 
-    Raises UserError, after everything else is done, for runs that failed. With --list-jobs prints what there
-    is to do, and does nothing else.
+    Raises UserError, after everything else is done, for runs that failed. With --list-jobs writes recipes,
+    prints what there is to do, and does nothing else.
     """
     print(experiment.opening(), flush=True)
     if not experiment.tuned:  # what lies there of another experiment is refused before anything is trained
