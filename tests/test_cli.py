@@ -83,7 +83,7 @@ def test_an_unknown_augmentation_policy_lists_the_known_ones(capsys):
         (["predict", "nothing"], "Nothing is called 'nothing' for demo"),
     ],
 )
-def test_what_a_user_can_mend_is_one_sentence_without_traceback(args, sentence, tmp_path, capsys):
+def test_what_a_user_can_fix_is_one_sentence_without_traceback(args, sentence, tmp_path, capsys):
     assert exit_of(*args, "--root", str(tmp_path)) == 2
     error = capsys.readouterr().err
     assert error.startswith("cxrlt: ")
@@ -159,7 +159,7 @@ def test_a_tilde_in_the_environments_root_is_the_home_directory(tmp_path, monkey
 
 
 @pytest.mark.parametrize("flag", ["--root", "--model.pretrained"])
-def test_the_home_directory_of_nobody_ends_with_a_sentence(flag, capsys):
+def test_the_home_directory_of_an_unknown_user_ends_with_a_sentence(flag, capsys):
     assert exit_of("train", "demo_resnet", f"{flag}=~no-such-user-here/x") == 2
     error = capsys.readouterr().err
     assert "no-such-user-here" in error
@@ -186,7 +186,7 @@ def test_a_full_disk_is_a_sentence(monkeypatch, capsys):
     )
 
 
-def test_an_error_of_the_system_that_no_user_can_mend_keeps_its_traceback(monkeypatch):
+def test_an_error_of_the_system_that_no_user_can_fix_keeps_its_traceback(monkeypatch):
     def broken(self):
         raise OSError(errno.EBADF, "Bad file descriptor")
 

@@ -81,7 +81,7 @@ def test_a_second_run_skips_what_is_finished(finished, capsys):
     assert "already done" in capsys.readouterr().out
 
 
-def test_a_rehearsal_goes_through_to_the_zip_in_a_place_of_its_own(finished, capsys):
+def test_a_quick_run_goes_through_to_the_zip_in_a_folder_of_its_own(finished, capsys):
     source, plan = finished
     before = files_of(source)
     run(source, replace(plan, quick=True))

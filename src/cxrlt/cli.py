@@ -61,7 +61,7 @@ def main(args: list[str] | None = None) -> None:
     except UserError as error:
         _say(str(error))
         sys.exit(2)
-    except BrokenPipeError:  # whoever read the output, such as head, has seen enough
+    except BrokenPipeError:  # the reader of the output, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
     except Stopped as stopped:

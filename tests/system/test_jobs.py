@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
 
@@ -26,6 +26,7 @@ HERE = Path(__file__).parent.parent
 def run_command(arguments):
     """Commands: print TEXT, refuse TEXT, misspelt, help, bug, die CODE, device NAME, wait NAME."""
     kind, what = arguments[0], arguments[-1]
+    assert sys.argv[1:] == arguments, "so that a lock names the command that holds it"
     if kind == "print":
         print(what, end="" if what.endswith("unfinished") else "\\n")
     elif kind == "refuse":
@@ -173,7 +174,7 @@ except Stopped as stopped:
 
 
 @pytest.fixture
-def waiting(stand_in: Path) -> subprocess.Popen:
+def waiting(stand_in: Path) -> Iterator[subprocess.Popen]:
     """A process, in a group of its own, whose first two jobs of five have begun and wait to be stopped."""
     (stand_in / "parent.py").write_text(PARENT)
     process = subprocess.Popen(
@@ -184,13 +185,20 @@ def waiting(stand_in: Path) -> subprocess.Popen:
         text=True,
         start_new_session=True,
     )
-    wait_for(lambda: len(list(stand_in.glob("begun-?"))) == 2)
-    return process
+    try:
+        wait_for(lambda: len(list(stand_in.glob("begun-?"))) == 2)
+        yield process
+    finally:
+        process.kill()
 
 
-@pytest.mark.parametrize(("number", "group"), [(signal.SIGTERM, False), (signal.SIGINT, True)])
-def test_a_signal_lets_running_jobs_save_and_starts_no_other(stand_in, waiting, number, group):
-    (os.killpg if group else os.kill)(waiting.pid, number)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_lets_running_jobs_save_and_starts_no_other(stand_in, waiting, number):
+    """Ctrl-C reaches a group, and `timeout` sends SIGTERM to the process first and then to its group."""
+    if number == signal.SIGTERM:
+        waiting.send_signal(number)
+        time.sleep(0.1)
+    os.killpg(waiting.pid, number)
     out, _ = waiting.communicate(timeout=60)
     assert waiting.returncode == 128 + number, out
     assert out == "saving\nsaving\n"

@@ -1,4 +1,5 @@
 import signal
+from contextlib import nullcontext
 
 import pytest
 
@@ -33,7 +34,25 @@ def test_a_second_signal_stops_at_once():
     assert caught.value.exit_code == 143
 
 
-def test_a_signal_that_nobody_heeded_stops_at_the_end():
+@pytest.mark.parametrize("put_off_first", [True, False])
+def test_sigterm_to_a_process_and_then_its_group_stops_it_once(put_off_first):
+    saved = []
+    with pytest.raises(Stopped), stop_on_signals(), put_off() if put_off_first else nullcontext():
+        try:
+            signal.raise_signal(signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)
+            stop_if_asked()
+        except Stopped:
+            signal.raise_signal(signal.SIGTERM)
+            saved.append(True)
+            raise
+    assert saved
+    with pytest.raises(Stopped), stop_on_signals():
+        signal.raise_signal(signal.SIGTERM)
+        pytest.fail("went on")
+
+
+def test_a_signal_that_was_not_checked_stops_at_the_end():
     with pytest.raises(Stopped), stop_on_signals():
         with put_off():
             signal.raise_signal(signal.SIGINT)

@@ -43,6 +43,7 @@ class Train(Images):
 
         from cxrlt.predictions.predict import predict
         from cxrlt.predictions.run_names import require_start
+        from cxrlt.training.timing import timed
         from cxrlt.training.train import TrainPlan, train
 
         name = self.name or run_name(self.recipe) + ("-refit" if self.refit else "")
@@ -50,7 +51,9 @@ class Train(Images):
         if (start := self.fields.model.start_from) and start != name:
             require_start(source.challenge, source.workspace, start)
         flags = {"force": self.force, "keep_trained": self.keep_trained}
-        train(source, TrainPlan(name, self.fields, self.fold, self.refit, self.seed, **flags))
+        plan = TrainPlan(name, self.fields, self.fold, self.refit, self.seed, **flags)
+        with timed(source.workspace.run_dir(source.challenge.name, name), self.fold or (), self.force):
+            train(source, plan)
         if not self.refit:
             predict(source, name, "oof", only=self.fold)
         if self.force and PartialState().is_main_process:
@@ -64,8 +67,8 @@ class Predict(Images):
     name: Positional[str]
     """A run or an ensemble."""
     challenge: str = "demo"
-    split: Literal["oof", "dev", "test"] = "test"
-    """oof: the training rows each fold left out."""
+    split: Literal["oof", "train_set", "dev", "test"] = "test"
+    """oof: the training rows each fold left out; train_set: as many that it was trained on."""
     force: bool = False
     """Predict again what is finished."""
 

@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 from tyro.conf import Positional, arg
 
 from cxrlt.commands.base import ChallengeName, Images
-from cxrlt.experiments.flags import ExperimentPlan
+from cxrlt.experiments import ExperimentPlan
+from cxrlt.experiments.lists import experiment_names
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,14 +47,13 @@ class Compare(Images):
     interrupted experiment goes on when started again; a finished one only rewrites its tables and figures.
     """
 
-    kind: Positional[Literal["losses", "tricks"]]
+    kind: Positional[Literal[experiment_names()]]
     """What is compared."""
     challenge: ChallengeName
     plan: Annotated[ExperimentPlan, arg(name="")] = field(default_factory=ExperimentPlan)
 
     def run(self) -> None:
-        from cxrlt.experiments.losses.compare import compare_losses
-        from cxrlt.experiments.tricks.compare import compare_tricks
+        from cxrlt.experiments.compare import compare
+        from cxrlt.experiments.lists import experiment_named
 
-        compare = compare_losses if self.kind == "losses" else compare_tricks
-        print(compare(self.source(self.challenge), self.plan))
+        print(compare(experiment_named(self.kind)(self.source(self.challenge), self.plan)))

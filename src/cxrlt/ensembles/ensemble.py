@@ -98,6 +98,8 @@ def predict_run(source: "ImageSource", name: str, split: str, *, force: bool = F
 
     require_run(source.challenge, source.workspace, name)
     models = models_of(source, name)
+    if split == "train_set" and models != (name,):
+        raise UserError(f"--split train_set is of single models, and {name} is an ensemble: name a member.")
     for model in models:
         paths = predict(source, model, split, force=force)
     if models == (name,):

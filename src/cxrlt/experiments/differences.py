@@ -17,12 +17,11 @@ the smallest difference the design can detect. Nothing here is corrected for how
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
 
-from cxrlt.experiments.score import RunScore, Truth
 from cxrlt.metrics import Drawn, Interval, paired_difference
 
 SIGNIFICANT = 1.96  # two-sided 5 %
@@ -31,11 +30,32 @@ WITHIN = "within noise"
 
 
 @dataclass(frozen=True)
+class Truth:
+    """Labels (index image_id, a column per class) of all rows of folds.csv, and each row's patient."""
+
+    name: str
+    labels: pd.DataFrame
+    patients: pd.Series
+
+
+@dataclass(frozen=True)
+class RunScore:
+    """`metrics` in the order of the table, the challenge's first; `classes` has a row per class.
+
+    First of its columns is what the table's means are means of. `beside` are further numbers without draws.
+    """
+
+    metrics: dict[str, Drawn]
+    classes: pd.DataFrame
+    beside: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Compared:
-    """One variant on one truth: means over seeds, and differences to the first variant.
+    """One variant on one truth: means over seeds, and differences to the reference.
 
     `spreads` are standard deviations between seeds, NaN for one seed; `differences` have their bootstrap
-    intervals; `error` is SE of the challenge's metric; `beside` are means over seeds too. The first variant
+    intervals; `error` is SE of the challenge's metric; `beside` are means over seeds too. The reference
     has no differences and no verdict.
     """
 

@@ -17,7 +17,7 @@ from cxrlt.folds.read import REFIT
 from cxrlt.inputs.cache import ImageCache
 from cxrlt.inputs.images import ImageSource, give_back_memory
 from cxrlt.models.backbone import XRayModel, create_model
-from cxrlt.predictions.present import Present
+from cxrlt.predictions.present import TRAIN_ROWS, Present
 from cxrlt.predictions.standardise import read_constants, write_constants
 from cxrlt.predictions.store import MADE_BY, PredictionsMeta, open_predictions, write_predictions
 from cxrlt.predictions.trained import TrainedFold, recipe_of, require_classes, trained_folds
@@ -43,7 +43,7 @@ def predict(
     only: Collection[int] | None = None,
     force: bool = False,
 ) -> list[Path]:
-    """Write `split`.parquet into every trained fold of a run; "oof" means the rows a fold left out.
+    """Write `split`.parquet into every trained fold of a run; of oof and train_set the `rows_to_predict`.
 
     With `only`, into those folds. What is there is left alone if it was made of what there is now, unless
     `force`. Raises UserError if nothing is trained under that name, or another process is at work in a fold.
@@ -54,12 +54,11 @@ def predict(
     present = Present(challenge, workspace)
     run_dir = workspace.run_dir(challenge.name, name)
     trained = trained_folds(run_dir, present.folds, challenge.name, only)
-    if split == "oof":
+    if split in TRAIN_ROWS:
         trained = [unit for unit in trained if unit.fold != REFIT]
         if not trained:
             raise UserError(f"{name} was fitted on all rows (--refit), so it has no out-of-fold predictions.")
         table, cache = source.folded(present.rows.table, trained[0].recipe.data.cache_size)
-        ids = present.rows.table.index
     else:
         challenge.require(split)
         table, cache = source.split(split, trained[0].recipe.data.cache_size)
@@ -68,11 +67,21 @@ def predict(
     for note in present.rows.notes(challenge.name) if split == "oof" else []:
         accelerator.print(f"predict {name} oof: {note}")
     for unit in trained:
-        rows = ids[(present.rows.fold == int(unit.fold)).to_numpy()] if split == "oof" else ids
+        rows = rows_to_predict(int(unit.fold), split, present) if split in TRAIN_ROWS else ids
         request = PredictRequest(name, split, rows, force)
         with exclusive(unit.directory) if accelerator.is_main_process else nullcontext():
             _predict_fold(unit, request, table, cache, present, accelerator)
     return [unit.directory / f"{split}.parquet" for unit in trained]
+
+
+def rows_to_predict(fold: int, split: str, present: Present) -> pd.Index:
+    """Training rows that a fold's model predicts: those left out, or of "train_set" some it was trained on.
+
+    These are the rows that the next fold left out: as many, with the same share of every label, and over all
+    folds the same.
+    """
+    rows, n_folds = present.rows.fold, present.folds.n_folds
+    return rows.index[rows == ((fold + 1) % n_folds if split == "train_set" else fold)]
 
 
 @dataclass(frozen=True)

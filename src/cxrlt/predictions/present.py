@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 TRAINED_WITH = ("split", "classes")
 """Where one of these differs, predicting again is not enough."""
 PIXEL_DIGITS = 16
-TRAIN_ROWS = ("oof", "seen")
+TRAIN_ROWS = ("oof", "train_set")
 """What predictions of training rows are called; others have the name of their split."""
 
 

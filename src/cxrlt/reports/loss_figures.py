@@ -8,6 +8,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from sklearn import metrics
 
 from cxrlt.metrics import Interval, has_both_values
 from cxrlt.reports.figures import (
@@ -162,24 +163,13 @@ def settings_figure(families: Mapping[str, pd.DataFrame]) -> Figure:
 
 def roc_curve(positive: np.ndarray, score: np.ndarray) -> Curve:
     """False and true positive rates (k,) from (0, 0) to (1, 1), at every distinct score."""
-    found, passed = _counts_above(positive, score)
-    negatives = np.arange(len(positive) + 1)[passed] - found
-    n_positive = positive.sum()
-    return negatives / (len(positive) - n_positive), found / n_positive
+    return metrics.roc_curve(positive, score, drop_intermediate=False)[:2]
 
 
 def precision_recall_curve(positive: np.ndarray, score: np.ndarray) -> Curve:
     """Recall and precision (k,) at every distinct score, the highest first."""
-    found, passed = _counts_above(positive, score)
-    return found[1:] / positive.sum(), found[1:] / passed[1:]
-
-
-def _counts_above(positive: np.ndarray, score: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Positives and rows at or above every distinct score, beginning with none."""
-    order = np.argsort(-score, kind="stable")
-    last_of_ties = np.append(np.flatnonzero(np.diff(score[order])), len(score) - 1)
-    passed = np.append(0, last_of_ties + 1)
-    return np.append(0, np.cumsum(positive[order]))[passed], passed
+    precision, recall, _ = metrics.precision_recall_curve(positive, score)
+    return recall[-2::-1], precision[-2::-1]  # without the end point at recall 0, which no score has
 
 
 def _panels(labels: pd.DataFrame, losses: Sequence[str], x_label: str) -> tuple[Figure, dict[str, Axes]]:

@@ -1,5 +1,6 @@
 """Ctrl-C and SIGTERM, which a preempted (spot) machine sends: stop, at once or after what is under way."""
 
+import math
 import signal
 import time
 from collections.abc import Iterator
@@ -9,7 +10,7 @@ from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 SAME_SECONDS = 2.0
-"""A machine sends SIGTERM to a process and to all its group: within this time it has been sent once."""
+"""Some send SIGTERM to a process and to all its group, as `timeout` does: within this time it is one."""
 
 
 class Stopped(BaseException):
@@ -30,11 +31,11 @@ class Stopped(BaseException):
 
 @dataclass
 class _Request:
-    """The signal that has come while stopping is put off."""
+    """The signal that has come while stopping is put off, and when a SIGTERM last came."""
 
     put_off: bool = False
     number: int | None = None
-    came_at: float = 0.0
+    sigterm_at: float = -math.inf
 
 
 _request = _Request()
@@ -43,6 +44,7 @@ _request = _Request()
 @contextmanager
 def stop_on_signals() -> Iterator[None]:
     """Within it SIGINT and SIGTERM raise `Stopped` in the main thread, at once unless `put_off`."""
+    _request.sigterm_at = -math.inf
     before = {number: signal.signal(number, _on_signal) for number in SIGNALS}
     try:
         yield
@@ -53,9 +55,9 @@ def stop_on_signals() -> Iterator[None]:
 
 @contextmanager
 def put_off() -> Iterator[None]:
-    """Within it a signal is only noted, for `stop_if_asked` to heed between steps; a second stops at once.
+    """Within it a signal is only noted, and stops at the next `stop_if_asked`; a second stops at once.
 
-    One that nobody heeded stops at the end of the block.
+    Without another `stop_if_asked` it stops at the end of the block.
     """
     _request.put_off = True
     try:
@@ -77,9 +79,11 @@ def stop_if_asked() -> None:
 
 
 def _on_signal(number: int, frame: FrameType | None) -> None:
-    again = _request.number == number == signal.SIGTERM
-    if again and time.monotonic() - _request.came_at < SAME_SECONDS:
-        return
+    if number == signal.SIGTERM:
+        now = time.monotonic()
+        if now - _request.sigterm_at < SAME_SECONDS:
+            return
+        _request.sigterm_at = now
     if not _request.put_off or _request.number is not None:
         raise Stopped(number)
-    _request.number, _request.came_at = number, time.monotonic()
+    _request.number = number

@@ -1,19 +1,27 @@
 import re
+import shlex
+from dataclasses import replace
 
-import numpy as np
 import pandas as pd
 import pytest
 
 from cxrlt.artifacts import read_json
+from cxrlt.cli import parse
 from cxrlt.errors import UserError
-from cxrlt.experiments.losses.compare import compare_losses
-from cxrlt.experiments.losses.plan import LossExperiment
-from cxrlt.experiments.score import OWN_LABELS
+from cxrlt.experiments.compare import compare
+from cxrlt.experiments.lists import losses
+from cxrlt.experiments.lists.losses import LossExperiment
+from cxrlt.experiments.variants import Setting
+from cxrlt.experiments.waves import train_wave
 from cxrlt.folds.make import make_folds
 from cxrlt.recipe import load_recipe
 from tiny import CLASSES, make_tiny
 
 pytestmark = pytest.mark.slow
+
+
+def compare_losses(source, plan):
+    return compare(LossExperiment(source, plan))
 
 
 def fold_dirs(source, name):
@@ -40,32 +48,15 @@ def test_an_experiment_trains_every_loss_seed_and_fold_and_every_setting_to_choo
     assert sum("clipoff" in name for name in tuning) == 1
 
 
-def test_the_tables_hold_every_variant_against_every_truth(finished):
-    _, folder, text = finished
-    results = pd.read_csv(folder / "results.csv")
-    assert list(zip(results["truth"], results["variant"], strict=True)) == [
-        (OWN_LABELS, "bce"),
-        (OWN_LABELS, "asl"),
-        ("train", "bce"),
-        ("train", "asl"),
-    ]
-    assert len(pd.read_csv(folder / "runs.csv")) == 8
-    assert len(pd.read_csv(folder / "classes.csv")) == 12
-    assert text.startswith((folder / "results.md").read_text().strip())
-    assert text.count("Smallest mAP difference") == 2
-    assert len(re.findall(r"^\| asl \|", text, flags=re.M)) == 2
-
-
-def test_a_row_holds_the_mean_and_spread_of_its_runs(finished):
+def test_a_row_holds_what_losses_cost_and_how_closely_they_fit(finished):
     _, folder, _ = finished
     runs = pd.read_csv(folder / "runs.csv").query("truth == 'train' and variant == 'asl'")
-    (row,) = (
-        pd.read_csv(folder / "results.csv").query("truth == 'train' and variant == 'asl'").to_dict("records")
-    )
-    assert row["mAP"] == pytest.approx(runs["mAP"].mean())
-    assert row["mAP sd over seeds"] == pytest.approx(runs["mAP"].std())
+    rows = pd.read_csv(folder / "results.csv")
+    assert len(rows) == 4
+    (row,) = rows.query("truth == 'train' and variant == 'asl'").to_dict("records")
+    assert (row["loss"], row["seeds"]) == ("asl", 2)
     assert row["train_minus_oof"] == pytest.approx(runs["train_minus_oof"].mean())
-    assert row["mAP difference low"] <= row["mAP difference"] <= row["mAP difference high"]
+    assert row["lr"] == runs["lr"].iloc[0]
     assert row["step_time"] > 0
     assert 0 <= row["clipped_share"] <= 1
 
@@ -104,30 +95,21 @@ def test_a_finished_experiment_trains_nothing_and_finds_the_same(source, finishe
     assert compare_losses(source, plan) == text
     assert changed(source, "compare-losses") == before
     assert (folder / "results.csv").read_bytes() == results
-    assert "train 1/" not in capsys.readouterr().out
+    assert not re.findall(r"^(?:tune|train|predict)", capsys.readouterr().out, flags=re.M)
+    compare_losses(source, replace(plan, list_jobs=True))
+    assert re.findall(r"^cxrlt \w+", capsys.readouterr().out, flags=re.M) == ["cxrlt cache"]
 
 
-@pytest.mark.full
-def test_one_more_loss_goes_on_from_what_is_there(source, plan):
-    compare_losses(source, plan(name="grows"))
-    before = changed(source, "grows")
-    text = compare_losses(source, plan(name="grows", losses=("bce", "asl", "focal")))
-    after = changed(source, "grows")
-    assert {path: after[path] for path in before} == before
-    assert len(after) == len(before) * 3 / 2
-    assert "| focal |" in text
-
-
-@pytest.mark.full
-def test_another_recipe_is_not_mixed_in(source, plan):
-    compare_losses(source, plan(name="one-recipe"))
-    path = source.workspace.root / "other.yaml"
-    path.write_text(f"base: {plan().recipe}\noptim: {{weight_decay: 0.2}}\n")
-    with pytest.raises(UserError, match=r"optim.weight_decay.*--name.*--force"):
-        compare_losses(source, plan(name="one-recipe", recipe=str(path)))
-    compare_losses(source, plan(name="one-recipe", recipe=str(path), force=True))
-    path = next(source.workspace.run_dir("csv", "one-recipe").glob("asl-*-seed0/fold0/config.yaml"))
-    assert load_recipe(None, path).optim.weight_decay == 0.2
+def test_only_the_tuning_is_listed_before_it_has_run(source, plan, capsys):
+    assert compare_losses(source, plan(name="listed", rates=(0.5, 1.0), list_jobs=True)).startswith("# then ")
+    _, first, cache, second, *commands, last = capsys.readouterr().out.splitlines()
+    assert (first, second) == ("# first: 1 job", "# tune: 4 jobs")
+    assert parse(shlex.split(cache)[1:]).size == 32
+    assert [parse(shlex.split(line)[1:]).name for line in commands] == [
+        f"listed/tuning/{loss}-lr{lr}-clip1" for loss in ("bce", "asl") for lr in (0.001, 0.002)
+    ]
+    assert last.startswith("# the trainings that follow depend on the scores of these")
+    assert not fold_dirs(source, "listed")
 
 
 @pytest.mark.full
@@ -142,34 +124,28 @@ def test_further_rates_go_on_from_what_is_there(source, plan):
 
 
 def test_runs_of_another_split_are_not_mixed_in(plan, tmp_path):
-    own = make_tiny(tmp_path)
-    compare_losses(own, plan())
+    own, bce = make_tiny(tmp_path), plan(losses=("bce",))
+
+    def tune_first_rate():
+        experiment = LossExperiment(own, bce)
+        run = experiment.tuning_run(experiment.reference, Setting(2e-3, 1.0))
+        assert train_wave(experiment, "tune", [run], (0,)) == {}
+
+    tune_first_rate()
     make_folds(own.challenge, own.workspace, n_folds=3, seed=1, force=True)
     with pytest.raises(UserError, match=r"another split.*--force"):
-        compare_losses(own, plan())
+        tune_first_rate()
+    with pytest.raises(UserError, match=r"another split.*--force"):
+        compare_losses(own, bce)
 
 
 def test_a_loss_that_fails_is_named_at_the_end_and_the_others_are_compared(source, plan, monkeypatch):
-    wrong = plan(name="fails", losses=("bce", "asl", "hill"))
-    experiment = LossExperiment(source, wrong)
-    (bad,) = [variant for variant in experiment.variants if variant.name == "hill"]
-    monkeypatch.setattr(type(bad), "recipe", with_wrong_option(type(bad).recipe))
-    with pytest.raises(UserError, match=r"hill.*hill_lambda"):
-        compare_losses(source, wrong)
+    wrong = losses.loss_variant("hill", "hill", {"hill_lambda": 0.5})
+    monkeypatch.setattr(losses, "loss_variants", lambda *_: (losses.loss_variant("bce", "bce"), wrong))
+    with pytest.raises(UserError, match=r"1 of the.*tuning/hill.*hill_lambda"):
+        compare_losses(source, plan(name="fails"))
     results = pd.read_csv(source.workspace.submission_dir("csv", "fails") / "results.csv")
-    assert list(results["variant"]) == ["bce", "asl"]
-
-
-def with_wrong_option(recipe):
-    def wrong(self, base, lr, clip_grad):
-        made = recipe(self, base, lr, clip_grad)
-        if self.name != "hill":
-            return made
-        return made.model_copy(
-            update={"loss": made.loss.model_copy(update={"options": {"hill_lambda": 0.5}})}
-        )
-
-    return wrong
+    assert list(results["variant"]) == ["bce"]
 
 
 @pytest.mark.parametrize(
@@ -179,8 +155,6 @@ def with_wrong_option(recipe):
         ({"losses": ("bce", "ce")}, r"ce: .*bce"),
         ({"losses": ("bce", "bce")}, "more than once"),
         ({"ablation": "ral"}, "leave --losses out"),
-        ({"folds": (3,)}, "folds 0 to 2"),
-        ({"seeds": 0}, "--seeds"),
         ({"rates": (1.0, -1.0)}, "--rates"),
     ],
 )
@@ -195,21 +169,6 @@ def test_a_truth_without_all_rows_is_refused(source, plan, tmp_path):
     pd.read_csv(source.workspace.inputs_dir("csv") / "train.csv").iloc[1:].to_csv(truth, index=False)
     with pytest.raises(UserError, match=r"short.csv lacks rows"):
         compare_losses(source, plan(name="wrong", truth=(truth,)))
-
-
-@pytest.mark.full
-def test_processes_find_what_this_one_finds(source, plan):
-    alone = compare_losses(source, plan(name="alone"))
-    together = compare_losses(source, plan(name="together", workers=2))
-    columns = ["variant", "mAP", "mAUROC", "lr", "train_minus_oof"]
-    results = [
-        pd.read_csv(source.workspace.submission_dir("csv", name) / "results.csv")[columns]
-        for name in ("alone", "together")
-    ]
-    assert alone and together
-    np.testing.assert_allclose(
-        results[0].select_dtypes("number"), results[1].select_dtypes("number"), atol=1e-6
-    )
 
 
 def test_a_truth_in_which_no_class_has_both_values_is_refused_before_anything_is_trained(

@@ -1,7 +1,8 @@
 import pandas as pd
 import pytest
 
-from cxrlt.experiments.losses.compare import compare_losses
+from cxrlt.experiments.compare import compare
+from cxrlt.experiments.lists.losses import LossExperiment
 from tiny import make_tiny
 
 pytestmark = pytest.mark.slow
@@ -14,7 +15,7 @@ def single(tmp_path_factory):
 
 @pytest.mark.full
 def test_losses_of_both_kinds_are_compared_by_macro_f1(single, plan):
-    text = compare_losses(single, plan(losses=("ce", "lmf", "ldam", "ral")))
+    text = compare(LossExperiment(single, plan(losses=("ce", "lmf", "ldam", "ral"))))
     folder = single.workspace.submission_dir("csv", "compare-losses")
     results = pd.read_csv(folder / "results.csv")
     assert list(results["variant"]) == ["ce", "lmf", "ldam", "ral"]

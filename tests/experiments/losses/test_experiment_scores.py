@@ -4,12 +4,11 @@ import pytest
 
 from cxrlt.artifacts import read_json
 from cxrlt.errors import UserError
-from cxrlt.experiments.losses.plan import LossExperiment
-from cxrlt.experiments.losses.score import GAP, read_logits, score_run
-from cxrlt.experiments.losses.step_time import step_times
-from cxrlt.experiments.losses.train_set_predictions import SEEN, seen_fold
-from cxrlt.experiments.plan import Run
-from cxrlt.experiments.score import read_truths
+from cxrlt.experiments.costs import step_times
+from cxrlt.experiments.experiment import Run
+from cxrlt.experiments.lists.losses import LossExperiment
+from cxrlt.experiments.score import GAP, RunLogits, read_logits, read_truths, score_run
+from cxrlt.experiments.variants import Setting
 from cxrlt.metrics import macro_metric
 from cxrlt.predictions.store import open_predictions, read_predictions, write_predictions
 from cxrlt.submissions.evaluate import evaluate
@@ -24,7 +23,16 @@ def chosen(experiment, place, seed) -> Run:
     """A finished run, with the setting it was tuned to."""
     variant = experiment.variants[place]
     setting = read_json(experiment.results_dir / "tuned.json", "")["settings"][variant.name]
-    return experiment.run(variant, seed, setting["lr"], setting["clip_grad"])
+    return experiment.run(variant, seed, Setting(setting["lr"], setting["clip_grad"]))
+
+
+def score(experiment, run, truth, n_draws=2):
+    logits = read_logits(experiment, run)
+    return score_run(experiment, run, RunLogits(logits, logits), truth, n_draws)
+
+
+def folds_of(frame, experiment):
+    return experiment.split.frame["fold"].loc[frame.index]
 
 
 @pytest.fixture(scope="module")
@@ -32,42 +40,41 @@ def run(experiment) -> Run:
     return chosen(experiment, 1, 0)
 
 
-def test_seen_rows_are_those_of_another_fold_and_over_all_folds_the_left_out_ones(experiment, run):
-    assert [seen_fold(fold, 3) for fold in range(3)] == [1, 2, 0]
-    left_out, seen = read_logits(experiment, run), read_logits(experiment, run, seen=True)
-    assert set(left_out.index) == set(seen.index) == set(experiment.split.frame.index)
-    fold_of = experiment.split.frame["fold"]
-    assert (left_out["fold"] == fold_of.loc[left_out.index]).all()
-    assert (seen["fold"] != fold_of.loc[seen.index]).all()
+def test_a_train_set_is_the_rows_of_the_next_fold_and_over_all_folds_the_left_out_ones(experiment, run):
+    left_out, trained = read_logits(experiment, run), read_logits(experiment, run, "train_set")
+    assert set(left_out.index) == set(trained.index) == set(experiment.split.frame.index)
+    for frame, folds in ((left_out, [0, 1, 2]), (trained, [1, 2, 0])):
+        assert list(folds_of(frame, experiment).unique()) == folds
+    assert not np.allclose(left_out, trained.loc[left_out.index])
 
 
 def test_a_run_scores_what_evaluate_gives_it_without_a_mean_over_studies(experiment, source, run):
     own, again = read_truths(experiment)
-    score = score_run(experiment, run, own, n_draws=20)
+    scored = score(experiment, run, own, 20)
     evaluation = evaluate(experiment.challenge, source.workspace, run.name, n_draws=20)
     assert evaluation.study_mean.startswith("not averaged")
-    assert score.metrics["mAP"].value == pytest.approx(evaluation.overall.of("mAP").value)
+    assert scored.metrics["mAP"].value == pytest.approx(evaluation.overall.of("mAP").value)
     np.testing.assert_array_equal(
-        score.metrics["mAP"].draws, score_run(experiment, run, again, 20).metrics["mAP"].draws
+        scored.metrics["mAP"].draws, score(experiment, run, again, 20).metrics["mAP"].draws
     )
-    assert next(iter(score.metrics)) == experiment.challenge.metric
+    assert next(iter(scored.metrics)) == experiment.challenge.metric
 
 
-def test_the_gap_is_zero_where_seen_rows_are_predicted_as_if_left_out(experiment, run, tmp_path):
+def test_the_gap_is_zero_where_the_train_set_is_predicted_as_if_left_out(experiment, run, tmp_path):
     own = read_truths(experiment)[0]
     kept = {}
-    logits = read_logits(experiment, run).drop(columns="fold")
+    logits = read_logits(experiment, run)
     for fold in experiment.folds:
-        path = experiment.fold_dir(run, fold) / SEEN
+        path = experiment.fold_dir(run, fold) / "train_set.parquet"
         kept[path] = path.read_bytes()
         frame, meta = read_predictions(path, experiment.challenge.classes)
         write_predictions(path, logits.loc[frame.index], meta, open_predictions(path).pixels)
     try:
-        assert score_run(experiment, run, own, n_draws=2).beside[GAP] == pytest.approx(0)
+        assert score(experiment, run, own).beside[GAP] == pytest.approx(0)
     finally:
         for path, content in kept.items():
             path.write_bytes(content)
-    assert score_run(experiment, run, own, n_draws=2).beside[GAP] != 0
+    assert score(experiment, run, own).beside[GAP] != 0
 
 
 def test_one_fold_is_scored_alone(source, finished):
@@ -76,8 +83,8 @@ def test_one_fold_is_scored_alone(source, finished):
     logits, own = read_logits(one, run), read_truths(one)[0]
     assert set(one.split.frame.loc[logits.index, "fold"]) == {2}
     labels = own.labels.loc[logits.index].to_numpy(float)
-    alone = macro_metric("mAP", labels, logits.drop(columns="fold").to_numpy())
-    assert score_run(one, run, own, n_draws=2).metrics["mAP"].value == pytest.approx(alone)
+    alone = macro_metric("mAP", labels, logits.to_numpy())
+    assert score(one, run, own).metrics["mAP"].value == pytest.approx(alone)
 
 
 def test_predictions_of_other_rows_are_refused(experiment, run):
@@ -95,7 +102,7 @@ def test_predictions_of_other_rows_are_refused(experiment, run):
 def test_step_times_are_multiples_of_the_first_and_measured_once(experiment):
     runs = [chosen(experiment, place, 0) for place in range(len(experiment.variants))]
     first = step_times(experiment, runs)
-    assert first["bce"].ratio == 1
-    assert first["asl"].ratio > 0
+    assert first["bce"]["step_time"] == 1
+    assert first["asl"]["step_time"] > 0
     assert step_times(experiment, runs) == first
-    assert pd.Series({name: value.noise for name, value in first.items()}).ge(0).all()
+    assert pd.Series({name: value["step_time_noise"] for name, value in first.items()}).ge(0).all()

@@ -3,8 +3,10 @@ import shutil
 import pytest
 import torch
 
-from cxrlt.experiments.tricks.cost import SECONDS, costs, train_timed
-from cxrlt.experiments.tricks.plan import TrickExperiment
+from cxrlt.cli import parse
+from cxrlt.experiments.costs import SECONDS, costs
+from cxrlt.experiments.lists.tricks import TrickExperiment
+from cxrlt.experiments.waves import train_job
 from cxrlt.system.atomic_files import write_json
 
 pytestmark = pytest.mark.slow
@@ -16,9 +18,12 @@ def experiment(source, compared) -> TrickExperiment:
 
 
 def seconds_of(experiment, row):
-    (trick,) = [trick for trick in experiment.tricks if trick.name == row] or [None]
-    runs = experiment.runs([trick]) if trick else experiment.base_runs
+    runs = [run for run in experiment.runs({}) if run.variant.name == row]
     return [experiment.fold_dir(run, fold) / SECONDS for run in runs for fold in experiment.folds]
+
+
+def times_of(experiment):
+    return {name: cost["training_time"] for name, cost in costs(experiment, experiment.runs({})).items()}
 
 
 @pytest.fixture
@@ -35,8 +40,7 @@ def measured(experiment):
 
 
 def test_times_are_multiples_of_bases_with_what_is_needed_first(measured):
-    runs = [*measured.base_runs, *measured.runs(measured.tricks)]
-    times = {row: cost.training for row, cost in costs(measured, runs).items()}
+    times = times_of(measured)
     expected = {"base": 1, "gem": 3, "crt": 1.5, "mean": 4.5}
     assert times == pytest.approx({row: expected.get(row, 1) for row in times})
 
@@ -44,23 +48,21 @@ def test_times_are_multiples_of_bases_with_what_is_needed_first(measured):
 def test_a_training_that_was_not_measured_has_no_time(measured):
     for path in seconds_of(measured, "gem"):
         path.unlink()
-    runs = [*measured.base_runs, *measured.runs(measured.tricks)]
-    times = {row: cost.training for row, cost in costs(measured, runs).items()}
+    times = times_of(measured)
     assert times["gem"] != times["gem"]
     assert times["mean"] != times["mean"]
     assert times["crt"] == pytest.approx(1.5)
 
 
-def test_an_interrupted_training_is_not_measured(experiment, source):
-    (run,) = [run for run in experiment.base_runs if run.seed == 0]
-    plan = run.plan(0, force=False)
+def test_an_interrupted_training_is_not_measured(experiment):
+    run = experiment.run(experiment.reference, 0)
     directory = experiment.fold_dir(run, 0)
     kept = directory.with_name("kept")
     shutil.copytree(directory, kept)
     try:
         for name in ("weights.safetensors", SECONDS):
             (directory / name).unlink()
-        train_timed(source, plan, directory)
+        parse(list(train_job(experiment, run, 0).arguments)).run()
         assert (directory / "weights.safetensors").is_file()
         assert not (directory / SECONDS).exists()
     finally:
@@ -75,7 +77,6 @@ def test_without_a_gpu_it_is_the_processors_time_that_counts(experiment, compare
     kept = path.read_bytes()
     try:
         write_json(path, {"seconds": 1000.0, "clock": "wall"})
-        runs = [*experiment.base_runs, *experiment.runs(experiment.tricks)]
-        assert costs(experiment, runs)["gem"].training < 100
+        assert times_of(experiment)["gem"] < 100
     finally:
         path.write_bytes(kept)

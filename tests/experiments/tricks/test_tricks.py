@@ -1,11 +1,14 @@
 import dataclasses
+import importlib
+import re
+import sys
 
 import pandas as pd
 import pytest
 
-from cxrlt.cli import parse
-from cxrlt.experiments.tricks.fit import Facts, misfit
-from cxrlt.experiments.tricks.registry import PLAIN, TRICKS
+from cxrlt.cli import main, parse
+from cxrlt.experiments.lists.tricks import PLAIN, TRICKS, trick
+from cxrlt.experiments.variants import Context, why_not_applicable
 from cxrlt.recipe import changed, differing_fields, load_recipe
 from cxrlt.training.tta import NO_TTA
 
@@ -50,8 +53,8 @@ def challenge(source):
     return dataclasses.replace(source.challenge, train_counts={"Mass": 2, "No Finding": 2}, train_images=4)
 
 
-def left_out(facts):
-    return {name for name, trick in TRICKS.items() if misfit(trick, facts)}
+def left_out(context):
+    return {name for name, variant in TRICKS.items() if why_not_applicable(variant, context)}
 
 
 def test_base_predicts_every_image_once():
@@ -59,9 +62,9 @@ def test_base_predicts_every_image_once():
     assert changed(BASE, dict(PLAIN)) == BASE
 
 
-@pytest.mark.parametrize("name", [name for name, trick in TRICKS.items() if trick.fields(BASE)])
+@pytest.mark.parametrize("name", [name for name, variant in TRICKS.items() if variant.recipe(BASE) != BASE])
 def test_a_trick_changes_what_it_is_called_after_and_nothing_else(name):
-    recipe = changed(BASE, TRICKS[name].fields(BASE))
+    recipe = TRICKS[name].recipe(BASE)
     fields = {field.partition(":")[0] for field in differing_fields(BASE, recipe)}
     if name.startswith("augment_"):
         assert all(field.startswith("data.augment.") for field in fields)
@@ -73,14 +76,14 @@ def test_a_trick_changes_what_it_is_called_after_and_nothing_else(name):
 @pytest.mark.parametrize(("size", "small"), [(512, 352), (384, 256), (96, 64), (64, 32)])
 def test_rising_resolution_has_as_many_epochs_at_two_thirds_of_the_size_first(size, small):
     base = changed(BASE, {"data": {"size": size}, "schedule": {"epochs": 9}})
-    recipe = changed(base, TRICKS["rising"].fields(base))
+    recipe = TRICKS["rising"].recipe(base)
     (stage,) = recipe.schedule.stages
     assert (stage.size, stage.epochs, recipe.schedule.epochs) == (small, 4, 5)
     assert recipe.data.size == size
 
 
 def test_all_tricks_fit_a_challenge_with_studies_views_and_a_class_for_no_finding(challenge):
-    assert left_out(Facts(challenge, table(), BASE)) == set()
+    assert left_out(Context(challenge, table(), BASE)) == set()
 
 
 def test_tricks_over_studies_need_studies_of_several_images_with_the_same_labels(challenge):
@@ -88,47 +91,97 @@ def test_tricks_over_studies_need_studies_of_several_images_with_the_same_labels
     alone = table(study=["s", "t", "u", "v"])
     disputed = table(Mass=[1.0, 0.0, 0.0, 0.0])
     for rows in (alone, disputed):
-        assert left_out(Facts(challenge, rows, BASE)) == over_studies
-    assert left_out(Facts(challenge, table(view=["frontal"] * 4), BASE)) == {"view_weights"}
+        assert left_out(Context(challenge, rows, BASE)) == over_studies
+    assert left_out(Context(challenge, table(view=["frontal"] * 4), BASE)) == {"view_weights"}
 
 
 def test_what_is_fitted_on_other_folds_needs_them_all(challenge):
     fitted = {"view_weights", "calibrate", "thresholds"}
     fitted |= {"mean", "greedy", "per_class", "stack", "context"}
-    assert left_out(Facts(challenge, table(), BASE, all_folds=False)) == fitted
+    assert left_out(Context(challenge, table(), BASE, all_folds=False)) == fitted
 
 
 def test_a_gate_needs_a_class_for_no_finding(challenge):
     other = dataclasses.replace(challenge, train_counts={"Mass": 2, "Mass 2": 2})
-    assert left_out(Facts(other, table().rename(columns={"No Finding": "Mass 2"}), BASE)) == {"gate"}
+    assert left_out(Context(other, table().rename(columns={"No Finding": "Mass 2"}), BASE)) == {"gate"}
 
 
 def test_what_weighs_classes_apart_needs_any_number_of_classes_per_image(challenge):
     single = dataclasses.replace(challenge, task="single_label", metric="macro-F1")
     by_class = {"gate", "calibrate", "thresholds", "per_class", "stack", "context"}
-    assert left_out(Facts(single, table(), BASE)) == by_class
+    assert left_out(Context(single, table(), BASE)) == by_class
 
 
 def test_a_mirror_image_needs_training_that_mirrors_and_classes_without_a_side(challenge):
     still = changed(BASE, {"data": {"augment": {"flip": False}}})
-    assert left_out(Facts(challenge, table(), still)) == {"flip"}
+    assert left_out(Context(challenge, table(), still)) == {"flip"}
     sided = dataclasses.replace(challenge, train_counts={"Mass left": 2, "No Finding": 2})
     rows = table().rename(columns={"Mass": "Mass left"})
-    assert left_out(Facts(sided, rows, BASE)) == {"flip"}
+    assert left_out(Context(sided, rows, BASE)) == {"flip"}
 
 
 def test_what_the_recipe_has_already_is_no_trick(challenge):
     gem = changed(BASE, {"model": {"pool": "gem"}, "data": {"augment": {"policy": "light"}}})
-    assert left_out(Facts(challenge, table(), gem)) == {"gem", "augment_light"}
-    assert "rising" in left_out(Facts(challenge, table(), changed(BASE, {"schedule": {"epochs": 1}})))
+    assert left_out(Context(challenge, table(), gem)) == {"gem", "augment_light"}
+    assert "rising" in left_out(Context(challenge, table(), changed(BASE, {"schedule": {"epochs": 1}})))
 
 
 def test_a_recipe_that_cannot_have_a_trick_says_why(challenge):
     frozen = changed(BASE, {"model": {"frozen": True}})
-    why = misfit(TRICKS["mosaic"], Facts(challenge, table(), frozen))
+    why = why_not_applicable(TRICKS["mosaic"], Context(challenge, table(), frozen))
     assert why == "data.mix mixes single images: it goes with neither model.frozen nor model.fusion"
 
 
 def test_tricks_are_named_on_the_command_line():
     command = parse(["compare", "tricks", "demo", "--tricks", "flip", "gem", "--recipe", "demo_resnet"])
     assert (command.kind, command.plan.tricks) == ("tricks", ("flip", "gem"))
+
+
+MINE = """
+from cxrlt.experiments.lists.tricks import trick
+
+
+def small_table(context):
+    return None if len(context.table) < 1000 else "there are many images"
+
+
+trick("heavy", "more weight decay", {"optim": {"weight_decay": 0.2}}, needs=[small_table])
+"""
+
+
+@pytest.fixture
+def heavy(tmp_path, monkeypatch):
+    """A trick in a module of its own, which nothing else mentions."""
+    (tmp_path / "my_tricks.py").write_text(MINE)
+    monkeypatch.syspath_prepend(tmp_path)
+    importlib.import_module("my_tricks")
+    yield
+    del TRICKS["heavy"], sys.modules["my_tricks"]
+
+
+def command_of(source, *words):
+    folders = ["--root", str(source.workspace.root), "--name", "mine", "--workers", "1"]
+    return ["compare", "tricks", "csv", "--seeds", "1", "--folds", "0", *folders, *words]
+
+
+@pytest.mark.slow
+def test_a_trick_of_another_module_is_compared_and_named(source, heavy, tricks_plan, capsys):
+    recipe = tricks_plan().recipe
+    main(command_of(source, "--recipe", recipe, "--tricks", "heavy"))
+    out = capsys.readouterr().out
+    assert "compare-" not in out.split(" on csv: heavy")[0]
+    assert re.search(r"^\| heavy \| 0\.", out, flags=re.M)
+    rows = pd.read_csv(source.workspace.submission_dir("csv", "mine") / "results.csv")
+    assert list(rows["trick"]) == ["base", "heavy"]
+    assert list(rows["what"].fillna("")) == ["", "more weight decay"]
+    with pytest.raises(SystemExit) as ended:
+        main(command_of(source, "--recipe", recipe, "--tricks", "heavi"))
+    assert ended.value.code == 2
+    assert "heavi: the known ones are ml_decoder, " in (error := capsys.readouterr().err)
+    assert error.rstrip().endswith("context, heavy.")
+
+
+@pytest.mark.parametrize("name", ["flip", "base"])
+def test_two_tricks_of_one_name_are_refused(name):
+    with pytest.raises(ValueError, match=f"two tricks are called '{name}'"):
+        trick(name, "the same name")

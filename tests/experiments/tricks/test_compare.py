@@ -1,16 +1,22 @@
 import re
+import shlex
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from cxrlt.cli import parse
+from cxrlt.ensembles.ensemble import predict_run
 from cxrlt.ensembles.final_logits import load_final_logits, read_oof
 from cxrlt.ensembles.weights import read_weights
 from cxrlt.errors import UserError
+from cxrlt.experiments import waves
+from cxrlt.experiments.compare import compare
+from cxrlt.experiments.lists.tricks import TRICKS, TrickExperiment
 from cxrlt.experiments.score import OWN_LABELS
-from cxrlt.experiments.tricks.compare import compare_tricks
-from cxrlt.experiments.tricks.plan import TrickExperiment
-from cxrlt.experiments.tricks.registry import TRICKS, Trick
+from cxrlt.experiments.variants import ExperimentVariant, with_fields
 from cxrlt.metrics import macro_metric
 from cxrlt.predictions.present import Present
 from cxrlt.predictions.standardise import oof_scores
@@ -23,6 +29,10 @@ from cxrlt.training.train import fold_jobs
 pytestmark = pytest.mark.slow
 
 ORDER = ["base", "gem", "crt", "flip", "study_mean", "calibrate", "mean", "context"]
+
+
+def compare_tricks(source, plan):
+    return compare(TrickExperiment(source, plan))
 
 
 def folder(source, trick, seed=0, name="compare-tricks"):
@@ -111,10 +121,11 @@ def test_calibration_moves_probabilities_and_no_rank(compared):
 
 def test_a_second_stage_starts_from_bases_run_of_its_seed_with_a_new_head(source, compared):
     experiment = TrickExperiment(source, compared[0])
-    for run in experiment.runs([TRICKS["crt"]]):
+    for seed in (0, 1):
+        run = experiment.run(TRICKS["crt"], seed)
         start = run.recipe.model.start_from
         assert start == f"compare-tricks/base-seed{run.seed}"
-        (job,) = fold_jobs(source, run.plan(1, force=False))
+        (job,) = fold_jobs(source, run.plan(1))
         assert job.run.init_from.weights == folder(source, "base", run.seed) / "fold1/weights.safetensors"
         assert not job.run.init_from.same_classes
 
@@ -125,6 +136,11 @@ def test_an_ensemble_is_of_all_that_was_trained_with_its_seed(source, compared):
         assert set(members) == {f"compare-tricks/{name}-seed{seed}" for name in ("base", "gem", "crt")}
         alone = read_weights(folder(source, "context", seed), source.challenge).members
         assert set(alone) == {f"compare-tricks/base-seed{seed}"}
+
+
+def test_an_ensemble_was_trained_on_no_rows_of_its_own(source, compared):
+    with pytest.raises(UserError, match=r"train_set is of single models, and compare-tricks/mean-seed0"):
+        predict_run(source, "compare-tricks/mean-seed0", "train_set")
 
 
 def test_cost_is_a_multiple_of_bases_with_all_that_a_trick_needs(compared):
@@ -145,6 +161,35 @@ def test_a_finished_experiment_trains_nothing_and_finds_the_same(source, compare
     assert (results / "results.csv").read_bytes() == table
     out = capsys.readouterr().out
     assert not re.findall(r"^(?:train|predict)", out, flags=re.M)
+
+
+def test_jobs_are_listed_wave_by_wave_and_none_is_run(source, tricks_plan, capsys):
+    names = ("gem", "crt", "flip", "calibrate", "mean")
+    images = replace(source, allow_missing=True)
+    compare_tricks(images, tricks_plan(*names, name="listed", seeds=1, list_jobs=True))
+    lines = capsys.readouterr().out.splitlines()[4:]
+    assert [line.partition(":")[0] for line in lines if line.startswith("#")] == [
+        "# train",
+        "# train second stages",
+        "# predict otherwise",
+        "# predict otherwise",
+        "# calibrate",
+        "# ensemble",
+    ]
+    commands = [parse(shlex.split(line)[1:]) for line in lines if not line.startswith("#")]
+    assert [(type(command).__name__, command.name) for command in commands] == [
+        *(("Train", f"listed/{name}-seed0") for name in ("base", "gem") * 3),
+        *(("Train", "listed/crt-seed0") for _ in range(3)),
+        ("Predict", "listed/flip-seed0"),
+        ("Predict", "listed/calibrate-seed0"),
+        ("Calibrate", "listed/calibrate-seed0"),
+        ("Ensemble", "listed/mean-seed0"),
+    ]
+    assert [hasattr(command, "allow_missing") for command in commands] == [True] * 11 + [False] * 2
+    assert all(command.allow_missing for command in commands[:11])
+    assert commands[0].fields == load_recipe(None, Path(commands[0].recipe))
+    assert commands[0].fields.predict.study_mean == "off"
+    assert not trained(source, "listed")
 
 
 def test_one_more_trick_goes_on_from_what_is_there(source, tricks_plan):
@@ -173,22 +218,23 @@ def test_some_folds_alone_are_compared_on_the_rows_they_leave_out(source, tricks
     assert "Folds 2, 0 of 3" in text
 
 
-def test_a_prediction_is_made_anew_where_base_was_trained_anew(source, tricks_plan):
-    compare_tricks(source, tricks_plan("flip", name="again", seeds=1))
+def test_a_prediction_is_made_again_where_base_was_trained_again(source, tricks_plan):
+    plan = tricks_plan("flip", name="again", seeds=1, folds=(0, 1))
+    compare_tricks(source, plan)
     directory = folder(source, "base", name="again") / "fold0"
     other = folder(source, "base", name="again") / "fold1"
     flipped = (folder(source, "flip", name="again") / "fold0/oof.parquet").read_bytes()
     weights = directory / "weights.safetensors"
     weights.unlink()
     weights.write_bytes((other / "weights.safetensors").read_bytes())
-    compare_tricks(source, tricks_plan("flip", name="again", seeds=1))
+    compare_tricks(source, plan)
     assert (folder(source, "flip", name="again") / "fold0/oof.parquet").read_bytes() != flipped
 
 
 def test_a_trick_that_fails_is_named_at_the_end_and_the_others_are_compared(source, tricks_plan, monkeypatch):
-    changes = {"loss": {"name": "hill", "options": {"hill_lambda": 0.5}}}
-    monkeypatch.setitem(TRICKS, "wrong", Trick("wrong", "a loss's wrong option", "trained", changes))
-    monkeypatch.setitem(TRICKS, "odd", Trick("odd", "the same", "second stage", changes))
+    recipe = with_fields({"loss": {"name": "hill", "options": {"hill_lambda": 0.5}}})
+    for name, kind in (("wrong", "trained"), ("odd", "second stage")):
+        monkeypatch.setitem(TRICKS, name, ExperimentVariant(name, "a loss's wrong option", kind, recipe))
     with pytest.raises(UserError, match=r"wrong-seed0.*hill_lambda.*odd-seed0"):
         compare_tricks(source, tricks_plan("flip", "wrong", "odd", "mean", "gem", name="fails", seeds=1))
     results = pd.read_csv(source.workspace.submission_dir("csv", "fails") / "results.csv")
@@ -238,13 +284,24 @@ def test_what_cannot_be_compared_is_said_before_anything_is_trained(
     assert not source.workspace.run_dir("csv", "nothing").is_dir()
 
 
-def test_the_page_needs_no_other_file_and_holds_every_row(compared):
+def test_the_page_holds_every_row_of_the_tables(compared):
     _, results, text = compared
     page = (results / "report.html").read_text()
-    assert not re.findall(r"(?:src|href)=\"(?!data:)", page)
     assert (results / "figures" / f"differences_{OWN_LABELS}.png").is_file()
     rows = re.findall(r"^\| (?:base|gem|flip) \|.*$", text, flags=re.M)
     assert len(rows) == 6
     for row in rows:
         for cell in row.strip("| ").split(" | "):
             assert f"<td>{cell.strip()}</td>" in page
+
+
+def test_small_trainings_share_a_process_and_large_ones_have_their_own(source, tricks_plan, monkeypatch):
+    asked = []
+    monkeypatch.setattr(waves, "run_jobs", lambda *_, per_process: asked.append(per_process) or {})
+    large = source.workspace.root / "large.yaml"
+    large.write_text(f"base: {tricks_plan().recipe}\ndata: {{size: 4096}}\n")
+    for recipe in (tricks_plan().recipe, str(large)):
+        experiment = TrickExperiment(source, tricks_plan("flip", recipe=recipe, name="sizes"))
+        waves.train_wave(experiment, "train", [experiment.run(experiment.reference, 0)], (0,))
+    small, own = asked
+    assert (small > 100, own) == (True, 1)

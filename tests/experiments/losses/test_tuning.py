@@ -3,10 +3,10 @@ import math
 import pandas as pd
 import pytest
 
-from cxrlt.experiments.losses.plan import LossExperiment
-from cxrlt.experiments.losses.tune import last_score, tune
-from cxrlt.experiments.train import train_runs
-from cxrlt.experiments.workers import Workers
+from cxrlt.experiments.lists.losses import LossExperiment
+from cxrlt.experiments.tuning import last_score, tune
+from cxrlt.experiments.variants import Setting
+from cxrlt.experiments.waves import train_wave
 
 pytestmark = pytest.mark.slow
 
@@ -20,42 +20,39 @@ def pretend(experiment: LossExperiment, scores: dict[float, float]) -> None:
     """Let the runs of the tuning end with these scores, by learning rate and clipping."""
     (variant,) = experiment.variants
     for (lr, clip), score in scores.items():
-        directory = experiment.fold_dir(experiment.tuning_run(variant, lr, clip), 0)
+        directory = experiment.fold_dir(experiment.tuning_run(variant, Setting(lr, clip)), 0)
         log = pd.read_csv(directory / "log.csv")
         log.loc[len(log) - 1, "oof_mAP"] = score
         log.to_csv(directory / "log.csv", index=False)
 
 
 def test_the_rate_is_chosen_with_clipping_and_then_tried_without(experiment):
-    with Workers(1) as workers:
-        tune(experiment, workers)
-        pretend(experiment, {(1e-3, 1.0): 0.9, (2e-3, 1.0): 0.2, (4e-3, 1.0): 0.1})
-        tuned, failures = tune(experiment, workers)
-        assert tuned["bce"].lr == 1e-3
-        assert tuned["bce"].edge == "lowest"
-        pretend(experiment, {(1e-3, None): 0.95})
-        assert tune(experiment, workers)[0]["bce"].clip_grad is None
-        pretend(experiment, {(1e-3, None): 0.85})
-        assert tune(experiment, workers)[0]["bce"].clip_grad == 1.0
-        pretend(experiment, {(2e-3, 1.0): 0.99})
-        again = tune(experiment, workers)[0]["bce"]
+    tune(experiment)
+    pretend(experiment, {(1e-3, 1.0): 0.9, (2e-3, 1.0): 0.2, (4e-3, 1.0): 0.1})
+    tuned, failures = tune(experiment)
+    assert tuned["bce"].lr == 1e-3
+    assert tuned["bce"].edge == "lowest"
+    pretend(experiment, {(1e-3, None): 0.95})
+    assert tune(experiment)[0]["bce"].clip_grad is None
+    pretend(experiment, {(1e-3, None): 0.85})
+    assert tune(experiment)[0]["bce"].clip_grad == 1.0
+    pretend(experiment, {(2e-3, 1.0): 0.99})
+    again = tune(experiment)[0]["bce"]
     assert (again.lr, again.edge) == (2e-3, "")
     assert not failures
 
 
 def test_a_setting_that_breaks_off_is_a_bad_one_and_no_failure(source, plan):
     experiment = LossExperiment(source, plan(name="breaks-off", losses=("bce",), rates=(1.0, 1e30)))
-    with Workers(1) as workers:
-        tuned, failures = tune(experiment, workers)
+    tuned, failures = tune(experiment)
     assert not failures
     assert tuned["bce"].lr == 2e-3
     assert [math.isnan(trial.score) for trial in tuned["bce"].trials] == [False, True, False]
 
 
 def test_the_score_is_the_last_epochs(experiment):
-    run = experiment.tuning_run(experiment.variants[0], 5e-3, 1.0)
+    run = experiment.tuning_run(experiment.reference, Setting(5e-3, 1.0))
     assert math.isnan(last_score(experiment, run, 0))
-    with Workers(1) as workers:
-        train_runs(experiment, workers, [run], (0,), "train")
+    train_wave(experiment, "train", [run], (0,))
     log = pd.read_csv(experiment.fold_dir(run, 0) / "log.csv")
     assert last_score(experiment, run, 0) == log["oof_mAP"].iloc[-1]

@@ -1,0 +1,60 @@
+import pandas as pd
+import pytest
+
+from cxrlt.errors import UserError
+from cxrlt.experiments import lists
+from cxrlt.experiments.compare import compare
+from cxrlt.experiments.lists import experiment_named, experiment_names
+
+PAPER = """
+from cxrlt.experiments.experiment import Experiment
+from cxrlt.experiments.variants import ExperimentVariant, with_fields
+
+
+class PaperExperiment(Experiment):
+    what = "paper"
+
+    @property
+    def variants(self):
+        heavy, zooms = {"optim": {"weight_decay": 0.2}}, {"predict": {"tta": {"scales": (0.9,)}}}
+        return (
+            ExperimentVariant("usual"),
+            ExperimentVariant("heavy", "more weight decay", recipe=with_fields(heavy)),
+            ExperimentVariant("zooms", "two zooms", "prediction", with_fields(zooms)),
+        )
+
+
+EXPERIMENT = PaperExperiment
+"""
+
+
+@pytest.fixture
+def paper(tmp_path, monkeypatch):
+    """A list of variants in a file of its own, which nothing else mentions."""
+    (tmp_path / "paper.py").write_text(PAPER)
+    monkeypatch.setattr(lists, "__path__", [*lists.__path__, str(tmp_path)])
+    return experiment_named("paper")
+
+
+def test_every_file_of_the_folder_is_a_list(paper):
+    assert experiment_names() == ("losses", "paper", "tricks")
+
+
+@pytest.mark.slow
+def test_one_file_makes_a_whole_experiment(source, paper, tricks_plan, capsys):
+    text = compare(paper(source, tricks_plan(seeds=1, folds=(1,))))
+    assert capsys.readouterr().out.startswith(
+        "compare-paper on csv: heavy, zooms\n1 seeds, 1 folds: 2 trainings"
+    )
+    folder = source.workspace.submission_dir("csv", "compare-paper")
+    rows = pd.read_csv(folder / "results.csv")
+    assert list(rows["variant"]) == ["usual", "heavy", "zooms"]
+    assert "| zooms | 0." in text
+    assert "two zooms" in (folder / "report.html").read_text()
+
+
+def test_flags_of_another_list_are_refused(source, paper, tricks_plan):
+    with pytest.raises(UserError, match=r"Only cxrlt compare losses takes --losses and --rates"):
+        paper(source, tricks_plan(losses=("bce",), rates=(1.0,)))
+    with pytest.raises(UserError, match=r"Only cxrlt compare tricks takes --tricks"):
+        paper(source, tricks_plan("flip"))
