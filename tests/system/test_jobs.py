@@ -15,6 +15,8 @@ import cxrlt
 from cxrlt.system.jobs import Job, run_jobs
 from refusal import says
 
+pytestmark = pytest.mark.slow
+
 STAND_IN = '''
 import os, sys, time
 from pathlib import Path
