@@ -1,6 +1,5 @@
 """The stage `cxrlt compare`: one recipe trained with every variant, all else equal, and how these differ."""
 
-import gc
 from collections.abc import Mapping, Sequence
 
 from cxrlt.calibration.fitted import read_calibration
@@ -32,8 +31,6 @@ def compare(experiment: Experiment) -> str:
     truths = read_truths(experiment)
     table, size = experiment.present.rows.table, experiment.base.data.cache_size
     experiment.source.folded(table, size)  # one process builds the cache
-    gc.collect()
-    gc.freeze()  # every training looks for garbage: not among what is there already
     runs, settings, failures = _run(experiment)
     text, unscored = report(experiment, runs, truths, settings)
     _require_none_failed(failures | unscored)
