@@ -58,13 +58,13 @@ PACKAGES: Mapping[str, Package] = {
         "folds/*", "folds/split folds/rows folds/balance folds/make folds/read_folds folds/extend"
     ),
     "standardising": Package(
-        "predictions/standardise predictions/gate",
-        "predictions/standardise predictions/oof predictions/probabilities predictions/gate",
+        "predictions/standardise",
+        "predictions/standardise predictions/oof predictions/probabilities",
     ),
     "ensembles": Package(
         "ensembles/* predictions/study_mean predictions/scoring",
-        "ensembles/selection ensembles/stacking ensembles/context ensembles/candidates predictions/study "
-        "predictions/view_weights predictions/scoring",
+        "ensembles/selection ensembles/stacking ensembles/context ensembles/candidates ensembles/gate "
+        "predictions/study predictions/view_weights predictions/scoring",
         slow="ensembles/ensemble",
     ),
     "calibration": Package(

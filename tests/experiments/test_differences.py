@@ -4,7 +4,7 @@ import pytest
 
 from cxrlt.experiments.differences import WITHIN, compare, detectable
 from cxrlt.experiments.score import RunScore
-from cxrlt.metrics import Drawn
+from cxrlt.metrics import BootstrapSamples
 
 NOISE = np.random.default_rng(0).normal(0, 0.05, 1000)
 """What the drawing of patients does to every run alike."""
@@ -13,7 +13,7 @@ NOISE = np.random.default_rng(0).normal(0, 0.05, 1000)
 def run(value: float, own_noise: float = 0.0, seed: int = 0) -> RunScore:
     draws = value + NOISE + np.random.default_rng([1, seed]).normal(0, own_noise, 1000)
     return RunScore(
-        {"mAP": Drawn(value, draws)}, pd.DataFrame({"AP": [value]}, index=["Mass"]), {"gap": value}
+        {"mAP": BootstrapSamples(value, draws)}, pd.DataFrame({"AP": [value]}, index=["Mass"]), {"gap": value}
     )
 
 

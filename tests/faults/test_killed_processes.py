@@ -21,7 +21,7 @@ from cxrlt.system.processes import in_processes
 pytestmark = pytest.mark.slow
 
 N_PATIENTS = 30
-"""Drawn for some seconds by two processes."""
+"""BootstrapSamples for some seconds by two processes."""
 
 
 def start(root: Path) -> subprocess.Popen:

@@ -83,8 +83,12 @@ def after(before: dict[str, Path], stage: str) -> Path:
 
 
 def contents(root: Path) -> dict[str, str]:
-    """A hash of every file below `root`, folders as well, without what is different in every run."""
-    return {path.relative_to(root).as_posix(): _hash(path) for path in sorted(root.rglob("*"))}
+    """A hash of every file below `root`, folders as well, without what is different in every run.
+
+    seconds.json is only written for a fold that was trained alone and without interruption.
+    """
+    paths = [path for path in sorted(root.rglob("*")) if path.name != "seconds.json"]
+    return {path.relative_to(root).as_posix(): _hash(path) for path in paths}
 
 
 def left_over(root: Path) -> list[Path]:

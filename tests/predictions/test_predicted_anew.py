@@ -132,7 +132,7 @@ def test_classes_in_another_order_are_predicted_by_their_names(source: ImageSour
     after = read_predictions(fold(source, 0) / "dev.parquet", source.challenge.classes)[0]
     assert after.equals(before)
     (job, _) = train(other, TrainPlan("model", tiny_recipe(**SHORT)))
-    assert job.classes == source.challenge.classes != other.challenge.classes
+    assert job.data.classes == source.challenge.classes != other.challenge.classes
 
 
 def test_weights_that_predict_no_numbers_are_no_unreadable_images(source: ImageSource) -> None:

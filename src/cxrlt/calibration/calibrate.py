@@ -23,7 +23,7 @@ from cxrlt.ensembles.current import notes_of
 from cxrlt.ensembles.final_logits import load_final_logits, present_for
 from cxrlt.errors import UserError
 from cxrlt.folds.read import REFIT
-from cxrlt.metrics import Drawn, Interval, has_both_values, macro, macro_metric, paired_difference
+from cxrlt.metrics import BootstrapSamples, Interval, has_both_values, macro, macro_metric, paired_difference
 from cxrlt.metrics.calibration import LOG_LOSS, calibration_bootstrap
 from cxrlt.predictions.present import Present
 from cxrlt.predictions.scoring import N_DRAWS
@@ -175,7 +175,7 @@ class Nested:
                 frames.append(fitted.apply(frame[inside], variant))
         return {variant: pd.concat(frames).loc[self.ids] for variant, frames in parts.items()}
 
-    def draw(self, logits: pd.DataFrame, n_draws: int, seed: int) -> Mapping[str, Drawn]:
+    def draw(self, logits: pd.DataFrame, n_draws: int, seed: int) -> Mapping[str, BootstrapSamples]:
         """Local ECE, F1 at .5 and log-loss, with patients drawn, or rows where they are not known."""
         by_row = self.patients.isna().any()
         clusters = np.arange(len(logits)) if by_row else self.patients.to_numpy(str)
@@ -187,12 +187,14 @@ class Nested:
         return float(macro([macro_metric(metric, self.labels.loc[part.index], part) for part in parts]))
 
 
-def _behind(losses: Mapping[Method, Drawn]) -> dict[Method, Interval]:
+def _behind(losses: Mapping[Method, BootstrapSamples]) -> dict[Method, Interval]:
     best = min(losses.values(), key=lambda drawn: drawn.value)
     return {method: paired_difference(drawn, best) for method, drawn in losses.items()}
 
 
-def _variant_score(ranking: float, mine: Mapping[str, Drawn], raw: Mapping[str, Drawn]) -> VariantScore:
+def _variant_score(
+    ranking: float, mine: Mapping[str, BootstrapSamples], raw: Mapping[str, BootstrapSamples]
+) -> VariantScore:
     return VariantScore(
         ranking,
         {name: each.interval() for name, each in mine.items()},

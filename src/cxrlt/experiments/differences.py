@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
-from cxrlt.metrics import Drawn, Interval, paired_difference
+from cxrlt.metrics import BootstrapSamples, Interval, paired_difference
 
 SIGNIFICANT = 1.96  # two-sided 5 %
 POWER = 0.84  # 80 %
@@ -45,7 +45,7 @@ class RunScore:
     First of its columns is what the table's means are means of. `beside` are further numbers without draws.
     """
 
-    metrics: dict[str, Drawn]
+    metrics: dict[str, BootstrapSamples]
     classes: pd.DataFrame
     beside: Mapping[str, float] = field(default_factory=dict)
 
@@ -105,8 +105,8 @@ def detectable(compared: Sequence[Compared]) -> float:
 def _compared(
     name: str,
     runs: Sequence[RunScore],
-    means: Mapping[str, Drawn],
-    first: Mapping[str, Drawn],
+    means: Mapping[str, BootstrapSamples],
+    first: Mapping[str, BootstrapSamples],
     noise_of_seeds: float,
 ) -> Compared:
     metric = next(iter(means))
@@ -136,9 +136,9 @@ def _verdict(difference: Interval, error: float) -> str:
     return "higher" if difference.value > 0 else "lower"
 
 
-def _mean_over_seeds(runs: Sequence[RunScore]) -> dict[str, Drawn]:
+def _mean_over_seeds(runs: Sequence[RunScore]) -> dict[str, BootstrapSamples]:
     return {
-        key: Drawn(
+        key: BootstrapSamples(
             float(np.mean([run.metrics[key].value for run in runs])),
             np.mean([run.metrics[key].draws for run in runs], axis=0),
             drawn.bounds,

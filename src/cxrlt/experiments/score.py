@@ -14,7 +14,7 @@ from cxrlt.ensembles.final_logits import load_final_logits
 from cxrlt.errors import UserError, listing
 from cxrlt.experiments.differences import RunScore, Truth
 from cxrlt.experiments.experiment import Experiment, Run
-from cxrlt.metrics import Drawn, class_means, has_both_values, macro_metric, metric_names
+from cxrlt.metrics import BootstrapSamples, class_means, has_both_values, macro_metric, metric_names
 from cxrlt.metrics.calibration import LOCAL_ECE, MF1, calibration_bootstrap
 from cxrlt.predictions.predict import rows_to_predict
 from cxrlt.predictions.scoring import N_DRAWS, draw_figures
@@ -139,7 +139,7 @@ def score_run(
 
 def _ranking_figures(
     challenge: Challenge, scores: pd.DataFrame, truth: Truth, n_draws: int
-) -> tuple[dict[str, Drawn], pd.DataFrame]:
+) -> tuple[dict[str, BootstrapSamples], pd.DataFrame]:
     labels, patients = _labels_and_patients(truth, scores.index)
     figures = draw_figures(challenge, labels, scores.to_numpy(), patients, n_draws)
     usual = USUAL_METRIC[challenge.task]  # which is also shown group by group

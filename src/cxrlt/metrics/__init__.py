@@ -23,12 +23,12 @@ from cxrlt.metrics.ranking import (
     ranking_values,
 )
 from cxrlt.metrics.registry import METRICS, Metric, class_means, metric, metric_names
-from cxrlt.metrics.resampling import Drawn, Interval, basic_interval, paired_difference
+from cxrlt.metrics.resampling import BootstrapSamples, Interval, basic_interval, paired_difference
 
 __all__ = [
     "METRICS",
     "Bootstrap",
-    "Drawn",
+    "BootstrapSamples",
     "Interval",
     "Metric",
     "auroc",

@@ -14,7 +14,7 @@ from scipy.special import expit
 
 from cxrlt.metrics.ranking import checked, has_both_values, macro, ratio
 from cxrlt.metrics.registry import METRICS, metric
-from cxrlt.metrics.resampling import Drawn, Floats, cluster_codes, cluster_weights
+from cxrlt.metrics.resampling import BootstrapSamples, Floats, cluster_codes, cluster_weights
 
 N_BINS = 15
 LOCAL_ECE, MF1, LOG_LOSS = "local ECE", "mF1@.5", "log-loss"
@@ -86,7 +86,7 @@ class LogLoss(ProbabilityMetric):
 
 def calibration_bootstrap(
     targets: ArrayLike, logits: ArrayLike, clusters: ArrayLike, n_draws: int = 1000, seed: int = 0
-) -> Mapping[str, Drawn]:
+) -> Mapping[str, BootstrapSamples]:
     """The metrics of probabilities, means over classes, of (n, c) targets and logits, each with its draws.
 
     Classes without both values are left out of the means. Clusters (patients) and their draws are those of
@@ -103,7 +103,7 @@ def calibration_bootstrap(
     values = _values(metrics, tables, np.ones((n_clusters, 1)))
     draws = [_values(metrics, tables, weights) for weights in cluster_weights(n_clusters, n_draws, seed)]
     return {
-        name: Drawn(float(value[0]), drawn, METRICS[name].bounds)
+        name: BootstrapSamples(float(value[0]), drawn, METRICS[name].bounds)
         for name, value, drawn in zip(metrics, values, np.concatenate(draws, axis=1), strict=True)
     }
 

@@ -18,7 +18,7 @@ from scipy.sparse import csr_array
 
 from cxrlt.metrics.ranking import Bootstrap, checked, macro, ratio
 from cxrlt.metrics.registry import METRICS, metric
-from cxrlt.metrics.resampling import Drawn, Floats, cluster_codes, cluster_weights
+from cxrlt.metrics.resampling import BootstrapSamples, Floats, cluster_codes, cluster_weights
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,7 @@ def classification_bootstrap(
     overall = _decision_metrics()
     return Bootstrap(
         {name: (value, draws[name]) for name, value in values.items() if name not in overall},
-        {name: Drawn(float(values[name]), draws[name], METRICS[name].bounds) for name in overall},
+        {name: BootstrapSamples(float(values[name]), draws[name], METRICS[name].bounds) for name in overall},
     )
 
 

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import csr_array
 
 from cxrlt.metrics.registry import METRICS, metric
-from cxrlt.metrics.resampling import Drawn, Floats, cluster_codes, cluster_weights
+from cxrlt.metrics.resampling import BootstrapSamples, Floats, cluster_codes, cluster_weights
 
 BLOCK, RUN = 2048, 16
 """Steps summed at once, so that what is made of them stays in a core's cache, and by one running sum."""
@@ -187,12 +187,12 @@ class Bootstrap:
     """
 
     by_class: Mapping[str, tuple[Floats, Floats]]
-    overall: Mapping[str, Drawn] = field(default_factory=dict)
+    overall: Mapping[str, BootstrapSamples] = field(default_factory=dict)
 
-    def mean(self, metric: str, chosen: NDArray[np.bool_] | slice = slice(None)) -> Drawn:
+    def mean(self, metric: str, chosen: NDArray[np.bool_] | slice = slice(None)) -> BootstrapSamples:
         """A metric that is a mean over classes, over the `chosen` ones."""
         values, draws = self.by_class[METRICS[metric].of_class or metric]
-        return Drawn(float(macro(values[chosen])), macro(draws[:, chosen]), METRICS[metric].bounds)
+        return BootstrapSamples(float(macro(values[chosen])), macro(draws[:, chosen]), METRICS[metric].bounds)
 
 
 def bootstrap(

@@ -21,7 +21,7 @@ class Interval:
 
 
 @dataclass(frozen=True)
-class Drawn:
+class BootstrapSamples:
     """One metric of all rows, and of the rows of every bootstrap draw (n_draws,); NaN where undefined.
 
     `bounds` are the lowest and the highest value the metric can have.
@@ -54,7 +54,7 @@ def basic_interval(
     return Interval(float(value), float(low), float(high), n_undefined)
 
 
-def paired_difference(a: Drawn, b: Drawn, level: float = 0.95) -> Interval:
+def paired_difference(a: BootstrapSamples, b: BootstrapSamples, level: float = 0.95) -> Interval:
     """`a` minus `b`: the same metric on the same rows, with the same clusters, n_draws and seed."""
     if a.draws.shape != b.draws.shape:
         raise ValueError(f"draws of different shapes: {a.draws.shape} and {b.draws.shape}.")

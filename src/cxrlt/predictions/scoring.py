@@ -10,7 +10,7 @@ from cxrlt.challenges.base import Challenge, Task
 from cxrlt.errors import UserError, listing
 from cxrlt.metrics import (
     Bootstrap,
-    Drawn,
+    BootstrapSamples,
     Interval,
     basic_interval,
     bootstrap,
@@ -65,8 +65,8 @@ class Figures:
     """Values and bootstrap draws of one set of rows: by class, of all classes, of each group's."""
 
     by_class: ByClass
-    overall: Mapping[str, Drawn]
-    groups: Mapping[str, Mapping[str, Drawn]]
+    overall: Mapping[str, BootstrapSamples]
+    groups: Mapping[str, Mapping[str, BootstrapSamples]]
 
 
 def draw_figures(
@@ -87,7 +87,7 @@ def draw_figures(
         decided = classification_bootstrap(labels, scores, clusters, n_draws, seed)
         drawn = Bootstrap({**decided.by_class, **drawn.by_class}, decided.overall)
 
-    def means(chosen: np.ndarray) -> dict[str, Drawn]:
+    def means(chosen: np.ndarray) -> dict[str, BootstrapSamples]:
         return {metric: drawn.mean(metric, chosen) for metric in class_means(challenge.task)}
 
     groups = {
@@ -101,7 +101,7 @@ def macro_values(task: Task, labels: np.ndarray, scores: np.ndarray) -> dict[str
     return macro_metrics(metric_names(task), labels, scores)
 
 
-def _macro_score(chosen: np.ndarray, draws: Mapping[str, Drawn]) -> MacroScore:
+def _macro_score(chosen: np.ndarray, draws: Mapping[str, BootstrapSamples]) -> MacroScore:
     return MacroScore(int(chosen.sum()), {metric: drawn.interval() for metric, drawn in draws.items()})
 
 
@@ -154,7 +154,7 @@ class Evaluation:
     groups: dict[str, MacroScore]
     classes: tuple[ClassScore, ...]
     undefined: tuple[str, ...]
-    draws: Mapping[str, Drawn] = field(repr=False)
+    draws: Mapping[str, BootstrapSamples] = field(repr=False)
     per_fold: tuple[Mapping[str, float], ...] = ()
     mean_over_folds: float | None = None
     raw_pooled: float | None = None
