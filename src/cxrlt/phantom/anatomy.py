@@ -206,7 +206,7 @@ def draw_trunk(body: Body) -> np.ndarray:
 
 
 def draw_lungs(density: np.ndarray, body: Body, rng: np.random.Generator) -> np.ndarray:
-    # BootstrapSamples soft and a little high: the lungs, filled over it, give the diaphragm its sharp edge.
+    # Drawn soft and a little high: the lungs, filled over it, give the diaphragm its sharp edge.
     belly = area(np.array([(-0.5, body.dome + 0.02), (1.5, body.dome + 0.02), (1.5, 1.5), (-0.5, 1.5)]), 9)
     density = fill(density, belly * (density / (TISSUE + body.fat)), ABDOMEN + body.fat)
     density = fill(density, body.lungs * 0.92, LUNG + rng.uniform(-0.05, 0.07))
