@@ -200,8 +200,9 @@ def _card(job: FoldJob) -> dict[str, object]:
 def _git(*arguments: str) -> str | None:
     """Output of a git command in the package's folder; None outside a checkout or without git."""
     try:
+        folder, command = Path(cxrlt.__file__).parent, ["git", *arguments]
         done = subprocess.run(  # nosec B603  # the user's git, with words of ours
-            ["git", *arguments], cwd=Path(cxrlt.__file__).parent, capture_output=True, text=True, check=True
+            command, cwd=folder, capture_output=True, text=True, check=True
         )
         return done.stdout.strip()
     except (OSError, subprocess.CalledProcessError):
