@@ -1,6 +1,9 @@
 import gc
+import importlib
 import os
+import sys
 from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -67,3 +70,24 @@ def challenge_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Simulate
 def runs(challenge_of_the_tests: SimulatedRuns, tmp_path: Path) -> SimulatedRuns:
     """A challenge without runs, which a test may change."""
     return challenge_of_the_tests.copy(tmp_path)
+
+
+@pytest.fixture
+def add_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+    """Imports a module, given its source, which nothing else mentions; `registries` forget it afterwards."""
+    before: list[tuple[dict, dict]] = []
+    names: list[str] = []
+
+    def add(name: str, source: str, *registries: dict) -> None:
+        before.extend((registry, dict(registry)) for registry in registries)
+        (tmp_path / f"{name}.py").write_text(source)
+        monkeypatch.syspath_prepend(tmp_path)
+        importlib.import_module(name)
+        names.append(name)
+
+    yield add
+    for registry, entries in before:
+        registry.clear()
+        registry.update(entries)
+    for name in names:
+        del sys.modules[name]

@@ -44,15 +44,12 @@ def mine(name):
 
 
 @pytest.fixture
-def mine(tmp_path, monkeypatch):
-    """A challenge in a module of its own, which nothing else mentions, and the tables and pictures of it."""
-    (tmp_path / "my_challenge.py").write_text(MINE)
-    monkeypatch.syspath_prepend(tmp_path)
-    importlib.import_module("my_challenge")
+def mine(add_module, tmp_path):
+    """The folder of a challenge in a module of its own, with its tables and pictures."""
+    add_module("my_challenge", MINE, CHALLENGES)
     make_tiny(tmp_path)
     (tmp_path / "inputs" / "csv").rename(tmp_path / "inputs" / "mine")
-    yield tmp_path
-    del CHALLENGES["mine"], sys.modules["my_challenge"]
+    return tmp_path
 
 
 def test_a_challenge_of_another_module_is_checked_and_split_into_folds(mine, capsys):

@@ -44,13 +44,9 @@ class WideHead(nn.Module):
 
 
 @pytest.fixture
-def wide(tmp_path, monkeypatch):
-    """A head in a module of its own, which nothing else mentions."""
-    (tmp_path / "my_head.py").write_text(MINE)
-    monkeypatch.syspath_prepend(tmp_path)
-    importlib.import_module("my_head")
-    yield
-    del HEADS["wide"], _CLASSES["wide"], sys.modules["my_head"]
+def wide(add_module):
+    """A head in a module of its own."""
+    add_module("my_head", MINE, HEADS, _CLASSES)
 
 
 def test_a_head_of_another_module_is_trained_by_a_recipe(wide, tmp_path):

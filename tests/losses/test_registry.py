@@ -1,6 +1,5 @@
 """Losses by name: what they are called, what they take, and what is said when that is wrong."""
 
-import importlib
 import inspect
 import subprocess
 import sys
@@ -218,13 +217,9 @@ class Tripled(BinaryCrossEntropy):
 
 
 @pytest.fixture
-def tripled(tmp_path, monkeypatch):
-    """A loss in a module of its own, which nothing else mentions."""
-    (tmp_path / "my_losses.py").write_text(MINE)
-    monkeypatch.syspath_prepend(tmp_path)
-    importlib.import_module("my_losses")
-    yield
-    del LOSSES["tripled"], sys.modules["my_losses"]
+def tripled(add_module):
+    """A loss in a module of its own."""
+    add_module("my_losses", MINE, LOSSES)
 
 
 def test_a_loss_of_another_module_is_known_by_its_name(tripled):

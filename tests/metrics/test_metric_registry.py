@@ -1,6 +1,5 @@
 """A metric is registered where it is defined, and nowhere else."""
 
-import importlib
 import re
 import subprocess
 import sys
@@ -52,14 +51,9 @@ class PositiveRate:
 
 
 @pytest.fixture
-def mine(tmp_path, monkeypatch):
-    """A metric of every kind in a module of its own, which nothing else mentions."""
-    (tmp_path / "my_metrics.py").write_text(MINE)
-    monkeypatch.syspath_prepend(tmp_path)
-    importlib.import_module("my_metrics")
-    yield
-    for name in ("mGini", "worst-recall", "positive rate", "my_metrics"):
-        (sys.modules if name == "my_metrics" else METRICS).pop(name)
+def mine(add_module):
+    """A metric of every kind in a module of its own."""
+    add_module("my_metrics", MINE, METRICS)
 
 
 def runs_judged_by(metric, task, root):

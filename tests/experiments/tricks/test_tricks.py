@@ -1,7 +1,5 @@
 import dataclasses
-import importlib
 import re
-import sys
 
 import pandas as pd
 import pytest
@@ -150,13 +148,9 @@ trick("heavy", "more weight decay", {"optim": {"weight_decay": 0.2}}, needs=[sma
 
 
 @pytest.fixture
-def heavy(tmp_path, monkeypatch):
-    """A trick in a module of its own, which nothing else mentions."""
-    (tmp_path / "my_tricks.py").write_text(MINE)
-    monkeypatch.syspath_prepend(tmp_path)
-    importlib.import_module("my_tricks")
-    yield
-    del TRICKS["heavy"], sys.modules["my_tricks"]
+def heavy(add_module):
+    """A trick in a module of its own."""
+    add_module("my_tricks", MINE, TRICKS)
 
 
 def command_of(source, *words):
