@@ -43,12 +43,15 @@ class Plan:
         """Name of each run -> name or YAML file of its recipe."""
         return {run_name(recipe): recipe for recipe in self.recipes or challenge.recipes}
 
+    def load_recipes(self, challenge: Challenge) -> dict[str, Recipe]:
+        """Name of each run -> its recipe. Raises UserError for one that is not there or not valid."""
+        return {run: load_recipe(recipe) for run, recipe in self.recipe_names(challenge).items()}
+
 
 def run(source: ImageSource, plan: Plan) -> None:
     """Run every stage that is not finished. Prints each stage's name, result and time, then the scores."""
     challenge, workspace = source.challenge, source.workspace
-    recipe_names = plan.recipe_names(challenge)
-    recipes = {run: load_recipe(recipe) for run, recipe in recipe_names.items()}
+    recipes = plan.load_recipes(challenge)
     if challenge.name in PHANTOMS:
         with _stage("demo"):
             print(make_demo(workspace.inputs_dir(challenge.name), challenge=challenge.name))
@@ -136,7 +139,7 @@ def list_jobs(source: ImageSource, plan: Plan) -> str:
     if plan.quick:
         raise UserError("--list-jobs: --quick trains in one process, so it has no jobs.")
     name = source.challenge.name
-    recipes = {run: load_recipe(recipe) for run, recipe in plan.recipe_names(source.challenge).items()}
+    recipes = plan.load_recipes(source.challenge)
     _require_start_runs(source, recipes)
     ordered = waves(name, recipes)
     lines = ["# first, one after the other", *(job.command for job in _input_jobs(source, plan, recipes))]

@@ -54,7 +54,7 @@ def measure_steps(experiment: Experiment, runs: Sequence[Run]) -> list[Row]:
     (first,) = fold_jobs(experiment.source, runs[0].plan(experiment.folds[0]))
     steps = [_step_of(run, first, accelerator) for run in runs]
     n_threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # more would wait for each other, and for whatever else runs here
+    torch.set_num_threads(1)  # more would wait for each other, and for other work of this machine
     seconds = np.array(_rounds(steps)[WARM_UP:])
     torch.set_num_threads(n_threads)
     accelerator.free_memory()

@@ -163,7 +163,7 @@ def _first_line(error: Exception) -> str:
 
 
 def _wrong_columns(schema: pa.Schema, classes: Sequence[str] | None) -> str | None:
-    """What is wrong with the columns; None: nothing. `classes` None: whatever the classes are."""
+    """What is wrong with the columns; None: nothing. `classes` None: of any classes."""
     names = schema.names
     wanted = ("image_id", *(set(names) - {PIXELS} if classes is None else classes))
     missing = [name for name in wanted if name not in names]

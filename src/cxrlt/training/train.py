@@ -53,7 +53,7 @@ def train(source: ImageSource, plan: TrainPlan) -> list[FoldJob]:
 def require_trainable(
     jobs: Sequence[FoldJob], plan: TrainPlan, rows: TrainRows, accelerator: Accelerator
 ) -> None:
-    """Raises UserError for whatever would stop one of the folds, before any is trained."""
+    """Raises UserError for anything that would stop one of the folds, before any is trained."""
     if not plan.force:
         for job in jobs:
             require_same_run(job, rows)
