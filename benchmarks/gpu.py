@@ -38,7 +38,7 @@ from benchmarks.training import (
     largest_rate,
 )
 from cxrlt.errors import UserError
-from cxrlt.recipe import Recipe, changed, save_recipe
+from cxrlt.recipe import Recipe, override_recipe, save_recipe
 from cxrlt.system.atomic_files import write_json
 from cxrlt.training.setup import Trainer, create_accelerator, create_trainer
 
@@ -107,8 +107,8 @@ class Outcome:
 def recipe_for(device: torch.device, place: int = 0, pixels: int | None = None, **over: object) -> Recipe:
     """The device's recipe number `place` with random weights; `over` are fields of the recipe."""
     sizes = SIZES[device.type]
-    recipe = changed(bench_recipe(sizes.recipes[place]), sizes.over)
-    return changed(recipe, {"data": {"size": pixels or sizes.pixels[0]}} | over)
+    recipe = override_recipe(bench_recipe(sizes.recipes[place]), sizes.over)
+    return override_recipe(recipe, {"data": {"size": pixels or sizes.pixels[0]}} | over)
 
 
 def trainer_for(folder: Path, recipe: Recipe) -> Trainer:
@@ -277,7 +277,7 @@ def resume(folder: Path, device: torch.device) -> Found:
 
 
 def _demo_recipe(over: dict[str, object]) -> Recipe:
-    return changed(bench_recipe("demo_resnet"), over)
+    return override_recipe(bench_recipe("demo_resnet"), over)
 
 
 def _cxrlt(*words: str) -> str:

@@ -36,7 +36,7 @@ from cxrlt.folds.split import split_patients
 from cxrlt.predictions.present import Present
 from cxrlt.predictions.standardise import write_constants
 from cxrlt.predictions.store import PredictionsMeta, write_predictions
-from cxrlt.recipe import Recipe, changed, save_recipe
+from cxrlt.recipe import Recipe, override_recipe, save_recipe
 from cxrlt.submissions.write import write_submission
 
 N_FOLDS = 5
@@ -198,7 +198,7 @@ def _predict_test(workspace: Workspace, n: int) -> pd.DataFrame:
     make_folds(known, workspace, N_FOLDS)
     write_test_table(workspace, n)
     ids = pd.Index(known.template("test", workspace.inputs_dir(CHALLENGE)), name="image_id")
-    recipe = changed(Recipe(), {"predict": {"study_mean": "off"}})
+    recipe = override_recipe(Recipe(), {"predict": {"study_mean": "off"}})
     for fold in range(N_FOLDS):
         directory = workspace.run_dir(CHALLENGE, RUN) / f"fold{fold}"
         logits = pd.DataFrame(_logits(n, fold), ids, list(known.classes))

@@ -17,7 +17,7 @@ from benchmarks.fold import generated_fold
 from benchmarks.rows import Mark, Row
 from benchmarks.setting import Setting
 from cxrlt.models.backbone import XRayModel
-from cxrlt.recipe import Recipe, TTAConfig, changed, load_recipe
+from cxrlt.recipe import Recipe, TTAConfig, override_recipe, load_recipe
 from cxrlt.training.batches import Batch, batch_stream
 from cxrlt.training.data import evaluation_set, rows_per_pass
 from cxrlt.training.infer import infer
@@ -48,7 +48,7 @@ def train_rows(setting: Setting) -> Iterator[Row]:
         flops[name] = flops_of_image(trainer)
         yield from _train_rows(trainer, flops[name])
     if COMPILED in flops:
-        recipe = changed(bench_recipe(COMPILED), {"compile": True})
+        recipe = override_recipe(bench_recipe(COMPILED), {"compile": True})
         trainer = _trainer(recipe, setting.folder / "compiled", setting)
         if trainer.compiled:
             yield from _train_rows(trainer, flops[COMPILED])
@@ -109,7 +109,7 @@ def bench_recipe(name: str) -> Recipe:
     over: dict[str, dict[str, object]] = {"model": {"pretrained": False}, "schedule": {"epochs": 1000}}
     if name in ON_GPU:
         over["data"] = {"size": GPU_SIZE}
-    return changed(load_recipe(name), over)
+    return override_recipe(load_recipe(name), over)
 
 
 def _trainer(recipe: Recipe, folder: Path, setting: Setting) -> Trainer:

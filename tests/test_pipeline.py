@@ -161,22 +161,22 @@ def test_a_mistyped_recipe_is_told_before_anything_is_made(tmp_path):
 
 def test_what_a_recipe_starts_from_is_asked_for_before_anything_is_trained(tmp_path):
     source = make_tiny(tmp_path, n_patients=12)
-    save_recipe(tiny_recipe(**{"model.start_from": "frist"}), tmp_path / "second.yaml")
+    save_recipe(tiny_recipe(**{"model.init_from": "frist"}), tmp_path / "second.yaml")
     source.workspace.run_dir("csv", "first/fold0").mkdir(parents=True)
-    with pytest.raises(UserError, match=r"model.start_from frist: Nothing is called.* mean 'first'\?"):
+    with pytest.raises(UserError, match=r"model.init_from frist: Nothing is called.* mean 'first'\?"):
         run(source, Plan(recipes=(str(tmp_path / "second.yaml"),), n_folds=3))
     assert not source.workspace.cache_dir().exists()
 
 
 def test_what_a_run_starts_from_is_trained_before_it_whatever_the_order():
     recipes = {
-        "third": tiny_recipe(**{"model.start_from": "second"}),
-        "second": tiny_recipe(**{"model.start_from": "csv:first"}),
-        "elsewhere": tiny_recipe(**{"model.start_from": "nih14:third"}),
+        "third": tiny_recipe(**{"model.init_from": "second"}),
+        "second": tiny_recipe(**{"model.init_from": "csv:first"}),
+        "elsewhere": tiny_recipe(**{"model.init_from": "nih14:third"}),
         "first": tiny_recipe(),
     }
     assert waves("csv", recipes) == [["elsewhere", "first"], ["second"], ["third"]]
-    recipes["first"] = tiny_recipe(**{"model.start_from": "third"})
+    recipes["first"] = tiny_recipe(**{"model.init_from": "third"})
     with pytest.raises(UserError, match=r"third, second, first start from each other"):
         waves("csv", recipes)
 
@@ -184,7 +184,7 @@ def test_what_a_run_starts_from_is_trained_before_it_whatever_the_order():
 def test_listed_jobs_are_commands_in_waves_and_nothing_is_done(tmp_path):
     source = replace(make_tiny(tmp_path / "a folder"), allow_missing=True, quarantine=True)
     save_recipe(tiny_recipe(), tmp_path / "first.yaml")
-    save_recipe(tiny_recipe(**{"model.start_from": "first"}), tmp_path / "second.yaml")
+    save_recipe(tiny_recipe(**{"model.init_from": "first"}), tmp_path / "second.yaml")
     before = files_of(source)
     names = (str(tmp_path / "second.yaml"), str(tmp_path / "first.yaml"))
     lines = list_jobs(source, Plan(names, n_folds=3, seed=7, drop_shared_patients=True)).splitlines()

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cxrlt.provenance import PARTS, differing, digest, in_words, is_current, made_of, only
-from cxrlt.recipe import Recipe, changed, fields_changing
+from cxrlt.recipe import Recipe, override_recipe, fields_affecting
 
 LABELS = pd.DataFrame({"Mass": [1, 0, np.nan], "Nodule": [0, 1, 1]}, index=["b", "a", "c"], dtype=np.float32)
 
@@ -86,10 +86,10 @@ def test_a_recipes_field_says_what_it_changes(field: str, value: object, effect:
     for section in sections:
         part = part.setdefault(section, {})
     part[name] = value
-    recipe = changed(Recipe(), over)
+    recipe = override_recipe(Recipe(), over)
     for each in ("weights", "logits", "scores", "nothing"):
-        assert fields_changing(recipe, each) == ({field: value} if each == effect else {})
+        assert fields_affecting(recipe, each) == ({field: value} if each == effect else {})
 
 
 def test_a_field_at_its_default_is_no_part_of_what_something_was_made_of() -> None:
-    assert fields_changing(Recipe(), "weights", "logits", "scores", "nothing") == {}
+    assert fields_affecting(Recipe(), "weights", "logits", "scores", "nothing") == {}

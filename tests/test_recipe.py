@@ -3,7 +3,7 @@ import pytest
 from cxrlt.challenges import challenge_names, get_challenge
 from cxrlt.challenges.base import USUAL_RECIPES
 from cxrlt.errors import UserError
-from cxrlt.recipe import Recipe, changed, differing_fields, load_recipe, recipe_names, run_name, save_recipe
+from cxrlt.recipe import Recipe, override_recipe, differing_fields, load_recipe, recipe_names, run_name, save_recipe
 
 
 @pytest.mark.parametrize("name", recipe_names())
@@ -105,17 +105,17 @@ def test_a_run_is_called_after_its_recipe():
 
 
 def test_fields_are_put_on_top_of_a_recipe_as_a_file_would():
-    light = changed(load_recipe("demo_resnet"), {"data": {"augment": {"policy": "light"}}})
+    light = override_recipe(load_recipe("demo_resnet"), {"data": {"augment": {"policy": "light"}}})
     assert light.data.augment.crop_scale == (0.9, 1.0)
     assert light.optim == load_recipe("demo_resnet").optim
     with pytest.raises(UserError, match=r"optim.lr: .*greater than 0"):
-        changed(light, {"optim": {"lr": -1}})
+        override_recipe(light, {"optim": {"lr": -1}})
 
 
 def test_fields_that_do_not_go_together_are_named_without_all_the_others():
     over = {"model": {"frozen": True}, "data": {"mix": {"kinds": ("mixup",)}}}
     with pytest.raises(UserError) as raised:
-        changed(Recipe(), over)
+        override_recipe(Recipe(), over)
     assert "data.mix mixes single images" in str(raised.value)
     assert len(str(raised.value)) < 200
 

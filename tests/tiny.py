@@ -47,7 +47,7 @@ classes: [Effusion, Mass, Hernia]
 """
 PLAIN = {"predict.weights": "best", "checkpoint_minutes": 1e-9}
 SOUPED = {
-    "soup": {"kind": "greedy", "snapshots": 2, "inner_share": 0.25},
+    "soup": {"kind": "greedy", "snapshots": 2, "holdout_share": 0.25},
     "schedule.stages": ({"epochs": 1, "frozen": True},),
     "checkpoint_minutes": 1e-9,
 }

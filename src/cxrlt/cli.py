@@ -15,7 +15,7 @@ from tyro.conf import subcommand
 from cxrlt.artifacts import expand_home
 from cxrlt.commands import COMMANDS, Folders, Train
 from cxrlt.errors import UserError
-from cxrlt.recipe import POLICIES, changed, load_recipe
+from cxrlt.recipe import POLICIES, override_recipe, load_recipe
 from cxrlt.system.atomic_files import FIXES, cannot_write
 from cxrlt.system.signals import Stopped, stop_on_signals
 
@@ -118,11 +118,11 @@ def _default(name: str, args: list[str], head: dict[str, Any]) -> dict[str, Trai
     config, policy = _flag("--config", args), _flag("--data.augment.policy", args)
     fields = load_recipe(recipe, Path(config) if config else None)
     if policy in POLICIES:
-        fields = changed(fields, {"data": {"augment": {"policy": policy}}})
+        fields = override_recipe(fields, {"data": {"augment": {"policy": policy}}})
     if head_name := _flag("--model.head.name", args):
         head = {"name": head_name, **head}
     if head:
-        fields = changed(fields, {"model": {"head": head}})
+        fields = override_recipe(fields, {"model": {"head": head}})
     return {"default": Train(fields=fields)}
 
 

@@ -99,7 +99,7 @@ def _smoke_run(source: ImageSource, recipes: dict[str, Recipe]) -> tuple[ImageSo
 def _require_start_runs(source: ImageSource, recipes: dict[str, Recipe]) -> None:
     """Raises UserError if a recipe starts from a run that is not trained and is not another of them."""
     for recipe in recipes.values():
-        start = recipe.model.start_from
+        start = recipe.model.init_from
         if start and start.removeprefix(f"{source.challenge.name}:") not in recipes:
             require_start(source.challenge, source.workspace, start)
 
@@ -180,14 +180,14 @@ def waves(challenge: str, recipes: Mapping[str, Recipe]) -> list[list[str]]:
     Raises UserError for runs that start from each other.
     """
     source_of = {
-        name: (recipe.model.start_from or "").removeprefix(f"{challenge}:")
+        name: (recipe.model.init_from or "").removeprefix(f"{challenge}:")
         for name, recipe in recipes.items()
     }
     ordered: list[list[str]] = []
     while source_of:
         wave = [name for name, origin in source_of.items() if origin not in source_of]
         if not wave:
-            raise UserError(f"model.start_from: {listing(list(source_of))} start from each other.")
+            raise UserError(f"model.init_from: {listing(list(source_of))} start from each other.")
         ordered.append(wave)
         source_of = {name: origin for name, origin in source_of.items() if name not in wave}
     return ordered

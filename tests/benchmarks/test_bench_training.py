@@ -20,7 +20,7 @@ from benchmarks.training import (
     predict_rows,
     train_rows,
 )
-from cxrlt.recipe import changed
+from cxrlt.recipe import override_recipe
 from cxrlt.training.batches import batch_stream
 from cxrlt.training.loop import train_step
 from cxrlt.training.setup import Trainer, create_accelerator, create_trainer
@@ -102,7 +102,7 @@ def test_the_parts_of_a_step_are_all_of_it(tmp_path):
 def test_every_line_has_room_for_its_stage(name):
     recipe = bench_recipe(name)
     assert len(f"predict, flip: {label_of(recipe)}") <= 45
-    compiled = changed(recipe, {"compile": name == module.COMPILED})
+    compiled = override_recipe(recipe, {"compile": name == module.COMPILED})
     assert len(f"train FLOPs: {label_of(compiled)}") <= 45
     assert not recipe.model.pretrained
 
@@ -124,7 +124,7 @@ def test_a_recipe_that_asks_for_a_compiler_is_said_to_be_compiled_only_where_the
         raise RuntimeError("no compiler")
 
     monkeypatch.setattr(torch, "compile", no_compiler)
-    recipe = changed(bench_recipe("demo_resnet"), {"compile": True})
+    recipe = override_recipe(bench_recipe("demo_resnet"), {"compile": True})
     trainer = create_trainer(generated_fold(tmp_path, recipe, 10), create_accelerator(recipe))
     assert not trainer.compiled
     assert "not compiled" in module._conditions(trainer)

@@ -18,7 +18,7 @@ from cxrlt.heads.linear import CosineHead
 from cxrlt.heads.pools import AveragePool
 from cxrlt.heads.registry import _CLASSES, _declared
 from cxrlt.models.backbone import create_model, require_head_options
-from cxrlt.recipe import HeadConfig, Recipe, changed, load_recipe, save_recipe
+from cxrlt.recipe import HeadConfig, Recipe, override_recipe, load_recipe, save_recipe
 from cxrlt.training.train import TrainPlan, train
 from refusal import refused
 from tiny import make_tiny, tiny_recipe, weights_of
@@ -142,10 +142,10 @@ def test_an_option_out_of_range_is_found_before_anything_is_trained(options, sen
 
 
 def test_another_head_does_not_inherit_options():
-    csra = changed(Recipe(), {"model": {"head": {"name": "csra", "weight": 0.3}}})
-    assert changed(csra, {"model": {"head": {"name": "ml_decoder"}}}).model.head.options == {}
-    assert changed(csra, {"model": {"grid": 4}}).model.head == csra.model.head
-    assert changed(csra, {"model": {"head": {"weight": 0.5}}}).model.head.options == {"weight": 0.5}
+    csra = override_recipe(Recipe(), {"model": {"head": {"name": "csra", "weight": 0.3}}})
+    assert override_recipe(csra, {"model": {"head": {"name": "ml_decoder"}}}).model.head.options == {}
+    assert override_recipe(csra, {"model": {"grid": 4}}).model.head == csra.model.head
+    assert override_recipe(csra, {"model": {"head": {"weight": 0.5}}}).model.head.options == {"weight": 0.5}
 
 
 def test_the_help_of_train_lists_the_heads_and_their_options(capsys):

@@ -34,7 +34,7 @@ def test_the_first_training_step_of_every_recipe_moves_its_weights(name):
     before = [p.detach().clone() for p in model.parameters()]
     optimizer = create_optimizer(model, recipe.optim)
     inputs = {"images": images(2)}
-    if recipe.fuses:
+    if recipe.uses_fusion:
         shown = torch.ones(2, 1, dtype=torch.bool)
         inputs = {"images": images(2)[:, None], "views": shown.long(), "present": shown}
     loss = RobustAsymmetricLoss()(model(inputs), torch.eye(5)[:2])

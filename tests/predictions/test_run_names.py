@@ -77,7 +77,7 @@ def test_every_stage_that_is_given_a_name_asks_for_it(trained):
 
 
 @pytest.mark.parametrize(
-    "words", [["predict", "dark_net"], ["train", "demo_resnet", "--model.start_from", "dark_net"]]
+    "words", [["predict", "dark_net"], ["train", "demo_resnet", "--model.init_from", "dark_net"]]
 )
 def test_predict_and_train_ask_before_they_look_for_images(trained, words, capsys):
     with pytest.raises(SystemExit):
@@ -92,7 +92,7 @@ def test_what_a_run_starts_from_may_be_another_challenges(trained):
     workspace.run_dir("nih14", "other/fold0").mkdir(parents=True)
     require_start(challenge, workspace, "darknet")
     require_start(challenge, workspace, "nih14:other")
-    with pytest.raises(UserError, match=r"model.start_from nih14:othr: .*'othr' for nih14.* 'other'"):
+    with pytest.raises(UserError, match=r"model.init_from nih14:othr: .*'othr' for nih14.* 'other'"):
         require_start(challenge, workspace, "nih14:othr")
     with pytest.raises(UserError, match=r"no challenge 'nih15'.*nih14"):
         require_start(challenge, workspace, "nih15:other")

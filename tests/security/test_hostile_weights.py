@@ -126,7 +126,7 @@ def test_nothing_is_predicted_with_it(with_hostile_weights: Path, capsys, split:
 
 @pytest.mark.parametrize("frozen", [False, True])
 def test_no_other_run_starts_from_it(with_hostile_weights: Path, tmp_path: Path, capsys, frozen: bool):
-    over = {"model.start_from": "base"} | ({"model.frozen": True} if frozen else {})
+    over = {"model.init_from": "base"} | ({"model.frozen": True} if frozen else {})
     save_recipe(recipe(**over), tmp_path / "next.yaml")
     place = ("--challenge", "csv", "--fold", "0", "--root", str(with_hostile_weights))
     assert "weights.safetensors" in refused(capsys, "train", str(tmp_path / "next.yaml"), *place)
@@ -172,7 +172,7 @@ def test_an_array_of_objects_among_features_is_never_loaded(
 ):
     shutil.copytree(root, copy := tmp_path / "root")
     for run in ("first", "second"):
-        save_recipe(recipe(**{"model.start_from": "base", "model.frozen": True}), tmp_path / f"{run}.yaml")
+        save_recipe(recipe(**{"model.init_from": "base", "model.frozen": True}), tmp_path / f"{run}.yaml")
         place = ["--challenge", "csv", "--fold", "0", "--root", str(copy)]
         cli.main(["train", str(tmp_path / f"{run}.yaml"), *place])
         arrays = list((copy / "inputs" / "cache").glob(f"features-*/{name}"))

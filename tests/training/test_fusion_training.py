@@ -113,7 +113,7 @@ def test_a_fold_fuses_what_its_own_fold_of_another_run_sees(source, is_frozen):
     train(source, TrainPlan("alone", tiny_recipe(**{"data.size": 64, "schedule.epochs": 1})))
     name = f"from-alone-{is_frozen}"
     recipe = fusing(
-        **{"model.start_from": "alone", "model.frozen": is_frozen, "optim.backbone_lr_share": 0.1}
+        **{"model.init_from": "alone", "model.frozen": is_frozen, "optim.backbone_lr_share": 0.1}
     )
     for job in train(source, TrainPlan(name, recipe)):
         before = load_file(

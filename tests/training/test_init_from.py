@@ -25,8 +25,8 @@ pytestmark = pytest.mark.slow
 SPLITS = ("train", "dev", "test")
 
 
-def plan(name, start_from=None, folds=(0,), refit=False, seed=0, **over):
-    recipe = tiny_recipe(**{"schedule.epochs": 1, "model.start_from": start_from, **over})
+def plan(name, init_from=None, folds=(0,), refit=False, seed=0, **over):
+    recipe = tiny_recipe(**{"schedule.epochs": 1, "model.init_from": init_from, **over})
     return TrainPlan(name, recipe, folds=None if refit else folds, refit=refit, seed=seed)
 
 
@@ -116,7 +116,7 @@ def test_other_classes_mean_a_new_head(trained, twin):
     finally:
         there.write_text(spec)
     assert source.challenge.classes == ("Effusion", "Mass", "Ring")
-    start, none = (job_of(source, "rings", start_from) for start_from in ("csv:base", None))
+    start, none = (job_of(source, "rings", init_from) for init_from in ("csv:base", None))
     assert torch.equal(first_model(start)["head.bias"], first_model(none)["head.bias"])
 
 
@@ -158,7 +158,7 @@ def test_a_finished_run_is_not_done_when_its_source_was_trained_anew(trained):
 
 
 @pytest.mark.parametrize(
-    ("start_from", "fold", "words"),
+    ("init_from", "fold", "words"),
     [
         ("base", 1, r"fold1 is not trained.*cxrlt train RECIPE --name base --challenge csv --fold 1"),
         ("absent", 0, r"cxrlt train RECIPE --name absent --challenge csv --fold 0"),
@@ -167,9 +167,9 @@ def test_a_finished_run_is_not_done_when_its_source_was_trained_anew(trained):
         ("other:base", 0, r"cxrlt train RECIPE --name base --challenge other --fold 0"),
     ],
 )
-def test_a_source_that_is_not_there_or_no_source_is_refused(trained, start_from, fold, words):
+def test_a_source_that_is_not_there_or_no_source_is_refused(trained, init_from, fold, words):
     with pytest.raises(UserError, match=words):
-        job_of(trained, "mine", start_from, folds=(fold,))
+        job_of(trained, "mine", init_from, folds=(fold,))
 
 
 def test_a_refit_starts_from_a_refit(trained):
@@ -193,7 +193,7 @@ def test_a_source_of_another_split_is_refused(trained):
 def test_the_rows_that_judge_a_soup_must_not_have_trained_the_source(trained):
     soup = {"soup": {"kind": "greedy"}}
     holdout = job_of(trained, "bowl", **soup).data.soup_holdout
-    words = rf"{len(holdout)} images.*csv:base fold 0.*{holdout.index[0]}.*same soup\.inner_share and --seed"
+    words = rf"{len(holdout)} images.*csv:base fold 0.*{holdout.index[0]}.*same soup\.holdout_share and --seed"
     with pytest.raises(UserError, match=words):
         job_of(trained, "bowl", "base", **soup)
     assert job_of(trained, "bowl", "souped", **soup).run.init_from

@@ -128,7 +128,7 @@ def test_the_scores_of_every_epoch_are_those_of_the_averaged_weights(trained):
 
 @pytest.mark.parametrize("scored", [True, False])
 def test_a_soup_is_made_of_the_averaged_weights_of_the_epochs_that_were_taken(source, scored):
-    over = {"optim.ema_share": EMA_SHARE, "soup": {"kind": "average", "snapshots": 2, "inner_share": 0.25}}
+    over = {"optim.ema_share": EMA_SHARE, "soup": {"kind": "average", "snapshots": 2, "holdout_share": 0.25}}
     (job,) = fold_jobs(source, TrainPlan(f"soup-{scored}", tiny_recipe(**over), folds=(0,)))
     if not scored:  # then the last epoch stays
         table = job.data.table.copy()

@@ -104,7 +104,7 @@ def test_the_learning_rate_is_that_of_the_update(source):
 
 @pytest.mark.parametrize("update", thinned([3, 7]))
 def test_nothing_is_made_of_a_bad_update(source, update):
-    soup = {"kind": "average", "snapshots": 2, "inner_share": 0.25}
+    soup = {"kind": "average", "snapshots": 2, "holdout_share": 0.25}
     kinds = {"best": {"predict.weights": "best"}, "souped": {"soup": soup}}
     for kind, over in kinds.items():
         name = f"{kind}-{update}"

@@ -35,7 +35,7 @@ def one_epoch(name):
 def test_every_recipe_trains_on_a_cpu_with_a_small_backbone(name, source, single_source):
     single = load_recipe(name).loss.name in loss_names("single_label")
     plan = one_epoch(name)
-    first = plan.recipe.model.start_from
+    first = plan.recipe.model.init_from
     if first is not None:
         train(source, one_epoch(first))
     (job,) = train(single_source if single else source, plan)

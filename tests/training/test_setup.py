@@ -30,7 +30,7 @@ def test_cross_entropy_starts_at_the_log_odds_of_each_class(job):
 
 @pytest.mark.parametrize("backbone", ["test_convnext", "resnet10t"])
 def test_a_start_at_zero_is_zero_whatever_the_backbone_does(job, backbone):
-    job = with_recipe(job, **{"loss.bias_start": "zero", "model.backbone": backbone})
+    job = with_recipe(job, **{"loss.bias_init": "zero", "model.backbone": backbone})
     assert not initial_model(job, loss_of(job)).classifier.bias.any()
 
 

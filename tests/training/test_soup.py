@@ -29,7 +29,7 @@ SCORES = {(1,): 0.5, (2,): 0.7, (3,): 0.6, (2, 3): 0.7, (1, 2, 3): 0.6}
 
 
 def plan(name, kind="greedy", folds=(0,), **over):
-    fields = {"soup": {"kind": kind, "snapshots": 3, "inner_share": 0.25}, "schedule.epochs": 4}
+    fields = {"soup": {"kind": kind, "snapshots": 3, "holdout_share": 0.25}, "schedule.epochs": 4}
     return TrainPlan(name, tiny_recipe(**fields, **over), folds=folds)
 
 

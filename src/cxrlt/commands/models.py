@@ -48,7 +48,7 @@ class Train(Images):
 
         name = self.name or run_name(self.recipe) + ("-refit" if self.refit else "")
         source = self.source(self.challenge)
-        if (start := self.fields.model.start_from) and start != name:
+        if (start := self.fields.model.init_from) and start != name:
             require_start(source.challenge, source.workspace, start)
         flags = {"force": self.force, "keep_trained": self.keep_trained}
         plan = TrainPlan(name, self.fields, self.fold, self.refit, self.seed, **flags)

@@ -14,7 +14,7 @@ from cxrlt.predictions.store import predict_command, read_meta
 from cxrlt.predictions.study_mean import CANDIDATES
 from cxrlt.predictions.trained import fold_dirs, recipe_of
 from cxrlt.provenance import MadeOf, OutdatedError, in_words, made_of, only
-from cxrlt.recipe import Recipe, fields_changing
+from cxrlt.recipe import Recipe, fields_affecting
 from cxrlt.training.record import read_run
 from cxrlt.training.run_paths import RUN, fold_of
 
@@ -42,7 +42,7 @@ def made_of_final(name: str, split: str, present: Present) -> MadeOf:
     else:
         recipe = predicting_recipe(run_dir, present.challenge)
         parts = made_of(
-            recipe=fields_changing(recipe, "scores"),
+            recipe=fields_affecting(recipe, "scores"),
             predictions=_values([name], split, present) | _values([name], "oof", present),
         )
         if recipe.predict.study_mean in CANDIDATES:

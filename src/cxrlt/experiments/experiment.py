@@ -19,7 +19,7 @@ from cxrlt.inputs.images import ImageSource
 from cxrlt.predictions.predict import rows_to_predict, what_is_behind
 from cxrlt.predictions.present import Present
 from cxrlt.provenance import in_words
-from cxrlt.recipe import Recipe, changed, differing_in, load_recipe, run_name
+from cxrlt.recipe import Recipe, override_recipe, differing_fields_affecting, load_recipe, run_name
 from cxrlt.reports.experiment_page import PageFigure, PageTable, Section
 from cxrlt.training.record import read_run
 from cxrlt.training.run_paths import CONFIG, RUN, WEIGHTS
@@ -236,7 +236,7 @@ class Experiment:
         recipe = variant.recipe(self.base)
         if variant.kind == "second stage":
             start = self._run_name(self.reference, seed, setting)
-            recipe = changed(recipe, {"model": {"start_from": start}})
+            recipe = override_recipe(recipe, {"model": {"init_from": start}})
         recipe = setting.on(recipe) if setting else recipe
         return Run(variant, seed, self._run_name(variant, seed, setting), recipe)
 
@@ -253,7 +253,7 @@ class Experiment:
         directory = self.fold_dir(run, fold)
         if (directory / RUN).is_file() and not self.plan.force:
             record = read_run(directory, self.challenge.name)
-            differing = differing_in(load_recipe(None, directory / CONFIG), run.recipe, "weights")
+            differing = differing_fields_affecting(load_recipe(None, directory / CONFIG), run.recipe, "weights")
             if not self.split.has_trained(record.made_of, fold):
                 differing.append("another split into folds")
             elif changes := self.present.changes_in_data(record, run.recipe):

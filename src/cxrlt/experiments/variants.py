@@ -10,7 +10,7 @@ from cxrlt.calibration import Variant as Probabilities
 from cxrlt.challenges.base import Challenge
 from cxrlt.ensembles.weights import Kind as EnsembleKind
 from cxrlt.errors import UserError
-from cxrlt.recipe import Recipe, changed, differing_fields
+from cxrlt.recipe import Recipe, override_recipe, differing_fields
 
 VariantKind = Literal["trained", "second stage", "prediction", "ensemble"]
 Fields = Mapping[str, Any]
@@ -91,7 +91,7 @@ class Setting:
 
 def with_fields(fields: Fields) -> Callable[[Recipe], Recipe]:
     """A variant's `recipe` that puts `fields` on top of the experiment's, as a YAML file would."""
-    return lambda base: changed(base, dict(fields))
+    return lambda base: override_recipe(base, dict(fields))
 
 
 def require_names(flag: str, names: Sequence[str], known: Collection[str], fitting: str) -> None:

@@ -138,9 +138,9 @@ def _create(cfg: ModelConfig, n_classes: int, size: int, channels: int) -> XRayM
     if known not in _LAYOUTS:
         _LAYOUTS[known] = _layout(backbone, cfg, size, channels)
     layout = _LAYOUTS[known]
-    fuses = cfg.fusion.max_images > 1
-    fusion = StudyEncoder(layout.dim, cfg.fusion) if fuses else None
-    head = _create_head(cfg, cfg.fusion.dim if fuses else layout.dim, n_classes)
+    uses_fusion = cfg.fusion.max_images > 1
+    fusion = StudyEncoder(layout.dim, cfg.fusion) if uses_fusion else None
+    head = _create_head(cfg, cfg.fusion.dim if uses_fusion else layout.dim, n_classes)
     if classifier is not None and isinstance(head, LinearHead):
         with torch.no_grad():
             head.weight.copy_(classifier.weight.flatten(1))  # a convolution of one pixel in some

@@ -181,7 +181,7 @@ def what_is_behind(path: Path, split: str, ids: pd.Index, present: Present) -> B
     if not reasons:
         return Behind(ids[:0])
     reason = " and ".join(reasons)
-    if len(new) + len(changed) == len(ids) or recipe_of(path.parent, present.challenge.name).fuses:
+    if len(new) + len(changed) == len(ids) or recipe_of(path.parent, present.challenge.name).uses_fusion:
         return replace(whole, reason=reason)
     return Behind(new.append(changed), logits.drop(gone.append(changed)), reason)
 

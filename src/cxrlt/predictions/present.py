@@ -18,7 +18,7 @@ from cxrlt.folds.rows import TrainRows, read_train_rows
 from cxrlt.inputs.pixels import pixel_hashes
 from cxrlt.predictions.trained import recipe_of
 from cxrlt.provenance import MadeOf, OutdatedError, differing, digest_of_weights, in_words, made_of
-from cxrlt.recipe import Recipe, fields_changing
+from cxrlt.recipe import Recipe, fields_affecting
 from cxrlt.system.atomic_files import file_state
 from cxrlt.training.record import RunRecord, changes_in_data, classes_of, data_used, made_of_data
 from cxrlt.training.run_paths import CONFIG, WEIGHTS, fold_of, train_fold_command
@@ -133,11 +133,11 @@ class Present:
         """
         recipe = recipe_of(directory, self.challenge.name)
         views = None
-        if recipe.fuses and ids is not None and ids.isin(self.table(split).index).all():
+        if recipe.uses_fusion and ids is not None and ids.isin(self.table(split).index).all():
             views = self.table(split).loc[ids, ["study", "view"]]
         parts = made_of(
             classes=classes_of(self.challenge),
-            recipe=fields_changing(recipe, "weights", "logits"),
+            recipe=fields_affecting(recipe, "weights", "logits"),
             views=views,
         )
         parts["rows"] = self.folds.identity.rows(fold_of(directory))

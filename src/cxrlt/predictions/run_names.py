@@ -39,14 +39,14 @@ def require_run(challenge: Challenge, workspace: Workspace, name: str) -> None:
         raise UserError(_nothing_called(name, challenge.name, workspace))
 
 
-def require_start(challenge: Challenge, workspace: Workspace, start_from: str) -> None:
-    """As `require_run`, for the RUN or CHALLENGE:RUN of a recipe's model.start_from."""
-    before, colon, after = start_from.partition(":")
+def require_start(challenge: Challenge, workspace: Workspace, init_from: str) -> None:
+    """As `require_run`, for the RUN or CHALLENGE:RUN of a recipe's model.init_from."""
+    before, colon, after = init_from.partition(":")
     origin, name = (before, after) if colon else (challenge.name, before)
     if origin not in challenge_names():
         get_challenge(origin)  # says which is meant
     if not holds_run(workspace.run_dir(origin, name)):
-        raise UserError(f"model.start_from {start_from}: {_nothing_called(name, origin, workspace)}")
+        raise UserError(f"model.init_from {init_from}: {_nothing_called(name, origin, workspace)}")
 
 
 def _nothing_called(name: str, challenge: str, workspace: Workspace) -> str:

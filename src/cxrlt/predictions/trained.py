@@ -10,7 +10,7 @@ from cxrlt.challenges.base import Challenge
 from cxrlt.errors import UserError, listing
 from cxrlt.folds.read import REFIT, Folds
 from cxrlt.provenance import differing, in_words, made_of
-from cxrlt.recipe import Recipe, fields_changing, load_recipe
+from cxrlt.recipe import Recipe, fields_affecting, load_recipe
 from cxrlt.system.atomic_files import file_state
 from cxrlt.training.record import RunRecord, read_run
 from cxrlt.training.run_paths import CONFIG, WEIGHTS, fold_of, train_fold_command, train_run_command
@@ -53,7 +53,7 @@ def trained_folds(
                 f"{directory} was trained on another split than the folds.csv there is now. "
                 f"Train it again: {train_run_command(run_dir, challenge)} --force"
             )
-        if edited := differing(record.made_of, made_of(recipe=fields_changing(recipe, "weights"))):
+        if edited := differing(record.made_of, made_of(recipe=fields_affecting(recipe, "weights"))):
             raise UserError(
                 f"{directory / CONFIG} is not what this fold was trained with: {in_words(edited)}. "
                 f"Put the former values back, or train it again: "

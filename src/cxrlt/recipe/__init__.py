@@ -21,10 +21,10 @@ from cxrlt.recipe.fields import (
 )
 from cxrlt.recipe.load import (
     RECIPES_DIR,
-    changed,
+    override_recipe,
     differing_fields,
-    differing_in,
-    fields_changing,
+    differing_fields_affecting,
+    fields_affecting,
     load_recipe,
     recipe_names,
     run_name,

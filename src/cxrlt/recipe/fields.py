@@ -118,10 +118,10 @@ class ModelConfig(_Frozen):
     """Any timm model name."""
     pretrained: bool | Path = True
     """True: timm's weights. False: random. A path: weights from this .safetensors or .pth file."""
-    start_from: str | None = None
+    init_from: str | None = None
     """Instead: a trained run, or CHALLENGE:RUN. Fold k starts from its fold k; other classes, a new head."""
     new_head: bool = False
-    """With start_from: train the head from its beginning, even where that run's would fit."""
+    """With init_from: train the head from its beginning, even where that run's would fit."""
     frozen: bool = False
     """Train the head (and fusion) alone, on features computed once per image, without augmentation."""
     drop_rate: float = Field(0.0, ge=0, lt=1)
@@ -258,7 +258,7 @@ class LossConfig(_Frozen):
     name: str = "ral"
     options: dict[str, float | bool | str | None] = {}
     """Options of the loss, e.g. form: released."""
-    bias_start: Literal["minimiser", "zero"] = "minimiser"
+    bias_init: Literal["minimiser", "zero"] = "minimiser"
     """Where the classifier bias starts: where the loss is least if images say nothing, or 0."""
 
 
@@ -320,7 +320,7 @@ class SoupConfig(_Frozen):
     """average: all snapshots or the last. greedy: from the best, every one that does not lower the score."""
     snapshots: int = Field(5, ge=2, le=LARGEST)
     """How many of the last epochs are kept."""
-    inner_share: float = Field(0.1, gt=0, le=0.5)
+    holdout_share: float = Field(0.1, gt=0, le=0.5)
     """Share of a fold's training patients left out to judge by; the out-of-fold rows never are."""
 
 
@@ -368,12 +368,12 @@ class Recipe(_Frozen):
     """Longest time between two checkpoints; one is also written after an epoch if the last is seconds old."""
 
     @property
-    def fuses(self) -> bool:
+    def uses_fusion(self) -> bool:
         """Whether the images of a study are seen together."""
         return self.model.fusion.max_images > 1
 
     @property
-    def mixes(self) -> bool:
+    def uses_mixing(self) -> bool:
         """Whether training images are made of several."""
         return bool(self.data.mix.kinds) and self.data.mix.probability > 0
 
@@ -386,7 +386,7 @@ class Recipe(_Frozen):
         if model.pool != "backbone" and model.head.reads_map:
             name = model.head.name
             raise ValueError(f"model.head {name} looks at the feature map itself: leave model.pool out")
-        if self.mixes and (model.frozen or self.fuses):
+        if self.uses_mixing and (model.frozen or self.uses_fusion):
             raise ValueError(
                 "data.mix mixes single images: it goes with neither model.frozen nor model.fusion"
             )

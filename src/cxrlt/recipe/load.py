@@ -40,7 +40,7 @@ def load_recipe(recipe: str | None, config: Path | None = None) -> Recipe:
     return _validated(values, str(config or recipe))
 
 
-def changed(recipe: Recipe, over: dict[str, Any]) -> Recipe:
+def override_recipe(recipe: Recipe, over: dict[str, Any]) -> Recipe:
     """`recipe` with the fields `over` on top, as a YAML file would put them. Raises UserError as there."""
     return _validated(_merge(recipe.model_dump(), over), "the recipe")
 
@@ -64,7 +64,7 @@ def differing_fields(old: Recipe, new: Recipe) -> list[str]:
     return [f"{k}: {before.get(k)} -> {after.get(k)}" for k in keys if before.get(k) != after.get(k)]
 
 
-def fields_changing(recipe: Recipe, *what: Changes) -> dict[str, Any]:
+def fields_affecting(recipe: Recipe, *what: Changes) -> dict[str, Any]:
     """Flat name -> value of the fields that change one of `what` and are not at their default.
 
     A field that the project gets later, at its default, is therefore no difference.
@@ -76,7 +76,7 @@ def fields_changing(recipe: Recipe, *what: Changes) -> dict[str, Any]:
     }
 
 
-def differing_in(old: Recipe, new: Recipe, *what: Changes) -> list[str]:
+def differing_fields_affecting(old: Recipe, new: Recipe, *what: Changes) -> list[str]:
     """As `differing_fields`, of the fields that change one of `what`."""
     effect_of = _effects(Recipe)
     return [line for line in differing_fields(old, new) if effect_of(line.partition(":")[0]) in what]
@@ -141,7 +141,7 @@ def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     but flip.
     """
     renamed = "name" in over and over["name"] != base.get("name")
-    kept = {"flip"} if over.get("policy") in [*POLICIES] else {"bias_start"} if renamed else base
+    kept = {"flip"} if over.get("policy") in [*POLICIES] else {"bias_init"} if renamed else base
     merged = {key: value for key, value in base.items() if key in kept}
     for key, value in over.items():
         both = isinstance(value, dict) and isinstance(merged.get(key), dict)

@@ -58,7 +58,7 @@ def require_batches_that_train(jobs: Sequence[FoldJob], accelerator: Accelerator
 
 def _images_of_rows(job: FoldJob) -> np.ndarray:
     """How many images the backbone sees of every training row: of a study up to fusion.max_images."""
-    if not job.recipe.fuses:
+    if not job.recipe.uses_fusion:
         return np.ones(len(job.data.train), dtype=np.int64)
     return np.bincount(study_codes(job.data.train))
 

@@ -27,7 +27,7 @@ def training_set(job: FoldJob, source: InputCache) -> LabelledRows:
     transform = None
     if isinstance(source, ImageCache):
         transform = Transform(cfg.size, **cfg.augment.model_dump(exclude={"policy"}))
-    if recipe.fuses:
+    if recipe.uses_fusion:
         return StudyDataset(
             data.train,
             data.classes,
@@ -50,7 +50,7 @@ def evaluation_set(
 ) -> LabelledRows:
     """The rows of `table` as they are; their targets are NaN, for a prediction needs none."""
     unknown = table.assign(**dict.fromkeys(classes, np.float32(np.nan)))
-    if recipe.fuses:
+    if recipe.uses_fusion:
         n_images, size = recipe.model.fusion.max_images, recipe.data.size
         return StudyDataset(unknown, classes, source, max_images=n_images, size=size)
     ids, targets = table.index, unknown[list(classes)].to_numpy(np.float32)
@@ -60,6 +60,6 @@ def evaluation_set(
 def rows_per_pass(recipe: Recipe, source: InputCache) -> int:
     """Rows that a device computes at once: optim.max_batch_per_device images, a study counted as full."""
     n_images = recipe.optim.max_batch_per_device
-    if recipe.fuses and isinstance(source, ImageCache):
+    if recipe.uses_fusion and isinstance(source, ImageCache):
         return max(n_images // recipe.model.fusion.max_images, 1)
     return n_images

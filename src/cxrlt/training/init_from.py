@@ -41,10 +41,10 @@ def find_init_from(source: ImageSource, cfg: ModelConfig, name: str, fold: str) 
     None: from the backbone's own weights. Raises UserError if that run is not trained, is an ensemble, or is
     a refit on all rows of these folds.
     """
-    if not cfg.start_from:
+    if not cfg.init_from:
         return None
-    flag = f"model.start_from {cfg.start_from}"
-    *other, run = cfg.start_from.split(":", 1)
+    flag = f"model.init_from {cfg.init_from}"
+    *other, run = cfg.init_from.split(":", 1)
     challenge = other[0] if other else source.challenge.name
     own = challenge == source.challenge.name
     if own and run == name:
@@ -124,7 +124,7 @@ def _leaked(job: FoldJob, origin: Origin, read: Callable[[str], Collection], sou
     if not theirs.folds.has_trained({"rows": origin.rows}, origin.fold):
         again = f"{train_fold_command(run_dir, origin.fold, challenge)} --force"
         raise UserError(
-            f"model.start_from: {origin.run} was trained on another split than the folds.csv there is now "
+            f"model.init_from: {origin.run} was trained on another split than the folds.csv there is now "
             f"and may have seen any row. Train it again: {again}"
         )
     trained = _trained_on(origin, theirs, run_dir)
@@ -161,12 +161,12 @@ def _trained_on(origin: Origin, collection: Collection, run_dir: Path) -> pd.Ser
 def _leak_sentence(job: FoldJob, origin: Origin, leaked: pd.Index) -> str:
     holdout = job.data.soup_holdout.index
     fix = (
-        "Train the source with the same soup.inner_share and --seed, for then it leaves the same rows out"
+        "Train the source with the same soup.holdout_share and --seed, for then it leaves the same rows out"
         if len(holdout) and leaked.isin(holdout).all()
         else "Train the source on folds made without them"
     )
     return (
-        f"model.start_from: {len(leaked):,} images that fold {job.run.fold} of {job.run.name} must not have "
+        f"model.init_from: {len(leaked):,} images that fold {job.run.fold} of {job.run.name} must not have "
         f"seen, or others of their patients, were in the training of {origin.run} fold {origin.fold}: "
         f"{listing(leaked)}. {fix}, or start from another run."
     )

@@ -60,7 +60,7 @@ def fold_jobs(source: ImageSource, plan: TrainPlan, rows: TrainRows | None = Non
         left_out = fold_of == fold
         held_for_soup = np.zeros(len(table), dtype=bool)
         if plan.recipe.soup.kind != "none":
-            share = plan.recipe.soup.inner_share
+            share = plan.recipe.soup.holdout_share
             ids = soup_holdout(table[~left_out], challenge.classes, share, plan.seed, fold)
             held_for_soup = table.index.isin(ids)
         classes = _class_order(challenge, run, plan.force)

@@ -11,7 +11,7 @@ from cxrlt.challenges.base import Challenge, Task
 from cxrlt.errors import UserError
 from cxrlt.folds.rows import TrainRows
 from cxrlt.provenance import MadeOf, differing, made_of, only
-from cxrlt.recipe import Recipe, fields_changing
+from cxrlt.recipe import Recipe, fields_affecting
 from cxrlt.training.run_paths import RUN, fold_of, train_fold_command
 
 DATA = ("rows", "labels", "pixels", "views")
@@ -74,7 +74,7 @@ def made_of_training(
 
     `pixels` has the hash of each image, None or NaN where it is not known.
     """
-    parts = made_of(classes=classes_of(challenge), recipe=fields_changing(recipe, "weights"))
+    parts = made_of(classes=classes_of(challenge), recipe=fields_affecting(recipe, "weights"))
     data = made_of_data(challenge, rows, fold, pixels, *data_used(recipe))
     return parts | data | ({"start": start.weights} if start else {})
 
@@ -86,7 +86,7 @@ def classes_of(challenge: Challenge) -> list[str]:
 
 def data_used(recipe: Recipe) -> tuple[bool, bool]:
     """Whether the labels of left-out rows count (they choose the best epoch), and studies and views."""
-    return recipe.predict.weights == "best", recipe.fuses
+    return recipe.predict.weights == "best", recipe.uses_fusion
 
 
 def made_of_data(

@@ -6,7 +6,7 @@ from cxrlt.artifacts import write_model
 from cxrlt.errors import UserError, listing
 from cxrlt.folds.rows import TrainRows
 from cxrlt.provenance import in_words, is_current, only
-from cxrlt.recipe import differing_in, load_recipe, save_recipe
+from cxrlt.recipe import differing_fields_affecting, load_recipe, save_recipe
 from cxrlt.system.locks import exclusive
 from cxrlt.training.checkpoint import checkpoints
 from cxrlt.training.job import FoldJob, record_of
@@ -32,7 +32,7 @@ def require_same_run(job: FoldJob, rows: TrainRows) -> None:
         differing.append("another split into folds")
     if record.made_of.get("classes") != now.made_of["classes"]:
         differing.append("other classes")
-    differing += differing_in(load_recipe(None, job.run_dir / CONFIG), job.recipe, "weights")
+    differing += differing_fields_affecting(load_recipe(None, job.run_dir / CONFIG), job.recipe, "weights")
     if differing:
         raise UserError(
             f"{job.run_dir} already holds another run ({'; '.join(differing)}). "
@@ -97,7 +97,7 @@ def _by_folds(found: dict[str, list[str]]) -> str:
 def update_recipe(job: FoldJob) -> None:
     """Put the fields that change no weights into a finished fold's config.yaml; predictions follow them."""
     before = load_recipe(None, job.run_dir / CONFIG)
-    if changed := "; ".join(differing_in(before, job.recipe, "logits", "scores")):
+    if changed := "; ".join(differing_fields_affecting(before, job.recipe, "logits", "scores")):
         print(f"train {job.run.name} fold {job.run.fold}: {changed} (the weights stay as they are)")
         with exclusive(job.run_dir):
             save_recipe(job.recipe, job.run_dir / CONFIG)

@@ -98,7 +98,7 @@ def create_accelerator(recipe: Recipe) -> Accelerator:
         recipe.precision == "auto" and torch.cuda.is_available() and torch.cuda.is_bf16_supported()
     )
     # batches of one run have two sizes; images of studies that pass together are never as many
-    torch.backends.cudnn.benchmark = not recipe.fuses
+    torch.backends.cudnn.benchmark = not recipe.uses_fusion
     # said outright, for without a device accelerate takes the processes of torchrun for strangers
     cpu = not torch.accelerator.is_available()
     return Accelerator(cpu=cpu, mixed_precision="bf16" if bf16 else "no")
@@ -191,7 +191,7 @@ def initial_model(job: FoldJob, loss: Loss, say: Callable[[str], object] = lambd
     bias = model.classifier.bias
     if bias is not None and "head" in new:
         start = torch.zeros(len(data.classes))
-        if run.recipe.loss.bias_start == "minimiser":
+        if run.recipe.loss.bias_init == "minimiser":
             start = population_minimiser(loss, torch.tensor(data.targets(data.train)))
         with torch.no_grad():
             bias.copy_(start)
@@ -204,7 +204,7 @@ def _load_init_from(
     """Load the weights. Returns the parts that stay as they were created."""
     tensors = read_tensors(init_from.weights)
     new = load_weights(model, tensors, same_classes=init_from.same_classes, source=init_from.label)
-    parts = ["backbone", *(["fusion"] if run.recipe.fuses else []), "head"]
+    parts = ["backbone", *(["fusion"] if run.recipe.uses_fusion else []), "head"]
     loaded = " and ".join(part for part in parts if part not in new)
     say(f"fold {run.fold}: {loaded} from {init_from.label}" + (f"; new: {' and '.join(new)}" if new else ""))
     return new

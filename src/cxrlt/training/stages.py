@@ -50,7 +50,7 @@ def stage_recipe(recipe: Recipe, stage: StageConfig) -> Recipe:
     if stage.frozen:
         values["model"]["frozen"] = True
         values["data"]["mix"] = {}  # features are of single images as they are
-        if recipe.model.reads_map or recipe.fuses:
+        if recipe.model.reads_map or recipe.uses_fusion:
             values["model"]["grid"] = min(recipe.model.grid or WARM_UP_GRID, WARM_UP_GRID)
     return Recipe.model_validate(values)
 

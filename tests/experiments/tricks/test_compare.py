@@ -123,7 +123,7 @@ def test_a_second_stage_starts_from_bases_run_of_its_seed_with_a_new_head(source
     experiment = TrickExperiment(source, compared[0])
     for seed in (0, 1):
         run = experiment.run(TRICKS["crt"], seed)
-        start = run.recipe.model.start_from
+        start = run.recipe.model.init_from
         assert start == f"compare-tricks/base-seed{run.seed}"
         (job,) = fold_jobs(source, run.plan(1))
         assert job.run.init_from.weights == folder(source, "base", run.seed) / "fold1/weights.safetensors"

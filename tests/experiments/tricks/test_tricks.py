@@ -7,10 +7,10 @@ import pytest
 from cxrlt.cli import main, parse
 from cxrlt.experiments.lists.tricks import PLAIN, TRICKS, trick
 from cxrlt.experiments.variants import Context, why_not_applicable
-from cxrlt.recipe import changed, differing_fields, load_recipe
+from cxrlt.recipe import override_recipe, differing_fields, load_recipe
 from cxrlt.training.tta import NO_TTA
 
-BASE = changed(load_recipe("demo_resnet"), dict(PLAIN))
+BASE = override_recipe(load_recipe("demo_resnet"), dict(PLAIN))
 CHANGES = {
     "ml_decoder": {"model.head.name"},
     "csra": {"model.head.name"},
@@ -57,7 +57,7 @@ def left_out(context):
 
 def test_base_predicts_every_image_once():
     assert BASE.predict.tta == NO_TTA
-    assert changed(BASE, dict(PLAIN)) == BASE
+    assert override_recipe(BASE, dict(PLAIN)) == BASE
 
 
 @pytest.mark.parametrize("name", [name for name, variant in TRICKS.items() if variant.recipe(BASE) != BASE])
@@ -73,7 +73,7 @@ def test_a_trick_changes_what_it_is_called_after_and_nothing_else(name):
 
 @pytest.mark.parametrize(("size", "small"), [(512, 352), (384, 256), (96, 64), (64, 32)])
 def test_rising_resolution_has_as_many_epochs_at_two_thirds_of_the_size_first(size, small):
-    base = changed(BASE, {"data": {"size": size}, "schedule": {"epochs": 9}})
+    base = override_recipe(BASE, {"data": {"size": size}, "schedule": {"epochs": 9}})
     recipe = TRICKS["rising"].recipe(base)
     (stage,) = recipe.schedule.stages
     assert (stage.size, stage.epochs, recipe.schedule.epochs) == (small, 4, 5)
@@ -111,7 +111,7 @@ def test_what_weighs_classes_apart_needs_any_number_of_classes_per_image(challen
 
 
 def test_a_mirror_image_needs_training_that_mirrors_and_classes_without_a_side(challenge):
-    still = changed(BASE, {"data": {"augment": {"flip": False}}})
+    still = override_recipe(BASE, {"data": {"augment": {"flip": False}}})
     assert left_out(Context(challenge, table(), still)) == {"flip"}
     sided = dataclasses.replace(challenge, train_counts={"Mass left": 2, "No Finding": 2})
     rows = table().rename(columns={"Mass": "Mass left"})
@@ -119,13 +119,13 @@ def test_a_mirror_image_needs_training_that_mirrors_and_classes_without_a_side(c
 
 
 def test_what_the_recipe_has_already_is_no_trick(challenge):
-    gem = changed(BASE, {"model": {"pool": "gem"}, "data": {"augment": {"policy": "light"}}})
+    gem = override_recipe(BASE, {"model": {"pool": "gem"}, "data": {"augment": {"policy": "light"}}})
     assert left_out(Context(challenge, table(), gem)) == {"gem", "augment_light"}
-    assert "rising" in left_out(Context(challenge, table(), changed(BASE, {"schedule": {"epochs": 1}})))
+    assert "rising" in left_out(Context(challenge, table(), override_recipe(BASE, {"schedule": {"epochs": 1}})))
 
 
 def test_a_recipe_that_cannot_have_a_trick_says_why(challenge):
-    frozen = changed(BASE, {"model": {"frozen": True}})
+    frozen = override_recipe(BASE, {"model": {"frozen": True}})
     why = why_not_applicable(TRICKS["mosaic"], Context(challenge, table(), frozen))
     assert why == "data.mix mixes single images: it goes with neither model.frozen nor model.fusion"
 

@@ -48,7 +48,7 @@ def _with_loss(name: str, options: Options) -> Callable[[Recipe], Recipe]:
     """A recipe's `loss` changed and nothing else; losses whose authors ask for a cosine head get one."""
 
     def with_loss(base: Recipe) -> Recipe:
-        loss = LossConfig(name=name, options=dict(options), bias_start=base.loss.bias_start)
+        loss = LossConfig(name=name, options=dict(options), bias_init=base.loss.bias_init)
         head = {"head": HeadConfig(name=cosine_heads()[0])} if LOSSES[name].cosines == "needed" else {}
         model = base.model.model_copy(update=head)
         return base.model_copy(update={"loss": loss, "model": model})

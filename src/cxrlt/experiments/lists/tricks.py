@@ -23,7 +23,7 @@ from cxrlt.experiments.variants import (
 )
 from cxrlt.predictions.predict import flips
 from cxrlt.predictions.study_mean import disputed_rows, has_studies
-from cxrlt.recipe import Recipe, changed
+from cxrlt.recipe import Recipe, override_recipe
 from cxrlt.training.timing import WALL
 
 PLAIN: Fields = {
@@ -78,7 +78,7 @@ def multi_label(context: Context) -> str | None:
 
 
 def mirrored_training(context: Context) -> str | None:
-    mirrored = changed(context.base, {"predict": {"tta": {"flip": True}}})
+    mirrored = override_recipe(context.base, {"predict": {"tta": {"flip": True}}})
     try:
         return None if flips(mirrored, context.challenge.classes) else "training does not mirror images"
     except UserError:
@@ -95,7 +95,7 @@ def rising(base: Recipe) -> Recipe:
     if size >= base.data.size or not epochs:
         return base
     stage = {"epochs": epochs, "size": size}
-    return changed(base, {"schedule": {"epochs": base.schedule.epochs - epochs, "stages": (stage,)}})
+    return override_recipe(base, {"schedule": {"epochs": base.schedule.epochs - epochs, "stages": (stage,)}})
 
 
 def second_stage(model: Fields, data: Fields = MappingProxyType({})) -> Fields:
@@ -223,7 +223,7 @@ class TrickExperiment(Experiment):
     @cached_property
     def base(self) -> Recipe:
         """The given recipe, made plain in how it predicts."""
-        return changed(super().base, dict(PLAIN))
+        return override_recipe(super().base, dict(PLAIN))
 
     @cached_property
     def _unfit(self) -> Mapping[str, str]:
