@@ -1,4 +1,4 @@
-"""From files to batches: building the cache, and the training loader."""
+"""Benchmarks of building the cache and of the training loader."""
 
 import shutil
 import time
@@ -16,151 +16,151 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
-from benchmarks.clock import race
-from benchmarks.growth import Growth, growth
-from benchmarks.layout import ROWS
-from benchmarks.rows import Mark, Row
-from benchmarks.setting import Setting
+from benchmarks.config import BenchmarkConfig
+from benchmarks.measurement import Measurement, ReferenceValue
+from benchmarks.scaling import ScalingResult, measure_scaling
+from benchmarks.synthetic_challenge import ROWS
+from benchmarks.timing import time_interleaved
 from cxrlt.inputs.augment import Transform, sampling_matrix
 from cxrlt.inputs.cache import ImageCache
-from cxrlt.inputs.cache_build import CHUNK, N_TIMED, build_cache
+from cxrlt.inputs.cache_build import DECODE_CHUNK, N_TIMED, build_cache
 from cxrlt.inputs.dataset import XRayDataset, make_loader
 from cxrlt.inputs.sampling import epoch_batches
-from cxrlt.phantom.cases import draw_patients
-from cxrlt.phantom.demo import draw_picture
+from cxrlt.phantom.cases import sample_patients
+from cxrlt.phantom.demo import draw_image
 from cxrlt.recipe import AugmentConfig
 
-LARGE = (2544, 3056)
-"""Width and height of most radiographs of MIMIC-CXR."""
-CACHED, SEEN, BATCH = 512, 384, 32
-N_PICTURES = 12
-"""Different ones; tables name each as often as they need."""
-GRAIN = 3.0
-"""Standard deviation in greys: with it a large picture has 2 MB, like a real one."""
-CLOSE = 1.0
-"""Mean difference in greys up to which two ways of shrinking grain show the same picture."""
+LARGE_SIZE = (2544, 3056)
+"""Width and height of most radiographs in MIMIC-CXR."""
+CACHE_SIZE, INPUT_SIZE, BATCH_SIZE = 512, 384, 32
+N_FILES = 12
+"""Different image files; the tables repeat them."""
+GRAIN_STD = 3.0
+"""Standard deviation of the noise in grey levels: with this value a large JPEG has 2 MB, like a real one."""
+MAX_MEAN_DIFFERENCE = 1.0
+"""Largest mean difference in grey levels between two resizing methods of the same noisy image."""
 
 
-def cache_rows(setting: Setting) -> Iterator[Row]:
-    """Decoding into a cache against OpenCV, and two processes against one."""
-    files = _radiographs(setting.folder / "large", LARGE)
+def measure_cache(config: BenchmarkConfig) -> Iterator[Measurement]:
+    """Compare building a cache with OpenCV, and two processes with one."""
+    files = _radiographs(config.folder / "large", LARGE_SIZE)
     with _one_thread():
-        yield _decoding_row(setting, files)
-        yield _processes_row(setting, files)
+        yield _measure_decoding(config, files)
+        yield _measure_processes(config, files)
 
 
-def _decoding_row(setting: Setting, files: Sequence[Path]) -> Row:
-    table = _table(files, setting.size(240, least=2 * N_PICTURES))
-    built, read = [], np.empty((len(table), CACHED, CACHED), np.uint8)
+def _measure_decoding(config: BenchmarkConfig, files: Sequence[Path]) -> Measurement:
+    table = _table(files, config.size(240, minimum=2 * N_FILES))
+    built, read = [], np.empty((len(table), CACHE_SIZE, CACHE_SIZE), np.uint8)
 
     def ours() -> None:
-        built.append(_build(table, setting.folder / f"decoding{len(built)}", CACHED))
+        built.append(_build(table, config.folder / f"decoding{len(built)}", CACHE_SIZE))
 
     def theirs() -> None:
         for row, file in enumerate(table["file"]):
             grey = cv2.cvtColor(cv2.imread(file, cv2.IMREAD_COLOR), cv2.COLOR_BGR2GRAY)
-            read[row] = cv2.resize(grey, (CACHED, CACHED), interpolation=cv2.INTER_AREA)
+            read[row] = cv2.resize(grey, (CACHE_SIZE, CACHE_SIZE), interpolation=cv2.INTER_AREA)
 
     in_memory = [np.frombuffer(Path(file).read_bytes(), np.uint8) for file in files]
 
-    def bare() -> None:
+    def decode_only() -> None:
         for data in islice(cycle(in_memory), len(table)):
             cv2.imdecode(data, cv2.IMREAD_REDUCED_GRAYSCALE_4)
 
-    rates = [len(table) / seconds for seconds in race(ours, theirs, bare)]
-    return Row(
-        f"cache from {LARGE[0]}x{LARGE[1]} JPEG to {CACHED} px, a core",
+    rates = [len(table) / seconds for seconds in time_interleaved(ours, theirs, decode_only)]
+    return Measurement(
+        f"cache from {LARGE_SIZE[0]}x{LARGE_SIZE[1]} JPEG to {CACHE_SIZE} px, a core",
         rates[0],
         "images/s",
-        against=Mark("cv2.imread in colour, cvtColor to grey, resize by area", rates[1]),
+        baseline=ReferenceValue("cv2.imread in colour, cvtColor to grey, INTER_AREA resize", rates[1]),
         target=1.8,
-        limit=Mark("libjpeg's decoding to a quarter, of bytes in memory", rates[2]),
-        note=f"JPEG of {sum(map(len, in_memory)) / len(in_memory) / 1e6:.1f} MB; with all that a build does",
-        wrong=_difference(built[0].images[: len(files)], read[: len(files)]),
+        limit=ReferenceValue("libjpeg decoding to a quarter of the size, from memory", rates[2]),
+        note=f"JPEG of {sum(map(len, in_memory)) / len(in_memory) / 1e6:.1f} MB; includes all build steps",
+        error=_difference(built[0].images[: len(files)], read[: len(files)]),
     )
 
 
-def _processes_row(setting: Setting, files: Sequence[Path]) -> Row:
-    table = _table(files, setting.size(600, least=32 * N_PICTURES))
+def _measure_processes(config: BenchmarkConfig, files: Sequence[Path]) -> Measurement:
+    table = _table(files, config.size(600, minimum=32 * N_FILES))
     built: dict[int, ImageCache] = {}
 
     def build(workers: int) -> None:
-        built[workers] = _build(table, setting.folder / f"processes{workers}", CACHED, workers)
+        built[workers] = _build(table, config.folder / f"processes{workers}", CACHE_SIZE, workers)
 
     if joblib.cpu_count() < 2:
-        (one,) = race(lambda: build(1), repeats=1, clock=time.perf_counter)
-        note = "two were not measured: this machine has one core"
-        return Row("cache, one process", len(table) / one, "images/s", note=note)
-    few = table.iloc[: N_TIMED + 2 * CHUNK]
+        (one,) = time_interleaved(lambda: build(1), repeats=1, clock=time.perf_counter)
+        note = "two processes were not measured: this machine has one core"
+        return Measurement("cache, one process", len(table) / one, "images/s", note=note)
+    few = table.iloc[: N_TIMED + 2 * DECODE_CHUNK]
     best = dict.fromkeys((2, 1), float("inf"))
-    for number in range(2 if setting.share >= 1 else 1):
-        _build(few, setting.folder / f"start{number}", CACHED, 2)  # processes take .4 s to start, once
+    for number in range(2 if config.scale >= 1 else 1):
+        _build(few, config.folder / f"start{number}", CACHE_SIZE, 2)  # start the processes (0.4 s, once)
         for workers in best:
-            (seconds,) = race(lambda n=workers: build(n), repeats=1, clock=time.perf_counter)
+            (seconds,) = time_interleaved(lambda n=workers: build(n), repeats=1, clock=time.perf_counter)
             best[workers] = min(best[workers], seconds)
-    return Row(
+    return Measurement(
         "cache, two processes",
         len(table) / best[2],
         "images/s",
-        against=Mark("one process", len(table) / best[1]),
+        baseline=ReferenceValue("one process", len(table) / best[1]),
         target=1.85,
-        limit=Mark("twice one process", 2 * len(table) / best[1]),
-        note="wall time, processes that are running",
-        wrong="" if np.array_equal(built[1].images, built[2].images) else "the two caches differ",
+        limit=ReferenceValue("twice one process", 2 * len(table) / best[1]),
+        note="wall time, without starting the processes",
+        error="" if np.array_equal(built[1].images, built[2].images) else "the two caches differ",
     )
 
 
-def cache_growth(setting: Setting) -> Growth:
-    """Images so small that what a build does besides decoding counts, up to CXR-LT 2024."""
-    files = _radiographs(setting.folder / "small", (16, 16))
+def measure_cache_scaling(config: BenchmarkConfig) -> ScalingResult:
+    """Measure tiny images, so that the overhead besides decoding counts, up to the size of CXR-LT 2024."""
+    files = _radiographs(config.folder / "small", (16, 16))
 
     def prepare(n: int):
         table = _table(files, n)
-        return lambda: _build(table, setting.folder / f"growth{n}", 16)
+        return lambda: _build(table, config.folder / f"growth{n}", 16)
 
-    smallest = max(setting.size(ROWS) // 8, 100)
-    return growth("cache", "image", smallest, prepare, repeats=1)
+    min_size = max(config.size(ROWS) // 8, 100)
+    return measure_scaling("cache", "image", min_size, prepare, repeats=1)
 
 
-def loader_rows(setting: Setting) -> Iterator[Row]:
-    """Augmented batches against files, PIL and torchvision."""
-    files = _radiographs(setting.folder / "files", (CACHED, CACHED))
-    table = _table(files, setting.size(512, least=4 * BATCH))
+def measure_loader(config: BenchmarkConfig) -> Iterator[Measurement]:
+    """Compare augmented batches with JPEG files, PIL and torchvision."""
+    files = _radiographs(config.folder / "files", (CACHE_SIZE, CACHE_SIZE))
+    table = _table(files, config.size(512, minimum=4 * BATCH_SIZE))
     with _one_thread():
-        cache = _build(table, setting.folder / "cache", CACHED)
+        cache = _build(table, config.folder / "cache", CACHE_SIZE)
         transform = _augmentation(AugmentConfig())
-        batches = epoch_batches(len(table), BATCH, seed=0, epoch=0)
+        batches = epoch_batches(len(table), BATCH_SIZE, seed=0, epoch=0)
         dataset = XRayDataset(cache, list(table.index), np.zeros((len(table), 1)), transform=transform)
         jpegs = JpegFiles(table["file"].tolist())
         rates = [
             len(table) / seconds
-            for seconds in race(
-                lambda: _exhaust(make_loader(dataset, 0, batches, n_workers=0)),
-                lambda: _exhaust(DataLoader(jpegs, BATCH)),
-                lambda: _warp(np.array(cache.images[:N_PICTURES]), len(table), transform),
+            for seconds in time_interleaved(
+                lambda: _consume(make_loader(dataset, 0, batches, n_workers=0)),
+                lambda: _consume(DataLoader(jpegs, BATCH_SIZE)),
+                lambda: _warp_only(np.array(cache.images[:N_FILES]), len(table), transform),
             )
         ]
-        yield Row(
-            f"loader, {SEEN} px from {CACHED} px, a core",
+        yield Measurement(
+            f"loader, {INPUT_SIZE} px from {CACHE_SIZE} px, a core",
             rates[0],
             "images/s",
-            against=Mark("JPEG files by PIL, torchvision v2 and DataLoader", rates[1]),
+            baseline=ReferenceValue("JPEG files by PIL, torchvision v2 and DataLoader", rates[1]),
             target=12,
-            limit=Mark("one cv2.warpAffine and one cv2.LUT an image", rates[2]),
-            note="ours are uint8, for they become float and standardised on the device",
-            wrong=_difference(*_unaugmented(cache, jpegs.files[:N_PICTURES])),
+            limit=ReferenceValue("one cv2.warpAffine and one cv2.LUT per image", rates[2]),
+            note="our batches are uint8; the device converts and normalises them",
+            error=_difference(*_without_augmentation(cache, jpegs.files[:N_FILES])),
         )
 
 
 class JpegFiles(Dataset):
-    """Grey radiographs as most training scripts load them: float32 (3, SEEN, SEEN) and a target."""
+    """Greyscale images as most training scripts load them: float32 (3, size, size) and a target."""
 
     def __init__(self, files: Sequence[str]) -> None:
         self.files = files
         cfg = AugmentConfig()
         self.transform = v2.Compose(
             [
-                v2.RandomResizedCrop(SEEN, scale=cfg.crop_scale, antialias=True),
+                v2.RandomResizedCrop(INPUT_SIZE, scale=cfg.crop_scale, antialias=True),
                 v2.RandomHorizontalFlip(),
                 v2.RandomRotation(cfg.rotate, v2.InterpolationMode.BILINEAR),
                 v2.ColorJitter(cfg.brightness, cfg.contrast),
@@ -177,63 +177,68 @@ class JpegFiles(Dataset):
 
 
 def _augmentation(cfg: AugmentConfig) -> Transform:
-    return Transform(SEEN, **cfg.model_dump(exclude={"policy"}))
+    return Transform(INPUT_SIZE, **cfg.model_dump(exclude={"policy"}))
 
 
-def _unaugmented(cache: ImageCache, files: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """The pictures as they are, by our transform and by torchvision: uint8 (n, SEEN, SEEN) both."""
+def _without_augmentation(cache: ImageCache, files: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Return images without augmentation by our transform and by torchvision, both uint8 (n, size, size)."""
     nothing = AugmentConfig(flip=False, crop_scale=(1.0, 1.0), rotate=0, brightness=0, contrast=0)
     transform = _augmentation(nothing)
     ours = [transform(image, seed) for seed, image in enumerate(cache.images[: len(files)])]
-    theirs = [v2.functional.resize(Image.open(file), [SEEN, SEEN], antialias=True) for file in files]
+    theirs = [
+        v2.functional.resize(Image.open(file), [INPUT_SIZE, INPUT_SIZE], antialias=True) for file in files
+    ]
     return np.stack(ours), np.stack(theirs)
 
 
-def _warp(images: np.ndarray, n: int, transform: Transform) -> None:
-    """As many warps and tables of greys as `n` images need, and nothing else."""
-    draw = transform.draw(images[0].shape, seed=0)
-    matrix, greys = sampling_matrix(CACHED, CACHED, SEEN, draw), transform.greys(draw)
-    out = np.empty((SEEN, SEEN), np.uint8)
+def _warp_only(images: np.ndarray, n: int, transform: Transform) -> None:
+    """Run only the warps and lookup tables of `n` images."""
+    draw = transform.sample_params(images[0].shape, seed=0)
+    matrix, lookup_table = (
+        sampling_matrix(CACHE_SIZE, CACHE_SIZE, INPUT_SIZE, draw),
+        transform.lookup_table(draw),
+    )
+    out = np.empty((INPUT_SIZE, INPUT_SIZE), np.uint8)
     for image in islice(cycle(images), n):
         cv2.warpAffine(image, matrix, out.shape, dst=out, flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
-        cv2.LUT(out, greys, dst=out)
+        cv2.LUT(out, lookup_table, dst=out)
 
 
-def _exhaust(loader: DataLoader) -> None:
+def _consume(loader: DataLoader) -> None:
     for _ in loader:
         pass
 
 
 def _difference(ours: np.ndarray, theirs: np.ndarray) -> str:
-    """What is wrong if the pictures are not the same; empty if they are."""
+    """Return the difference of two image arrays (n, h, w) as text; empty if they agree."""
     mean = np.abs(ours.astype(np.int16) - theirs).mean(axis=(1, 2)).max()
-    return "" if mean <= CLOSE else f"pictures differ by {mean:.1f} greys on average"
+    return "" if mean <= MAX_MEAN_DIFFERENCE else f"images differ by {mean:.1f} grey levels on average"
 
 
 def _build(table: pd.DataFrame, cache_dir: Path, size: int, workers: int = 1) -> ImageCache:
-    """A new cache, in a folder that is not there yet or begins again."""
+    """Build a new cache in an emptied folder."""
     shutil.rmtree(cache_dir, ignore_errors=True)
     return build_cache(table, size, cache_dir, "bench", "train", cache_dir, workers=workers)
 
 
 def _table(files: Sequence[Path], n: int) -> pd.DataFrame:
-    """`n` images, which take turns at being one of the files."""
+    """Return a table of `n` images that repeats the files."""
     ids = pd.Index([f"image{row:07d}" for row in range(n)], name="image_id")
     return pd.DataFrame({"file": list(islice(cycle(map(str, files)), n))}, index=ids)
 
 
 def _radiographs(folder: Path, shape: tuple[int, int]) -> list[Path]:
-    """N_PICTURES files of grainy phantoms, JPEG of quality 95, `shape` (width, height)."""
+    """Write N_FILES noisy phantoms as JPEG of quality 95; `shape` is (width, height)."""
     folder.mkdir()
     cv2.setRNGSeed(0)
-    files = [folder / f"{number}.jpg" for number in range(N_PICTURES)]
-    for file, patient in zip(files, draw_patients(N_PICTURES, seed=0), strict=False):
+    files = [folder / f"{number}.jpg" for number in range(N_FILES)]
+    for file, patient in zip(files, sample_patients(N_FILES, seed=0), strict=False):
         study = patient.studies[0]
-        phantom, _ = draw_picture(patient, study, study.pictures[0], 0, np.random.default_rng(0))
+        phantom, _ = draw_image(patient, study, study.images[0], 0, np.random.default_rng(0))
         picture = cv2.resize(phantom, shape, interpolation=cv2.INTER_CUBIC)
-        # Eight bits each: once a block of 30 MB has been freed, glibc hands out memory for colour pictures
-        # without asking the system, which a process that reads pictures and nothing else does not meet.
-        grain = cv2.randn(np.empty_like(picture, np.int8), 0, GRAIN)
+        # int8 noise: after a block of 30 MB is freed, glibc reuses memory for colour images, which would make
+        # the baseline faster than in a process that only reads images.
+        grain = cv2.randn(np.empty_like(picture, np.int8), 0, GRAIN_STD)
         picture = cv2.add(picture, grain, dtype=cv2.CV_8U)
         cv2.imwrite(str(file), picture, [cv2.IMWRITE_JPEG_QUALITY, 95])
     return files

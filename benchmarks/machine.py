@@ -1,4 +1,4 @@
-"""What the figures were measured on."""
+"""The machine of the measurements."""
 
 import os
 import platform
@@ -21,15 +21,15 @@ PACKAGES = (
 
 
 def describe_machine() -> dict[str, object]:
-    """Processor, cores, memory, accelerator, system and package versions."""
-    found: dict[str, object] = {
+    """Return processor, cores, memory, accelerator, system and package versions."""
+    results: dict[str, object] = {
         "processor": _processor(),
         "cores": os.cpu_count(),
         "memory_gb": _memory_gb(),
         "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "system": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
     }
-    return found | {"packages": {name: version(name) for name in PACKAGES}}
+    return results | {"packages": {name: version(name) for name in PACKAGES}}
 
 
 def _processor() -> str:

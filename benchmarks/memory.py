@@ -1,4 +1,4 @@
-"""What `cxrlt train` holds in memory when it has ten times the images."""
+"""Memory of `cxrlt train` with N images, compared with a tenth of N."""
 
 import subprocess
 import sys
@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from benchmarks.fold import N_TRAIN, generated_labels, write_noise
-from benchmarks.layout import draw_images, write_images, write_table
-from benchmarks.rows import Mark, Row
-from benchmarks.setting import Setting
+from benchmarks.config import BenchmarkConfig
+from benchmarks.measurement import Measurement, ReferenceValue
+from benchmarks.synthetic_challenge import make_image_table, write_images, write_table
+from benchmarks.synthetic_fold import N_TRAIN, make_labels, write_noise_cache
 from cxrlt.artifacts import Workspace
 from cxrlt.challenges import get_challenge
 from cxrlt.errors import UserError
@@ -21,8 +21,8 @@ from cxrlt.folds.make import make_folds
 from cxrlt.system.atomic_files import write_text
 
 CHALLENGE = "cxrlt2023"
-TIMES = 10
-LEAST_IMAGES = 2000
+SIZE_RATIO = 10
+MIN_IMAGES = 2000
 TARGET = 1.05
 INTERVAL = 0.02
 """Seconds between two measurements of the memory."""
@@ -35,60 +35,62 @@ data: {size: 32}
 optim: {batch_size: 1024, max_batch_per_device: 1024}
 schedule: {epochs: 1}
 """
-"""A small network, so that all images pass in minutes, in batches that take as much memory as the demo's."""
+"""A small network, so that an epoch takes minutes; large batches need as much memory as the demo's."""
 
 
-def memory_rows(setting: Setting) -> Iterator[Row]:
-    """The largest anonymous memory of a whole training, on so many images and on TIMES as many."""
+def measure_memory(config: BenchmarkConfig) -> Iterator[Measurement]:
+    """Measure the peak anonymous memory of a training, on n images and on n / SIZE_RATIO images."""
     if not (PROC / "self" / "smaps_rollup").is_file():
-        print("bench: the anonymous memory of a process is known on Linux alone", file=sys.stderr)
+        print("bench: memory is measured on Linux only", file=sys.stderr)
         return
-    n_images = setting.size(N_TRAIN, LEAST_IMAGES)
-    few, many = (_peak_of_training(setting.folder / str(n), n) for n in (round(n_images / TIMES), n_images))
-    yield Row(
+    n_images = config.size(N_TRAIN, MIN_IMAGES)
+    few, many = (
+        _training_peak_memory(config.folder / str(n), n) for n in (round(n_images / SIZE_RATIO), n_images)
+    )
+    yield Measurement(
         f"memory of train, {n_images:,} images",
         many,
         "bytes",
-        Mark(f"the same on a {TIMES}th of the images", few),
+        ReferenceValue(f"the same on a {SIZE_RATIO}th of the images", few),
         TARGET,
         lower_is_better=True,
-        note="Pss_Anon of the process and its loader processes, from table to out-of-fold predictions",
+        note="Pss_Anon of the process and its loader workers, from reading the table to predicting",
     )
 
 
 def write_challenge(root: Path, n_images: int) -> Workspace:
-    """Table, folds and cache of `n_images` images named as in MIMIC-CXR, whose files hold next to nothing."""
-    workspace, images = Workspace(root), draw_images(n_images)
+    """Write table, folds, cache and 1-byte image files of `n_images` images with paths as in MIMIC-CXR."""
+    workspace, images = Workspace(root), make_image_table(n_images)
     ids = images["dicom_id"].tolist()
-    labels = generated_labels(ids).reset_index(drop=True).astype(np.int8)
+    labels = make_labels(ids).reset_index(drop=True).astype(np.int8)
     write_table(pd.concat([images, labels], axis=1), workspace.inputs_dir(CHALLENGE) / "train.csv")
     images_dir = workspace.images_dir(CHALLENGE)
     write_images(images_dir, images["fpath"], n_bytes=1)
     files = f"{images_dir.absolute()}/" + images.set_index("dicom_id")["fpath"]
-    write_noise(files, SIZE, workspace.cache_dir(), CHALLENGE, images_dir)
+    write_noise_cache(files, SIZE, workspace.cache_dir(), CHALLENGE, images_dir)
     make_folds(get_challenge(CHALLENGE), workspace)
     return workspace
 
 
-def _peak_of_training(root: Path, n_images: int) -> int:
+def _training_peak_memory(root: Path, n_images: int) -> int:
     workspace = write_challenge(root, n_images)
     recipe = root / "recipe.yaml"
     write_text(recipe, RECIPE)
-    words = ["train", str(recipe), "--challenge", CHALLENGE, "--root", str(workspace.root), "--fold", "0"]
-    return peak_of_command(words)
+    arguments = ["train", str(recipe), "--challenge", CHALLENGE, "--root", str(workspace.root), "--fold", "0"]
+    return peak_memory_of_command(arguments)
 
 
-def peak_of_command(arguments: Sequence[str]) -> int:
-    """Most bytes of anonymous memory that `cxrlt` with these arguments and its children hold at once.
+def peak_memory_of_command(arguments: Sequence[str]) -> int:
+    """Return the peak anonymous memory in bytes of `cxrlt` with these arguments and its child processes.
 
-    Raises UserError with the end of what it printed if it fails.
+    Raises UserError with the end of its output if it fails.
     """
     command = [sys.executable, "-m", "cxrlt", *arguments]
     peak = 0
-    with tempfile.TemporaryFile("w+") as printed:  # a pipe that nobody empties would stop it
+    with tempfile.TemporaryFile("w+") as printed:  # a full pipe would block it
         process = subprocess.Popen(command, stdout=printed, stderr=subprocess.STDOUT)
         while process.poll() is None:
-            peak = max(peak, sum(map(anonymous_bytes, _with_children(process.pid))))
+            peak = max(peak, sum(map(anonymous_bytes, _process_tree(process.pid))))
             time.sleep(INTERVAL)
         if process.returncode:
             printed.seek(0)
@@ -97,9 +99,9 @@ def peak_of_command(arguments: Sequence[str]) -> int:
 
 
 def anonymous_bytes(pid: int) -> int:
-    """Pss_Anon: memory that is no file's; what a child shares with its parent counts once.
+    """Return Pss_Anon: memory without files; memory that processes share is counted once.
 
-    0 for a process that is gone.
+    Returns 0 if the process has ended.
     """
     try:
         sizes = (PROC / str(pid) / "smaps_rollup").read_text()
@@ -110,7 +112,7 @@ def anonymous_bytes(pid: int) -> int:
     )
 
 
-def _with_children(pid: int) -> list[int]:
+def _process_tree(pid: int) -> list[int]:
     try:
         children = (PROC / str(pid) / "task" / str(pid) / "children").read_text().split()
     except OSError:

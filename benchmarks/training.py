@@ -1,4 +1,4 @@
-"""Training and prediction against the same passes on tensors that lie on the device already."""
+"""Benchmarks of training and prediction against the same passes on tensors on the device."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -12,129 +12,129 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
-from benchmarks.clock import race
-from benchmarks.fold import generated_fold
-from benchmarks.rows import Mark, Row
-from benchmarks.setting import Setting
+from benchmarks.config import BenchmarkConfig
+from benchmarks.measurement import Measurement, ReferenceValue
+from benchmarks.synthetic_fold import make_synthetic_fold
+from benchmarks.timing import time_interleaved
 from cxrlt.models.backbone import XRayModel
-from cxrlt.recipe import Recipe, TTAConfig, override_recipe, load_recipe
+from cxrlt.recipe import Recipe, TTAConfig, load_recipe, override_recipe
 from cxrlt.training.batches import Batch, batch_stream
-from cxrlt.training.data import evaluation_set, rows_per_pass
+from cxrlt.training.datasets import create_eval_dataset, micro_batch_size
 from cxrlt.training.infer import infer
 from cxrlt.training.loop import train_epoch, train_step
-from cxrlt.training.setup import Trainer, create_accelerator, create_trainer, worker_count
+from cxrlt.training.setup import Trainer, create_accelerator, create_trainer, resolve_n_workers
 
-ON_CPU = ("demo_resnet",)
-ON_GPU = ("ral_convnext_small", "ral_efficientnetv2_s")
-COMPILED = "ral_convnext_small"
-"""On a GPU this one is trained compiled, too."""
+CPU_RECIPES = ("demo_resnet",)
+GPU_RECIPES = ("ral_convnext_small", "ral_efficientnetv2_s")
+COMPILED_RECIPE = "ral_convnext_small"
+"""On a GPU this recipe is also measured with torch.compile."""
 GPU_SIZE = 384
 N_IMAGES = {"cpu": 640, "cuda": 6400}
-LEAST_IMAGES = {"cpu": 160, "cuda": 640}
-ROUNDS = 7
+MIN_IMAGES = {"cpu": 160, "cuda": 640}
+N_ROUNDS = 7
 TARGET = {"cpu": 0.95, "cuda": 0.97}
-TARGET_PREDICT = 0.97
-FLIP = TTAConfig(flip=True)
+PREDICT_TARGET = 0.97
+FLIP_TTA = TTAConfig(flip=True)
 MATMUL_SIDE = {"cpu": 2048, "cuda": 8192}
 TOLERANCE = {"no": 1e-4, "bf16": 3e-2}
-"""Largest difference of logits that differ in nothing but the order of sums, by mixed precision."""
+"""Largest difference of logits from another order of summation, by mixed precision."""
 
 
-def train_rows(setting: Setting) -> Iterator[Row]:
-    """Images per second of an epoch and of the same steps on batches that are there, and its arithmetic."""
+def measure_train(config: BenchmarkConfig) -> Iterator[Measurement]:
+    """Compare an epoch with the same steps on batches on the device, and measure FLOPs."""
     flops: dict[str, float] = {}
-    for name in recipes_here():
-        trainer = _trainer(bench_recipe(name), setting.folder / name, setting)
-        flops[name] = flops_of_image(trainer)
+    for name in device_recipes():
+        trainer = _trainer(bench_recipe(name), config.folder / name, config)
+        flops[name] = flops_per_image(trainer)
         yield from _train_rows(trainer, flops[name])
-    if COMPILED in flops:
-        recipe = override_recipe(bench_recipe(COMPILED), {"compile": True})
-        trainer = _trainer(recipe, setting.folder / "compiled", setting)
+    if COMPILED_RECIPE in flops:
+        recipe = override_recipe(bench_recipe(COMPILED_RECIPE), {"compile": True})
+        trainer = _trainer(recipe, config.folder / "compiled", config)
         if trainer.compiled:
-            yield from _train_rows(trainer, flops[COMPILED])
+            yield from _train_rows(trainer, flops[COMPILED_RECIPE])
 
 
-def predict_rows(setting: Setting) -> Iterator[Row]:
-    """Images per second of `infer` with mirror images, and of the same forward passes."""
-    name = recipes_here()[0]
-    trainer = _trainer(bench_recipe(name), setting.folder / name, setting)
+def measure_predict(config: BenchmarkConfig) -> Iterator[Measurement]:
+    """Compare `infer` with flip TTA with the same forward passes."""
+    name = device_recipes()[0]
+    trainer = _trainer(bench_recipe(name), config.folder / name, config)
     job, accelerator = trainer.job, trainer.accelerator
     model, device = trainer.ema.module, accelerator.device
     data, ids = job.data, list(job.data.train.index)
-    batch_size = rows_per_pass(job.recipe, trainer.source)
-    on_device = _images(trainer, len(ids)).to(device).split(batch_size)
-    found: dict[str, np.ndarray] = {}
+    batch_size = micro_batch_size(job.recipe, trainer.source)
+    image_batches = _images(trainer, len(ids)).to(device).split(batch_size)
+    results: dict[str, np.ndarray] = {}
 
     def ours() -> None:
-        found["ours"] = infer(
+        results["ours"] = infer(
             model,
-            evaluation_set(job.recipe, data.train, data.classes, data.cache),
+            create_eval_dataset(job.recipe, data.train, data.classes, data.cache),
             ids,
             data.classes,
             accelerator,
             task=job.challenge.task,
             batch_size=batch_size,
-            n_workers=worker_count(job.recipe.data.n_workers, accelerator),
-            tta=FLIP,
+            n_workers=resolve_n_workers(job.recipe.data.n_workers, accelerator),
+            tta=FLIP_TTA,
         ).to_numpy()
 
     def passes() -> None:
         with torch.inference_mode(), accelerator.autocast():
-            logits = torch.cat([_both_ways(model, images) for images in on_device])
-        found["passes"] = logits.cpu().numpy()
+            logits = torch.cat([_flip_tta_logits(model, images) for images in image_batches])
+        results["passes"] = logits.cpu().numpy()
 
     model.eval()
-    passes()  # kernels are chosen and memory is taken the first time
-    seconds, alone_s = race(ours, passes, repeats=ROUNDS, clock=time.perf_counter)
-    alone = Mark("both forward passes alone", len(ids) / alone_s)
-    yield Row(
-        f"predict, flip: {label_of(job.recipe)}",
+    passes()  # warm-up: chooses kernels and allocates memory
+    seconds, passes_s = time_interleaved(ours, passes, repeats=N_ROUNDS, clock=time.perf_counter)
+    passes_only = ReferenceValue("both forward passes only", len(ids) / passes_s)
+    yield Measurement(
+        f"predict, flip: {recipe_label(job.recipe)}",
         len(ids) / seconds,
         "images/s",
-        alone,
-        TARGET_PREDICT,
-        alone,
-        note=_conditions(trainer),
-        wrong=_difference(found["ours"], found["passes"], TOLERANCE[accelerator.mixed_precision]),
+        passes_only,
+        PREDICT_TARGET,
+        passes_only,
+        note=_describe_conditions(trainer),
+        error=_difference(results["ours"], results["passes"], TOLERANCE[accelerator.mixed_precision]),
     )
 
 
-def recipes_here() -> tuple[str, ...]:
-    """What is trained on this machine's device."""
-    return ON_GPU if torch.cuda.is_available() else ON_CPU
+def device_recipes() -> tuple[str, ...]:
+    """Return the recipes for this machine's device."""
+    return GPU_RECIPES if torch.cuda.is_available() else CPU_RECIPES
 
 
 def bench_recipe(name: str) -> Recipe:
-    """The recipe with random weights; on a GPU at GPU_SIZE, and for more epochs than are measured."""
-    over: dict[str, dict[str, object]] = {"model": {"pretrained": False}, "schedule": {"epochs": 1000}}
-    if name in ON_GPU:
-        over["data"] = {"size": GPU_SIZE}
-    return override_recipe(load_recipe(name), over)
+    """Return the recipe with random weights and many epochs; GPU recipes at GPU_SIZE."""
+    overrides: dict[str, dict[str, object]] = {"model": {"pretrained": False}, "schedule": {"epochs": 1000}}
+    if name in GPU_RECIPES:
+        overrides["data"] = {"size": GPU_SIZE}
+    return override_recipe(load_recipe(name), overrides)
 
 
-def _trainer(recipe: Recipe, folder: Path, setting: Setting) -> Trainer:
+def _trainer(recipe: Recipe, folder: Path, config: BenchmarkConfig) -> Trainer:
     accelerator = create_accelerator(recipe)
     device = accelerator.device.type
-    n_images = setting.size(N_IMAGES[device], LEAST_IMAGES[device])
-    return create_trainer(generated_fold(folder, recipe, n_images), accelerator)
+    n_images = config.size(N_IMAGES[device], MIN_IMAGES[device])
+    return create_trainer(make_synthetic_fold(folder, recipe, n_images), accelerator)
 
 
-def epochs(trainer: Trainer) -> Callable[[], dict[str, float]]:
-    """What trains one more epoch at every call, by the loop of every training, and returns its speed."""
+def create_epoch_runner(trainer: Trainer) -> Callable[[], dict[str, float]]:
+    """Return a function that trains one more epoch at every call and returns its speed."""
     stream, speeds = batch_stream(trainer), []
 
     def one_more() -> dict[str, float]:
         speeds.append(train_epoch(trainer, len(speeds), stream, tqdm(disable=True)))
-        _finish(trainer.accelerator.device)
+        _synchronize(trainer.accelerator.device)
         return speeds[-1]
 
     return one_more
 
 
-def _train_rows(trainer: Trainer, flops: float) -> Iterator[Row]:
+def _train_rows(trainer: Trainer, flops: float) -> Iterator[Measurement]:
     device, n_images = trainer.accelerator.device, len(trainer.dataset)
-    batches = _batches_on(device, trainer)
-    run_epoch, speeds = epochs(trainer), []
+    batches = _device_batches(device, trainer)
+    run_epoch, speeds = create_epoch_runner(trainer), []
 
     def ours() -> None:
         speeds.append(run_epoch())
@@ -142,57 +142,57 @@ def _train_rows(trainer: Trainer, flops: float) -> Iterator[Row]:
     def steps() -> None:
         trainer.model.train()
         for update, (images, labels) in enumerate(batches):
-            train_step(trainer, batch_of(images, labels, update))
-        _finish(device)
+            train_step(trainer, device_batch(images, labels, update))
+        _synchronize(device)
 
-    ours()  # processes start, kernels are chosen and memory is taken the first time
+    ours()  # warm-up: starts loader workers, chooses kernels and allocates memory
     steps()
-    seconds, alone = race(ours, steps, repeats=ROUNDS, clock=time.perf_counter)
+    seconds, steps_s = time_interleaved(ours, steps, repeats=N_ROUNDS, clock=time.perf_counter)
     shares = _shares(trainer, batches)
-    passes = n_images / alone / (shares["forward"] + shares["backward"])
+    passes = n_images / steps_s / (shares["forward"] + shares["backward"])
     waiting = min(speed["data_wait_share"] for speed in speeds[1:])
-    spent = ", ".join(f"{part} {share:.0%}" for part, share in shares.items())
-    label, rate = label_of(trainer.job.recipe), n_images / seconds
-    yield Row(
+    spent = ", ".join(f"{part} {scale:.0%}" for part, scale in shares.items())
+    label, rate = recipe_label(trainer.job.recipe), n_images / seconds
+    yield Measurement(
         f"train: {label}",
         rate,
         "images/s",
-        Mark("the same steps on tensors on the device", n_images / alone),
+        ReferenceValue("the same steps on tensors on the device", n_images / steps_s),
         TARGET[device.type],
-        Mark("forward and backward alone", passes),
-        note=f"{_conditions(trainer)}; waiting for data {waiting:.1%}; of a step: {spent}",
+        ReferenceValue("forward and backward only", passes),
+        note=f"{_describe_conditions(trainer)}; waiting for data {waiting:.1%}; parts of a step: {spent}",
     )
-    if device.type == "cuda":  # one noisy product on a processor is no limit
-        yield flops_row(trainer, rate, flops)
+    if device.type == "cuda":  # on a CPU one noisy matrix product is no limit
+        yield measure_flops(trainer, rate, flops)
 
 
-def flops_row(trainer: Trainer, rate: float, flops: float) -> Row:
-    """The arithmetic of training at `rate` images per second of `flops` operations, and the device's."""
+def measure_flops(trainer: Trainer, rate: float, flops: float) -> Measurement:
+    """Return the FLOP/s of training at `rate` images/s with `flops` per image, and the device's limit."""
     side = MATMUL_SIDE[trainer.accelerator.device.type]
-    return Row(
-        f"train FLOPs: {label_of(trainer.job.recipe)}",
+    return Measurement(
+        f"train FLOPs: {recipe_label(trainer.job.recipe)}",
         rate * flops / 1e12,
         "TFLOP/s",
-        limit=Mark(f"product of matrices of {side:,}", largest_rate(trainer) / 1e12),
-        note=f"{flops / 1e9:.3g} GFLOP of convolutions and products per image, forward and backward",
+        limit=ReferenceValue(f"matrix product of size {side:,}", matmul_flops_per_second(trainer) / 1e12),
+        note=f"{flops / 1e9:.3g} GFLOP per image, forward and backward",
     )
 
 
-def batch_of(images: Tensor, labels: Tensor, update: int) -> Batch:
-    """A whole batch that lies on the device."""
+def device_batch(images: Tensor, labels: Tensor, update: int) -> Batch:
+    """Return a batch of images (n, 1, h, w) and labels (n, c) on the device."""
     draws = np.arange(len(labels))
     return Batch(0, update, draws, [draws], iter([({"images": images}, labels)]))
 
 
 @dataclass
-class Parts:
-    """Seconds of the parts of a step, without a wait on a GPU until they are asked for."""
+class StepTimer:
+    """Time of each part of a step. On a GPU it synchronises only in `shares`."""
 
     device: torch.device
     marks: list[tuple[str, float | torch.cuda.Event]] = field(default_factory=list)
 
     def mark(self, part: str) -> None:
-        """`part` ends here; the first one named is where time begins."""
+        """Record the end of `part`. The first call starts the clock."""
         if self.device.type == "cuda":
             event = torch.cuda.Event(enable_timing=True)
             event.record()
@@ -201,8 +201,8 @@ class Parts:
             self.marks.append((part, time.perf_counter()))
 
     def shares(self, start: str) -> dict[str, float]:
-        """Of all the time between marks, leaving out what ends with a mark `start`."""
-        _finish(self.device)
+        """Return each part's share of the time between marks, without the time before each mark `start`."""
+        _synchronize(self.device)
         seconds: dict[str, float] = {}
         for (_, before), (part, after) in zip(self.marks, self.marks[1:], strict=False):
             if part != start:
@@ -212,7 +212,7 @@ class Parts:
 
 
 def _shares(trainer: Trainer, batches: Sequence[tuple[Tensor, Tensor]]) -> dict[str, float]:
-    parts, backward = Parts(trainer.accelerator.device), trainer.accelerator.backward
+    parts, backward = StepTimer(trainer.accelerator.device), trainer.accelerator.backward
 
     def marked_backward(loss: Tensor) -> None:
         parts.mark("forward")
@@ -224,14 +224,14 @@ def _shares(trainer: Trainer, batches: Sequence[tuple[Tensor, Tensor]]) -> dict[
     with patch.object(trainer.accelerator, "backward", marked_backward):
         for update, (images, labels) in enumerate(batches[:20]):
             parts.mark("start")
-            train_step(trainer, batch_of(images, labels, update))
+            train_step(trainer, device_batch(images, labels, update))
             parts.mark("average")
     hook.remove()
     return parts.shares("start")
 
 
-def _batches_on(device: torch.device, trainer: Trainer) -> list[tuple[Tensor, Tensor]]:
-    """As many batches as an epoch has, of the size it has them, as they are in the cache."""
+def _device_batches(device: torch.device, trainer: Trainer) -> list[tuple[Tensor, Tensor]]:
+    """Return the batches of one epoch from the cache, without augmentation, on the device."""
     n_images = len(trainer.dataset)
     pieces = np.array_split(np.arange(n_images), -(-n_images // trainer.job.recipe.optim.batch_size))
     images, labels = _images(trainer, n_images), trainer.dataset.targets
@@ -242,21 +242,21 @@ def _images(trainer: Trainer, n_images: int) -> Tensor:
     return torch.from_numpy(np.array(trainer.job.data.cache.images[:n_images]))[:, None]
 
 
-def _both_ways(model: XRayModel, images: Tensor) -> Tensor:
+def _flip_tta_logits(model: XRayModel, images: Tensor) -> Tensor:
     return (model.predict({"images": images}) + model.predict({"images": images.flip(-1)})) / 2
 
 
-def flops_of_image(trainer: Trainer) -> float:
-    """Of one forward and backward pass of one image, as torch counts them."""
-    images, labels = _batches_on(trainer.accelerator.device, trainer)[0]
+def flops_per_image(trainer: Trainer) -> float:
+    """Return the FLOPs of one forward and backward pass of one image, as counted by torch."""
+    images, labels = _device_batches(trainer.accelerator.device, trainer)[0]
     with FlopCounterMode(display=False) as counter:
         trainer.loss.sums(trainer.model({"images": images}), labels).sum().backward()
     trainer.optimizer.zero_grad(set_to_none=True)
     return counter.get_total_flops() / len(labels)
 
 
-def largest_rate(trainer: Trainer) -> float:
-    """Operations per second of one large matrix product in the precision that is trained in."""
+def matmul_flops_per_second(trainer: Trainer) -> float:
+    """Return the FLOP/s of one large matrix product in the training precision."""
     device = trainer.accelerator.device
     side = MATMUL_SIDE[device.type]
     kind = torch.bfloat16 if trainer.accelerator.mixed_precision == "bf16" else torch.float32
@@ -264,31 +264,31 @@ def largest_rate(trainer: Trainer) -> float:
 
     def product() -> None:
         torch.mm(a, b)
-        _finish(device)
+        _synchronize(device)
 
-    return 2 * side**3 / race(product, repeats=10, clock=time.perf_counter)[0]
+    return 2 * side**3 / time_interleaved(product, repeats=10, clock=time.perf_counter)[0]
 
 
-def _finish(device: torch.device) -> None:
+def _synchronize(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
-def label_of(recipe: Recipe) -> str:
-    """The network and its pixels."""
+def recipe_label(recipe: Recipe) -> str:
+    """Return the backbone and the image size as text."""
     compiled = " compiled" if recipe.compile else ""
     return f"{recipe.model.backbone.split('.')[0]}, {recipe.data.size} px{compiled}"
 
 
-def _conditions(trainer: Trainer) -> str:
+def _describe_conditions(trainer: Trainer) -> str:
     cfg, accelerator = trainer.job.recipe, trainer.accelerator
     precision = "bf16" if accelerator.mixed_precision == "bf16" else "float32"
     how = "compiled" if trainer.compiled else "not compiled"
-    n_workers = worker_count(cfg.data.n_workers, accelerator)
+    n_workers = resolve_n_workers(cfg.data.n_workers, accelerator)
     return f"batches of {cfg.optim.batch_size}, {precision}, {how}, {n_workers} loader processes"
 
 
-def _difference(found: np.ndarray, expected: np.ndarray, tolerance: float) -> str:
-    """What is wrong with logits, empty where nothing is."""
-    worst = float(np.abs(found - expected).max())
-    return "" if worst <= tolerance else f"logits differ by {worst:.2g} from those of the passes alone"
+def _difference(results: np.ndarray, expected: np.ndarray, tolerance: float) -> str:
+    """Return the difference of the logits as text; empty within the tolerance."""
+    worst = float(np.abs(results - expected).max())
+    return "" if worst <= tolerance else f"logits differ by {worst:.2g} from those of the forward passes only"

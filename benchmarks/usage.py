@@ -1,7 +1,6 @@
-"""Run `cxrlt` and tell what it took.
+"""Run `cxrlt` and print its resource usage.
 
-A process of its own: a child counts the memory of the process it is forked from as its own, so that one must
-be small.
+This is a separate small process: on Linux the peak memory of a child includes that of the forking process.
 """
 
 import json
@@ -12,7 +11,7 @@ import time
 
 
 def main() -> None:
-    """Print what it took, its exit code and the end of what it printed, as JSON."""
+    """Print resource usage, exit code and the end of the output as JSON."""
     start = time.perf_counter()
     done = subprocess.run(
         [sys.executable, "-m", "cxrlt", *sys.argv[1:]],
@@ -23,14 +22,14 @@ def main() -> None:
     )
     seconds = time.perf_counter() - start
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    found = {
+    results = {
         "seconds": seconds,
-        "processor": used.ru_utime + used.ru_stime,
-        "peak_bytes": used.ru_maxrss * (1 if sys.platform == "darwin" else 1024),
+        "cpu_seconds": used.ru_utime + used.ru_stime,
+        "peak_memory_bytes": used.ru_maxrss * (1 if sys.platform == "darwin" else 1024),
         "code": done.returncode,
         "printed": done.stdout[-1000:],
     }
-    print(json.dumps(found))
+    print(json.dumps(results))
 
 
 if __name__ == "__main__":

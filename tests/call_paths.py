@@ -1,4 +1,4 @@
-"""Which functions of the package lie between a command and what it is there for."""
+"""The functions of the package between a command and its main effect."""
 
 import os
 import sys
@@ -19,21 +19,21 @@ COMPREHENSIONS = ("<listcomp>", "<setcomp>", "<dictcomp>", "<genexpr>")
 
 
 @dataclass(frozen=True)
-class Place:
-    """A function of the package, its file relative to it."""
+class Function:
+    """A function of the package; `file` is relative to the package."""
 
     file: str
-    function: str
+    name: str
 
 
 class ReachedError(Exception):
-    """What the command is there for has been reached."""
+    """Stops the command when it calls backward."""
 
 
-def frames_to_backward(command: Sequence[str]) -> list[Place]:
-    """The frames of the package from the command's function to the one that calls backward, outermost first.
+def frames_to_backward(command: Sequence[str]) -> list[Function]:
+    """Return the call stack from the command's function to the caller of backward, outermost first.
 
-    `command` are the words behind `cxrlt`; it is stopped there.
+    `command`: the arguments of `cxrlt`. It stops at backward.
     """
     from accelerate import Accelerator
 
@@ -45,50 +45,49 @@ def frames_to_backward(command: Sequence[str]) -> list[Place]:
             cli.main(list(command))
         except ReachedError as error:
             codes = [frame.f_code for frame, _ in traceback.walk_tb(error.__traceback__)]
-            return _from_the_command(_places(codes))
-    raise AssertionError("the command never called backward")
+            return _from_command(_package_functions(codes))
+    raise AssertionError("the command did not call backward")
 
 
-def functions_to_csv(command: Sequence[str]) -> list[Place]:
-    """The functions of the package that are entered between the command's own and the CSV, each once.
+def functions_to_csv(command: Sequence[str]) -> list[Function]:
+    """Return the functions that the command calls before it writes the first CSV file, each once.
 
-    The CSV is the first file that the command writes to whose name has .csv in it. Not counted are
-    comprehensions and what importing a module runs.
+    Comprehensions and functions called by imports do not count.
     """
     codes: dict[CodeType, None] = {}
     written: list[str] = []
 
-    def note(frame: FrameType, event: str, _: object) -> None:
+    def record(frame: FrameType, event: str, _: object) -> None:
         if event == "call" and not written:
             codes[frame.f_code] = None
 
-    def watch(event: str, details: tuple) -> None:
+    def watch_open(event: str, details: tuple) -> None:
         if event == "open" and isinstance(details[0], str) and ".csv" in details[0] and details[2] & WRITING:
             written.append(details[0])
 
-    sys.addaudithook(watch)  # for good: Python can remove none
-    sys.setprofile(note)
+    sys.addaudithook(watch_open)  # permanent: Python cannot remove audit hooks
+    sys.setprofile(record)
     try:
         cli.main(list(command))
     finally:
         sys.setprofile(None)
-    assert written, "the command never wrote a CSV"
-    return _from_the_command(_places(codes))
+    assert written, "the command did not write a CSV file"
+    return _from_command(_package_functions(codes))
 
 
-def n_files(places: Iterable[Place]) -> int:
-    return len({place.file for place in places})
+def n_files(functions: Iterable[Function]) -> int:
+    return len({function.file for function in functions})
 
 
-def _places(codes: Iterable[CodeType]) -> list[Place]:
-    functions = [code for code in codes if code.co_flags & CO_OPTIMIZED]  # the bodies of classes are not
+def _package_functions(codes: Iterable[CodeType]) -> list[Function]:
+    function_codes = [code for code in codes if code.co_flags & CO_OPTIMIZED]  # excludes class bodies
     return [
-        Place(str(Path(code.co_filename).relative_to(PACKAGE)), code.co_qualname)
-        for code in functions
+        Function(str(Path(code.co_filename).relative_to(PACKAGE)), code.co_qualname)
+        for code in function_codes
         if Path(code.co_filename).is_relative_to(PACKAGE) and code.co_name not in COMPREHENSIONS
     ]
 
 
-def _from_the_command(places: list[Place]) -> list[Place]:
-    first = next(n for n, place in enumerate(places) if place.function.endswith(".run"))
-    return places[first:]
+def _from_command(functions: list[Function]) -> list[Function]:
+    first = next(n for n, function in enumerate(functions) if function.name.endswith(".run"))
+    return functions[first:]

@@ -8,17 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from tiny import SimulatedRuns, set_up_challenge
+from tiny import SimulatedRuns, make_simulated_runs
 
-TOGETHER = ("tests/faults/", "tests/experiments/losses/", "tests/experiments/tricks/")
-"""Folders whose files share a run that takes long to make: one worker gets them all."""
+SHARED_FOLDERS = ("tests/faults/", "tests/experiments/losses/", "tests/experiments/tricks/")
+"""Folders whose test files share a slow fixture: one xdist worker runs all their tests."""
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # the networks of the tests are too small to share out
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # the networks in the tests are too small for several threads
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
-    """A file stays with one worker, for its fixtures' sake."""
+    """Run all tests of a file in one worker, because they share fixtures."""
     from xdist.scheduler import LoadScopeScheduling
 
     class ByFile(LoadScopeScheduling):
@@ -29,19 +29,19 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
 
 
 def scope_of(nodeid: str) -> str:
-    """Its file, or the folder whose files stay together."""
+    """Return the test's file, or its folder if it is in SHARED_FOLDERS."""
     file = nodeid.split("::")[0]
-    return next((folder for folder in TOGETHER if file.startswith(folder)), file)
+    return next((folder for folder in SHARED_FOLDERS if file.startswith(folder)), file)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What has the most slow tests comes first, so that no worker waits at the end for another."""
+    """Start with the files that have the most slow tests, so that the workers finish together."""
     n_slow = Counter(scope_of(item.nodeid) for item in items if item.get_closest_marker("slow"))
     items.sort(key=lambda item: -n_slow[scope_of(item.nodeid)])
 
 
 def pytest_collection_finish() -> None:
-    """Every training looks for garbage when it ends: not among all modules and four thousand tests."""
+    """Exclude modules and collected tests from garbage collection, which every training runs at its end."""
     gc.freeze()
 
 
@@ -51,7 +51,7 @@ def pytest_unconfigure() -> None:
 
 @pytest.fixture(scope="session")
 def nih_data() -> Path:
-    """The folder nih/ below $CXRLT_TEST_DATA: official tables and some of the images."""
+    """Return the folder nih/ below $CXRLT_TEST_DATA, with the official tables and some images."""
     root = os.environ.get("CXRLT_TEST_DATA")
     if not root:
         pytest.skip("CXRLT_TEST_DATA is not set")
@@ -62,19 +62,19 @@ def nih_data() -> Path:
 
 
 @pytest.fixture(scope="session")
-def challenge_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> SimulatedRuns:
-    return set_up_challenge(tmp_path_factory.mktemp("challenge"))
+def session_runs(tmp_path_factory: pytest.TempPathFactory) -> SimulatedRuns:
+    return make_simulated_runs(tmp_path_factory.mktemp("challenge"))
 
 
 @pytest.fixture
-def runs(challenge_of_the_tests: SimulatedRuns, tmp_path: Path) -> SimulatedRuns:
-    """A challenge without runs, which a test may change."""
-    return challenge_of_the_tests.copy(tmp_path)
+def runs(session_runs: SimulatedRuns, tmp_path: Path) -> SimulatedRuns:
+    """Return a challenge without runs, which a test may change."""
+    return session_runs.copy(tmp_path)
 
 
 @pytest.fixture
 def add_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
-    """Imports a module, given its source, which nothing else mentions; `registries` forget it afterwards."""
+    """Return a function that imports a module from its source; `registries` are restored afterwards."""
     before: list[tuple[dict, dict]] = []
     names: list[str] = []
 
@@ -86,7 +86,7 @@ def add_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Call
         names.append(name)
 
     yield add
-    for registry, entries in before:
+    for registry, entries in reversed(before):
         registry.clear()
         registry.update(entries)
     for name in names:

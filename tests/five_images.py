@@ -1,4 +1,4 @@
-"""The smallest challenge: a template and nothing to read."""
+"""A minimal challenge: a submission template without tables."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +13,10 @@ CLASSES = ("Mass", "No Finding", "Round(ed) Atelectasis")
 
 @dataclass(frozen=True, kw_only=True)
 class FiveImages(Challenge):
-    """A template of five ids, not in alphabetical order."""
+    """A challenge whose template has five ids, not in alphabetical order."""
 
     def read(self, split: str, inputs_dir: Path) -> pd.DataFrame:
-        raise AssertionError("a submission needs the template alone")
+        raise AssertionError("a submission needs only the template")
 
     def template(self, split: str, inputs_dir: Path) -> list[str]:
         return IDS

@@ -1,4 +1,4 @@
-"""The layouts in which challenges are published: whole small data sets, and training tables alone."""
+"""File layouts of published challenges: small complete data sets, and training tables only."""
 
 import csv
 import io
@@ -19,7 +19,7 @@ from cxrlt.inputs.images import ImageSource
 MIMIC_KEYS = ("dicom_id", "subject_id", "study_id", "ViewPosition", "ViewCodeSequence_CodeMeaning")
 PADCHEST_KEYS = ("ImageID", "StudyDate_DICOM", "PatientID")
 TASK3 = ("Bulla", "Cardiomyopathy", "Hilum", "Osteopenia", "Scoliosis")
-# the second column often tells what a blank in the first leaves open, and sometimes neither does
+# if the first column is blank, the second often has the view; sometimes both are blank
 VIEWS = (("AP", "antero-posterior"), ("LATERAL", "lateral"), ("", "postero-anterior"), ("", ""))
 SIDE = 40
 SPLITS = {"train": 30, "dev": 8, "test": 8}
@@ -41,7 +41,7 @@ classes: [Mass, Hernia, No Finding]
 
 @dataclass(frozen=True)
 class Row:
-    """An image: its study's labels, by class, and where it stands among the images of all."""
+    """An image: its number in the challenge, and the labels of its study by class."""
 
     number: int
     patient: int
@@ -50,7 +50,7 @@ class Row:
 
 
 def write_layout(root: Path, name: str) -> ImageSource:
-    """The inputs of challenge `name` below `root`, as downloaded."""
+    """Write the inputs of challenge `name` below `root`, as downloaded."""
     workspace = Workspace(root)
     inputs = workspace.inputs_dir(name)
     inputs.mkdir(parents=True)
@@ -64,7 +64,7 @@ def write_layout(root: Path, name: str) -> ImageSource:
 
 
 def write_2023(inputs: Path) -> None:
-    """Labels in train.csv alone; the test rows of the template stand in another order than the table's."""
+    """Write labels only in train.csv; the template has another row order than the test table."""
     classes = tuple(COUNTS_2023)
     keys = (*MIMIC_KEYS, "path")
     for split, name in (("train", "train.csv"), ("dev", "development.csv"), ("test", "test.csv")):
@@ -76,7 +76,7 @@ def write_2023(inputs: Path) -> None:
 
 
 def write_2024(inputs: Path) -> None:
-    """Both tasks' files: 45 labels in train, gold labels for most of the images of task 2, starting kits."""
+    """Write the files of both tasks: 45 train labels, gold labels for most task 2 images, starting kits."""
     classes = tuple(COUNTS_2024)
     keys = (*MIMIC_KEYS, "fpath")
     train = sorted((*classes, *TASK3))
@@ -90,8 +90,8 @@ def write_2024(inputs: Path) -> None:
         for task, shown in ((1, classes), (2, TASK2_CLASSES)):
             long = "development" if split == "dev" else "test"
             table = "development.csv" if split == "dev" else f"test_task{task}.csv"
-            bare = [mimic_cells(inputs, row, "s", ()) for row in images]
-            write_csv(inputs / table, keys, bare)
+            unlabelled = [mimic_cells(inputs, row, "s", ()) for row in images]
+            write_csv(inputs / table, keys, unlabelled)
             labelled = [mimic_cells(inputs, row, "s", shown) for row in images[: -2 if task == 2 else None]]
             write_csv(inputs / f"{long}_labeled_task{task}.csv", (*keys, *shown), labelled)
             if split == "dev":
@@ -105,14 +105,14 @@ def write_2024(inputs: Path) -> None:
 
 
 def write_2026(inputs: Path) -> None:
-    """16-bit pictures, long and hexadecimal patients, removals, and an evaluation table of blank headers."""
+    """Write 16-bit images, long and hexadecimal patients, removals, and a table with blank headers."""
     train, dev = list(rows("train", CLASSES_2026)), list(rows("dev", CLASSES_2026))
-    picture_dir = inputs / "images"
-    picture_dir.mkdir()
+    images_dir = inputs / "images"
+    images_dir.mkdir()
     for row in (*train, *dev):
-        picture = draw(row).astype(np.uint16) * 200 + 1000
-        cv2.imwrite(str(picture_dir / padchest_cells(row, ())[0]), picture)
-    # images of dev patients that train should not have
+        image = draw_image(row).astype(np.uint16) * 200 + 1000
+        cv2.imwrite(str(images_dir / padchest_cells(row, ())[0]), image)
+    # the training table wrongly includes images of dev patients
     cells = [padchest_cells(row, CLASSES_2026) for row in (*train, *dev[:3])]
     write_csv(inputs / "CXRLT_2026_training.csv", (*PADCHEST_KEYS, *CLASSES_2026), cells)
     removed = [[image, date, "1.90E+38"] for image, date, *_ in cells[-3:]]
@@ -124,7 +124,7 @@ def write_2026(inputs: Path) -> None:
 
 
 def rows(split: str, classes: Sequence[str]) -> Iterator[Row]:
-    """Two studies of every other patient, one of the rest; two images of a study, with its labels."""
+    """Yield one or two studies per patient in turn, with two images and one set of labels per study."""
     first = 1000 * list(SPLITS).index(split)
     number = 10 * first
     for patient in range(first, first + SPLITS[split]):
@@ -140,37 +140,37 @@ def mimic_id(row: Row) -> str:
 
 
 def mimic_cells(inputs: Path, row: Row, letter: str, classes: Sequence[str]) -> list[str]:
-    """The row's cells; its JPEG is written where they say."""
+    """Return the row's cells and write its JPEG to the path in them."""
     patient, study = f"1{row.patient:07d}", f"{50_000_000 + 10 * row.patient + row.study}"
     path = f"files/p{patient[:2]}/p{patient}/s{study}/{mimic_id(row)}.jpg"
     if not (inputs / path).is_file():
         (inputs / path).parent.mkdir(parents=True, exist_ok=True)
-        cv2.imwrite(str(inputs / path), draw(row))
-    # frontal and lateral in turn, now and then without a ViewPosition
+        cv2.imwrite(str(inputs / path), draw_image(row))
+    # frontal and lateral in turn, sometimes without a ViewPosition
     view = VIEWS[row.number % 2 + 2 * (row.number % 7 == 0)]
     labels = [str(row.labels[name]) for name in classes]
     return [mimic_id(row), patient, f"{letter}{study}", *view, path, *labels]
 
 
 def padchest_cells(row: Row, classes: Sequence[str]) -> list[str]:
-    """Every third patient is hexadecimal, and looks like a power of ten."""
+    """Return the row's cells; every third patient id is hexadecimal and looks like a power of ten."""
     patient = f"{row.patient + 4}e12" if row.patient % 3 == 0 else f"{row.patient:04d}6048869429233163798823"
     date = f"201{row.study}0915"
     labels = [str(row.labels[name]) for name in classes]
     return [f"{row.patient}{row.study}36136348236148679_{row.number:06x}.png", date, patient, *labels]
 
 
-def draw(row: Row) -> np.ndarray:
-    """uint8 (SIDE, SIDE): noise, and a bar for each of the first classes that the row has."""
-    picture = np.random.default_rng(row.number).integers(20, 60, (SIDE, SIDE)).astype(np.uint8)
-    for place, positive in enumerate(list(row.labels.values())[:8]):
+def draw_image(row: Row) -> np.ndarray:
+    """Return a uint8 image (SIDE, SIDE): noise, and a bar for each positive of the first eight classes."""
+    image = np.random.default_rng(row.number).integers(20, 60, (SIDE, SIDE)).astype(np.uint8)
+    for index, positive in enumerate(list(row.labels.values())[:8]):
         if positive:
-            picture[5 * place : 5 * place + 3] = 200
-    return picture
+            image[5 * index : 5 * index + 3] = 200
+    return image
 
 
 def write_csv(path: Path, header: Sequence[str], cells: Sequence[Sequence[str]]) -> None:
-    path.write_bytes(as_csv([header, *cells]))
+    path.write_bytes(csv_bytes([header, *cells]))
 
 
 def write_sample(path: Path, id_column: str, ids: Sequence[str], classes: Sequence[str]) -> None:
@@ -179,7 +179,7 @@ def write_sample(path: Path, id_column: str, ids: Sequence[str], classes: Sequen
 
 @dataclass(frozen=True)
 class TableLayout:
-    """What the training table of a challenge is called, and its columns."""
+    """File name and columns of a challenge's training table."""
 
     challenge: str
     file: str
@@ -189,17 +189,17 @@ class TableLayout:
     classes: tuple[str, ...]
     keys: tuple[str, ...]
     findings: str | None = None
-    """A column of names joined with |, in place of a column per class."""
+    """A column of class names joined with |, instead of one column per class."""
     one_hot: bool = False
 
     def rows(self) -> list[list[str]]:
-        """The header and N_IMAGES rows: two images per patient, every class in every third row."""
+        """Return the header and N_IMAGES rows: two images per patient, every class in every third row."""
         return [self._header(), *(self._row(number) for number in range(N_IMAGES))]
 
     def write(self, inputs: Path) -> Path:
-        """All that the challenge needs to read train; returns the path of the table."""
+        """Write all files that reading train needs. Return the path of the table."""
         inputs.mkdir(parents=True, exist_ok=True)
-        (inputs / self.file).write_bytes(as_csv(self.rows()))
+        (inputs / self.file).write_bytes(csv_bytes(self.rows()))
         ids = [row[self._header().index(self.image)] for row in self.rows()[1:]]
         if self.challenge == "nih14":
             (inputs / "train_val_list.txt").write_text("".join(f"{image}\n" for image in ids))
@@ -227,20 +227,20 @@ class TableLayout:
         return [*(cells[key] for key in self.keys), *(str(int(yes)) for yes in positive)]
 
 
-def as_csv(rows: Sequence[Sequence[str]]) -> bytes:
-    """As spreadsheets write it, quotes only where they are needed."""
+def csv_bytes(rows: Sequence[Sequence[str]]) -> bytes:
+    """Return the rows as CSV with minimal quotes, as a spreadsheet writes it."""
     text = io.StringIO(newline="")
     csv.writer(text, lineterminator="\r\n").writerows(rows)
     return text.getvalue().replace("\r\n", "\n").encode()
 
 
-def with_cell(column: str, text: str, row: int = 1) -> Callable[[list[list[str]]], list[list[str]]]:
-    """A change of one cell, by column name; row 0 is the header."""
+def replace_cell(column: str, text: str, row: int = 1) -> Callable[[list[list[str]]], list[list[str]]]:
+    """Return a function that changes one cell of a table; row 0 is the header."""
 
     def change(rows: list[list[str]]) -> list[list[str]]:
-        place = rows[0].index(column)
+        position = rows[0].index(column)
         return [
-            [text if (number, cell) == (row, place) else old for cell, old in enumerate(cells)]
+            [text if (number, cell) == (row, position) else old for cell, old in enumerate(cells)]
             for number, cells in enumerate(rows)
         ]
 

@@ -1,4 +1,4 @@
-"""Metrics of probabilities, class by class, as of scikit-learn: (n, c) targets and scores -> (c,)."""
+"""Per-class metrics of probabilities with scikit-learn: targets (n, c) and scores (n, c) -> (c,)."""
 
 from collections.abc import Callable
 
@@ -19,8 +19,10 @@ def class_ece(targets: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
 
 def class_f1(targets: np.ndarray, scores: np.ndarray, threshold: float | np.ndarray = 0.5) -> np.ndarray:
     limits = np.broadcast_to(threshold, np.shape(targets)[1])
-    reached = np.where(np.isnan(scores), np.nan, np.asarray(scores) >= limits)
-    return _by_class(lambda target, called: f1_score(target, called, zero_division=0), targets, reached)
+    predicted = np.where(np.isnan(scores), np.nan, np.asarray(scores) >= limits)
+    return _by_class(
+        lambda target, prediction: f1_score(target, prediction, zero_division=0), targets, predicted
+    )
 
 
 def class_log_loss(targets: np.ndarray, logits: np.ndarray) -> np.ndarray:
@@ -33,7 +35,7 @@ def class_log_loss(targets: np.ndarray, logits: np.ndarray) -> np.ndarray:
 def _by_class(
     metric: Callable[[np.ndarray, np.ndarray], float], targets: np.ndarray, scores: np.ndarray
 ) -> np.ndarray:
-    """NaN for a class without both values; unknown (NaN) targets are left out."""
+    """Return NaN for a class that lacks positives or negatives; NaN targets are ignored."""
     values = []
     for target, score in zip(np.asarray(targets).T, np.asarray(scores).T, strict=True):
         known = ~np.isnan(target)

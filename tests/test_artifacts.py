@@ -28,10 +28,10 @@ def test_what_is_being_written_is_known_by_its_name(tmp_path):
 @pytest.mark.parametrize(
     ("number", "advice"),
     [
-        (errno.ENOSPC, "Make room"),
+        (errno.ENOSPC, "Free space"),
         (errno.EROFS, "--root"),
         (errno.EFBIG, "ulimit"),
-        (errno.EBADF, "Fix that"),
+        (errno.EBADF, "Fix the cause"),
     ],
 )
 def test_a_disk_that_does_not_take_a_file_is_a_sentence_and_leaves_nothing(tmp_path, number, advice):
@@ -46,7 +46,7 @@ def test_a_disk_that_does_not_take_a_file_is_a_sentence_and_leaves_nothing(tmp_p
 @pytest.mark.parametrize("made_by", ["cxrlt folds demo", "cxrlt folds demo --force"])
 def test_json_that_is_no_object_is_a_sentence_with_what_makes_it_again(tmp_path, text, made_by):
     (tmp_path / "a.json").write_bytes(text)
-    with pytest.raises(UserError, match=r"a.json .+ Make it again with: cxrlt folds demo --force$"):
+    with pytest.raises(UserError, match=r"a.json .+ Renew it with: cxrlt folds demo --force$"):
         read_json(tmp_path / "a.json", made_by)
 
 

@@ -68,13 +68,13 @@ CASES = {
         "truth.csv",
         b"image,Mass,Hernia,No Finding\nz,1,0,0\nz,0,1,0\n",
         ["score", "sound.csv", "--truth", "truth.csv", "--challenge", "csv"],
-        "ids more than once: z",
+        "duplicate ids: z",
     ),
     "infinite scores": (
         "mine.csv",
         SOUND.replace(".2", "1e400").encode(),
         ["score", "mine.csv", "--truth", "known.csv", "--challenge", "csv"],
-        "infinite values: rows 2",
+        "infinite values in rows 2",
     ),
 }
 
@@ -94,9 +94,9 @@ def test_broken_input_ends_with_a_sentence_and_exit_code_2(
     with pytest.raises(SystemExit) as stop:
         cli.main(args)
     assert stop.value.code == 2
-    said = capsys.readouterr().err
-    assert said.startswith("cxrlt: ")
-    assert sentence in said
+    error = capsys.readouterr().err
+    assert error.startswith("cxrlt: ")
+    assert sentence in error
     assert sorted(path for path in tmp_path.rglob("*") if path.name != ".lock") == before
 
 
@@ -109,7 +109,7 @@ def test_a_pipe_is_not_waited_for(args, tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit) as stop:
         cli.main([*args, "pipe", "--challenge", "csv"])
     assert stop.value.code == 2
-    assert "pipe is a pipe where a file should be" in capsys.readouterr().err
+    assert "pipe is a pipe, not a file" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("value", ["nan", "inf", "1e400", "true"])

@@ -1,16 +1,20 @@
-"""Recipes that are YAML and yet no recipe."""
+"""Recipes that are valid YAML but not valid recipes."""
+
+import re
 
 import pytest
 
+from cxrlt import cli
 from cxrlt.errors import UserError
-from cxrlt.recipe import load_recipe
+from cxrlt.heads import HEADS
+from cxrlt.recipe import RENAMED_FIELDS, Recipe, load_recipe
 
 RECIPES = {
-    "true for a number": ("optim: {lr: true}", r"lr is neither true nor false \(got True\)"),
-    "yes for a count": ("schedule: {epochs: yes}", r"epochs is neither true nor false"),
-    "true in a pair": ("data: {augment: {crop_scale: [true, 1]}}", "crop_scale is neither true nor false"),
-    "true in a stage": ("schedule: {stages: [{epochs: true}]}", "epochs is neither true nor false"),
-    "true for a name": ("model: {backbone: true}", "backbone is neither true nor false"),
+    "true for a number": ("optim: {lr: true}", r"lr cannot be true or false \(got True\)"),
+    "yes for a count": ("schedule: {epochs: yes}", r"epochs cannot be true or false"),
+    "true in a pair": ("data: {augment: {crop_scale: [true, 1]}}", "crop_scale cannot be true or false"),
+    "true in a stage": ("schedule: {stages: [{epochs: true}]}", "epochs cannot be true or false"),
+    "true for a name": ("model: {backbone: true}", "backbone cannot be true or false"),
     "infinite": ("optim: {lr: .inf}", r"optim\.lr: Input should be a finite number"),
     "no number": ("optim: {lr: .nan}", r"optim\.lr: Input should be a finite number"),
     "no number as text": ("optim: {lr: nan}", r"optim\.lr: Input should be a finite number"),
@@ -45,7 +49,7 @@ RECIPES = {
     "a base that is not there": ("base: /none/a.yaml", r"/none/a\.yaml does not exist"),
     "a base that is a folder": ("base: FOLDER/folder.yaml", r"folder\.yaml is a folder"),
     "a base of itself": ("base: FOLDER/mine.yaml", r"each other's base: .*mine\.yaml -> .*mine\.yaml"),
-    "a base with a long name": (f"base: {'x' * 100_000}", "Recipe 'xxx.*… is not known|is not known"),
+    "a base with a long name": (f"base: {'x' * 100_000}", "Unknown recipe 'xxx.*…"),
     "a field with a long name": (f"? {'x' * 1000}\n: 1", "there is no field xxx"),
     "many unknown fields": (
         "\n".join(f"k{n}: 1" for n in range(10_000)),
@@ -59,7 +63,7 @@ RECIPES = {
 
 @pytest.mark.parametrize(("text", "sentence"), RECIPES.values(), ids=RECIPES)
 @pytest.mark.parametrize("as_config", [False, True])
-def test_a_recipe_that_is_wrong_is_refused_in_a_sentence(text, sentence, as_config, tmp_path):
+def test_a_wrong_recipe_is_a_user_error(text, sentence, as_config, tmp_path):
     (tmp_path / "folder.yaml").mkdir()
     path = tmp_path / "mine.yaml"
     path.write_text(text.replace("FOLDER", str(tmp_path)))
@@ -69,7 +73,36 @@ def test_a_recipe_that_is_wrong_is_refused_in_a_sentence(text, sentence, as_conf
     assert str(raised.value).isprintable()
 
 
-def test_bases_that_come_back_to_the_first_are_named_in_their_order(tmp_path):
+@pytest.mark.parametrize(("old", "new"), RENAMED_FIELDS.items())
+@pytest.mark.parametrize("as_config", [False, True])
+def test_an_old_field_name_is_an_error_that_gives_the_new_one(old, new, as_config, tmp_path):
+    section, name = old.split(".")
+    path = tmp_path / "mine.yaml"
+    path.write_text(f"{section}: {{{name}: 1}}\n")
+    with pytest.raises(UserError, match=rf"mine\.yaml: {re.escape(f'{old} has been renamed to {new}')}$"):
+        load_recipe(None, path) if as_config else load_recipe(str(path))
+
+
+@pytest.mark.parametrize(("old", "new"), RENAMED_FIELDS.items())
+@pytest.mark.parametrize("written", ["--{} 1", "--{}=1"])
+def test_an_old_flag_is_an_error_that_gives_the_new_one(old, new, written, capsys):
+    flag = written.format(old.replace("_", "-"))
+    with pytest.raises(SystemExit) as raised:
+        cli.main(["train", "demo_resnet", *flag.split()])
+    assert raised.value.code == 2
+    assert f"{old} has been renamed to {new}" in capsys.readouterr().err
+
+
+def test_every_new_name_is_a_field_or_an_option_of_a_head():
+    options = {f"model.head.{option}" for head in HEADS.values() for option in head.options}
+    for old, new in RENAMED_FIELDS.items():
+        section, _, name = new.partition(".")
+        fields = type(getattr(Recipe(), section)).model_fields
+        assert name in fields or new in options
+        assert old.partition(".")[2] not in fields
+
+
+def test_a_cycle_of_bases_is_an_error_that_names_them_in_order(tmp_path):
     one, two = tmp_path / "one.yaml", tmp_path / "two.yaml"
     one.write_text(f"base: {two}\n")
     two.write_text(f"base: {one}\n")
@@ -77,7 +110,7 @@ def test_bases_that_come_back_to_the_first_are_named_in_their_order(tmp_path):
         load_recipe(str(one))
 
 
-def test_numbers_as_text_and_truth_where_it_belongs_are_taken(tmp_path):
+def test_numbers_as_text_and_bools_for_bool_fields_are_accepted(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_bytes(
         b"\xef\xbb\xbfoptim: {lr: 1e-4}\r\nschedule: {epochs: 1e1}\r\nmodel: {pretrained: no}\r\n"

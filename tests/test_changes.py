@@ -1,6 +1,6 @@
-"""What becomes of a finished run once its inputs change: every change and every stage, none in silence.
+"""What every stage does after every change of a finished run's inputs: never ignore it silently.
 
-README has the table that these tests hold to ("Nothing outdated is believed").
+docs/robustness.md has the table that these tests check ("When data or a recipe changes").
 """
 
 import shutil
@@ -21,13 +21,13 @@ from cxrlt.predictions.predict import predict
 from cxrlt.recipe import TTAConfig, load_recipe, save_recipe
 from cxrlt.reports.score_table import calibration_table, leaderboard_table, score_table
 from cxrlt.submissions.evaluate import evaluate, leaderboard
-from cxrlt.submissions.record import Records
+from cxrlt.submissions.record import SubmissionRecords
 from cxrlt.submissions.submit import submit
-from cxrlt.training.record import read_run
+from cxrlt.training.record import read_run_record
 from cxrlt.training.train import TrainPlan, train
-from interrupting import each_pass, n_rows, stopping_in_update
-from refusal import refused
+from interruptions import n_rows, on_each_forward, stop_in_update
 from tiny import make_tiny, tiny_recipe, tiny_source
+from user_errors import raises_user_error
 
 pytestmark = pytest.mark.slow
 
@@ -35,30 +35,30 @@ RECIPE = tiny_recipe(**{"schedule.epochs": 1, "predict": {"study_mean": "off"}})
 
 
 @pytest.fixture(scope="module")
-def first_day(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A root with one run of two folds, predicted, combined, calibrated and submitted."""
     source = make_tiny(tmp_path_factory.mktemp("changes"), n_patients=8, n_folds=2)
-    of = (source.challenge, source.workspace)
+    args = (source.challenge, source.workspace)
     train(source, TrainPlan("model", RECIPE))
     for split in ("oof", "dev", "test"):
         predict(source, "model", split)
-    make_ensemble(*of, "alone", ["model"])
-    calibrate(*of, "model", n_draws=5)
-    submit(*of, "model", variant="calibrated")
-    submit(*of, "model")
+    make_ensemble(*args, "alone", ["model"])
+    calibrate(*args, "model", n_draws=5)
+    submit(*args, "model", variant="calibrated")
+    submit(*args, "model")
     return source.workspace.root
 
 
 @pytest.fixture
-def root(first_day: Path, tmp_path: Path) -> Iterator[Path]:
+def root(finished_root: Path, tmp_path: Path) -> Iterator[Path]:
     """The same root, put back as it was after the test."""
-    kept = {name: shutil.copytree(first_day / name, tmp_path / name) for name in ("folds", "submissions")}
-    csv, kept_csv = first_day / "inputs" / "csv", tmp_path / "csv"
+    kept = {name: shutil.copytree(finished_root / name, tmp_path / name) for name in ("folds", "submissions")}
+    csv, kept_csv = finished_root / "inputs" / "csv", tmp_path / "csv"
     shutil.copytree(csv, kept_csv)
-    yield first_day
+    yield finished_root
     for name, copy in kept.items():
-        shutil.rmtree(first_day / name)
-        shutil.copytree(copy, first_day / name)
+        shutil.rmtree(finished_root / name)
+        shutil.copytree(copy, finished_root / name)
     shutil.rmtree(csv)
     shutil.copytree(kept_csv, csv)
 
@@ -122,7 +122,7 @@ CHANGES: dict[str, Callable[[Path], None]] = {
 }
 
 
-def of(root: Path) -> tuple:
+def args(root: Path) -> tuple:
     source = tiny_source(root)
     return source.challenge, source.workspace
 
@@ -132,18 +132,18 @@ def predict_oof(root: Path) -> None:
 
 
 STAGES: dict[str, Callable[[Path], object]] = {
-    "train": lambda root: train(tiny_source(root), TrainPlan("model", recipe_there(root))),
+    "train": lambda root: train(tiny_source(root), TrainPlan("model", current_recipe(root))),
     "predict oof": predict_oof,
     "predict test": lambda root: predict(tiny_source(root), "model", "test"),
-    "evaluate": lambda root: print(score_table(evaluate(*of(root), "model", n_draws=5))),
-    "leaderboard": lambda root: print(leaderboard_table(leaderboard(*of(root), n_draws=5))),
-    "ensemble": lambda root: print(make_ensemble(*of(root), "alone", ["model"])),
-    "calibrate": lambda root: print(calibration_table(calibrate(*of(root), "model", n_draws=5))),
-    "submit": lambda root: print(submit(*of(root), "model")),
+    "evaluate": lambda root: print(score_table(evaluate(*args(root), "model", n_draws=5))),
+    "leaderboard": lambda root: print(leaderboard_table(leaderboard(*args(root), n_draws=5))),
+    "ensemble": lambda root: print(make_ensemble(*args(root), "alone", ["model"])),
+    "calibrate": lambda root: print(calibration_table(calibrate(*args(root), "model", n_draws=5))),
+    "submit": lambda root: print(submit(*args(root), "model")),
 }
 
 
-def recipe_there(root: Path):
+def current_recipe(root: Path):
     """The recipe of the run with what config.yaml has now that changes no weights."""
     there = load_recipe(None, root / "folds" / "csv" / "model" / "fold0" / "config.yaml")
     return RECIPE.model_copy(update={"predict": there.predict, "data": there.data})
@@ -153,8 +153,8 @@ REFUSES, SAYS, QUIET = "refuses", "says", "quiet"
 OTHER_LABELS = r"trained on other labels \(Effusion\).*\(folds 0, 1\)"
 NOT_IN_FOLDS = "4 rows of the training table are not in the folds: cxrlt folds csv --extend"
 GONE = "2 rows of the folds are no longer in the training table.*cxrlt folds csv --extend"
-OTHER_PIXELS = "trained on other pixels than there are now"
-OOF_PIXELS = r"oof\.parquet is outdated: \d of its 8 images have other pixels now: .*cxrlt predict model"
+OTHER_PIXELS = "trained on other pixels than the current ones"
+OOF_PIXELS = r"oof\.parquet is outdated: \d of its 8 images have changed pixels: .*cxrlt predict model"
 EDITED = r"config\.yaml is not what this fold was trained with: another recipe \(optim\.lr\)"
 LR = r"another recipe \(optim\.lr\)"
 TTA = r"another recipe \(predict\.tta\.flip\)"
@@ -164,13 +164,13 @@ TABLE: dict[str, dict[str, tuple[str, str]]] = {
     "labels": {
         "train": (
             REFUSES,
-            r"trained on other labels \(Effusion\) \(folds 0, 1\).*--force; or .*--keep-trained",
+            r"model was trained: other labels \(Effusion\) \(folds 0, 1\).*--force; or .*--keep-trained",
         ),
         "predict oof": (QUIET, DONE),
         "predict test": (QUIET, DONE),
         "evaluate": (SAYS, OTHER_LABELS),
         "leaderboard": (SAYS, OTHER_LABELS),
-        "ensemble": (SAYS, r"fitted again, for there are other labels \(Effusion\)"),
+        "ensemble": (SAYS, r"fitting again, as there are other labels \(Effusion\)"),
         "calibrate": (SAYS, OTHER_LABELS),
         "submit": (SAYS, OTHER_LABELS),
     },
@@ -186,17 +186,17 @@ TABLE: dict[str, dict[str, tuple[str, str]]] = {
     },
     "rows removed": {
         "train": (REFUSES, r"2 rows of folds\.csv are no longer in the training table.*--extend"),
-        "predict oof": (SAYS, rf"(?s){GONE}.*2 images are gone"),
+        "predict oof": (SAYS, rf"(?s){GONE}.*2 images were removed"),
         "predict test": (QUIET, DONE),
         "evaluate": (SAYS, GONE),
         "leaderboard": (SAYS, GONE),
-        "ensemble": (SAYS, rf"(?s)fitted again, for there are other labels.*{GONE}"),
+        "ensemble": (SAYS, rf"(?s)fitting again, as there are other labels.*{GONE}"),
         "calibrate": (SAYS, GONE),
         "submit": (SAYS, "trained on other rows"),
     },
     "train pixels": {
-        "train": (REFUSES, "trained on other pixels .*--keep-trained"),
-        "predict oof": (SAYS, r"\d images have other pixels"),
+        "train": (REFUSES, "model was trained: other pixels .*--keep-trained"),
+        "predict oof": (SAYS, r"\d images have changed pixels"),
         "predict test": (QUIET, DONE),
         "evaluate": (REFUSES, OOF_PIXELS),
         "leaderboard": (REFUSES, OOF_PIXELS),
@@ -205,24 +205,27 @@ TABLE: dict[str, dict[str, tuple[str, str]]] = {
         "submit": (REFUSES, OOF_PIXELS),
     },
     "train pixels, predicted again": {
-        "train": (REFUSES, "trained on other pixels .*--keep-trained"),
+        "train": (REFUSES, "model was trained: other pixels .*--keep-trained"),
         "predict oof": (QUIET, DONE),
         "predict test": (QUIET, DONE),
         "evaluate": (SAYS, OTHER_PIXELS),
         "leaderboard": (SAYS, OTHER_PIXELS),
-        "ensemble": (SAYS, "fitted again, for there are other predictions"),
+        "ensemble": (SAYS, "fitting again, as there are other predictions"),
         "calibrate": (SAYS, OTHER_PIXELS),
         "submit": (SAYS, OTHER_PIXELS),
     },
     "test pixels": {
         "train": (QUIET, DONE),
         "predict oof": (QUIET, DONE),
-        "predict test": (SAYS, "again, for 3 images have other pixels"),
+        "predict test": (SAYS, "predicting again, as 3 images have changed pixels"),
         "evaluate": (QUIET, "model on csv oof"),
         "leaderboard": (QUIET, "model"),
         "ensemble": (QUIET, DONE),
         "calibrate": (QUIET, "model on csv"),
-        "submit": (REFUSES, r"test\.parquet is outdated: 3 of its 16 images have other pixels.*--split test"),
+        "submit": (
+            REFUSES,
+            r"test\.parquet is outdated: 3 of its 16 images have changed pixels.*--split test",
+        ),
     },
     "test rows added": {
         "train": (QUIET, DONE),
@@ -237,7 +240,7 @@ TABLE: dict[str, dict[str, tuple[str, str]]] = {
     "test rows removed": {
         "train": (QUIET, DONE),
         "predict oof": (QUIET, DONE),
-        "predict test": (SAYS, "2 images are gone"),
+        "predict test": (SAYS, "2 images were removed"),
         "evaluate": (QUIET, "model on csv oof"),
         "leaderboard": (QUIET, "model"),
         "ensemble": (QUIET, DONE),
@@ -292,13 +295,15 @@ WARNINGS = (
     "not in the folds",
     "no longer in",
     "outdated",
-    "again, for",
+    "the data have changed",
+    "changed pixels",
+    "again, as",
 )
 
 
 @pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize("change", CHANGES)
-def test_every_stage_meets_every_change_as_the_table_says(
+def test_every_stage_reacts_to_every_change_as_in_the_table(
     root: Path, change: str, stage: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     outcome, words = TABLE[change][stage]
@@ -323,43 +328,49 @@ def test_the_table_has_a_cell_for_every_change_and_stage() -> None:
 
 def test_a_training_that_was_begun_does_not_go_on_with_other_labels(root: Path) -> None:
     plan = TrainPlan("begun", tiny_recipe(**{"schedule.epochs": 2}), folds=(0,))
-    with stopping_in_update(1):
+    with stop_in_update(1):
         train(tiny_source(root), plan)
     for change in (change_labels, replace_pixels):
         change(root)
-        with pytest.raises(UserError, match=r"begun was begun on other .*\(fold 0\).*not mix them.*--force"):
+        with pytest.raises(
+            UserError,
+            match=r"training of begun started: other .*\(fold 0\). Restore the former data.*--force",
+        ):
             train(tiny_source(root), plan)
     (job,) = train(tiny_source(root), replace(plan, force=True))
-    assert job.finished
+    assert job.is_finished
 
 
-def test_a_kept_run_says_so_ever_after_and_is_refused_again_once_the_data_change_again(
+def test_a_kept_run_is_noted_and_is_refused_if_the_data_change_again(
     root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     change_labels(root)
     train(tiny_source(root), TrainPlan("model", RECIPE, keep_trained=True))
-    record = read_run(root / "folds/csv/model/fold0", "csv")
-    assert record.kept["labels"] != record.made_of["labels"]
+    record = read_run_record(root / "folds/csv/model/fold0", "csv")
+    assert record.kept["labels"] != record.provenance["labels"]
     for _ in range(2):
         capsys.readouterr()
         train(tiny_source(root), TrainPlan("model", RECIPE))
-        assert "trained on other labels (Effusion) than there are now, and kept" in capsys.readouterr().out
+        assert (
+            "the data have changed since training (other labels (Effusion)); keeping the weights"
+            in capsys.readouterr().out
+        )
     replace_pixels(root)
     with pytest.raises(UserError, match=r"other labels \(Effusion\) and other pixels"):
         train(tiny_source(root), TrainPlan("model", RECIPE))
 
 
-def test_the_record_of_a_submission_keeps_what_was_said_with_it(root: Path) -> None:
+def test_the_record_of_a_submission_has_its_notes(root: Path) -> None:
     change_labels(root)
-    submit(*of(root), "model")
-    path = root / "submissions/csv/model/made_of.json"
-    (note,) = Records.model_validate_json(path.read_text()).root["test"].notes
+    submit(*args(root), "model")
+    path = root / "submissions/csv/model/provenance.json"
+    (note,) = SubmissionRecords.model_validate_json(path.read_text()).root["test"].notes
     assert note.startswith("trained on other labels (Effusion)")
 
 
 def test_a_refit_refuses_to_miss_rows(root: Path) -> None:
     add_rows(root)
-    with refused("--refit", "4 rows", "cxrlt folds csv --extend"):
+    with raises_user_error("--refit", "4 rows", "cxrlt folds csv --extend"):
         train(tiny_source(root), TrainPlan("all", RECIPE, refit=True))
 
 
@@ -368,24 +379,24 @@ def test_another_tta_is_taken_over_without_training(root: Path, capsys: pytest.C
     before = weights.stat().st_mtime_ns
     plain = RECIPE.predict.model_copy(update={"tta": TTAConfig(flip=False)})
     train(tiny_source(root), TrainPlan("model", RECIPE.model_copy(update={"predict": plain})))
-    assert "predict.tta.flip: True -> False (the weights stay as they are)" in capsys.readouterr().out
+    assert "predict.tta.flip: True -> False (the weights do not change)" in capsys.readouterr().out
     assert weights.stat().st_mtime_ns == before
     with pytest.raises(UserError, match=TTA):
-        evaluate(*of(root), "model", n_draws=5)
+        evaluate(*args(root), "model", n_draws=5)
     predict_oof(root)
-    evaluate(*of(root), "model", n_draws=5)
+    evaluate(*args(root), "model", n_draws=5)
 
 
 def test_only_replaced_images_are_predicted_again(root: Path) -> None:
     rows = []
     before = read_logits(root, "test")
     replace_pixels(root, "test")
-    with each_pass(lambda model, inputs, _: rows.append(n_rows(inputs))):
+    with on_each_forward(lambda model, inputs, _: rows.append(n_rows(inputs))):
         predict(tiny_source(root), "model", "test")
     assert set(rows) == {3}
     after = read_logits(root, "test")
-    same = (after == before).all(axis=1)
-    assert set(after.index[~same]) == set(pd.read_csv(table_of(root, "test"))["image"][:3])
+    same_weights = (after == before).all(axis=1)
+    assert set(after.index[~same_weights]) == set(pd.read_csv(table_of(root, "test"))["image"][:3])
 
 
 def read_logits(root: Path, split: str) -> pd.DataFrame:
@@ -399,34 +410,34 @@ def test_an_extended_split_moves_no_row_and_keeps_weights_usable(
     folds = root / "folds/csv/folds.csv"
     before = pd.read_csv(folds, index_col="image_id")
     add_rows(root)
-    assert "4 rows added, 0 taken out" in extend_folds(*of(root))
+    assert "4 rows added, 0 removed" in extend_folds(*args(root))
     after = pd.read_csv(folds, index_col="image_id")
     assert after.loc[before.index].equals(before)
     assert after.groupby("patient")["fold"].nunique().max() == 1
-    with pytest.raises(UserError, match=r"trained on other rows .*--keep-trained"):
+    with pytest.raises(UserError, match=r"model was trained: other rows .*--keep-trained"):
         train(tiny_source(root), TrainPlan("model", RECIPE))
     with pytest.raises(UserError, match=r"lacks \d rows of fold"):
-        evaluate(*of(root), "model", n_draws=5)
+        evaluate(*args(root), "model", n_draws=5)
     capsys.readouterr()
     predict_oof(root)
     assert "images are new" in capsys.readouterr().out
-    notes = evaluate(*of(root), "model", n_draws=5).notes
-    assert any("trained on other rows than there are now" in note for note in notes)
-    assert submit(*of(root), "model").n_rows == 16
+    notes = evaluate(*args(root), "model", n_draws=5).notes
+    assert any("trained on other rows than the current ones" in note for note in notes)
+    assert submit(*args(root), "model").n_rows == 16
 
 
 def test_an_extended_split_takes_rows_out_that_are_gone(root: Path) -> None:
     remove_rows(root)
-    assert "0 rows added, 2 taken out" in extend_folds(*of(root))
+    assert "0 rows added, 2 removed" in extend_folds(*args(root))
     predict_oof(root)
-    evaluate(*of(root), "model", n_draws=5)
+    evaluate(*args(root), "model", n_draws=5)
 
 
 def test_a_split_made_again_is_another_one_even_after_it_was_extended(root: Path) -> None:
     add_rows(root)
-    extend_folds(*of(root))
-    make_folds(*of(root), n_folds=2, seed=3, force=True)
-    with pytest.raises(UserError, match=r"trained on another split than the folds\.csv there is now"):
+    extend_folds(*args(root))
+    make_folds(*args(root), n_folds=2, seed=3, force=True)
+    with pytest.raises(UserError, match=r"trained on another split than the current folds\.csv"):
         predict_oof(root)
 
 
@@ -435,34 +446,34 @@ def test_a_patient_who_moved_is_not_extended_but_split_again(root: Path) -> None
     table = pd.read_csv(path)
     table["patient"] = table["patient"].where(table["patient"] != table["patient"][2], table["patient"][0])
     table.to_csv(path, index=False)
-    with pytest.raises(UserError, match=r"2 rows have another patient there.*--force"):
-        extend_folds(*of(root))
+    with pytest.raises(UserError, match=r"2 rows have another patient in the split.*--force"):
+        extend_folds(*args(root))
 
 
-def test_without_a_cache_the_score_says_that_images_were_not_compared(root: Path) -> None:
+def test_without_a_cache_the_score_notes_that_images_were_not_compared(root: Path) -> None:
     hidden = (root / "inputs/cache").rename(root / "inputs/elsewhere")
     try:
-        notes = evaluate(*of(root), "model", n_draws=5).notes
+        notes = evaluate(*args(root), "model", n_draws=5).notes
     finally:
         hidden.rename(root / "inputs/cache")
-    assert any("16 images could not be compared with those that were predicted" in note for note in notes)
+    assert any("pixels of 16 images could not be compared with the predicted ones" in note for note in notes)
 
 
-def test_finished_folds_alone_are_scored_calibrated_and_submitted_with_partial(root: Path) -> None:
+def test_partial_scores_calibrates_and_submits_finished_folds_only(root: Path) -> None:
     shutil.rmtree(root / "folds/csv/model/fold1")
     for stage in (evaluate, submit):
         with pytest.raises(UserError, match="--fold 1"):
-            stage(*of(root), "model")
-    evaluation = evaluate(*of(root), "model", n_draws=5, partial=True)
+            stage(*args(root), "model")
+    evaluation = evaluate(*args(root), "model", n_draws=5, partial=True)
     assert evaluation.n_rows == 8
-    said = "only of folds 0 of 2, which are finished (--partial)"
+    said = "uses only the finished folds 0 of 2 (--partial)"
     assert evaluation.notes == (said,)
-    written = submit(*of(root), "model", partial=True)
+    written = submit(*args(root), "model", partial=True)
     assert said in str(written)
     with pytest.raises(UserError, match="Only fold 0 of model is finished"):
-        calibrate(*of(root), "model", n_draws=5, partial=True)
-    with pytest.raises(UserError, match="--partial is of single models"):
-        evaluate(*of(root), "alone", n_draws=5, partial=True)
+        calibrate(*args(root), "model", n_draws=5, partial=True)
+    with pytest.raises(UserError, match="--partial needs a single model"):
+        evaluate(*args(root), "alone", n_draws=5, partial=True)
 
 
 def test_a_comment_and_another_order_of_columns_change_nothing(root: Path) -> None:
@@ -471,10 +482,10 @@ def test_a_comment_and_another_order_of_columns_change_nothing(root: Path) -> No
     path = table_of(root, "train")
     table = pd.read_csv(path)
     table[table.columns[::-1]].iloc[::-1].to_csv(path, index=False)
-    evaluation = evaluate(*of(root), "model", n_draws=5)
+    evaluation = evaluate(*args(root), "model", n_draws=5)
     assert not evaluation.notes
-    assert make_ensemble(*of(root), "alone", ["model"]).skipped
-    assert submit(*of(root), "model", variant="calibrated").unchanged is False
+    assert make_ensemble(*args(root), "alone", ["model"]).skipped
+    assert submit(*args(root), "model", variant="calibrated").unchanged is False
     train(tiny_source(root), TrainPlan("model", RECIPE))
 
 
@@ -534,38 +545,38 @@ def test_an_unreadable_image_that_is_repaired_is_predicted_and_marks_the_trainin
     file.write_bytes(b"no image")
     train(source, TrainPlan("model", RECIPE))
     predict(source, "model", "oof")
-    assert evaluate(*of(tmp_path), "model", n_draws=5).notes == (
+    assert evaluate(*args(tmp_path), "model", n_draws=5).notes == (
         "1 of 16 rows have no prediction and do not count",
     )
     train(source, TrainPlan("model", RECIPE))
     file.write_bytes(content)
-    with refused("oof.parquet", "1 of its 8", "pixels"):
-        evaluate(*of(tmp_path), "model", n_draws=5)
+    with raises_user_error("oof.parquet", "1 of its 8", "pixels"):
+        evaluate(*args(tmp_path), "model", n_draws=5)
     predict(source, "model", "oof")
-    (note,) = evaluate(*of(tmp_path), "model", n_draws=5).notes
+    (note,) = evaluate(*args(tmp_path), "model", n_draws=5).notes
     assert note.startswith("trained on other pixels")
 
 
-def test_an_ensemble_says_of_its_members_and_of_its_own_fit_what_has_changed(root: Path) -> None:
+def test_an_ensemble_notes_changes_of_its_members_and_of_its_own_fit(root: Path) -> None:
     change_labels(root)
-    notes = evaluate(*of(root), "alone", n_draws=5).notes
+    notes = evaluate(*args(root), "alone", n_draws=5).notes
     assert notes[0].startswith("model: trained on other labels (Effusion)")
     assert notes[1].startswith(
-        "its weights were fitted on other labels (Effusion) than there are now: cxrlt ensemble"
+        "its weights were fitted on other labels (Effusion) than the current ones: cxrlt ensemble"
     )
-    make_ensemble(*of(root), "alone", ["model"])
-    assert len(evaluate(*of(root), "alone", n_draws=5).notes) == 1
+    make_ensemble(*args(root), "alone", ["model"])
+    assert len(evaluate(*args(root), "alone", n_draws=5).notes) == 1
 
 
 @pytest.mark.parametrize(
     ("change", "words"),
     [(add_rows, "4 of 20 rows have no prediction and do not count"), (remove_rows, None)],
 )
-def test_rows_of_dev_that_come_or_go_are_said_or_left_out_of_its_score(
+def test_new_dev_rows_are_noted_and_removed_dev_rows_do_not_count(
     root: Path, change: Callable[..., None], words: str | None
 ) -> None:
     change(root, "dev")
-    evaluation = evaluate(*of(root), "model", "dev", n_draws=5)
+    evaluation = evaluate(*args(root), "model", "dev", n_draws=5)
     assert evaluation.notes == ((words,) if words else ())
     assert evaluation.n_rows == (16 if words else 14)
 
@@ -573,6 +584,6 @@ def test_rows_of_dev_that_come_or_go_are_said_or_left_out_of_its_score(
 def test_replaced_pixels_of_dev_are_refused_until_they_are_predicted(root: Path) -> None:
     replace_pixels(root, "dev")
     with pytest.raises(UserError, match=r"dev\.parquet is outdated: 3 of its 16 images .*--split dev"):
-        evaluate(*of(root), "model", "dev", n_draws=5)
+        evaluate(*args(root), "model", "dev", n_draws=5)
     predict(tiny_source(root), "model", "dev")
-    assert evaluate(*of(root), "model", "dev", n_draws=5).notes == ()
+    assert evaluate(*args(root), "model", "dev", n_draws=5).notes == ()

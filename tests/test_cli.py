@@ -29,7 +29,7 @@ def test_help_lists_every_stage(capsys):
 
 
 @pytest.mark.parametrize("name", cli.COMMANDS)
-def test_every_stage_explains_itself(name, capsys):
+def test_every_command_has_help(name, capsys):
     assert exit_of(name, "--help") == 0
     text = capsys.readouterr().out
     assert "--root" in text
@@ -48,7 +48,7 @@ def test_every_stage_explains_itself(name, capsys):
         ["check"],
     ],
 )
-def test_words_it_does_not_know_end_with_exit_code_2(args):
+def test_unknown_words_exit_with_code_2(args):
     assert exit_of(*args) == 2
 
 
@@ -58,7 +58,7 @@ def test_an_unknown_flag_suggests_the_known_one(capsys):
 
 
 @pytest.mark.parametrize("flag", [["--data.augment.policy", "strong"], ["--data.augment.policy=strong"]])
-def test_an_augmentation_policy_goes_before_the_recipe_and_other_flags_before_it(flag):
+def test_an_augmentation_policy_overrides_the_recipe_and_other_flags_override_it(flag):
     augment = cli.parse(["train", "demo_resnet", *flag, "--data.augment.noise", "0"]).fields.data.augment
     own = load_recipe("demo_resnet").data.augment
     assert (augment.policy, augment.rotate, augment.erase, augment.noise) == ("strong", 15, 0.25, 0)
@@ -80,7 +80,7 @@ def test_an_unknown_augmentation_policy_lists_the_known_ones(capsys):
         (["run", "demo", "--recipes", "demo_resnt"], "did you mean demo_resnet"),
         (["train", "demo_resnet"], "cxrlt folds demo"),
         (["check", "demo"], "train.csv"),
-        (["predict", "nothing"], "Nothing is called 'nothing' for demo"),
+        (["predict", "nothing"], "There is no run or ensemble 'nothing' for demo"),
     ],
 )
 def test_what_a_user_can_fix_is_one_sentence_without_traceback(args, sentence, tmp_path, capsys):
@@ -91,7 +91,7 @@ def test_what_a_user_can_fix_is_one_sentence_without_traceback(args, sentence, t
     assert "Traceback" not in error
 
 
-def test_flags_go_before_the_config_which_goes_before_the_recipe(tmp_path):
+def test_flags_override_the_config_which_overrides_the_recipe(tmp_path):
     config = tmp_path / "over.yaml"
     config.write_text("optim: {lr: 0.5, weight_decay: 0.5}")
     command = cli.parse(
@@ -110,7 +110,7 @@ def test_loss_options_and_local_weights_are_flags():
     assert str(command.fields.model.pretrained) == "w.pth"
 
 
-def test_the_root_is_the_environments_unless_a_flag_says_otherwise(monkeypatch, tmp_path):
+def test_the_root_is_cxrlt_root_unless_a_flag_sets_it(monkeypatch, tmp_path):
     monkeypatch.setenv("CXRLT_ROOT", str(tmp_path))
     assert cli.parse(["check", "demo"]).workspace.root == tmp_path
     assert cli.parse(["check", "demo", "--root", "/elsewhere"]).workspace.root.as_posix() == "/elsewhere"
@@ -138,8 +138,8 @@ def test_a_tilde_in_any_path_is_the_home_directory(name, tmp_path, monkeypatch):
     assert value in (tmp_path / "x", (tmp_path / "x",))
 
 
-def test_every_flag_that_takes_a_path_is_among_those():
-    """Of Train's, `config` is read before the others, by the recipe."""
+def test_every_flag_that_takes_a_path_is_in_home_flags():
+    """`config` of Train is read before the other flags, with the recipe."""
     taken = {f.name for command in cli.COMMANDS.values() for f in fields(command) if "Path" in str(f.type)}
     assert taken <= {*HOME_FLAGS, "config"}
 
@@ -152,7 +152,7 @@ def test_a_tilde_in_a_recipes_file_or_its_config_is_the_home_directory(tmp_path,
     assert (command.fields.optim.lr, command.fields.optim.weight_decay) == (0.5, 0.25)
 
 
-def test_a_tilde_in_the_environments_root_is_the_home_directory(tmp_path, monkeypatch):
+def test_a_tilde_in_cxrlt_root_is_the_home_directory(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("CXRLT_ROOT", "~/runs")
     assert cli.parse(["check", "demo"]).workspace.root == tmp_path / "runs"
@@ -171,7 +171,7 @@ def test_a_signal_ends_a_command_with_a_sentence_and_its_code(monkeypatch, capsy
     monkeypatch.setattr(commands.Check, "run", lambda self: signal.raise_signal(number))
     before = signal.getsignal(number)
     assert exit_of("check", "demo") == code
-    assert f"stopped by {number.name}; the same command goes on from here" in capsys.readouterr().err
+    assert f"stopped by {number.name}. To continue, run the same command again." in capsys.readouterr().err
     assert signal.getsignal(number) == before
 
 
@@ -195,14 +195,14 @@ def test_an_error_of_the_system_that_no_user_can_fix_keeps_its_traceback(monkeyp
         cli.main(["check", "demo"])
 
 
-def test_output_that_nobody_reads_any_more_ends_quietly(tmp_path):
+def test_a_closed_output_pipe_ends_quietly(tmp_path):
     command = f"'{sys.executable}' -m cxrlt demo --root {tmp_path} --patients 3 | true"
     ended = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True)
     assert ended.returncode == 141
     assert "BrokenPipe" not in ended.stderr
 
 
-def test_our_own_faults_keep_their_traceback(monkeypatch):
+def test_a_bug_keeps_its_traceback(monkeypatch):
     def broken(self):
         raise ZeroDivisionError
 
@@ -232,7 +232,7 @@ for args in json.loads(sys.argv[1]):
 """
 
 
-def test_help_waits_for_no_package_that_is_slow_to_import():
+def test_help_imports_no_slow_package():
     """In one fresh process: what a line holds was imported by its command or by one before it."""
     every = [[], *([name] for name in cli.COMMANDS), ["train", "demo_resnet"]]
     command = [sys.executable, "-c", PRINT_HELP, json.dumps(every)]

@@ -21,7 +21,7 @@ def test_the_sheet_shows_each_class_and_two_hard_normals(tmp_path: Path) -> None
     assert sheet[18:].std() > 20
 
 
-def test_a_demo_without_an_example_says_so(tmp_path: Path) -> None:
+def test_a_demo_without_an_example_is_an_error(tmp_path: Path) -> None:
     make_demo(tmp_path / "demo", 3, workers=1)
     with pytest.raises(UserError, match="--patients"):
         demo_contact_sheet(tmp_path / "demo", tmp_path / "sheet.png", cell=200)

@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parents[1] / "src" / "cxrlt"
 FILES = sorted(PACKAGE.rglob("*.py"))
 ARRAYS = re.compile(r"\b(ndarray|Tensor|DataFrame|Series)\b")
 SHAPE = re.compile(
-    r"\(n\w*,|\(c,|\([a-z_0-9]+(, ?[a-z_0-9.* +]+)+,?\)"
+    r"\(n\w*,|\(c,|\([A-Za-z_0-9]+(, ?[A-Za-z_0-9.* +]+)+,?\)"
     r"|\b(scalar|shape|index|columns?|rows?|per class|per image)\b"
 )
 RAISES = re.compile(r"\braises?\b", re.IGNORECASE)

@@ -1,7 +1,7 @@
 from cxrlt.errors import listing, quoted, shortened
 
 
-def test_what_a_sentence_quotes_is_one_short_line_without_control_characters():
+def test_quoted_text_is_one_short_line_without_control_characters():
     assert shortened("Round(ed) Atelectasis, é, 日本") == "Round(ed) Atelectasis, é, 日本"
     assert shortened("a\nb\x1b[31m\u202e\udcff") == "a\\nb\\x1b[31m\\u202e\\udcff"
     assert shortened("x" * 100, 5) == "xxxx…"

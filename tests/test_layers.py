@@ -1,4 +1,4 @@
-"""Imports run one way, so that any part can be read without those above it."""
+"""Imports go in one direction, so that each package can be read without the packages above it."""
 
 import ast
 from pathlib import Path
@@ -23,9 +23,8 @@ LAYERS = [
     {"system"},
     {"errors", "spelling", "text_table"},
 ]
-LONGEST_FUNCTION = 45
-"""Lines."""
-ALONE = {
+MAX_FUNCTION_LINES = 45
+ALLOWED_IMPORTS = {
     "losses": {"losses"},
     "metrics": {"metrics"},
     "heads": {"heads"},
@@ -33,16 +32,16 @@ ALONE = {
 }
 
 
-def part_of(name: str) -> str:
+def subpackage_of(name: str) -> str:
     return name.split(".")[1]
 
 
 def imports(path: Path) -> set[str]:
-    """The parts of the package that a module imports, inside functions too."""
+    """Return the subpackages that a module imports, also inside functions."""
     nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
     names = [node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module]
     names += [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
-    return {part_of(name) for name in names if name.startswith("cxrlt.")}
+    return {subpackage_of(name) for name in names if name.startswith("cxrlt.")}
 
 
 def level(part: str) -> int:
@@ -55,7 +54,7 @@ def test_a_function_fits_on_a_screen():
         f"{path.name}: {node.name}"
         for path in PACKAGE.rglob("*.py")
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-        if isinstance(node, ast.FunctionDef) and node.end_lineno - node.lineno >= LONGEST_FUNCTION
+        if isinstance(node, ast.FunctionDef) and node.end_lineno - node.lineno >= MAX_FUNCTION_LINES
     ]
     assert long == []
 
@@ -68,5 +67,5 @@ def test_a_module_imports_only_its_own_level_or_those_below(path):
         return
     part = relative.parts[0].removesuffix(".py")
     assert all(level(other) >= level(part) for other in imports(path))
-    if part in ALONE:
-        assert imports(path) <= ALONE[part]
+    if part in ALLOWED_IMPORTS:
+        assert imports(path) <= ALLOWED_IMPORTS[part]

@@ -1,4 +1,4 @@
-"""The best_ recipes through every stage, shrunk to a CPU, on files in their challenges' published layouts."""
+"""Every stage with small versions of the best_ recipes, on files in the layouts of the challenges."""
 
 import zipfile
 
@@ -12,7 +12,7 @@ from cxrlt.challenges import get_challenge
 from cxrlt.ensembles.final_logits import load_final_logits
 from cxrlt.inputs.images import ImageSource
 from cxrlt.pipeline import ENSEMBLE, Plan, run
-from cxrlt.predictions.present import Present
+from cxrlt.predictions.current_data import CurrentData
 from cxrlt.recipe import Recipe, load_recipe, save_recipe
 from cxrlt.submissions.submit import submit
 from cxrlt.submissions.validate import validate
@@ -28,8 +28,8 @@ RECIPES = {
 }
 
 
-def shrunk(name: str) -> Recipe:
-    """The recipe with a tiny backbone, small pictures, narrow attention and an epoch per stage."""
+def shrink_recipe(name: str) -> Recipe:
+    """Return the recipe with a tiny backbone, small images, narrow attention and one epoch per stage."""
     values = load_recipe(name).model_dump()
     values["model"] |= {"backbone": "test_convnext", "pretrained": False}
     if values["model"]["head"]["name"] == "ml_decoder":
@@ -47,25 +47,25 @@ TASK_2 = pytest.param("cxrlt2024-task2", marks=pytest.mark.full)
 
 @pytest.fixture(scope="module", params=["cxrlt2023", "cxrlt2024-task1", TASK_2, "cxrlt2026-task1"])
 def finished(request, tmp_path_factory) -> ImageSource:
-    """The challenge's layout after `cxrlt run` with its recipes; the second starts from the first."""
+    """Return the challenge's source after `cxrlt run` with its recipes; the second starts from the first."""
     root = tmp_path_factory.mktemp(request.param)
     source = write_layout(root, request.param)
     names = RECIPES[request.param]
     for name in names:
-        save_recipe(shrunk(name), root / f"{name}.yaml")
+        save_recipe(shrink_recipe(name), root / f"{name}.yaml")
     run(source, Plan(recipes=tuple(str(root / f"{name}.yaml") for name in names), n_folds=2))
     return source
 
 
-def evaluated(source: ImageSource) -> list[str]:
+def prediction_splits(source: ImageSource) -> list[str]:
     return [split for split in source.challenge.splits if split != "train"]
 
 
-def test_every_stage_ends_in_a_zip_that_the_server_would_accept(finished):
+def test_the_pipeline_writes_a_zip_that_the_server_would_accept(finished):
     challenge, workspace = finished.challenge, finished.workspace
     folder = workspace.submission_dir(challenge.name, ENSEMBLE)
-    assert evaluated(finished)
-    for split in evaluated(finished):
+    assert prediction_splits(finished)
+    for split in prediction_splits(finished):
         path = folder / ("submission.zip" if split == "test" else f"submission_{split}.zip")
         assert f"valid for {challenge.name} {split}" in validate(path, challenge, split, workspace)
         with zipfile.ZipFile(path) as archive:
@@ -78,7 +78,7 @@ def test_every_training_image_is_predicted_out_of_fold_by_every_recipe(finished)
     challenge, workspace = finished.challenge, finished.workspace
     train = challenge.read("train", workspace.inputs_dir(challenge.name))
     for name in RECIPES[challenge.name]:
-        logits = load_final_logits(name, "oof", Present(challenge, workspace)).logits
+        logits = load_final_logits(name, "oof", CurrentData(challenge, workspace)).logits
         assert set(logits.index) == set(train.index)
         assert list(logits.columns) == list(challenge.classes)
         assert logits.notna().all(axis=None)
@@ -104,7 +104,7 @@ def test_a_task_1_model_is_submitted_to_task_2_by_name(finished):
 
 
 @pytest.mark.parametrize("finished", ["cxrlt2023", "cxrlt2024-task1"], indirect=True)
-def test_the_second_stage_stands_on_the_frozen_backbone_of_its_own_fold(finished):
+def test_the_second_stage_uses_the_frozen_backbone_of_its_own_fold(finished):
     first, second = (
         finished.workspace.run_dir(finished.challenge.name, name) for name in RECIPES[finished.challenge.name]
     )

@@ -1,4 +1,4 @@
-"""A challenge of 200 classes: a table may have a row for each, but no line names them all."""
+"""A challenge with 200 classes: tables may have a row per class, but no line lists all of them."""
 
 import csv
 from pathlib import Path
@@ -12,13 +12,13 @@ from cxrlt.artifacts import Workspace
 from cxrlt.calibration.calibrate import calibrate
 from cxrlt.challenges import get_challenge
 from cxrlt.challenges.base import Challenge
-from cxrlt.challenges.columns import template_ids
+from cxrlt.challenges.columns import read_template_ids
 from cxrlt.ensembles.ensemble import make_ensemble
 from cxrlt.errors import UserError
 from cxrlt.folds.make import make_folds
 from cxrlt.inputs.check import check
 from cxrlt.inputs.contact_sheet import write_contact_sheet
-from cxrlt.predictions.predict import flips
+from cxrlt.predictions.predict import uses_flip
 from cxrlt.predictions.scoring import score_frame
 from cxrlt.recipe import Recipe
 from cxrlt.reports.score_table import calibration_table, leaderboard_table, score_table
@@ -28,14 +28,14 @@ from cxrlt.submissions.validate import validate_submission
 from tiny import SimulatedRuns
 
 N_CLASSES, N_ROWS, N_FOLDS = 200, 40, 3
-LONGEST = 400
+MAX_LINE_LENGTH = 400
 CLASSES = [f"Finding of the left side {number}" for number in range(N_CLASSES)]
 SPEC = "train: train.csv\ntest: test.csv\nid: id\npatient: patient\nsuffix: .png\nimages: images\n"
 
 
 @pytest.fixture(scope="module")
 def many(tmp_path_factory: pytest.TempPathFactory) -> tuple[Challenge, Workspace]:
-    """From classes that every image has, by ones that half have, to ones that none has."""
+    """Write a challenge whose classes range from always positive to never positive."""
     workspace = Workspace(tmp_path_factory.mktemp("many"))
     inputs, rng = workspace.inputs_dir("csv"), np.random.default_rng(0)
     labels = rng.random((N_ROWS, N_CLASSES)) < np.linspace(1.2, -0.2, N_CLASSES)
@@ -62,7 +62,7 @@ def trained(many: tuple[Challenge, Workspace], folds_text: str) -> tuple[Challen
 
 
 def require_short_lines(text: str) -> None:
-    assert not [line for line in text.splitlines() if len(line) > LONGEST]
+    assert not [line for line in text.splitlines() if len(line) > MAX_LINE_LENGTH]
 
 
 def test_folds_and_check_name_the_first_ten_and_how_many(
@@ -75,10 +75,10 @@ def test_folds_and_check_name_the_first_ten_and_how_many(
     assert "fewer positive patients than folds: " in folds_text
 
 
-def test_scores_name_the_first_ten_that_are_left_out(trained: tuple[Challenge, Workspace]) -> None:
+def test_scores_name_the_first_ten_excluded_classes(trained: tuple[Challenge, Workspace]) -> None:
     text = score_table(evaluate(*trained, "one", n_draws=5))
     require_short_lines(text)
-    assert "left out of every mean, without both values: " in text
+    assert "excluded from means, as they lack positives or negatives: " in text
     require_short_lines(leaderboard_table(leaderboard(*trained, n_draws=5)))
     require_short_lines(calibration_table(calibrate(*trained, "one", "logistic", n_draws=5)))
 
@@ -88,19 +88,19 @@ def test_ensembles_and_submissions_have_short_lines_too(trained: tuple[Challenge
     require_short_lines(str(submit(*trained, "alone")))
 
 
-def test_what_is_wrong_is_said_in_short_lines(trained: tuple[Challenge, Workspace], tmp_path: Path) -> None:
+def test_error_messages_have_short_lines(trained: tuple[Challenge, Workspace], tmp_path: Path) -> None:
     challenge, _ = trained
     truth = pd.DataFrame(0.0, ["a0"], CLASSES)
     with pytest.raises(UserError, match="lacks classes") as lacking:
         score_frame(challenge, truth[CLASSES[:1]], truth)
-    with pytest.raises(UserError, match="have a side") as sided:
-        flips(Recipe(), challenge.classes)
+    with pytest.raises(UserError, match="name a side") as sided:
+        uses_flip(Recipe(), challenge.classes)
     path = tmp_path / "template.csv"
     truth[CLASSES[::-1]].to_csv(path, index_label=challenge.id_column)
     with pytest.raises(
         UserError, match=r"column 2 is 'Finding of the left side 199', but should be"
     ) as reversed_:
-        template_ids(challenge, path)
+        read_template_ids(challenge, path)
     truth[CLASSES[:2]].to_csv(path, index_label=challenge.id_column)
     problems = validate_submission(path, challenge, ["a0"])
     for text in (*(str(error.value) for error in (lacking, sided, reversed_)), *problems):

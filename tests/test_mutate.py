@@ -1,4 +1,4 @@
-"""What tools/mutate.py takes for a mutant, and where it looks."""
+"""The mutants of tools/mutate.py, and its modules and test files."""
 
 import runpy
 from collections import Counter
@@ -19,14 +19,14 @@ def test_modules_and_test_files_are_where_the_tool_looks_for_them(name):
     package = TOOL["PACKAGES"][name]
     for module in package.modules.split():
         assert list((ROOT / "src" / "cxrlt").glob(f"{module}.py")), module
-        files = TOOL["test_files"](name, f"{module}.py")
+        files = TOOL["test_files_for"](name, f"{module}.py")
         assert files
         assert [file for file in files if not file.is_file()] == []
 
 
 def test_a_test_named_after_the_module_comes_first_and_slow_ones_are_only_for_their_module():
     names = [
-        [file.name for file in TOOL["test_files"]("ensembles", f"ensembles/{module}.py")]
+        [file.name for file in TOOL["test_files_for"]("ensembles", f"ensembles/{module}.py")]
         for module in ("context", "ensemble")
     ]
     assert names[0][0] == "test_context.py"
@@ -36,11 +36,13 @@ def test_a_test_named_after_the_module_comes_first_and_slow_ones_are_only_for_th
 
 def test_numbers_and_operators_are_changed_and_annotations_and_signatures_are_not():
     pytest.importorskip("cosmic_ray")
-    found = list(TOOL["mutants_of"]("folds", {"folds/make.py": SOURCE, "experiments/folds/make.py": SOURCE}))
-    assert Counter((mutant.line, mutant.operator.partition("_")[0]) for mutant in found) == {
+    mutants = list(
+        TOOL["mutants_of"]("folds", {"folds/make.py": SOURCE, "experiments/folds/make.py": SOURCE})
+    )
+    assert Counter((mutant.line, mutant.operator.partition("_")[0]) for mutant in mutants) == {
         (2, "NumberReplacer"): 2,
         (3, "ReplaceBinaryOperator"): 6,
     }
-    changed = {TOOL["mutated"](mutant, {"folds/make.py": SOURCE}) for mutant in found}
+    changed = {TOOL["mutate_source"](mutant, {"folds/make.py": SOURCE}) for mutant in mutants}
     assert SOURCE.replace("value * factor", "value / factor") in changed
     assert len(changed) == 8

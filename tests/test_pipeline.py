@@ -81,7 +81,7 @@ def test_a_second_run_skips_what_is_finished(finished, capsys):
     assert "already done" in capsys.readouterr().out
 
 
-def test_a_quick_run_goes_through_to_the_zip_in_a_folder_of_its_own(finished, capsys):
+def test_a_quick_run_makes_a_zip_in_a_separate_folder(finished, capsys):
     source, plan = finished
     before = files_of(source)
     run(source, replace(plan, quick=True))
@@ -92,7 +92,7 @@ def test_a_quick_run_goes_through_to_the_zip_in_a_folder_of_its_own(finished, ca
     assert "200 patients and one epoch" in capsys.readouterr().out
 
 
-def test_missing_images_stop_the_run_unless_it_is_told_to_go_on(tmp_path, capsys):
+def test_missing_images_stop_the_run_without_allow_missing(tmp_path, capsys):
     source = make_tiny(tmp_path, n_patients=15)
     (source.workspace.folds_path("csv")).unlink()
     pictures = source.workspace.inputs_dir("csv") / "pictures"
@@ -152,23 +152,25 @@ def test_the_single_label_demo_goes_through_to_a_submission_of_probabilities_tha
     np.testing.assert_allclose(submission[classes].sum(axis=1), 1, atol=1e-4)
 
 
-def test_a_mistyped_recipe_is_told_before_anything_is_made(tmp_path):
+def test_a_mistyped_recipe_is_an_error_before_anything_is_written(tmp_path):
     source = ImageSource(get_challenge("demo"), Workspace(tmp_path))
     with pytest.raises(UserError, match="did you mean demo_resnet"):
         run(source, Plan(recipes=("demo_resnt",)))
     assert not list(tmp_path.iterdir())
 
 
-def test_what_a_recipe_starts_from_is_asked_for_before_anything_is_trained(tmp_path):
+def test_a_missing_init_from_run_is_an_error_before_anything_is_trained(tmp_path):
     source = make_tiny(tmp_path, n_patients=12)
     save_recipe(tiny_recipe(**{"model.init_from": "frist"}), tmp_path / "second.yaml")
     source.workspace.run_dir("csv", "first/fold0").mkdir(parents=True)
-    with pytest.raises(UserError, match=r"model.init_from frist: Nothing is called.* mean 'first'\?"):
+    with pytest.raises(
+        UserError, match=r"model.init_from frist: There is no run or ensemble.* mean 'first'\?"
+    ):
         run(source, Plan(recipes=(str(tmp_path / "second.yaml"),), n_folds=3))
     assert not source.workspace.cache_dir().exists()
 
 
-def test_what_a_run_starts_from_is_trained_before_it_whatever_the_order():
+def test_the_init_from_run_is_trained_first_in_any_order():
     recipes = {
         "third": tiny_recipe(**{"model.init_from": "second"}),
         "second": tiny_recipe(**{"model.init_from": "csv:first"}),
@@ -199,13 +201,13 @@ def test_listed_jobs_are_commands_in_waves_and_nothing_is_done(tmp_path):
         (name, (fold,), 7) for name in ("first", "second") for fold in range(3)
     ]
     assert all(each.challenge == "csv" for each in (folds, cache, *trainings))
-    assert all(each.source("csv").flags() == source.flags() for each in (cache, *trainings))
+    assert all(each.image_source("csv").flags() == source.flags() for each in (cache, *trainings))
     assert folds.workspace.inputs_dir("csv") == source.workspace.inputs_dir("csv")
     with pytest.raises(UserError, match="--quick"):
         list_jobs(source, Plan(names, quick=True))
 
 
-def test_the_listed_jobs_of_a_demo_draw_it_first(tmp_path):
+def test_the_listed_jobs_of_a_demo_generate_it_first(tmp_path):
     lines = list_jobs(ImageSource(get_challenge("demo"), Workspace(tmp_path)), Plan()).splitlines()
     assert isinstance(cli.parse(shlex.split(lines[1])[1:]), commands.Demo)
     assert not list(tmp_path.iterdir())

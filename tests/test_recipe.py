@@ -1,9 +1,17 @@
 import pytest
 
 from cxrlt.challenges import challenge_names, get_challenge
-from cxrlt.challenges.base import USUAL_RECIPES
+from cxrlt.challenges.base import DEFAULT_RECIPES
 from cxrlt.errors import UserError
-from cxrlt.recipe import Recipe, override_recipe, differing_fields, load_recipe, recipe_names, run_name, save_recipe
+from cxrlt.recipe import (
+    Recipe,
+    differing_fields,
+    load_recipe,
+    override_recipe,
+    recipe_names,
+    run_name,
+    save_recipe,
+)
 
 
 @pytest.mark.parametrize("name", recipe_names())
@@ -16,11 +24,11 @@ def test_every_named_recipe_is_valid_and_survives_its_own_file(name, tmp_path):
 def test_default_recipes_of_every_challenge_exist():
     fixed = [name for name in challenge_names() if name not in ("csv", "cxrlt2026-task1", "folder")]
     default = {recipe for name in fixed for recipe in get_challenge(name).recipes}
-    default |= {recipe for recipes in USUAL_RECIPES.values() for recipe in recipes}
+    default |= {recipe for recipes in DEFAULT_RECIPES.values() for recipe in recipes}
     assert default <= set(recipe_names())
 
 
-def test_a_file_overrides_its_base_and_both_give_way_to_the_config(tmp_path):
+def test_a_file_overrides_its_base_and_the_config_overrides_both(tmp_path):
     (tmp_path / "mine.yaml").write_text("base: demo_darknet\noptim: {lr: 1e-4}\n")
     recipe = load_recipe(str(tmp_path / "mine.yaml"))
     assert recipe.model.backbone == "cs3darknet_s"
@@ -49,7 +57,7 @@ def test_another_loss_does_not_inherit_options(tmp_path):
         ("optm: {lr: 1}", "no field optm"),
         ("data: {augment: {crop_scale: [0.9, 0.5]}}", "0 < low <= high <= 1"),
         ("base: ral_convnext_smal", "did you mean ral_convnext_small"),
-        ("- 1", "should hold fields"),
+        ("- 1", "should contain fields"),
         ("a: [", "not valid YAML"),
     ],
 )
@@ -75,19 +83,19 @@ def test_differing_fields_are_named_with_both_values():
     ]
 
 
-def test_images_are_cached_larger_where_the_centre_is_cut_out():
+def test_images_are_cached_larger_with_crop_pct():
     assert Recipe.model_validate({"data": {"size": 224, "crop_pct": 0.875}}).data.cache_size == 256
     assert Recipe.model_validate({"data": {"size": 96}}).data.cache_size == 96
 
 
-def test_an_augmentation_policy_sets_all_but_what_is_given_beside_it_and_flip():
+def test_an_augmentation_policy_sets_all_fields_except_given_ones_and_flip():
     augment = Recipe.model_validate({"data": {"augment": {"policy": "strong", "noise": 0}}}).data.augment
     assert (augment.noise, augment.gamma, augment.crop_scale) == (0, 0.3, (0.6, 1.0))
     medium = Recipe.model_validate({"data": {"augment": {"policy": "medium"}}}).data.augment
     assert medium.model_dump(exclude={"policy"}) == Recipe().data.augment.model_dump(exclude={"policy"})
 
 
-def test_a_policy_on_top_of_a_recipe_goes_before_the_recipes_own_values_but_for_flip(tmp_path):
+def test_a_policy_overrides_the_values_of_the_recipe_except_flip(tmp_path):
     (tmp_path / "base.yaml").write_text("data: {augment: {flip: false, rotate: 3, erase: 0.5}}\n")
     for policy, expected in (("light", (5.0, 0.0)), ("custom", (3.0, 0.5))):
         text = f"base: {tmp_path / 'base.yaml'}\ndata: {{augment: {{policy: {policy}}}}}\n"
@@ -97,14 +105,14 @@ def test_a_policy_on_top_of_a_recipe_goes_before_the_recipes_own_values_but_for_
         assert augment.flip is False
 
 
-def test_a_run_is_called_after_its_recipe():
+def test_the_default_run_name_is_that_of_the_recipe():
     assert run_name("demo_resnet") == "demo_resnet"
     assert run_name("some/where/mine.yaml") == "mine"
     with pytest.raises(UserError, match="--name"):
         run_name(None)
 
 
-def test_fields_are_put_on_top_of_a_recipe_as_a_file_would():
+def test_override_recipe_works_like_a_file():
     light = override_recipe(load_recipe("demo_resnet"), {"data": {"augment": {"policy": "light"}}})
     assert light.data.augment.crop_scale == (0.9, 1.0)
     assert light.optim == load_recipe("demo_resnet").optim
@@ -112,7 +120,7 @@ def test_fields_are_put_on_top_of_a_recipe_as_a_file_would():
         override_recipe(light, {"optim": {"lr": -1}})
 
 
-def test_fields_that_do_not_go_together_are_named_without_all_the_others():
+def test_conflicting_fields_are_named_without_the_others():
     over = {"model": {"frozen": True}, "data": {"mix": {"kinds": ("mixup",)}}}
     with pytest.raises(UserError) as raised:
         override_recipe(Recipe(), over)

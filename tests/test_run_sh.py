@@ -1,4 +1,4 @@
-"""run.sh as a user meets it. A small script stands in for Python where a real one would install gigabytes."""
+"""Tests of run.sh. A small script replaces Python where a real one would install gigabytes."""
 
 import os
 import re
@@ -17,7 +17,7 @@ LOCKS = ("requirements.txt", "tests/requirements.txt", "tests/audit-requirements
 BASH = shutil.which("bash") or "/bin/bash"
 
 PYTHON = """#!{bash}
-# Stands in for python: version, venv and pip behave as the variables ask, the rest is noted in $CALLS.
+# Replaces python: the variables set how version, venv and pip behave; every other call is written to $CALLS.
 case "$*" in
     *version_info*) exit "${{TOO_OLD:-0}}" ;;
     *ensurepip*) exit "${{NO_VENV:-0}}" ;;
@@ -26,9 +26,9 @@ case "$*" in
     "-m pip --version") ;;
     *pip_audit*json*)
         printf '%s\\n' "$*" "$(<"${{@: -1}}")" >> "$CALLS"
-        echo "${{KNOWN_HOLE-\\"id\\"}}"
+        echo "${{KNOWN_VULNERABILITY-\\"id\\"}}"
         exit 1 ;;
-    *pip_audit*) printf '%s\\n' "$*" "$(<"${{@: -1}}")" >> "$CALLS"; exit "${{HOLES:-0}}" ;;
+    *pip_audit*) printf '%s\\n' "$*" "$(<"${{@: -1}}")" >> "$CALLS"; exit "${{VULNERABLE:-0}}" ;;
     "-m pip"*) printf '%s\\n' "$*" >> "$CALLS"; exit "${{NO_NETWORK:-0}}" ;;
     *) printf '%s|' "$CXRLT_ROOT" "$PYTHONPATH" "$PWD" "$@"; echo ;;
 esac
@@ -36,7 +36,7 @@ esac
 
 
 class Clone:
-    """A copy of run.sh in a folder with a space in its name, and a PATH that holds only what is put there."""
+    """A copy of run.sh in a folder with a space in its name, and a PATH with only the given programs."""
 
     def __init__(self, folder: Path) -> None:
         self.root = folder / "a clone"
@@ -77,7 +77,7 @@ def clone(tmp_path: Path) -> Clone:
     return Clone(tmp_path)
 
 
-def test_help_names_every_challenge_and_every_way_to_call_it(clone):
+def test_help_names_every_challenge_and_every_command(clone):
     result = clone.run("--help")
     assert result.returncode == 0
     named = re.search(r"one of: (.*)\.", result.stdout).group(1).split()
@@ -103,7 +103,7 @@ def test_a_challenge_is_known_as_soon_as_a_module_of_the_package_registers_it(cl
 
 
 @pytest.mark.parametrize("word", ["nih", "--quick", "demo2", "cxrlt", "", "demo cxrlt2023"])
-def test_another_word_is_an_error_before_anything_is_made(clone, word):
+def test_an_unknown_challenge_is_an_error_before_anything_is_installed(clone, word):
     clone.add_python()
     result = clone.run(word)
     assert result.returncode == 2
@@ -112,7 +112,7 @@ def test_another_word_is_an_error_before_anything_is_made(clone, word):
     assert not (clone.root / ".venv").exists()
 
 
-def test_without_a_word_it_sets_up_and_runs_the_demo(clone):
+def test_without_arguments_it_sets_up_and_runs_the_demo(clone):
     clone.add_python()
     result = clone.run()
     assert result.returncode == 0, result.stderr
@@ -162,22 +162,21 @@ def test_an_environment_without_a_working_python_is_made_again(clone):
 @pytest.mark.parametrize(
     ("tier", "marks"), [([], "not full"), (["--quick"], "not slow and not full"), (["--full"], "")]
 )
-def test_the_test_word_adds_the_test_tools_and_runs_linter_formatter_and_a_tier_of_the_tests(
-    clone, tier, marks
-):
+def test_run_sh_test_installs_the_test_tools_and_runs_linters_and_one_tier_of_the_tests(clone, tier, marks):
     clone.add_python()
     result = clone.run("test", *tier, "-k", "two words")
     assert result.returncode == 0, result.stderr
     assert any(f"-r {clone.root}/tests/requirements.txt" in call for call in clone.installations())
-    ruff, form, bandit, tests = (line.split("|", 2)[2] for line in result.stdout.splitlines()[-4:])
+    ruff, form, mypy, bandit, tests = (line.split("|", 2)[2] for line in result.stdout.splitlines()[-5:])
     assert ruff == f"{clone.root}|-m|ruff|check|.|"
     assert form == f"{clone.root}|-m|ruff|format|--check|.|"
+    assert mypy == f"{clone.root}|-m|mypy|"
     assert bandit == f"{clone.root}|-m|bandit|--quiet|--recursive|--configfile|pyproject.toml|src|"
     assert tests.startswith(f"{clone.root}|-m|pytest|--numprocesses|")
     assert tests.endswith(f"|-m|{marks}|-k|two words|")
 
 
-def test_the_bench_word_runs_the_benchmarks_with_what_the_package_needs_alone(clone):
+def test_run_sh_bench_runs_the_benchmarks_without_the_test_tools(clone):
     clone.add_python()
     result = clone.run("bench", "loader", "--json", "two words.json")
     assert result.returncode == 0, result.stderr
@@ -187,7 +186,7 @@ def test_the_bench_word_runs_the_benchmarks_with_what_the_package_needs_alone(cl
     assert last[3] == "-m|benchmarks|loader|--json|two words.json|"
 
 
-def test_the_audit_looks_at_the_code_and_at_all_locked_packages_of_any_machine(clone):
+def test_run_sh_audit_checks_the_code_and_all_locked_packages_of_every_system(clone):
     clone.add_python()
     result = clone.run("audit", "-s", "osv")
     assert result.returncode == 0, result.stderr
@@ -205,22 +204,22 @@ def test_the_audit_looks_at_the_code_and_at_all_locked_packages_of_any_machine(c
 
 
 @pytest.mark.parametrize(
-    "said", ['[{"vulns": []}]', "ERROR: not found on PyPI: pyyaml (5.3)", "Traceback\nNo route", ""]
+    "answer", ['[{"vulns": []}]', "ERROR: not found on PyPI: pyyaml (5.3)", "Traceback\nNo route", ""]
 )
-def test_an_audit_whose_register_has_no_advisories_is_a_failure(clone, said):
+def test_an_audit_without_advisories_is_a_failure(clone, answer):
     clone.add_python()
-    result = clone.run("audit", KNOWN_HOLE=said)
+    result = clone.run("audit", KNOWN_VULNERABILITY=answer)
     assert result.returncode == 2
-    assert "no advisories can be looked up" in result.stderr
-    assert said.rpartition("\n")[2] in result.stderr and "Traceback" not in result.stderr
+    assert "the advisories could not be looked up" in result.stderr
+    assert answer.rpartition("\n")[2] in result.stderr and "Traceback" not in result.stderr
     assert not [call for call in clone.installations() if "pip_audit" in call and "json" not in call]
 
 
-def test_an_audit_that_finds_a_hole_or_cannot_look_a_package_up_is_a_failure(clone):
+def test_an_audit_that_finds_a_vulnerability_or_cannot_look_a_package_up_is_a_failure(clone):
     clone.add_python()
-    result = clone.run("audit", HOLES="1")
+    result = clone.run("audit", VULNERABLE="1")
     assert result.returncode == 2
-    assert "has a hole that is known, or could not be looked up" in result.stderr
+    assert "has a known vulnerability, or could not be looked up" in result.stderr
 
 
 def test_without_python_the_error_says_which_one_is_needed(clone):
@@ -230,11 +229,11 @@ def test_without_python_the_error_says_which_one_is_needed(clone):
     assert "no python3" in result.stderr
 
 
-def test_too_old_a_python_is_named_with_its_version(clone):
+def test_an_old_python_is_an_error_that_names_its_version(clone):
     clone.add_python()
     result = clone.run(TOO_OLD="1")
     assert result.returncode == 2
-    assert "Python 3.11 or newer is needed and Python 3.9.2 was found" in result.stderr
+    assert "Python 3.11 or newer is required, but Python 3.9.2 was found" in result.stderr
 
 
 def test_a_newer_python_is_found_beside_an_old_one(clone):
@@ -246,7 +245,7 @@ def test_a_newer_python_is_found_beside_an_old_one(clone):
     assert "with python3.12" in result.stdout
 
 
-def test_a_python_that_cannot_make_environments_is_told_which_package_it_lacks(clone):
+def test_a_python_without_venv_is_an_error_that_names_the_missing_package(clone):
     clone.add_python()
     result = clone.run(NO_VENV="1")
     assert result.returncode == 2
@@ -254,7 +253,7 @@ def test_a_python_that_cannot_make_environments_is_told_which_package_it_lacks(c
     assert not (clone.root / ".venv").exists()
 
 
-def test_an_existing_python_with_everything_in_it_is_used_as_it_is(clone):
+def test_an_existing_python_with_all_packages_is_used_unchanged(clone):
     package = clone.root / "src" / "cxrlt"
     (package / "__init__.py").touch()
     (package / "__main__.py").write_text("import sys\nprint(sys.executable, sys.argv[1:])\n")
@@ -264,7 +263,7 @@ def test_an_existing_python_with_everything_in_it_is_used_as_it_is(clone):
     assert not (clone.root / ".venv").exists()
 
 
-def test_an_existing_python_that_lacks_packages_is_told_which_ones(clone):
+def test_an_existing_python_that_lacks_packages_is_an_error_that_names_them(clone):
     with (clone.root / "pyproject.toml").open("r+") as file:
         text = file.read().replace('"tqdm>=', '"no-such-package>=1", "numpy>=999", "tqdm>=')
         file.seek(0)
@@ -306,7 +305,7 @@ def test_the_lock_holds_every_dependency_of_the_project():
         ("tests/audit-requirements.txt", project["dependency-groups"]["audit"]),
     ):
         pinned = set(re.findall(r"^([a-z0-9-]+)==", (REPOSITORY / name).read_text(), re.M))
-        assert {re.match(r"[\w-]+", requirement).group() for requirement in wanted} <= pinned
+        assert {re.match(r"[\w-]+", requirement).group().lower() for requirement in wanted} <= pinned
 
 
 def test_the_scripts_can_be_executed():

@@ -1,6 +1,6 @@
 import pytest
 
-from cxrlt.spelling import nearest, other_spellings, plain
+from cxrlt.spelling import closest_match, normalise_spelling, other_spellings
 
 
 @pytest.mark.parametrize(
@@ -17,11 +17,11 @@ from cxrlt.spelling import nearest, other_spellings, plain
         ("jos\u00e9", "jose", False),
     ],
 )
-def test_names_are_the_same_apart_from_case_slashes_and_the_form_of_unicode(one, other, same):
-    assert (plain(one) == plain(other)) is same
+def test_names_are_compared_without_case_slash_direction_and_unicode_form(one, other, same):
+    assert (normalise_spelling(one) == normalise_spelling(other)) is same
 
 
-def test_ids_that_differ_only_in_spelling_are_told_with_an_example_and_their_number():
+def test_ids_that_differ_only_in_spelling_are_counted_with_an_example():
     hint = other_spellings(["A.png", "x.png", "B.png"], ["a.png", "b.png", "c.png"])
     assert hint.startswith(" 2 of them differ only in spelling")
     assert "'A.png' here, 'a.png' there" in hint
@@ -32,7 +32,7 @@ def test_ids_that_differ_otherwise_get_no_hint():
     assert other_spellings([], ["y"]) == ""
 
 
-def test_the_nearest_name_is_the_one_whose_spelling_is_nearest():
-    assert nearest("demo_resnett", ["demo_darknet", "demo_resnet"]) == "demo_resnet"
-    assert nearest("Demo Resnet", ["demo_resnet"]) == "demo_resnet"
-    assert nearest("x", ["demo_resnet"]) is None
+def test_the_closest_match_has_the_most_similar_spelling():
+    assert closest_match("demo_resnett", ["demo_darknet", "demo_resnet"]) == "demo_resnet"
+    assert closest_match("Demo Resnet", ["demo_resnet"]) == "demo_resnet"
+    assert closest_match("x", ["demo_resnet"]) is None

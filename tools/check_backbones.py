@@ -1,4 +1,4 @@
-"""Try the smallest backbone of every timm family with every head, at sizes that fit many of them and few."""
+"""Check the smallest backbone of every timm family with every head, at common and at unusual image sizes."""
 
 import argparse
 import re
@@ -16,8 +16,8 @@ from cxrlt.models.backbone import XRayModel, create_model
 from cxrlt.recipe import HeadConfig, ModelConfig
 
 N_CLASSES = 3
-LARGEST_COMPUTED = 8_000_000
-"""Weights of the largest backbone that is computed; of larger ones only the shapes are looked at."""
+MAX_COMPUTED_WEIGHTS = 8_000_000
+"""Backbones with more weights are only checked for shapes (meta device)."""
 SIZES = (224, 200, 96)
 HEADS: dict[str, dict[str, object]] = {
     "linear": {},
@@ -26,58 +26,60 @@ HEADS: dict[str, dict[str, object]] = {
     "ml_decoder": {"head": {"name": "ml_decoder", "dim": 32}},
     "csra": {"head": {"name": "csra"}},
 }
-NO_ADVICE = "Take another backbone."
-ADVICE = re.compile(
-    r"(?:Sizes that fit: (\d+)(?: and (\d+))?(?:, with )?|Take )(?:model\.(\w+)(?:\.name)? (\w+))?\.$"
+NO_SUGGESTION = "Use another backbone."
+SUGGESTION = re.compile(
+    r"(?:Sizes that fit: (\d+)(?: and (\d+))?(?:, with )?|Use )(?:model\.(\w+)(?:\.name)? (\w+))?\.$"
 )
 
 
 @dataclass
-class Findings:
-    """What came of one backbone: "works", "refused" or "WRONG" by (size, head), and every sentence once."""
+class BackboneResult:
+    """Results of one backbone: "works", "refused" or "WRONG" by (size, head), and the error messages."""
 
     backbone: str
     outcomes: dict[tuple[int, str], str] = field(default_factory=dict)
-    sentences: list[str] = field(default_factory=list)
-    faults: list[str] = field(default_factory=list)
+    messages: list[str] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
 
 
-def smallest(family: str) -> str:
-    """The member with the fewest weights, those that timm keeps for its own tests left out."""
+def smallest_backbone(family: str) -> str:
+    """Return the model with the fewest weights, without timm's test models."""
     names = timm.list_models(module=family)
     return min([name for name in names if not name.startswith("test_")] or names, key=_n_weights)
 
 
-def check(backbone: str, sizes: tuple[int, ...] = SIZES, heads: tuple[str, ...] = tuple(HEADS)) -> Findings:
-    """These heads at these sizes: logits of two images, or one sentence whose advice has been followed."""
-    findings = Findings(backbone)
-    device = "cpu" if _n_weights(backbone) <= LARGEST_COMPUTED else "meta"
+def check(
+    backbone: str, sizes: tuple[int, ...] = SIZES, heads: tuple[str, ...] = tuple(HEADS)
+) -> BackboneResult:
+    """Check that each head works on two images, or fails with a message whose suggestion works."""
+    result = BackboneResult(backbone)
+    device = "cpu" if _n_weights(backbone) <= MAX_COMPUTED_WEIGHTS else "meta"
     for size in sizes:
         features: dict[bool, Tensor] = {}
         for head in heads:
             cfg = ModelConfig(backbone=backbone, pretrained=False, **HEADS[head])
             try:
                 with torch.device(device):
-                    sentence = _try(cfg, size, features)
+                    message = _try(cfg, size, features)
             except Exception:
-                findings.faults.append(f"{backbone} {size} {head}: {traceback.format_exc()}")
-                findings.outcomes[size, head] = "WRONG"
+                result.errors.append(f"{backbone} {size} {head}: {traceback.format_exc()}")
+                result.outcomes[size, head] = "WRONG"
                 continue
-            findings.outcomes[size, head] = "refused" if sentence else "works"
-            if sentence and sentence not in findings.sentences:
-                findings.sentences.append(sentence)
-    works = "works" in findings.outcomes.values()
-    findings.faults += [text for text in findings.sentences if works and text.endswith(NO_ADVICE)]
-    return findings
+            result.outcomes[size, head] = "refused" if message else "works"
+            if message and message not in result.messages:
+                result.messages.append(message)
+    works = "works" in result.outcomes.values()
+    result.errors += [text for text in result.messages if works and text.endswith(NO_SUGGESTION)]
+    return result
 
 
 def _try(cfg: ModelConfig, size: int, features: dict[bool, Tensor]) -> str | None:
-    """The sentence that refuses the model, None if it works. `features` has those that are known by now."""
+    """Return the error message, or None if the model works. `features` caches computed features."""
     try:
         model = create_model(cfg, N_CLASSES, size)
     except UserError as error:
-        for other, side in _advised(cfg, size, str(error)):
-            create_model(other, N_CLASSES, side)
+        for other, image_size in _suggested_configs(cfg, size, str(error)):
+            create_model(other, N_CLASSES, image_size)
         return str(error)
     if cfg.reads_map not in features:
         features[cfg.reads_map] = _features(model, size)
@@ -90,37 +92,39 @@ def _try(cfg: ModelConfig, size: int, features: dict[bool, Tensor]) -> str | Non
 
 
 def _features(model: XRayModel, size: int) -> Tensor:
-    """Of two images, in eval mode as in training, where the whole of each image is looked at."""
+    """Return the features of two images, and check that training and eval mode agree and use all pixels."""
     images = torch.randint(0, 256, (2, 1, size, size), dtype=torch.uint8)
     with torch.no_grad():
         trained = model.train().features(images)
         features = model.eval().features(images)
     assert trained.shape == features.shape, (
-        f"{tuple(trained.shape)} in training, {tuple(features.shape)} after"
+        f"{tuple(trained.shape)} in training mode, {tuple(features.shape)} in eval mode"
     )
-    assert features.is_meta or _sees_the_edge(model, images), "the last pixels are never seen"
+    assert features.is_meta or _uses_last_pixels(model, images), (
+        "the last row and column of pixels are not used"
+    )
     return features
 
 
-def _sees_the_edge(model: XRayModel, images: Tensor) -> bool:
+def _uses_last_pixels(model: XRayModel, images: Tensor) -> bool:
     other = images.float()
-    other[..., -1, :] = other[..., -1] = torch.nan  # which passes weights of 0, too
+    other[..., -1, :] = other[..., -1] = torch.nan  # NaN also passes through weights of 0
     with torch.no_grad():
         return not torch.equal(model.features(images), model.features(other))
 
 
-def _advised(cfg: ModelConfig, size: int, sentence: str) -> Iterator[tuple[ModelConfig, int]]:
-    """The models that a sentence advises. Raises ValueError if it advises none."""
-    if sentence.endswith(NO_ADVICE):
+def _suggested_configs(cfg: ModelConfig, size: int, message: str) -> Iterator[tuple[ModelConfig, int]]:
+    """Yield the configurations that an error message suggests. Raises ValueError if it suggests none."""
+    if message.endswith(NO_SUGGESTION):
         return
-    found = ADVICE.search(sentence)
+    found = SUGGESTION.search(message)
     if not found:
-        raise ValueError(f"no advice in: {sentence}")
+        raise ValueError(f"no suggestion in: {message}")
     *sizes, name, value = found.groups()
     if name:
         cfg = cfg.model_copy(update={name: HeadConfig(name=value) if name == "head" else value})
-    for side in [int(side) for side in sizes if side] or [size]:
-        yield cfg, side
+    for image_size in [int(image_size) for image_size in sizes if image_size] or [size]:
+        yield cfg, image_size
 
 
 def _n_weights(name: str) -> int:
@@ -129,42 +133,44 @@ def _n_weights(name: str) -> int:
     return sum(weight.numel() for weight in model.parameters())
 
 
-def _report(findings: Findings, family: str) -> None:
+def _report(result: BackboneResult, family: str) -> None:
     columns = [
-        "".join({"works": "+", "refused": "-", "WRONG": "!"}[findings.outcomes[size, head]] for head in HEADS)
-        for size in sorted({size for size, _ in findings.outcomes}, reverse=True)
+        "".join({"works": "+", "refused": "-", "WRONG": "!"}[result.outcomes[size, head]] for head in HEADS)
+        for size in sorted({size for size, _ in result.outcomes}, reverse=True)
     ]
     print(
-        f"{family:26}{findings.backbone:36}",
+        f"{family:26}{result.backbone:36}",
         *(f"{column:{len(HEADS) + 2}}" for column in columns),
         flush=True,
     )
-    for sentence in findings.sentences:
-        print(f"    {sentence}")
-    for trace in findings.faults:
+    for message in result.messages:
+        print(f"    {message}")
+    for trace in result.errors:
         print(trace)
 
 
-def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Return the parsed command line."""
     parser = argparse.ArgumentParser(
-        description=f"{__doc__} + works, - is refused with a sentence whose advice works, ! is wrong."
+        description=f"{__doc__} + works, - refused with a message whose suggestion works, ! wrong."
     )
     parser.add_argument(
         "names", nargs="*", help="families (modules of timm.models) or backbones (default: every family)"
     )
-    return parser.parse_args(words)
+    return parser.parse_args(argv)
 
 
 def main() -> None:
+    """Print the results of all backbones; exit code 1 if one is wrong."""
     names = parse().names or timm.list_modules()
     print(f"{'family':26}{'backbone':36}", *(f"{size:<{len(HEADS) + 2}}" for size in SIZES))
     print(f"{'':62}", " ".join(HEADS))
     n_wrong = 0
     for name in names:
         torch.manual_seed(0)
-        findings = check(smallest(name) if name in timm.list_modules() else name)
-        _report(findings, name)
-        n_wrong += len(findings.faults)
+        result = check(smallest_backbone(name) if name in timm.list_modules() else name)
+        _report(result, name)
+        n_wrong += len(result.errors)
     print(f"{len(names)} backbones, {n_wrong} wrong")
     sys.exit(n_wrong > 0)
 

@@ -1,12 +1,12 @@
-"""Break the packages that compute the figures, one small change at a time, and see whether their tests fail.
+"""Mutation testing of the packages that compute results: make one small change at a time and run their tests.
 
-The changes ("mutants") are those of cosmic-ray. They are made in a copy of src/cxrlt in a temporary folder,
-so the working tree stays as it is whenever this program is stopped. A mutant is killed if a test fails or the
-tests take too long. A survivor is either equivalent (no input tells the two apart) or not tested.
+The mutants come from cosmic-ray. They are written to a copy of src/cxrlt in a temporary folder, so the
+working tree never changes. A mutant is killed if a test fails or the tests take too long. A mutant that
+survives is either equivalent (the same result for all inputs) or not tested.
 
-Left out, because any test kills them or none can: changes of annotations, of the bare * and / of a signature,
-and of * and ** that unpack; what is no Python any more; arithmetic turned into bit operations or the other
-way round, which floats refuse. cosmic-ray changes no text, so no docstring and no words of a message.
+Excluded are mutants that every test or no test kills: changes of annotations, of the bare * and / in a
+signature, of * and ** for unpacking, invalid Python, and arithmetic changed to bit operations or back, which
+floats reject. cosmic-ray does not change strings, so docstrings and messages stay the same.
 """
 
 import argparse
@@ -36,10 +36,10 @@ TESTS = ROOT / "tests"
 
 @dataclass(frozen=True)
 class Package:
-    """Modules below src/cxrlt, and the tests that must notice a change in them, the quickest first.
+    """Modules below src/cxrlt and the tests that must detect a change in them, the fastest first.
 
-    The test "losses/hill" is tests/losses/test_hill.py. `slow` ones are run only for the module that they are
-    named after, and for modules that none is named after.
+    The test "losses/hill" is tests/losses/test_hill.py. `slow` tests run only for the module in their name,
+    and for modules without a test of their name.
     """
 
     modules: str
@@ -75,25 +75,25 @@ PACKAGES: Mapping[str, Package] = {
         "submissions/*",
         "submissions/write submissions/read submissions/validate submissions/broken_submissions "
         "submissions/record submissions/code submissions/score submissions/submit",
-        slow="submissions/dependents",
+        slow="submissions/outdated",
     ),
 }
-LEAST = 10
-"""Mutants drawn of the smallest package."""
-SHORTEST_LIMIT = 60.0
-MEMORY = 4 << 30
-"""Bytes that the tests of a mutant may take: a wrong shape must not fill the machine."""
+MIN_MUTANTS = 10
+"""Smallest number of mutants sampled from a package."""
+MIN_TIME_LIMIT = 60.0
+MAX_MEMORY_BYTES = 4 << 30
+"""Memory limit for the tests of a mutant: a wrong shape must not use up the memory."""
 ARITHMETIC = {"Add", "Sub", "Mul", "Div", "FloorDiv", "Mod", "Pow"}
-NOT_BINARY = {"parameters", "dictorsetmaker", "arglist", "argument", "trailer"}
-"""Where parso has a * or ** that joins nothing."""
+NON_ARITHMETIC_PARENTS = {"parameters", "dictorsetmaker", "arglist", "argument", "trailer"}
+"""Types of parso nodes in which * and ** are not operators."""
 
 Sources = Mapping[str, str]
-"""The modules of src/cxrlt by their path below it, as they were when the program started."""
+"""Source of every module at the start, by its path below src/cxrlt."""
 
 
 @dataclass(frozen=True)
 class Mutant:
-    """The `occurrence`-th place in a module where an operator of cosmic-ray has something to change."""
+    """The change of a cosmic-ray operator at its `occurrence`-th position in a module."""
 
     package: str
     module: str
@@ -103,8 +103,8 @@ class Mutant:
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """`result` is "killed", "timeout" or "survived"; `change` has the lines that differ."""
+class MutantResult:
+    """`result`: "killed", "timeout" or "survived". `change`: the changed lines."""
 
     mutant: Mutant
     result: str
@@ -112,52 +112,60 @@ class Outcome:
     change: str
 
 
-def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Return the parsed command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("packages", nargs="*", help=f"of {', '.join(PACKAGES)} (default: all)")
-    parser.add_argument("--sample", type=int, default=200, help="mutants to draw from all packages together")
+    parser.add_argument(
+        "--sample", type=int, default=200, help="number of mutants to sample from all packages"
+    )
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="keep the outcomes in this file")
-    parser.add_argument("--again", type=Path, metavar="FILE", help="only the survivors in this --json file")
-    options = parser.parse_args(words)
-    if unknown := set(options.packages) - set(PACKAGES):
-        parser.error(f"no package {', '.join(sorted(unknown))}; there are {', '.join(PACKAGES)}")
-    return options
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results to this file")
+    parser.add_argument(
+        "--again", type=Path, metavar="FILE", help="test only the surviving mutants in this --json file"
+    )
+    args = parser.parse_args(argv)
+    if unknown := set(args.packages) - set(PACKAGES):
+        parser.error(f"no package {', '.join(sorted(unknown))}; the packages are {', '.join(PACKAGES)}")
+    return args
 
 
 def main() -> None:
-    options = parse()
+    """Sample, run and report mutants."""
+    args = parse()
     try:
         importlib.import_module("cosmic_ray")
     except ImportError:
         sys.exit('cosmic-ray is not installed. Install it with: python -m pip install "cosmic-ray>=8.4"')
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))  # so that the copy is removed
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))  # removes the copy
     with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
         copy = Path(folder) / "src"
         package = copy / "cxrlt"
         shutil.copytree(ROOT / "src" / "cxrlt", package, ignore=shutil.ignore_patterns("__pycache__"))
-        for file in filter(Path.is_file, ROOT.iterdir()):  # a submission's code has those beside src, too
+        for file in filter(Path.is_file, ROOT.iterdir()):  # the code in a submission includes these files
             shutil.copy(file, folder)
         sources = {
             path.relative_to(package).as_posix(): path.read_text(encoding="utf-8")
             for path in sorted(package.rglob("*.py"))
         }
-        found = {name: list(mutants_of(name, sources)) for name in options.packages or PACKAGES}
-        if options.again:
-            drawn = {name: survivors(options.again, name) for name in found}
+        mutants_by_package = {name: list(mutants_of(name, sources)) for name in args.packages or PACKAGES}
+        if args.again:
+            sampled = {name: read_survivors(args.again, name) for name in mutants_by_package}
         else:
-            drawn = draw(found, sources, options.sample, options.seed)
-        preload(sources)
+            sampled = sample_mutants(mutants_by_package, sources, args.sample, args.seed)
+        preload_imports(sources)
         outcomes = []
-        for outcome in try_all(drawn, sources, copy):
+        for outcome in run_mutants(sampled, sources, copy):
             outcomes.append(outcome)
-            if options.json:
-                options.json.write_text(json.dumps([dataclasses.asdict(each) for each in outcomes], indent=1))
-    report({name: len(mutants) for name, mutants in found.items()}, outcomes)
+            if args.json:
+                args.json.write_text(
+                    json.dumps([dataclasses.asdict(outcome) for outcome in outcomes], indent=1)
+                )
+    report({name: len(mutants) for name, mutants in mutants_by_package.items()}, outcomes)
 
 
 def mutants_of(package: str, sources: Sources) -> Iterator[Mutant]:
-    """All mutants of a package, in the order of its modules."""
+    """Yield all mutants of a package, in the order of its modules."""
     from cosmic_ray.ast import ast_nodes, get_ast
     from cosmic_ray.plugins import get_operator, operator_names
 
@@ -170,19 +178,19 @@ def mutants_of(package: str, sources: Sources) -> Iterator[Mutant]:
         for name, operator in plain.items():
             places = [(node, start) for node in nodes for start, _ in operator.mutation_positions(node)]
             for occurrence, (node, start) in enumerate(places):
-                if _worth_trying(name, node) and not any(a <= start < b for a, b in annotations):
+                if _is_useful(name, node) and not any(a <= start < b for a, b in annotations):
                     yield Mutant(package, module, start[0], name.removeprefix("core/"), occurrence)
 
 
-def _worth_trying(operator: str, node: object) -> bool:
+def _is_useful(operator: str, node: object) -> bool:
     if "ReplaceBinaryOperator" not in operator:
         return True
     _, before, after = operator.rsplit("_", 2)
-    return (before in ARITHMETIC) == (after in ARITHMETIC) and node.parent.type not in NOT_BINARY
+    return (before in ARITHMETIC) == (after in ARITHMETIC) and node.parent.type not in NON_ARITHMETIC_PARENTS
 
 
 def annotation_spans(source: str) -> Iterator[tuple[tuple[int, int], tuple[int, int]]]:
-    """First and last place (line, character) of every annotation."""
+    """Yield start and end (line, column) of every annotation."""
     lines = source.encode().splitlines()
     for node in ast.walk(ast.parse(source)):
         for part in (getattr(node, "annotation", None), getattr(node, "returns", None)):
@@ -193,29 +201,29 @@ def annotation_spans(source: str) -> Iterator[tuple[tuple[int, int], tuple[int, 
                 )
 
 
-def draw(
-    found: Mapping[str, Sequence[Mutant]], sources: Sources, sample: int, seed: int
+def sample_mutants(
+    mutants_by_package: Mapping[str, Sequence[Mutant]], sources: Sources, sample: int, seed: int
 ) -> dict[str, list[Mutant]]:
-    """Of every package its share of the sample, at least `LEAST`, in the order of the modules."""
-    total = sum(map(len, found.values()))
-    drawn = {}
-    for name, mutants in found.items():
+    """Sample from every package in proportion to its mutants, at least MIN_MUTANTS, sorted by module."""
+    total = sum(map(len, mutants_by_package.values()))
+    sampled = {}
+    for name, mutants in mutants_by_package.items():
         order = random.Random(f"{seed} {name}").sample(mutants, len(mutants))
-        wanted = max(round(sample * len(mutants) / total), min(LEAST, sample))
-        chosen = islice((mutant for mutant in order if _is_other_python(mutant, sources)), wanted)
-        drawn[name] = sorted(chosen, key=lambda mutant: (mutant.module, mutant.line, mutant.operator))
-    return drawn
+        wanted = max(round(sample * len(mutants) / total), min(MIN_MUTANTS, sample))
+        chosen = islice((mutant for mutant in order if _changes_syntax_tree(mutant, sources)), wanted)
+        sampled[name] = sorted(chosen, key=lambda mutant: (mutant.module, mutant.line, mutant.operator))
+    return sampled
 
 
-def survivors(path: Path, package: str) -> list[Mutant]:
-    """Those of a package in a --json file."""
+def read_survivors(path: Path, package: str) -> list[Mutant]:
+    """Return the surviving mutants of a package in a --json file."""
     outcomes = json.loads(path.read_text(encoding="utf-8"))
     alive = [Mutant(**outcome["mutant"]) for outcome in outcomes if outcome["result"] == "survived"]
     return [mutant for mutant in alive if mutant.package == package]
 
 
-def mutated(mutant: Mutant, sources: Sources) -> str:
-    """The text of the module with the change."""
+def mutate_source(mutant: Mutant, sources: Sources) -> str:
+    """Return the source of the module with the change."""
     from cosmic_ray.mutating import mutate_code
     from cosmic_ray.plugins import get_operator
 
@@ -223,18 +231,18 @@ def mutated(mutant: Mutant, sources: Sources) -> str:
     return mutate_code(before, get_operator(f"core/{mutant.operator}")(), mutant.occurrence) or before
 
 
-def _is_other_python(mutant: Mutant, sources: Sources) -> bool:
+def _changes_syntax_tree(mutant: Mutant, sources: Sources) -> bool:
     try:
-        after = ast.parse(mutated(mutant, sources))
-    except (SyntaxError, AttributeError):  # cosmic-ray cannot replace the name of an exception with a dot
+        after = ast.parse(mutate_source(mutant, sources))
+    except (SyntaxError, AttributeError):  # cosmic-ray fails on exception names with a dot
         return False
     return ast.dump(after) != ast.dump(ast.parse(sources[mutant.module]))
 
 
-def preload(sources: Sources) -> None:
-    """Import what the package imports of others once for all mutants, whose tests run in forked children.
+def preload_imports(sources: Sources) -> None:
+    """Import all third-party packages once; the tests of every mutant run in forked child processes.
 
-    Nothing is computed here: the children of a process with threads may hang.
+    Computes nothing, because forked children of a process with threads can hang.
     """
     os.environ["OMP_NUM_THREADS"] = "1"
     nodes = [node for source in sources.values() for node in ast.parse(source).body]
@@ -246,30 +254,32 @@ def preload(sources: Sources) -> None:
     sys.modules["torch"].set_num_threads(1)
 
 
-def try_all(drawn: Mapping[str, Sequence[Mutant]], sources: Sources, copy: Path) -> Iterator[Outcome]:
-    """Outcomes of all mutants, printed as they come. Exits if the tests of a package fail without any."""
-    limits = {name: limit_of(name, mutants, copy) for name, mutants in drawn.items() if mutants}
-    for mutant in [mutant for mutants in drawn.values() for mutant in mutants]:
-        outcome = try_one(mutant, sources, copy, limits[mutant.package])
+def run_mutants(
+    sampled: Mapping[str, Sequence[Mutant]], sources: Sources, copy: Path
+) -> Iterator[MutantResult]:
+    """Run, print and yield all mutants. Exits if the tests of a package fail without a mutant."""
+    limits = {name: time_limit(name, mutants, copy) for name, mutants in sampled.items() if mutants}
+    for mutant in [mutant for mutants in sampled.values() for mutant in mutants]:
+        outcome = run_mutant(mutant, sources, copy, limits[mutant.package])
         where = f"{mutant.module}:{mutant.line}"
         print(f"{mutant.package:14}{where:36}{mutant.operator:40}{outcome.result:9}{outcome.seconds:6.1f} s")
         print(outcome.change if outcome.result == "survived" else "", end="", flush=True)
         yield outcome
 
 
-def limit_of(package: str, mutants: Sequence[Mutant], copy: Path) -> float:
-    """Seconds that the tests of a mutant may take. Exits if they fail without one."""
+def time_limit(package: str, mutants: Sequence[Mutant], copy: Path) -> float:
+    """Return the time limit in seconds for the tests of a mutant. Exits if they fail without a mutant."""
     modules = sorted({mutant.module for mutant in mutants})
-    files = list(dict.fromkeys(file for module in modules for file in test_files(package, module)))
+    files = list(dict.fromkeys(file for module in modules for file in test_files_for(package, module)))
     passed, seconds, output = run_tests(files, copy, limit=3600)
     if not passed:
         sys.exit(f"The tests of {package} fail without a mutant:\n{output}")
     print(f"{package}: {seconds:.0f} s without a mutant", flush=True)
-    return max(SHORTEST_LIMIT, 10 * seconds)
+    return max(MIN_TIME_LIMIT, 10 * seconds)
 
 
-def test_files(package: str, module: str) -> list[Path]:
-    """Those named after the module first: most mutants are killed there."""
+def test_files_for(package: str, module: str) -> list[Path]:
+    """Return the test files, first those named after the module, which kill most mutants."""
 
     def is_of_module(test: str) -> bool:
         return Path(module).stem in test
@@ -282,29 +292,35 @@ def test_files(package: str, module: str) -> list[Path]:
     return [TESTS / f"{Path(name).parent}/test_{Path(name).name}.py" for name in names]
 
 
-def try_one(mutant: Mutant, sources: Sources, copy: Path, limit: float) -> Outcome:
+def run_mutant(mutant: Mutant, sources: Sources, copy: Path, limit: float) -> MutantResult:
+    """Write the mutant into the copy, run its tests and restore the module."""
     path = copy / "cxrlt" / mutant.module
-    before, after = sources[mutant.module], mutated(mutant, sources)
+    before, after = sources[mutant.module], mutate_source(mutant, sources)
     for compiled in (path.parent / "__pycache__").glob(f"{path.stem}.*"):
-        compiled.unlink()  # it may be as old and as long as the mutant to the second and the byte
+        compiled.unlink()  # Python may not notice the change, as time and size can be equal
     path.write_text(after, encoding="utf-8")
     try:
-        passed, seconds, _ = run_tests(test_files(mutant.package, mutant.module), copy, limit, compiles=False)
+        passed, seconds, _ = run_tests(
+            test_files_for(mutant.package, mutant.module), copy, limit, compiles=False
+        )
     finally:
         path.write_text(before, encoding="utf-8")
     result = "survived" if passed else "timeout" if seconds >= limit else "killed"
     lines = difflib.unified_diff(before.splitlines(), after.splitlines(), n=0, lineterm="")
     change = "".join(f"    {line}\n" for line in lines if not line.startswith(("---", "+++", "@@")))
-    return Outcome(mutant, result, round(seconds, 1), change)
+    return MutantResult(mutant, result, round(seconds, 1), change)
 
 
 def run_tests(
     files: Sequence[Path], copy: Path, limit: float, *, compiles: bool = True
 ) -> tuple[bool, float, str]:
-    """Whether all tests pass on the copy, seconds, and what pytest printed; `compiles`: keep the bytecode."""
+    """Return whether all tests pass on the copy, the seconds, and pytest's output.
+
+    `compiles`: whether to write bytecode.
+    """
     log, scratch = copy.parent / "output.txt", copy.parent / "scratch"
     scratch.mkdir()
-    began = time.monotonic()
+    started = time.monotonic()
     pid = os.fork()
     if pid == 0:
         code = 1
@@ -314,16 +330,16 @@ def run_tests(
             sys.stdout.flush()
             os._exit(code)
     try:
-        code = _wait(pid, began + limit)
+        code = _wait(pid, started + limit)
     finally:
         with suppress(ProcessLookupError):
-            os.killpg(pid, signal.SIGKILL)  # what the tests left running
+            os.killpg(pid, signal.SIGKILL)  # child processes of the tests
         shutil.rmtree(scratch, ignore_errors=True)
-    return code == 0, time.monotonic() - began, log.read_text(errors="replace")
+    return code == 0, time.monotonic() - started, log.read_text(errors="replace")
 
 
 def _wait(pid: int, deadline: float) -> int:
-    """The exit code; past the deadline the child and what it started are killed."""
+    """Return the exit code. Kills the child's process group at the deadline."""
     while True:
         ended, status = os.waitpid(pid, os.WNOHANG)
         if ended:
@@ -341,7 +357,7 @@ def _child(files: Sequence[Path], copy: Path, scratch: Path, log: Path, compiles
         os.dup2(file.fileno(), 2)
     sys.stdout, sys.stderr = (os.fdopen(fd, "w", closefd=False) for fd in (1, 2))
     pages = int(Path("/proc/self/statm").read_text().split()[0])
-    size = pages * resource.getpagesize() + MEMORY
+    size = pages * resource.getpagesize() + MAX_MEMORY_BYTES
     resource.setrlimit(resource.RLIMIT_AS, (size, size))
     os.chdir(ROOT)
     sys.path.insert(0, str(copy))
@@ -349,23 +365,24 @@ def _child(files: Sequence[Path], copy: Path, scratch: Path, log: Path, compiles
     os.environ |= {
         "PYTHONPATH": str(copy),
         "TMPDIR": str(scratch),
-        "HYPOTHESIS_STORAGE_DIRECTORY": str(scratch / "hypothesis"),  # no example outlives its mutant
+        "HYPOTHESIS_STORAGE_DIRECTORY": str(scratch / "hypothesis"),  # no examples of other mutants
     }
     tempfile.tempdir = None
     pytest = sys.modules["pytest"]
     code = pytest.main(["-x", "-q", "-p", "no:cacheprovider", "--tb=short", *map(str, files)])
-    found = sys.modules["cxrlt"].__file__
-    if not found.startswith(str(copy)):
-        print(f"The tests were run on {found}")
+    package_file = sys.modules["cxrlt"].__file__
+    if not package_file.startswith(str(copy)):
+        print(f"The tests were run on {package_file}")
         return 1
     return int(code)
 
 
-def report(n_mutants: Mapping[str, int], outcomes: Sequence[Outcome]) -> None:
+def report(n_mutants: Mapping[str, int], outcomes: Sequence[MutantResult]) -> None:
+    """Print the number of killed and surviving mutants per package."""
     columns = ("mutants", "sampled", "killed", "timeout", "survived", "killed %")
     print(f"\n{'package':16}", *(f"{column:>9}" for column in columns))
     for name, total in [*n_mutants.items(), ("all", sum(n_mutants.values()))]:
-        results = [each.result for each in outcomes if name in (each.mutant.package, "all")]
+        results = [outcome.result for outcome in outcomes if name in (outcome.mutant.package, "all")]
         if not results:
             continue
         killed, late, alive = (results.count(result) for result in ("killed", "timeout", "survived"))

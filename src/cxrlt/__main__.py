@@ -1,3 +1,5 @@
+"""`python -m cxrlt`: the same as the command `cxrlt`."""
+
 from cxrlt.cli import main
 
 if __name__ == "__main__":

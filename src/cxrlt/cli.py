@@ -4,7 +4,7 @@ import dataclasses
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Union
+from typing import Annotated, Any, Union, cast
 
 os.environ.setdefault("PYDANTIC_ERRORS_INCLUDE_URL", "0")  # read when pydantic is imported
 
@@ -13,21 +13,25 @@ import yaml
 from tyro.conf import subcommand
 
 from cxrlt.artifacts import expand_home
-from cxrlt.commands import COMMANDS, Folders, Train
+from cxrlt.commands import COMMANDS, Command, Train
 from cxrlt.errors import UserError
-from cxrlt.recipe import POLICIES, override_recipe, load_recipe
+from cxrlt.recipe import POLICIES, RENAMED_FIELDS, load_recipe, override_recipe, renamed_field_error
 from cxrlt.system.atomic_files import FIXES, cannot_write
 from cxrlt.system.signals import Stopped, stop_on_signals
 
 
-def parse(args: list[str]) -> Folders:
-    """The command that `args` asks for. Exits with 2, and a suggestion, for words it does not know."""
-    args, head = _take_head_options(args)
+def parse(args: list[str]) -> Command:
+    """Return the command for these arguments. Exits with code 2 and a suggestion for unknown words.
+
+    Raises UserError for a flag whose recipe field has been renamed.
+    """
+    _reject_renamed_flags(args)
+    args, head = _split_head_options(args)
     commands = [
         Annotated[cls, subcommand(name, **_default(name, args, head))] for name, cls in COMMANDS.items()
     ]
     command = tyro.cli(
-        Union[tuple(commands)],  # noqa: UP007
+        cast("type[Command]", Union[tuple(commands)]),  # noqa: UP007
         args=args,
         prog="cxrlt",
         description="Long-tailed, multi-label chest X-ray classification, from radiographs to a submission.",
@@ -37,40 +41,44 @@ def parse(args: list[str]) -> Folders:
             tyro.conf.SuppressFixed,
         ),
     )
-    return _from_home(command)
+    return _expand_paths(command)
 
 
-def _from_home(value: Any) -> Any:
-    """The same with every path in it from the home directory where it begins with ~."""
+def _expand_paths(value: Any) -> Any:
+    """Return the value with ~ expanded in every path inside it."""
     if isinstance(value, Path):
         return expand_home(value)
     if isinstance(value, tuple):
-        return tuple(map(_from_home, value))
-    if dataclasses.is_dataclass(value):
-        parts = {each.name: _from_home(getattr(value, each.name)) for each in dataclasses.fields(value)}
+        return tuple(map(_expand_paths, value))
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        parts = {each.name: _expand_paths(getattr(value, each.name)) for each in dataclasses.fields(value)}
         return dataclasses.replace(value, **parts)
     return value
 
 
 def main(args: list[str] | None = None) -> None:
-    """Run one command. Exit code 2 and one sentence for what the user can fix; 130 and 143 for a signal."""
+    """Run one command; the entry point of `cxrlt`.
+
+    Exits with code 2 and one sentence for what the user can fix, 130 or 143 after a signal, and 141 if the
+    reader of the output is gone.
+    """
     try:
         with stop_on_signals():
             run_command(sys.argv[1:] if args is None else args)
-            _leave_together()
+            _end_distributed()
     except UserError as error:
-        _say(str(error))
+        _print_error(str(error))
         sys.exit(2)
-    except BrokenPipeError:  # the reader of the output, such as head, has seen enough
+    except BrokenPipeError:  # the reader of the output has ended, for example head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
     except Stopped as stopped:
-        _say(f"{stopped}; the same command goes on from here")
+        _print_error(f"{stopped}. To continue, run the same command again.")
         sys.exit(stopped.exit_code)
 
 
 def run_command(args: list[str]) -> None:
-    """Run one command. Raises UserError for what the user can fix, a full disk included."""
+    """Run one command. Raises UserError for what the user can fix, including a full disk."""
     try:
         parse(args).run()
         sys.stdout.flush()
@@ -80,21 +88,32 @@ def run_command(args: list[str]) -> None:
         raise UserError(cannot_write(error.filename or "a file", error, "read or written")) from error
 
 
-def _say(sentence: str) -> None:
-    """Print the last line of a command, its end with it: another process may print at the same time."""
+def _print_error(sentence: str) -> None:
+    """Print an error with its newline in one write, as other processes may print at the same time."""
     sys.stderr.write(f"cxrlt: {sentence}\n")
 
 
-def _leave_together() -> None:
-    """End the processes of one training at once: one that just exits may pull the others down."""
+def _end_distributed() -> None:
+    """Wait for the other processes of a distributed run: one that exits early may crash the others."""
     distributed = sys.modules.get("torch.distributed")
     if distributed is not None and distributed.is_available() and distributed.is_initialized():
         distributed.barrier()
         distributed.destroy_process_group()
 
 
-def _take_head_options(args: list[str]) -> tuple[list[str], dict[str, Any]]:
-    """The other words, and {"weight": 0.1} of --model.head.weight 0.1: each head has options of its own."""
+def _reject_renamed_flags(args: list[str]) -> None:
+    """Raise UserError for the flag of a renamed recipe field, with its new name."""
+    for word in args:
+        field = word.partition("=")[0].removeprefix("--").replace("-", "_")
+        if word.startswith("--") and field in RENAMED_FIELDS:
+            raise UserError(f"{renamed_field_error(field)}.")
+
+
+def _split_head_options(args: list[str]) -> tuple[list[str], dict[str, Any]]:
+    """Split off the options of the head, for example {"weight": 0.1} for --model.head.weight 0.1.
+
+    tyro cannot parse them, as each head has other options. Returns the remaining arguments and the options.
+    """
     others, options, words = [], {}, iter(args)
     for word in words:
         flag, _, value = word.partition("=")
@@ -106,11 +125,10 @@ def _take_head_options(args: list[str]) -> tuple[list[str], dict[str, Any]]:
     return others, options
 
 
-def _default(name: str, args: list[str], head: dict[str, Any]) -> dict[str, Train]:
-    """`train` starts from the recipe it is given: --help shows its fields, and flags go before them.
+def _default(name: str, args: list[str], head: dict[str, Any]) -> dict[str, Any]:
+    """Return the default of `train`: its recipe, so that --help shows its values and flags override them.
 
-    An augmentation policy is taken into it too, so that the other flags go on top of the policy's values, and
-    so is a head, with its options.
+    An augmentation policy and a head with its options are applied first, so that other flags override theirs.
     """
     if name != "train" or args[:1] != ["train"]:
         return {}
@@ -127,10 +145,10 @@ def _default(name: str, args: list[str], head: dict[str, Any]) -> dict[str, Trai
 
 
 def _flag(name: str, args: list[str]) -> str | None:
-    """What the last flag of that name is given."""
-    given = [
+    """Return the value of the last flag of that name, or None."""
+    values = [
         word.partition("=")[2] or following
         for word, following in zip(args, [*args[1:], ""], strict=True)
         if word == name or word.startswith(f"{name}=")
     ]
-    return given[-1] if given else None
+    return values[-1] if values else None

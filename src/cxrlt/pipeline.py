@@ -16,22 +16,24 @@ from cxrlt.inputs.smoke_run import smoke_run_challenge
 from cxrlt.inputs.table import NoImagesError
 from cxrlt.phantom.demo import PHANTOMS, make_demo
 from cxrlt.predictions.predict import predict
-from cxrlt.predictions.run_names import require_start
+from cxrlt.predictions.run_names import require_init_from
 from cxrlt.recipe import Recipe, load_recipe, run_name
 from cxrlt.reports.score_table import leaderboard_table, score_table
 from cxrlt.submissions.evaluate import evaluate, leaderboard
 from cxrlt.submissions.submit import submit
 from cxrlt.submissions.write import IncompleteError
 from cxrlt.system.jobs import Job, run_jobs, visible_gpus
-from cxrlt.training.train import TrainPlan, train
+from cxrlt.training.plan import TrainPlan
+from cxrlt.training.train import train
 
 ENSEMBLE = "ensemble"
-QUICK_PATIENTS = 200
+SMOKE_RUN_PATIENTS = 200
+"""Patients of a smoke run: our choice, minutes on a CPU."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What `cxrlt run` does; `recipes` None means the challenge's own."""
+    """What `cxrlt run` does; with `recipes` None it uses the recipes of the challenge."""
 
     recipes: tuple[str, ...] | None = None
     n_folds: int = 5
@@ -40,16 +42,19 @@ class Plan:
     drop_shared_patients: bool = False
 
     def recipe_names(self, challenge: Challenge) -> dict[str, str]:
-        """Name of each run -> name or YAML file of its recipe."""
+        """Return name of run -> name or YAML file of its recipe."""
         return {run_name(recipe): recipe for recipe in self.recipes or challenge.recipes}
 
     def load_recipes(self, challenge: Challenge) -> dict[str, Recipe]:
-        """Name of each run -> its recipe. Raises UserError for one that is not there or not valid."""
+        """Return name of run -> its recipe. Raises UserError for a missing or invalid one."""
         return {run: load_recipe(recipe) for run, recipe in self.recipe_names(challenge).items()}
 
 
 def run(source: ImageSource, plan: Plan) -> None:
-    """Run every stage that is not finished. Prints each stage's name, result and time, then the scores."""
+    """Run every stage that is not finished. Prints name, result and time of each stage, then the scores.
+
+    Raises UserError for what the user can fix, as each stage does.
+    """
     challenge, workspace = source.challenge, source.workspace
     recipes = plan.load_recipes(challenge)
     if challenge.name in PHANTOMS:
@@ -61,7 +66,7 @@ def run(source: ImageSource, plan: Plan) -> None:
     if plan.quick:
         source, recipes = _smoke_run(source, recipes)
         challenge, workspace = source.challenge, source.workspace
-    _require_start_runs(source, recipes)
+    _require_init_runs(source, recipes)
     with _stage("folds"):
         print(make_folds(challenge, workspace, plan.n_folds, plan.seed, **flags))
     with _stage("cache"):
@@ -79,34 +84,34 @@ def run(source: ImageSource, plan: Plan) -> None:
 
 
 def _smoke_run(source: ImageSource, recipes: dict[str, Recipe]) -> tuple[ImageSource, dict[str, Recipe]]:
-    """The same challenge with few patients and one epoch, in a root of its own."""
+    """Return the same challenge with few patients, and its recipes with one epoch, in a separate root."""
     name, workspace = source.challenge.name, source.workspace
-    place = Workspace(
+    smoke_workspace = Workspace(
         workspace.root / "folds" / "quick",
         workspace.inputs_dir(name),
         workspace.images_dir(name),
         workspace.cache_dir(),
     )
-    print(f"quick: {QUICK_PATIENTS} patients and one epoch, in {place.root}")
+    print(f"quick: {SMOKE_RUN_PATIENTS} patients and one epoch, in {smoke_workspace.root}")
     short = {
-        word: recipe.model_copy(update={"schedule": recipe.schedule.model_copy(update={"epochs": 1})})
-        for word, recipe in recipes.items()
+        run: recipe.model_copy(update={"schedule": recipe.schedule.model_copy(update={"epochs": 1})})
+        for run, recipe in recipes.items()
     }
-    few = smoke_run_challenge(source.challenge, workspace, QUICK_PATIENTS)
-    return replace(source, challenge=few, workspace=place), short
+    few = smoke_run_challenge(source.challenge, workspace, SMOKE_RUN_PATIENTS)
+    return replace(source, challenge=few, workspace=smoke_workspace), short
 
 
-def _require_start_runs(source: ImageSource, recipes: dict[str, Recipe]) -> None:
-    """Raises UserError if a recipe starts from a run that is not trained and is not another of them."""
+def _require_init_runs(source: ImageSource, recipes: dict[str, Recipe]) -> None:
+    """Raise UserError if a recipe starts from a run that is neither trained nor in `recipes`."""
     for recipe in recipes.values():
         start = recipe.model.init_from
         if start and start.removeprefix(f"{source.challenge.name}:") not in recipes:
-            require_start(source.challenge, source.workspace, start)
+            require_init_from(source.challenge, source.workspace, start)
 
 
 def _cache(source: ImageSource, recipes: dict[str, Recipe]) -> None:
     for size in _cache_sizes(recipes):
-        for split, cache in source.all_splits(size).items():
+        for split, cache in source.load_all_splits(size).items():
             print(f"{split}: {len(cache.ids):,} images at {size} px ({cache.directory})")
 
 
@@ -115,14 +120,16 @@ def _cache_sizes(recipes: dict[str, Recipe]) -> list[int]:
 
 
 def _train(source: ImageSource, plan: Plan, recipes: dict[str, Recipe]) -> None:
-    """One job per GPU where there are several; else one fold after the other in this process."""
+    """Train one job per GPU if there are several, otherwise fold by fold in this process."""
     n_gpus = len(visible_gpus())
     for wave in waves(source.challenge.name, recipes):
         if n_gpus > 1 and not plan.quick:
             failures = run_jobs(train_jobs(source, plan, wave), n_gpus, "train")
             if failures:
                 names = listing(list(failures))
-                raise UserError(f"Training failed for {names} (reasons above). The same command goes on.")
+                raise UserError(
+                    f"Training failed for {names} (reasons above). To continue, run the same command again."
+                )
         else:
             for name in wave:
                 train(source, TrainPlan(name, recipes[name], seed=plan.seed))
@@ -131,26 +138,28 @@ def _train(source: ImageSource, plan: Plan, recipes: dict[str, Recipe]) -> None:
 
 
 def list_jobs(source: ImageSource, plan: Plan) -> str:
-    """What `cxrlt run` does up to the trained models, one shell command a line, in the order of their needs.
+    """Return the shell commands of `cxrlt run` up to the trained models, one per line, in order.
 
-    The trainings of a wave need the waves before it, not each other. Raises UserError for a recipe that
-    starts from a run which is not trained and not in the list.
+    The jobs of a wave need all earlier waves, but not each other. Raises UserError for a recipe that starts
+    from a run that is neither trained nor in the list, and with --quick.
     """
     if plan.quick:
-        raise UserError("--list-jobs: --quick trains in one process, so it has no jobs.")
+        raise UserError(
+            "--list-jobs cannot be combined with --quick, which trains in one process and has no jobs."
+        )
     name = source.challenge.name
     recipes = plan.load_recipes(source.challenge)
-    _require_start_runs(source, recipes)
+    _require_init_runs(source, recipes)
     ordered = waves(name, recipes)
-    lines = ["# first, one after the other", *(job.command for job in _input_jobs(source, plan, recipes))]
+    lines = ["# first, one by one", *(job.command for job in _input_jobs(source, plan, recipes))]
     for number, wave in enumerate(ordered, start=1):
         jobs = train_jobs(source, plan, wave)
         lines += [f"# wave {number} of {len(ordered)}: {len(jobs)} jobs", *(job.command for job in jobs)]
-    return "\n".join([*lines, f"# then cxrlt run {name} with the same flags, which finds all this finished"])
+    return "\n".join([*lines, f"# then: cxrlt run {name} with the same flags, which skips finished work"])
 
 
 def _input_jobs(source: ImageSource, plan: Plan, recipes: dict[str, Recipe]) -> list[Job]:
-    """The stages before training."""
+    """Return the jobs of the stages before training."""
     name, folders = source.challenge.name, source.folder_flags()
     split = ["--n-folds", str(plan.n_folds), "--seed", str(plan.seed)]
     split += ["--allow-missing"] * source.allow_missing
@@ -164,7 +173,7 @@ def _input_jobs(source: ImageSource, plan: Plan, recipes: dict[str, Recipe]) -> 
 
 
 def train_jobs(source: ImageSource, plan: Plan, names: Sequence[str]) -> list[Job]:
-    """Every fold of the runs `names`, fold by fold."""
+    """Return one job per fold of the runs `names`, ordered by fold."""
     recipe_names = plan.recipe_names(source.challenge)
     flags = ("--challenge", source.challenge.name, "--seed", str(plan.seed), *source.flags())
     return [
@@ -175,13 +184,12 @@ def train_jobs(source: ImageSource, plan: Plan, names: Sequence[str]) -> list[Jo
 
 
 def waves(challenge: str, recipes: Mapping[str, Recipe]) -> list[list[str]]:
-    """Names of runs in the order of their training: what another starts from comes in an earlier wave.
+    """Return the names of the runs in waves: a run comes in a later wave than the run that it starts from.
 
     Raises UserError for runs that start from each other.
     """
     source_of = {
-        name: (recipe.model.init_from or "").removeprefix(f"{challenge}:")
-        for name, recipe in recipes.items()
+        name: (recipe.model.init_from or "").removeprefix(f"{challenge}:") for name, recipe in recipes.items()
     }
     ordered: list[list[str]] = []
     while source_of:
@@ -194,13 +202,13 @@ def waves(challenge: str, recipes: Mapping[str, Recipe]) -> list[list[str]]:
 
 
 def _predict(source: ImageSource, split: str) -> bool:
-    """Whether there was anything to predict: with --allow-missing a split may have no image at all."""
+    """Predict a split; return whether it has any image. With --allow-missing it may have none."""
     try:
         predict_run(source, ENSEMBLE, split)
     except NoImagesError as error:
         if not source.allow_missing:
             raise
-        print(f"{error} That split is left out (--allow-missing).")
+        print(f"{error} Skipping that split (--allow-missing).")
         return False
     return True
 
@@ -216,7 +224,7 @@ def _submit(source: ImageSource, split: str) -> None:
 
 
 def _print_scores(source: ImageSource, predicted: list[str]) -> None:
-    """The scores and the paths to look at."""
+    """Print the scores and the paths of the results."""
     challenge, workspace = source.challenge, source.workspace
     for split in ("oof", *(split for split in predicted if _has_labels(source, split))):
         print(f"\n{score_table(evaluate(challenge, workspace, ENSEMBLE, split))}")
@@ -234,7 +242,7 @@ def _has_labels(source: ImageSource, split: str) -> bool:
 
 @contextmanager
 def _stage(name: str) -> Iterator[None]:
-    began = time.monotonic()
+    start = time.monotonic()
     print(f"\n== {name}", flush=True)
     yield
-    print(f"== {name}: {time.monotonic() - began:.1f} s", flush=True)
+    print(f"== {name}: {time.monotonic() - start:.1f} s", flush=True)

@@ -1,8 +1,8 @@
-"""What an artifact was made of, and whether that is what there is now: one rule for all of them.
+"""The provenance of artifacts: digests of their inputs, and one rule for whether an artifact is current.
 
-Every artifact keeps a digest for each part of what it was made of. It is current while each part that is
-known now has the digest it had then. Values are compared and not bytes: a comment in a YAML file, another
-order of rows or of class columns, or weights trained again to the same numbers change nothing.
+Every artifact stores a digest of each of its inputs. It is current while every input that is known now has
+the stored digest. Digests are of values, not of bytes: a comment in a YAML file, another order of rows or of
+class columns, or weights trained again to the same numbers change nothing.
 """
 
 import hashlib
@@ -19,8 +19,8 @@ import pyarrow.compute
 from cxrlt.errors import UserError, listing
 from cxrlt.system.atomic_files import file_state
 
-MadeOf = dict[str, str]
-"""Digest by part. A part with a column per class, or with fields, also has one for each: "labels.Mass"."""
+Provenance = dict[str, str]
+"""Digest by part. A part with columns or fields also has a digest of each of them: "labels.Mass"."""
 
 PARTS = {
     "split": "another split into folds",
@@ -36,36 +36,36 @@ PARTS = {
     "ensemble": "another ensemble",
     "calibration": "another calibration",
 }
-"""Every part, and what is said of an artifact that differs in it."""
-DETAIL_DIGITS = 16
-"""Of the digest of a class or a field, which only names what differs."""
+"""Every part, and the words for an artifact that differs in it."""
+N_DETAIL_DIGITS = 16
+"""Hexadecimal digits of the digest of a column or a field, which only serves to name what differs."""
 
 
 class OutdatedError(UserError):
-    """What is read was made of something else than there is now."""
+    """An artifact does not match its current inputs; the message names the command that renews it."""
 
 
-def made_of(**parts: object) -> MadeOf:
-    """The digest of each part. A part that is None is not known and is left out.
+def provenance_of(**parts: object) -> Provenance:
+    """Return the digest of each part. None means unknown: the part is skipped.
 
-    A DataFrame also gets a digest for each column, and a mapping one for each key.
+    A DataFrame also gets a digest of each column, and a mapping a digest of each key.
     """
-    digests: MadeOf = {}
+    digests: Provenance = {}
     for part, value in parts.items():
         if value is None:
             continue
         columns = _columns(value)
         details = {name: digest(column) for name, column in columns.items()}
         digests[part] = digest(sorted(details.items())) if columns else digest(value)
-        digests |= {f"{part}.{name}": found[:DETAIL_DIGITS] for name, found in details.items()}
+        digests |= {f"{part}.{name}": found[:N_DETAIL_DIGITS] for name, found in details.items()}
     return digests
 
 
 def digest(value: object) -> str:
-    """SHA-256, in hexadecimal, of a value: the one definition of a hash in this package.
+    """Return the SHA-256 of a value in hexadecimal: the one definition of a hash in this package.
 
-    Series and DataFrames are hashed by index label and column name, in any order of these. Anything
-    else is hashed as JSON knows it.
+    The hash of a Series or DataFrame does not depend on the order of its index and columns. Any other value
+    is hashed as JSON.
     """
     if isinstance(value, pd.DataFrame):
         return digest({str(name): digest(column) for name, column in _columns(value).items()})
@@ -74,34 +74,34 @@ def digest(value: object) -> str:
     return _sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode())
 
 
-def is_current(before: Mapping[str, object], now: MadeOf) -> bool:
-    """Whether every part that is known now is the same as it was."""
-    return not differing(before, now)
+def is_current(before: Mapping[str, object], now: Provenance) -> bool:
+    """Return whether every part of `now` has the same digest in `before`."""
+    return not find_differences(before, now)
 
 
-def differing(before: Mapping[str, object], now: MadeOf) -> dict[str, list[str]]:
-    """The parts that are not what they were, each with the names of its columns or fields that differ."""
+def find_differences(before: Mapping[str, object], now: Provenance) -> dict[str, list[str]]:
+    """Return the parts of `now` that differ from `before`, each with its columns or fields that differ."""
     parts = [part for part in PARTS if part in now and before.get(part) != now[part]]
     return {part: _details(part, before, now) for part in parts}
 
 
-def in_words(found: Mapping[str, list[str]]) -> str:
-    """'another recipe (optim.lr), other labels (Mass) and other weights'."""
-    *most, last = (PARTS[part] + (f" ({listing(names)})" if names else "") for part, names in found.items())
-    return f"{', '.join(most)} and {last}" if most else last
+def describe_differences(found: Mapping[str, list[str]]) -> str:
+    """Return words such as 'another recipe (optim.lr), other labels (Mass) and other weights'."""
+    *first, last = (PARTS[part] + (f" ({listing(names)})" if names else "") for part, names in found.items())
+    return f"{', '.join(first)} and {last}" if first else last
 
 
-def only(parts: Iterable[str], of: Mapping[str, str]) -> MadeOf:
-    """These parts of a `MadeOf`, with their details."""
+def select_parts(parts: Iterable[str], provenance: Mapping[str, str]) -> Provenance:
+    """Return these parts of a provenance, with their columns and fields."""
     wanted = set(parts)
-    return {key: value for key, value in of.items() if key.partition(".")[0] in wanted}
+    return {key: value for key, value in provenance.items() if key.partition(".")[0] in wanted}
 
 
 def digest_of_weights(path: Path) -> str:
-    """Digest of the tensors in a safetensors file, without its metadata.
+    """Return the digest of the tensors in a safetensors file, without its metadata.
 
-    Read once per process as long as the file stays the same. Raises UserError if there is no file. A file
-    that is not safetensors has the digest of its bytes: the stage that loads it says what is wrong with it.
+    The file is read once per process, until it changes. A file that is not safetensors gets the digest of its
+    bytes; the stage that loads it reports the damage. Raises UserError if the file does not exist.
     """
     state = file_state(path)
     if state is None:
@@ -126,7 +126,7 @@ def _digest_of_tensors(path: Path, state: tuple[int, ...]) -> str:
 
 
 def _columns(value: object) -> Mapping[str, object]:
-    """What is hashed of each column of a table, or what a mapping holds; nothing of other values."""
+    """Return what is hashed of each column of a table, or the mapping itself; {} for other values."""
     if not isinstance(value, pd.DataFrame):
         return value if isinstance(value, Mapping) else {}
     ordered = value.iloc[_order(value.index)]
@@ -134,7 +134,7 @@ def _columns(value: object) -> Mapping[str, object]:
     return {str(name): [ids, _sha256(_bytes(ordered[name]))] for name in ordered}
 
 
-def _details(part: str, before: Mapping[str, object], now: MadeOf) -> list[str]:
+def _details(part: str, before: Mapping[str, object], now: Provenance) -> list[str]:
     keys = [key for key in {**now, **before} if key.startswith(f"{part}.")]
     return [key.partition(".")[2] for key in keys if before.get(key) != now.get(key)]
 
@@ -153,12 +153,12 @@ def _bytes(values: pd.Series) -> bytes:
         return _text(values)
     array = np.array(values.to_numpy(), copy=True)
     if array.dtype.kind == "f":
-        array[np.isnan(array)] = np.nan  # one NaN of the many there are
+        array[np.isnan(array)] = np.nan  # NaN has many bit patterns: use one
     return f"{array.dtype}".encode() + array.tobytes()
 
 
 def _text(values: pd.Index | pd.Series) -> bytes:
-    """Lengths, then characters: no two lists of texts have the same bytes. A blank has the length -1."""
+    """Return lengths, then characters: different lists have different bytes. A missing text has length -1."""
     texts = pa.array(values, pa.large_string(), from_pandas=True)
     lengths = pyarrow.compute.fill_null(pyarrow.compute.binary_length(texts), -1)
     characters = "".join(texts.drop_null().to_pylist()).encode()

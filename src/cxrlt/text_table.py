@@ -1,10 +1,10 @@
-"""Tables of text that a person reads in a terminal."""
+"""Text tables for the terminal."""
 
 from collections.abc import Sequence
 
 
 def text_table(headings: Sequence[str], rows: Sequence[Sequence[str]], n_text: int) -> str:
-    """Columns of equal width: the first `n_text` flush left, numbers flush right."""
+    """Return an aligned table: the first `n_text` columns to the left, the others (numbers) to the right."""
     widths = [max(map(len, column)) for column in zip(headings, *rows, strict=True)]
     lines = []
     for row in [headings, *rows]:

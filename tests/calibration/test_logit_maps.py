@@ -65,7 +65,7 @@ def test_a_temperature_is_found_and_shared_by_all_classes() -> None:
 
 
 @pytest.mark.parametrize("only", [True, False])
-def test_a_class_with_one_value_has_no_say_in_the_temperature_of_the_others(only: bool) -> None:
+def test_a_class_with_one_value_does_not_change_the_temperature(only: bool) -> None:
     labels, truth = draw(2000)
     classes = {str(c): (3 * truth[:, c], labels[:, c]) for c in range(4)}
     alike = classes | {"one value": (np.full(500, 4.0), np.full(500, only))}
@@ -157,11 +157,11 @@ def test_no_other_threshold_expects_a_higher_f1() -> None:
     assert best >= max(expected_f1(threshold) for threshold in np.linspace(0.01, 0.99, 99))
 
 
-def test_a_class_whose_images_all_look_alike_is_called_everywhere() -> None:
+def test_a_class_with_equal_probabilities_is_predicted_for_all_images() -> None:
     assert f1_threshold(np.full(10, 0.02)) < 0.02
 
 
-def line_of_least_cost(
+def reference_line(
     logits: np.ndarray, positive: np.ndarray, prior: float, spread: float
 ) -> tuple[float, float]:
     """Slope and offset by a general minimiser, of the log-loss on Platt's targets and the slope's prior."""
@@ -180,7 +180,7 @@ def test_the_slope_of_a_class_is_drawn_to_the_mean_of_all_weighted_by_what_their
     logits = truth * [0.5, 1.0, 2.0, 1.0] + 1
     own, told = [], []
     for z, positive in zip(logits.T, labels.T, strict=True):
-        slope, offset = line_of_least_cost(z, positive, prior=1, spread=1)
+        slope, offset = reference_line(z, positive, prior=1, spread=1)
         p = expit(slope * z + offset)
         weight = p * (1 - p)
         own.append(slope)
@@ -191,7 +191,7 @@ def test_the_slope_of_a_class_is_drawn_to_the_mean_of_all_weighted_by_what_their
     maps = fit_maps("logistic", classes | {"unknown": nothing_known})
     assert maps["unknown"] == LogitMap(pytest.approx(common, rel=1e-5), 0.0)
     for name, (z, positive) in classes.items():
-        expected = line_of_least_cost(z, positive, prior=common, spread=common / 2)
+        expected = reference_line(z, positive, prior=common, spread=common / 2)
         assert (maps[name].slope, maps[name].offset) == pytest.approx(expected, rel=1e-4)
 
 
@@ -208,7 +208,7 @@ def test_a_class_that_is_ranked_the_wrong_way_round_gets_a_hundredth_of_the_comm
     assert expit(turned[3](-truth[:, 0])).sum() == pytest.approx(targets.sum())
 
 
-def test_a_temperature_is_told_by_the_mean_loss_of_the_classes_and_a_prior_of_one_row() -> None:
+def test_the_temperature_minimises_the_mean_loss_of_the_classes_and_a_prior_of_one_row() -> None:
     """The only class with both values is ranked without a fault: the prior alone bounds its slope."""
     positive = np.arange(30) < 10
     logits = np.where(positive, 1.0, -1.0)

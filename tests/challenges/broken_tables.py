@@ -1,4 +1,4 @@
-"""Label tables that are broken, or only look it: what was done to a sound one, and what is said."""
+"""Broken and unusual label tables: the change to a valid table, and the expected error."""
 
 import gzip
 import io
@@ -6,7 +6,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from layouts import TableLayout, as_csv, with_cell
+from layouts import TableLayout, csv_bytes, replace_cell
 
 OK = None
 Rows = list[list[str]]
@@ -14,7 +14,7 @@ Rows = list[list[str]]
 
 @dataclass(frozen=True)
 class Case:
-    """A file's bytes, and a part of the sentence that refuses it; OK if it is read."""
+    """The bytes of a file, and a part of the expected error; OK if the file is valid."""
 
     name: str
     content: bytes
@@ -22,12 +22,12 @@ class Case:
 
 
 def cases(layout: TableLayout) -> Iterator[Case]:
-    """Every case for the training table of a challenge."""
-    sound = as_csv(layout.rows())
+    """Yield every case for the training table of a challenge."""
+    valid = csv_bytes(layout.rows())
     for name, change, sentence in FILES:
-        yield Case(name, change(sound), sentence)
+        yield Case(name, change(valid), sentence)
     for name, change, sentence in (*ROWS, *_columns(layout), *_cells(layout)):
-        yield Case(name, as_csv(change(layout.rows())), sentence)
+        yield Case(name, csv_bytes(change(layout.rows())), sentence)
     for name, content in _quoting(layout).items():
         yield Case(name, content, "quoted wrongly")
 
@@ -40,7 +40,7 @@ def zipped(content: bytes) -> bytes:
 
 
 FILES: list[tuple[str, Callable[[bytes], bytes], str | None]] = [
-    ("sound", lambda t: t, OK),
+    ("valid", lambda t: t, OK),
     ("byte order mark", lambda t: b"\xef\xbb\xbf" + t, OK),
     ("windows lines", lambda t: t.replace(b"\n", b"\r\n"), OK),
     ("old mac lines", lambda t: t.replace(b"\n", b"\r"), OK),
@@ -57,25 +57,25 @@ FILES: list[tuple[str, Callable[[bytes], bytes], str | None]] = [
     ("empty", lambda t: b"", "is empty"),
     ("a byte order mark alone", lambda t: b"\xef\xbb\xbf", "is empty"),
     ("line breaks alone", lambda t: b"\n\r\n\n", "is empty"),
-    ("a blank alone", lambda t: b" ", "is not a whole CSV file"),
+    ("a blank alone", lambda t: b" ", "is not a complete CSV file"),
     ("lines of blanks alone", lambda t: b" \n\t \r\n", "no column with a name"),
-    ("a header alone", lambda t: t.split(b"\n")[0] + b"\n", "a header and no rows"),
+    ("a header alone", lambda t: t.split(b"\n")[0] + b"\n", "a header but no rows"),
     ("utf-16", lambda t: t.decode().encode("utf-16"), "is in UTF-16"),
     ("utf-16, the other way round", lambda t: b"\xfe\xff" + t.decode().encode("utf-16-be"), "is in UTF-16"),
     ("utf-16 without a mark", lambda t: t.decode().encode("utf-16-le"), "NUL"),
     ("utf-32", lambda t: t.decode().encode("utf-32-be"), "NUL"),
-    ("latin-1", lambda t: t.replace(b"\n", b" \xe4\n", 2), "is not in UTF-8: see byte 0xe4 in line 1"),
-    ("latin-1 at the end", lambda t: t + b"\xe4", "is not in UTF-8: see byte 0xe4 in line 14"),
+    ("latin-1", lambda t: t.replace(b"\n", b" \xe4\n", 2), "is not in UTF-8: invalid byte 0xe4 in line 1"),
+    ("latin-1 at the end", lambda t: t + b"\xe4", "is not in UTF-8: invalid byte 0xe4 in line 14"),
     ("a surrogate", lambda t: t + b"\xed\xa0\x80", "is not in UTF-8"),
     ("a NUL character", lambda t: t[:-2] + b"\0" + t[-2:], "NUL character in line 13"),
     ("a tail of NUL characters", lambda t: t + bytes(5000), "NUL character in line 14"),
-    ("packed with gzip", gzip.compress, "is packed with gzip"),
+    ("packed with gzip", gzip.compress, "is compressed with gzip"),
     ("packed as zip", zipped, "is a zip file or a spreadsheet"),
     ("an old spreadsheet", lambda t: b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(500), "is a spreadsheet"),
     ("parquet", lambda t: b"PAR1\x15" + t, "is a parquet file"),
     ("semicolons", lambda t: t.replace(b",", b";"), "separated by ';'"),
     ("tabs", lambda t: t.replace(b",", b"\t"), "no column"),
-    ("cut short within a row", lambda t: t[: t.rindex(b",")], "not a whole CSV file"),
+    ("cut short within a row", lambda t: t[: t.rindex(b",")], "not a complete CSV file"),
     ("two tables one after the other", lambda t: t + t, "row"),
     ("a page of the web", lambda t: b"<!DOCTYPE html>\n<html><body>Sign in, please</body></html>\n", ""),
     (
@@ -84,14 +84,14 @@ FILES: list[tuple[str, Callable[[bytes], bytes], str | None]] = [
         "no column",
     ),
     ("a hundred thousand columns", lambda t: b",".join([b"c"] * 100_000) + b"\n", "100,000 columns"),
-    ("a million columns", lambda t: b"," * 1_000_000 + b"\n", "columns; 10,000 are the most"),
-    ("a line that never ends", lambda t: b"x" * 10_000_000, "does not begin with the names of columns"),
+    ("a million columns", lambda t: b"," * 1_000_000 + b"\n", "columns; at most 10,000 are allowed"),
+    ("a line that never ends", lambda t: b"x" * 10_000_000, "does not begin with column names"),
 ]
 ROWS: list[tuple[str, Callable[[Rows], Rows], str | None]] = [
     ("one row", lambda rows: rows[:2], OK),
     ("a column without a name", lambda rows: [[*row, "x" * (row != rows[0])] for row in rows], OK),
-    ("a row too long", lambda rows: [*rows, [*rows[1], "0"]], "not a whole CSV file"),
-    ("a row too short", lambda rows: [*rows, rows[1][:-1]], "not a whole CSV file"),
+    ("a row too long", lambda rows: [*rows, [*rows[1], "0"]], "not a complete CSV file"),
+    ("a row too short", lambda rows: [*rows, rows[1][:-1]], "not a complete CSV file"),
     ("a row twice", lambda rows: [*rows, rows[1]], "more than one row for an image"),
     ("a column twice", lambda rows: [[*row, row[0]] for row in rows], "several columns named"),
     ("a header of blanks", lambda rows: [[""] * len(rows[0]), *rows[1:]], "no column with a name"),
@@ -107,7 +107,7 @@ IDS = {
     "an id like a date": "1-Mar",
     "an id like an ISO date": "2023-01-05",
     "an id like a formula": "=1+1",
-    "an id like a word for nothing": "NA",
+    "an id like a missing value": "NA",
     "an id in another alphabet": "日本",
     "a composed letter": "\u00e9",
     "a decomposed letter": "e\u0301",
@@ -122,7 +122,7 @@ BROKEN_IDS = {
     "a carriage return in an id": ("a\rb", "a line break or another control character"),
     "an escape sequence in an id": ("\x1b[31mred", "a line break or another control character"),
     "a line separator in an id": ("a\u2028b", "a line break or another control character"),
-    "a cell of 10 MB": ("x" * 10_000_000, "no id has more than"),
+    "a cell of 10 MB": ("x" * 10_000_000, "an id has more than"),
 }
 PATHS = {
     "an absolute path": "/etc/passwd",
@@ -138,37 +138,41 @@ LABELS = "NaN", "nan", "inf", "-1", "1.5", "TRUE", "yes", "2", "1e0", "01", "１
 
 def _cells(layout: TableLayout) -> Iterator[tuple[str, Callable[[Rows], Rows], str | None]]:
     for name, text in IDS.items():
-        yield f"{name} of a patient", with_cell(layout.patient, text), OK
+        yield f"{name} of a patient", replace_cell(layout.patient, text), OK
     for number in NUMBERS:
         for column in (layout.image, layout.patient):
-            yield f"{number} as {column}", with_cell(column, number), "has turned ids into numbers"
+            yield f"{number} as {column}", replace_cell(column, number), "has turned ids into numbers"
     for column in (layout.image, layout.patient):
         for name, (text, sentence) in BROKEN_IDS.items():
-            yield f"{name}, {column}", with_cell(column, text), sentence
+            yield f"{name}, {column}", replace_cell(column, text), sentence
     for name, text in PATHS.items():
-        yield name, with_cell(layout.path, text), "must lie below the images folder"
-    yield "a path too long", with_cell(layout.path, f"a/{'x' * 300}/b.png"), "no file can be called so"
-    yield "no path", with_cell(layout.path, ""), ""
+        yield name, replace_cell(layout.path, text), "must be inside the images folder"
+    yield "a path too long", replace_cell(layout.path, f"a/{'x' * 300}/b.png"), "not a valid file name"
+    yield "no path", replace_cell(layout.path, ""), ""
     column = layout.findings or layout.classes[0]
-    sentence = "unknown finding" if layout.findings else "a label is 0, 1 or blank"
+    sentence = "unknown finding" if layout.findings else "a label must be 0, 1 or blank"
     for text in LABELS:
-        yield f"the label {text[:10]}", with_cell(column, text), sentence
+        yield f"the label {text[:10]}", replace_cell(column, text), sentence
 
 
 def _columns(layout: TableLayout) -> Iterator[tuple[str, Callable[[Rows], Rows], str | None]]:
     for column in (layout.image, layout.patient, layout.path):
-        yield f"{column} renamed", with_cell(column, f"{column}_", row=0), "the nearest name there is"
-        yield f"{column} under no name", with_cell(column, "", row=0), "no column"
+        yield f"{column} renamed", replace_cell(column, f"{column}_", row=0), "did you mean"
+        yield f"{column} under no name", replace_cell(column, "", row=0), "no column"
     if not layout.findings:
         name = layout.classes[-1]
-        yield "a class renamed", with_cell(name, name.swapcase(), row=0), "perhaps rename"
-        yield "a class under no name", with_cell(name, "", row=0), "no column for the class"
+        yield (
+            "a class renamed",
+            replace_cell(name, name.swapcase(), row=0),
+            "If these are the same classes, rename",
+        )
+        yield "a class under no name", replace_cell(name, "", row=0), "no column for the class"
 
 
 def _quoting(layout: TableLayout) -> dict[str, bytes]:
-    """A quotation mark that is never closed, or by the next stray one, takes rows into one cell."""
+    """Return tables with a quotation mark that is never closed, or closed rows later."""
     rows = [[*row, "note" if number == 0 else "x"] for number, row in enumerate(layout.rows())]
-    lines = as_csv(rows).split(b"\n")
+    lines = csv_bytes(rows).split(b"\n")
     opened = [line[:-1] + b'"x' if number == 3 else line for number, line in enumerate(lines)]
     closed = [line[:-1] + b'say "x"' if number == 7 else line for number, line in enumerate(opened)]
     return {"a quotation mark never closed": b"\n".join(opened), "two stray ones": b"\n".join(closed)}

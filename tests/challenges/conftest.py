@@ -8,9 +8,9 @@ METADATA = ["dicom_id", "subject_id", "study_id", "ViewPosition", "ViewCodeSeque
 
 @pytest.fixture
 def write_cxr_lt(tmp_path: Path) -> Callable[..., Path]:
-    """Writes a CXR-LT table; `positives` names each image's classes, None leaves the label columns out.
+    """Return a function that writes a CXR-LT table; `positives` are the classes per image, None: no labels.
 
-    Image k belongs to patient 1000k, unless `patients` says otherwise, and to study s5000k.
+    Image k belongs to patient 1000k, unless `patients` is given, and to study s5000k.
     """
 
     def write(

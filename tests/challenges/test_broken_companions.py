@@ -1,4 +1,4 @@
-"""What stands beside a table: lists of images and classes, removals, descriptions, templates, folders."""
+"""Broken files next to a table: lists of images and classes, removals, challenge.yaml, templates, folders."""
 
 import os
 
@@ -7,7 +7,7 @@ import pytest
 from cxrlt.challenges import get_challenge
 from cxrlt.challenges.csv_file import read_classes
 from cxrlt.errors import MissingFileError, UserError
-from layouts import CSV_SPEC, LAYOUTS, as_csv, with_cell
+from layouts import CSV_SPEC, LAYOUTS, csv_bytes, replace_cell
 
 LISTS = {
     "blank lines": (lambda t: t.replace(b"\n", b"\n\n"), None),
@@ -20,7 +20,7 @@ LISTS = {
     "a line twice": (lambda t: t + t.split(b"\n")[0], "more than once"),
     "a line cut short": (lambda t: t[:-3], "lists images that"),
     "an unknown image": (lambda t: t + b"none.png", "lists images that"),
-    "latin-1": (lambda t: t + b"M\xe4rz.png", "is not in UTF-8: see byte 0xe4 in line 13"),
+    "latin-1": (lambda t: t + b"M\xe4rz.png", "is not in UTF-8: invalid byte 0xe4 in line 13"),
     "utf-16": (lambda t: t.decode().encode("utf-16"), "is in UTF-16"),
     "a NUL character": (lambda t: t + b"\0", "NUL character in line 13"),
     "a line of 10 MB": (lambda t: t + b"x" * 10_000_000, "lists images that"),
@@ -46,7 +46,7 @@ def test_a_list_of_images_is_read_as_it_is_or_refused(change, sentence, tmp_path
     [
         ("Mass\t\n\nHernia \r\n", None),
         ("Mass\n", "lacks the class Hernia"),
-        ("Mass\nHernia\nhernia", "classes that are not known: hernia"),
+        ("Mass\nHernia\nhernia", "unknown classes: hernia"),
         ("Mass\nHernia\nMass", "more than once"),
         ("", "is empty"),
         (b"Mass\nHernia\n\xff", "is not in UTF-8"),
@@ -74,9 +74,7 @@ def test_a_list_of_classes_is_read_as_it_is_or_refused(content, sentence, tmp_pa
     ],
 )
 @pytest.mark.parametrize("kind", ["folder", "broken link", "damaged"])
-def test_a_companion_that_is_there_but_cannot_be_read_is_never_taken_for_missing(
-    challenge, file, kind, tmp_path
-):
+def test_an_unreadable_companion_file_is_never_treated_as_missing(challenge, file, kind, tmp_path):
     LAYOUTS[challenge].write(tmp_path)
     path = tmp_path / file
     path.unlink(missing_ok=True)
@@ -93,7 +91,7 @@ def test_a_companion_that_is_there_but_cannot_be_read_is_never_taken_for_missing
     assert file in str(raised.value)
 
 
-def test_the_official_table_with_an_image_twice_cannot_tell_its_view(tmp_path):
+def test_an_official_table_with_a_repeated_image_is_refused(tmp_path):
     LAYOUTS["nihlt"].write(tmp_path)
     (tmp_path / "Data_Entry_2017.csv").write_text("Image Index,View Position\na.png,PA\na.png,AP\n")
     with pytest.raises(UserError, match=r"more than one row for an image: row 2 \('a.png'\)"):
@@ -101,34 +99,34 @@ def test_the_official_table_with_an_image_twice_cannot_tell_its_view(tmp_path):
 
 
 SPECS = {
-    "a list": ("- train.csv", "should hold lines like"),
-    "a number for a file": (CSV_SPEC.replace("train.csv", "12"), "train: 12 is not text to YAML"),
-    "a date for a column": (CSV_SPEC.replace("id: image", "id: 2020-01-01"), "is not text to YAML"),
-    "true for a column": (CSV_SPEC.replace("id: image", "id: yes"), "id: True is not text to YAML"),
-    "nothing for a column": (CSV_SPEC.replace("id: image", "id:"), "id: None is not text to YAML"),
-    "a mapping for a column": (CSV_SPEC.replace("id: image", "id: {a: b}"), "is not text to YAML"),
+    "a list": ("- train.csv", "should contain lines like"),
+    "a number for a file": (CSV_SPEC.replace("train.csv", "12"), "train: 12 is not text in YAML"),
+    "a date for a column": (CSV_SPEC.replace("id: image", "id: 2020-01-01"), "is not text in YAML"),
+    "true for a column": (CSV_SPEC.replace("id: image", "id: yes"), "id: True is not text in YAML"),
+    "nothing for a column": (CSV_SPEC.replace("id: image", "id:"), "id: None is not text in YAML"),
+    "a mapping for a column": (CSV_SPEC.replace("id: image", "id: {a: b}"), "is not text in YAML"),
     "an empty column": (CSV_SPEC.replace("id: image", "id: ''"), "has no column ''"),
     "an empty file": (CSV_SPEC.replace("train.csv", "''"), "is a folder|names files that do not exist"),
     "a word for classes": (CSV_SPEC.replace("[Mass, Hernia, No Finding]", "Mass"), "classes: "),
-    "numbers for classes": (CSV_SPEC.replace("[Mass,", "[1,"), "classes.0: 1 is not text to YAML"),
+    "numbers for classes": (CSV_SPEC.replace("[Mass,", "[1,"), "classes.0: 1 is not text in YAML"),
     "a mapping for classes": (CSV_SPEC.replace("[Mass, Hernia, No Finding]", "{a: b}"), "classes: "),
-    "the id for a class": (CSV_SPEC.replace("[Mass,", "[image,"), "names image as a class and"),
+    "the id for a class": (CSV_SPEC.replace("[Mass,", "[image,"), "uses image as a class and"),
     "channels true": (CSV_SPEC + "channels: true", "channels: Input should be 1 or 3"),
     "channels as text": (CSV_SPEC + "channels: '1'", "channels: Input should be 1 or 3"),
     "another task": (CSV_SPEC + "task: both", "task: Input should be 'multi_label' or 'single_label'"),
     "a key twice": (CSV_SPEC + "id: image", "the key 'id' twice"),
-    "a file above": (CSV_SPEC.replace("train.csv", "../train.csv"), "train: lies outside the folder"),
-    "a file elsewhere": (CSV_SPEC.replace("test.csv", "/etc/hosts"), "test: lies outside the folder"),
-    "a file on a drive": (CSV_SPEC.replace("test.csv", "C:test.csv"), "test: lies outside the folder"),
-    "a file above, as on windows": (CSV_SPEC.replace("sample.csv", "..\\a"), "test_template: lies outside"),
-    "a file with a line break": (CSV_SPEC.replace("train.csv", '"a\\n/../train.csv"'), "lies outside"),
+    "a file above": (CSV_SPEC.replace("train.csv", "../train.csv"), "train: is outside the folder"),
+    "a file elsewhere": (CSV_SPEC.replace("test.csv", "/etc/hosts"), "test: is outside the folder"),
+    "a file on a drive": (CSV_SPEC.replace("test.csv", "C:test.csv"), "test: is outside the folder"),
+    "a file above, as on windows": (CSV_SPEC.replace("sample.csv", "..\\a"), "test_template: is outside"),
+    "a file with a line break": (CSV_SPEC.replace("train.csv", '"a\\n/../train.csv"'), "is outside"),
     "a NUL in a file": (CSV_SPEC.replace("train.csv", '"a\\0.csv"'), "do not exist: a"),
-    "images above": (CSV_SPEC + "images: ../..", "images: lies outside the images folder"),
-    "images elsewhere": (CSV_SPEC + "images: '\\\\host\\a'", "images: lies outside the images folder"),
-    "images nowhere": (CSV_SPEC + "images: ''", "images: is no folder or glob pattern"),
-    "a NUL in images": (CSV_SPEC + 'images: "a\\0"', "images: holds a control character"),
-    "a suffix upwards": (CSV_SPEC + "suffix: /../../x", "must lie below the images folder"),
-    "a long title": (CSV_SPEC + f"titel: {'x' * 100_000}", "perhaps 'title' is meant"),
+    "images above": (CSV_SPEC + "images: ../..", "images: is outside the images folder"),
+    "images elsewhere": (CSV_SPEC + "images: '\\\\host\\a'", "images: is outside the images folder"),
+    "images nowhere": (CSV_SPEC + "images: ''", "images: is not a folder or glob pattern"),
+    "a NUL in images": (CSV_SPEC + 'images: "a\\0"', "images: contains a control character"),
+    "a suffix upwards": (CSV_SPEC + "suffix: /../../x", "must be inside the images folder"),
+    "a long title": (CSV_SPEC + f"titel: {'x' * 100_000}", "did you mean 'title'"),
     "a long key": (CSV_SPEC + f"{'x' * 1000}: 1", "Unknown key 'xxx"),
 }
 
@@ -151,8 +149,8 @@ TEMPLATES = {
     "no id": (lambda t: t.replace(b"z,", b" ,"), "no id in row 2"),
     "utf-16": (lambda t: t.decode().encode("utf-16"), "is in UTF-16"),
     "empty": (lambda t: b"", "is empty"),
-    "a header alone": (lambda t: t[: t.index(b"\n") + 1], "a header and no rows"),
-    "cut short": (lambda t: t[:-4], "not a whole CSV file"),
+    "a header alone": (lambda t: t[: t.index(b"\n") + 1], "a header but no rows"),
+    "cut short": (lambda t: t[:-4], "not a complete CSV file"),
     "a line break in an id": (lambda t: t.replace(b"z,", b'"z\n",').replace(b"\nz", b"\nz"), None),
     "a line break within an id": (lambda t: t.replace(b"z,", b'"z\nz",'), "a line break or another control"),
 }
@@ -171,13 +169,13 @@ def test_a_template_is_read_as_it_is_or_refused(change, sentence, tmp_path):
         challenge.template("test", tmp_path)
 
 
-def test_ids_that_differ_by_case_or_by_how_a_letter_is_composed_are_images_of_their_own(tmp_path):
+def test_ids_that_differ_in_case_or_unicode_form_are_different_images(tmp_path):
     layout = LAYOUTS["csv"]
     path = layout.write(tmp_path)
     rows = layout.rows()
     for row, text in enumerate(("a\u0301", "\u00e1", "A", "a"), start=1):
-        rows = with_cell(layout.image, text, row)(rows)
-    path.write_bytes(as_csv(rows))
+        rows = replace_cell(layout.image, text, row)(rows)
+    path.write_bytes(csv_bytes(rows))
     table = get_challenge("csv", tmp_path).read("train", tmp_path)
     assert table.index[:4].tolist() == ["a\u0301", "\u00e1", "A", "a"]
 
@@ -192,22 +190,22 @@ def image_folder(root, *names):
 @pytest.mark.parametrize(
     "name", [b"b/\xff.png", b"b/a\nb.png", b"b/\x1b[31m.png", b"\xff/a.png", b"b\n/a.png"]
 )
-def test_names_in_an_image_folder_that_are_no_line_of_text_are_refused(name, tmp_path):
+def test_file_names_with_control_characters_are_refused(name, tmp_path):
     image_folder(tmp_path, b"a/1.png", b"b/2.png", name)
-    with pytest.raises(UserError, match="names with control characters, or in another encoding") as raised:
+    with pytest.raises(UserError, match="names with control characters, or not in UTF-8") as raised:
         get_challenge("folder", tmp_path).read("train", tmp_path)
     assert str(raised.value).isprintable()
 
 
 @pytest.mark.parametrize("pattern", ["(", "(a){99999999999}", "(" * 5000 + ")" * 5000, "a", "(?P<", "*(a)"])
-def test_an_expression_for_patients_that_is_none_is_refused(pattern, tmp_path):
+def test_an_invalid_regular_expression_for_patients_is_refused(pattern, tmp_path):
     image_folder(tmp_path, b"a/1.png", b"b/2.png")
     (tmp_path / "challenge.yaml").write_text(f"patient: '{pattern}'\n")
-    with pytest.raises(UserError, match=r"patient: (is no regular expression|needs a group)"):
+    with pytest.raises(UserError, match=r"patient: (is not a regular expression|needs a group)"):
         get_challenge("folder", tmp_path)
 
 
-def test_a_link_in_a_circle_among_the_classes_is_a_sentence(tmp_path):
+def test_a_circular_link_among_the_classes_is_a_user_error(tmp_path):
     image_folder(tmp_path, b"a/1.png", b"b/2.png")
     (tmp_path / "c").symlink_to("c")
     with pytest.raises(UserError, match=r"c cannot be read: Too many levels"):

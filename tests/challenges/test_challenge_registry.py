@@ -22,14 +22,14 @@ from cxrlt.challenges.csv_file import read_csv
 class Mine(Challenge):
     def read(self, split, inputs_dir):
         file = read_csv(inputs_dir / f"{split}.csv")
-        return columns.contract_table(
+        return columns.build_table(
             file,
-            image_id=columns.ids(file, "image"),
-            patient=columns.ids(file, "patient"),
-            study=columns.ids(file, "study"),
+            image_id=columns.read_ids(file, "image"),
+            patient=columns.read_ids(file, "patient"),
+            study=columns.read_ids(file, "study"),
             view=None,
-            path=columns.paths(file, "path"),
-            class_labels=columns.labels(file, self.classes, required=split == "train"),
+            path=columns.read_paths(file, "path"),
+            class_labels=columns.read_labels(file, self.classes, required=split == "train"),
         )
 
     def template(self, split, inputs_dir):
@@ -65,8 +65,8 @@ def test_a_challenge_of_another_module_is_checked_and_split_into_folds(mine, cap
     assert set(patients.values()) == {"0", "1"}
 
 
-def test_two_challenges_of_one_name_are_refused(mine):
-    with pytest.raises(ValueError, match="two challenges are called 'mine'"):
+def test_two_challenges_with_one_name_are_refused(mine):
+    with pytest.raises(ValueError, match="two challenges have the name 'mine'"):
         challenge("mine")(lambda name: None)
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from cxrlt.challenges import challenge_names, get_challenge
 from cxrlt.errors import UserError
-from refusal import refused
+from user_errors import raises_user_error
 
 FROM_INPUTS = ("csv", "cxrlt2026-task1", "folder")
 FIXED = [name for name in challenge_names() if name not in FROM_INPUTS]
@@ -17,18 +17,18 @@ def test_every_fixed_name_gives_the_challenge_of_that_name():
 
 
 def test_an_unknown_name_lists_the_known_and_offers_the_nearest():
-    with refused("cxrlt-2023", "'cxrlt2023'", "demo", "nihlt-single"):
+    with raises_user_error("cxrlt-2023", "'cxrlt2023'", "demo", "nihlt-single"):
         get_challenge("cxrlt-2023")
 
 
 @pytest.mark.parametrize("name", FROM_INPUTS)
-def test_what_follows_from_its_inputs_needs_their_folder(name):
-    with refused(name, "--inputs"):
+def test_a_challenge_defined_by_its_inputs_needs_their_folder(name):
+    with raises_user_error(name, "--inputs"):
         get_challenge(name)
 
 
 @pytest.mark.parametrize("name", FIXED)
-def test_radiographs_are_grey_and_a_split_that_is_not_there_is_named(name, tmp_path):
+def test_radiographs_are_greyscale_and_a_missing_split_is_named(name, tmp_path):
     challenge = get_challenge(name)
     assert challenge.channels == 1
     with pytest.raises(UserError, match=f"{name} has no split 'oof': it has train, "):

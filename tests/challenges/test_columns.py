@@ -5,7 +5,7 @@ import pytest
 from cxrlt.challenges import columns
 from cxrlt.challenges.csv_file import read_csv
 from cxrlt.errors import UserError
-from refusal import refused
+from user_errors import raises_user_error
 
 CLASSES = ("Mass", "Pleural Effusion")
 
@@ -20,20 +20,20 @@ def csv_of(tmp_path):
 
 
 def table_of(file):
-    return columns.contract_table(
+    return columns.build_table(
         file,
-        image_id=columns.ids(file, "id"),
-        patient=columns.ids(file, "patient"),
-        study=columns.ids(file, "study"),
+        image_id=columns.read_ids(file, "id"),
+        patient=columns.read_ids(file, "patient"),
+        study=columns.read_ids(file, "study"),
         view=None,
-        path=columns.paths(file, "path"),
-        class_labels=columns.labels(file, ["Mass"], required=True),
+        path=columns.read_paths(file, "path"),
+        class_labels=columns.read_labels(file, ["Mass"], required=True),
     )
 
 
 def test_labels_are_found_by_name_and_a_blank_is_not_annotated(csv_of):
     file = csv_of("Pleural Effusion,id, Mass \n1,a,0\n,b,1.0\n0.0,c,\n")
-    labels = columns.labels(file, CLASSES, required=True)
+    labels = columns.read_labels(file, CLASSES, required=True)
     assert list(labels.columns) == list(CLASSES)
     assert set(labels.dtypes) == {np.dtype(np.float32)}
     np.testing.assert_array_equal(labels, [[0, 1], [1, np.nan], [np.nan, 0]])
@@ -43,15 +43,15 @@ def test_labels_are_found_by_name_and_a_blank_is_not_annotated(csv_of):
 def test_any_other_label_is_refused_with_file_class_and_rows(csv_of, label):
     file = csv_of(f"id,Mass,Pleural Effusion\na,0,0\nb,0,{label}\nc,0,{label}\n")
     with pytest.raises(UserError) as error:
-        columns.labels(file, CLASSES, required=True)
+        columns.read_labels(file, CLASSES, required=True)
     assert str(file.path) in str(error.value)
-    assert "'Pleural Effusion': a label is 0, 1 or blank" in str(error.value)
+    assert "'Pleural Effusion': a label must be 0, 1 or blank" in str(error.value)
     assert f"row 3 ('{label}'), row 4 ('{label}')" in str(error.value)
 
 
 def test_a_single_label_row_is_one_class_or_not_annotated(csv_of):
     file = csv_of("id,Mass,Pleural Effusion\na,0,1\nb,,\nc,1,0\n")
-    labels = columns.labels(file, CLASSES, required=True, task="single_label")
+    labels = columns.read_labels(file, CLASSES, required=True, task="single_label")
     np.testing.assert_array_equal(labels, [[0, 1], [np.nan, np.nan], [1, 0]])
 
 
@@ -61,41 +61,41 @@ def test_a_single_label_row_is_one_class_or_not_annotated(csv_of):
 )
 def test_a_single_label_row_of_another_number_of_classes_is_refused(csv_of, row, shown):
     file = csv_of(f"id,Mass,Pleural Effusion\na,0,1\nb,{row}\n")
-    with refused("1 of 2", "row 3", shown):
-        columns.labels(file, CLASSES, required=True, task="single_label")
-    assert len(columns.labels(file, CLASSES, required=True)) == 2
+    with raises_user_error("1 of 2", "row 3", shown):
+        columns.read_labels(file, CLASSES, required=True, task="single_label")
+    assert len(columns.read_labels(file, CLASSES, required=True)) == 2
 
 
 def test_eleven_wrong_labels_show_ten_and_the_count(csv_of):
     file = csv_of("id,Mass\n" + "".join(f"i{k},-1\n" for k in range(11)))
     with pytest.raises(UserError, match=r"row 11 \('-1'\) … \(11 in all\)"):
-        columns.labels(file, ["Mass"], required=True)
+        columns.read_labels(file, ["Mass"], required=True)
 
 
 def test_a_renamed_class_is_answered_with_the_column_that_is_probably_meant(csv_of):
     file = csv_of("id,Mass,Pleural_effusion\na,0,0\n")
     for required in (True, False):
-        with refused("Pleural Effusion", "'Pleural_effusion'"):
-            columns.labels(file, CLASSES, required)
+        with raises_user_error("Pleural Effusion", "'Pleural_effusion'"):
+            columns.read_labels(file, CLASSES, required)
 
 
 def test_a_missing_class_is_an_error_even_where_labels_are_optional(csv_of):
     with pytest.raises(UserError, match="no column for the class Pleural Effusion"):
-        columns.labels(csv_of("id,Mass\na,0\n"), CLASSES, required=False)
+        columns.read_labels(csv_of("id,Mass\na,0\n"), CLASSES, required=False)
 
 
 def test_no_class_column_at_all_means_unlabelled_unless_labels_are_required(csv_of):
     file = csv_of("id,age\na,5\nb,6\n")
-    assert columns.labels(file, CLASSES, required=False).isna().all(axis=None)
+    assert columns.read_labels(file, CLASSES, required=False).isna().all(axis=None)
     with pytest.raises(UserError, match="no column for the classes Mass, Pleural Effusion"):
-        columns.labels(file, CLASSES, required=True)
+        columns.read_labels(file, CLASSES, required=True)
 
 
 @pytest.mark.parametrize("number", ["12.0", "1.90E+38", "1.9e+38", "7.00", "2E-5"])
-def test_an_id_that_a_spreadsheet_made_a_number_is_refused_with_its_rows_and_the_mend(csv_of, number):
+def test_an_id_that_a_spreadsheet_made_a_number_is_refused_with_its_rows_and_the_fix(csv_of, number):
     file = csv_of(f"id,patient\na,12\nb,{number}\n")
     with pytest.raises(UserError) as error:
-        columns.ids(file, "patient")
+        columns.read_ids(file, "patient")
     assert f"t.csv, column 'patient': a spreadsheet has turned ids into numbers in row 3 ('{number}')" in str(
         error.value
     )
@@ -104,12 +104,12 @@ def test_an_id_that_a_spreadsheet_made_a_number_is_refused_with_its_rows_and_the
 
 def test_digits_leading_zeros_and_hexadecimal_ids_stay_as_they_are(csv_of):
     file = csv_of("id\n0012\n12\n12e34\n1.2.840.10008\ns50414267\n")
-    assert columns.ids(file, "id").tolist() == ["0012", "12", "12e34", "1.2.840.10008", "s50414267"]
+    assert columns.read_ids(file, "id").tolist() == ["0012", "12", "12e34", "1.2.840.10008", "s50414267"]
 
 
 def test_a_blank_id_is_refused(csv_of):
     with pytest.raises(UserError, match=r"column 'patient': no id in row 3 \(''\)"):
-        columns.ids(csv_of("id,patient\na,1\nb, \n"), "patient")
+        columns.read_ids(csv_of("id,patient\na,1\nb, \n"), "patient")
 
 
 @pytest.mark.parametrize(
@@ -118,13 +118,13 @@ def test_a_blank_id_is_refused(csv_of):
 def test_a_path_that_could_leave_the_images_folder_is_refused(csv_of, path):
     file = csv_of(f"path\nok/a.jpg\n{path}\n")
     with pytest.raises(UserError) as error:
-        columns.paths(file, "path")
+        columns.read_paths(file, "path")
     assert "t.csv, column 'path'" in str(error.value)
     assert f"row 3 ({path!r})" in str(error.value)
 
 
-def test_dots_inside_a_name_are_no_way_out(csv_of):
-    assert columns.paths(csv_of("path\np..q/a..b.jpg\n./a.jpg\n"), "path").tolist() == [
+def test_dots_inside_a_name_are_allowed(csv_of):
+    assert columns.read_paths(csv_of("path\np..q/a..b.jpg\n./a.jpg\n"), "path").tolist() == [
         "p..q/a..b.jpg",
         "./a.jpg",
     ]
@@ -142,8 +142,8 @@ def test_a_table_has_text_metadata_and_float32_labels_under_image_ids(csv_of):
 
 def test_without_patients_all_are_unknown_and_without_studies_every_image_is_one(csv_of):
     file = csv_of("id,Mass\na,0\nb,1\n")
-    ids = columns.ids(file, "id")
-    table = columns.contract_table(file, ids, None, None, None, ids, columns.labels(file, ["Mass"], True))
+    ids = columns.read_ids(file, "id")
+    table = columns.build_table(file, ids, None, None, None, ids, columns.read_labels(file, ["Mass"], True))
     assert table["patient"].isna().all()
     assert table["study"].tolist() == ["a", "b"]
 
@@ -152,14 +152,17 @@ def test_without_patients_all_are_unknown_and_without_studies_every_image_is_one
     ("rows", "sentence"),
     [
         ("a,1,s1,a.jpg,0\na,1,s1,a.jpg,0\n", "more than one row for an image: row 2 ('a'), row 3 ('a')"),
-        ("a,1,s1,a.jpg,0\na,2,s2,c.jpg,0\n", "one image under two patients: row 2 ('a', patient '1'), row 3"),
+        (
+            "a,1,s1,a.jpg,0\na,2,s2,c.jpg,0\n",
+            "the same image for two patients: row 2 ('a', patient '1'), row 3",
+        ),
         (
             "a,1,s1,a.jpg,0\nb,2,s2,a.jpg,0\n",
-            "one image file under two patients: row 2 ('a.jpg', patient '1')",
+            "the same image file for two patients: row 2 ('a.jpg', patient '1')",
         ),
         (
             "a,1,s1,a.jpg,0\nb,2,s1,b.jpg,0\n",
-            "one study under two patients: row 2 ('s1', patient '1'), row 3",
+            "the same study for two patients: row 2 ('s1', patient '1'), row 3",
         ),
     ],
 )

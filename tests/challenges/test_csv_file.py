@@ -2,7 +2,7 @@ import pytest
 
 from cxrlt.challenges.csv_file import read_csv, read_lines
 from cxrlt.errors import MissingFileError, UserError
-from refusal import refused
+from user_errors import raises_user_error
 
 
 def write(path, content):
@@ -38,7 +38,7 @@ def test_a_row_cut_short_is_refused_with_its_number(tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "sentence"),
-    [(b"", "is empty"), (b"id,name\n1,M\xe4rz\n", "is not in UTF-8: see byte 0xe4 in line 2")],
+    [(b"", "is empty"), (b"id,name\n1,M\xe4rz\n", "is not in UTF-8: invalid byte 0xe4 in line 2")],
 )
 def test_an_empty_file_and_another_encoding_are_refused(tmp_path, content, sentence):
     with pytest.raises(UserError, match=rf"t\.csv {sentence}"):
@@ -46,12 +46,12 @@ def test_an_empty_file_and_another_encoding_are_refused(tmp_path, content, sente
 
 
 def test_a_header_without_rows_is_refused(tmp_path):
-    with pytest.raises(UserError, match="a header and no rows"):
+    with pytest.raises(UserError, match="a header but no rows"):
         read_csv(write(tmp_path / "t.csv", "id,Mass\n"))
 
 
 def test_a_missing_file_is_named_with_the_place_that_explains_it(tmp_path):
-    with pytest.raises(MissingFileError, match=r"none\.csv does not exist\. inputs/README\.md"):
+    with pytest.raises(MissingFileError, match=r"none\.csv does not exist\. docs/challenges\.md"):
         read_csv(tmp_path / "none.csv")
     with pytest.raises(MissingFileError, match=r"none\.txt does not exist"):
         read_lines(tmp_path / "none.txt")
@@ -59,7 +59,7 @@ def test_a_missing_file_is_named_with_the_place_that_explains_it(tmp_path):
 
 def test_a_missing_column_is_answered_with_the_nearest_there(tmp_path):
     file = read_csv(write(tmp_path / "t.csv", "id,Subject_ID,age\na,1,2\n"))
-    with refused("t.csv", "'subject_id'", "'Subject_ID'"):
+    with raises_user_error("t.csv", "'subject_id'", "'Subject_ID'"):
         file.column("subject_id")
     with pytest.raises(UserError, match="it has id, Subject_ID, age"):
         file.column("dicom")
@@ -68,7 +68,7 @@ def test_a_missing_column_is_answered_with_the_nearest_there(tmp_path):
 def test_an_optional_column_may_be_absent_but_not_misspelt(tmp_path):
     file = read_csv(write(tmp_path / "t.csv", "id,patient id\na,1\n"))
     assert file.optional_column("view") is None
-    with pytest.raises(UserError, match="nearest name there is 'patient id'"):
+    with pytest.raises(UserError, match="did you mean 'patient id'"):
         file.optional_column("patient_id")
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from cxrlt.challenges import get_challenge
 from cxrlt.errors import UserError
-from refusal import refused
+from user_errors import raises_user_error
 
 SPEC = """
 train: train.csv
@@ -53,13 +53,13 @@ def test_a_test_table_may_lack_labels_views_and_patients(inputs):
 
 def test_train_must_have_every_column_that_is_named(inputs):
     (inputs / "train.csv").write_text(TRAIN.replace("Case", "case"))
-    with refused("train.csv", "'Case'", "'case'"):
+    with raises_user_error("train.csv", "'Case'", "'case'"):
         get_challenge("csv", respell(inputs, SPEC + "classes: [Mass, Hernia]\n"))
 
 
 def test_classes_may_be_listed_and_then_other_columns_are_left_alone(inputs):
     (inputs / "train.csv").write_text("Image,Case,Projection,Age,Mass,Hernia\na,p1,PA,57,1,0\n")
-    with refused("train.csv", "'Age'", "row 2", "'57'", "classes: [...]"):
+    with raises_user_error("train.csv", "'Age'", "row 2", "'57'", "classes: [...]"):
         get_challenge("csv", inputs)
     assert get_challenge("csv", respell(inputs, SPEC + "classes: [Hernia, Mass]\n")).classes == (
         "Hernia",
@@ -91,12 +91,12 @@ def test_the_template_orders_the_ids_if_there_is_one(inputs):
         (
             "Id,Mass,Hernia",
             r"sample\.csv is not a template of csv: it has no column 'Image' for the ids, but has 'Id'\. "
-            r"If 'Id' holds the ids, write template_id: 'Id' into challenge\.yaml\.$",
+            r"If 'Id' contains the ids, add template_id: 'Id' to challenge\.yaml\.$",
         ),
         (
             "Image,Hernia,Mass",
             r"in another order: column 2 is 'Hernia', but should be 'Mass', column 3 is 'Mass', but should "
-            r"be 'Hernia'\. List the classes in the template's order in challenge\.yaml \(classes: \[",
+            r"be 'Hernia'\. List the classes in challenge\.yaml in the order of the template \(classes: \[",
         ),
         (
             "Image,Mass,Nodule,Usage",
@@ -104,19 +104,19 @@ def test_the_template_orders_the_ids_if_there_is_one(inputs):
         ),
         (
             "Mass,Hernia,Image",
-            r"column 1 is 'Mass', but should be 'Image', .* Put the ids' column first\.$",
+            r"column 1 is 'Mass', but should be 'Image', .* Move the id column to the first place\.$",
         ),
         ("Image;Mass;Hernia", r"seem to be separated by ';'"),
     ],
 )
-def test_a_template_of_other_columns_is_refused_with_the_key_that_settles_it(inputs, header, sentence):
+def test_a_template_with_other_columns_is_refused_with_the_key_to_change(inputs, header, sentence):
     (inputs / "sample.csv").write_text(header + "\nd" + ",0" * header.count(",") + "\n")
     challenge = get_challenge("csv", respell(inputs, SPEC + "test_template: sample.csv\n"))
     with pytest.raises(UserError, match=sentence):
         challenge.template("test", inputs)
 
 
-def test_of_a_template_of_many_other_columns_ten_are_named(inputs):
+def test_ten_of_many_wrong_template_columns_are_named(inputs):
     (inputs / "sample.csv").write_text(
         "Image," + ",".join(f"C{k:03}" for k in range(200)) + "\nd" + ",0" * 200
     )
@@ -137,24 +137,24 @@ def test_the_ids_of_a_submission_and_the_order_of_its_classes_may_be_the_templat
 @pytest.mark.parametrize(
     ("spec", "sentence"),
     [
-        (SPEC + "patients: Case\n", r"challenge\.yaml: Unknown key 'patients'; perhaps 'patient' is meant\."),
-        (SPEC + "colour: red\n", r"Unknown key 'colour'; known are title, channels, metric, task, train"),
+        (SPEC + "patients: Case\n", r"challenge\.yaml: Unknown key 'patients'; did you mean 'patient'\?"),
+        (SPEC + "colour: red\n", r"Unknown key 'colour'; known keys: title, channels, metric, task, train"),
         (SPEC.replace("id: Image", ""), r"challenge\.yaml: The key 'id' is missing\."),
         (SPEC.replace("Image", "1e3"), r"no column '1e3'"),
-        (SPEC.replace("Image", "12"), r"id: 12 is not text to YAML; put it in quotes\."),
-        (SPEC + "classes: [Mass, No]\n", r"classes\.1: False is not text to YAML; put it in quotes\."),
-        (SPEC + "classes: [Mass, Mass]\n", r"classes: should hold at least one name, and each once"),
-        (SPEC + "classes: []\n", r"classes: should hold at least one name"),
-        (SPEC + "images: /data\n", r"images: lies outside the images folder; name that folder with --images"),
-        (SPEC + "images: ../x\n", r"images: lies outside the images folder"),
-        (SPEC + "template_id: Mass\n", r"challenge\.yaml names Mass as a class and as something else"),
-        (SPEC + "channels: 2\n", r"channels: Input should be 1 or 3 \(found 2\)\."),
+        (SPEC.replace("Image", "12"), r"id: 12 is not text in YAML; put it in quotes\."),
+        (SPEC + "classes: [Mass, No]\n", r"classes\.1: False is not text in YAML; put it in quotes\."),
+        (SPEC + "classes: [Mass, Mass]\n", r"classes: must contain at least one name, and each name once"),
+        (SPEC + "classes: []\n", r"classes: must contain at least one name"),
+        (SPEC + "images: /data\n", r"images: is outside the images folder; set that folder with --images"),
+        (SPEC + "images: ../x\n", r"images: is outside the images folder"),
+        (SPEC + "template_id: Mass\n", r"challenge\.yaml uses Mass as a class and as another column"),
+        (SPEC + "channels: 2\n", r"channels: Input should be 1 or 3 \(got 2\)\."),
         (
             SPEC + "metric: kappa\n",
-            r"yaml: metric kappa needs one class per image, so add task: single_label\.",
+            r"yaml: metric kappa needs one class per image: add task: single_label\.",
         ),
         ("train: [\n", r"challenge\.yaml is not valid YAML"),
-        ("train.csv\n", r"challenge\.yaml should hold lines like 'title: My images'"),
+        ("train.csv\n", r"challenge\.yaml should contain lines like 'title: My images'"),
         (SPEC + "dev: dev.csv\n", r"challenge\.yaml names files that do not exist: dev\.csv"),
     ],
 )
@@ -177,20 +177,20 @@ def test_a_single_label_task_is_one_that_says_so(inputs):
         get_challenge("csv", inputs)
 
 
-def test_a_class_may_not_be_named_as_a_column_of_ours(inputs):
+def test_a_reserved_column_name_is_not_a_class(inputs):
     (inputs / "train.csv").write_text(TRAIN.replace("Mass", "view"))
-    with pytest.raises(UserError, match=r"train\.csv has a class named view, a column of ours"):
+    with pytest.raises(UserError, match=r"train\.csv has a class with the reserved name view"):
         get_challenge("csv", inputs)
 
 
 def test_without_a_description_the_example_is_pointed_to(tmp_path):
-    with refused("challenge.yaml", "inputs/README.md"):
+    with raises_user_error("challenge.yaml", "docs/challenges.md"):
         get_challenge("csv", tmp_path)
 
 
-def test_the_example_of_the_readme_is_accepted(tmp_path):
-    readme = (Path(__file__).parents[2] / "inputs" / "README.md").read_text()
-    example = readme.split("## Your own images with a table")[1].split("```yaml\n")[1].split("```")[0]
+def test_the_example_of_the_documentation_is_accepted(tmp_path):
+    page = (Path(__file__).parents[2] / "docs" / "challenges.md").read_text(encoding="utf-8")
+    example = page.split("## Your own images with a table")[1].split("```yaml\n")[1].split("```")[0]
     (tmp_path / "train.csv").write_text(
         "filename,patient_id,exam_id,projection,Mass,Hernia\na,p1,e1,PA,1,0\n"
     )

@@ -3,7 +3,7 @@ import pytest
 
 from cxrlt.challenges import get_challenge
 from cxrlt.errors import MissingFileError, UserError
-from refusal import refused
+from user_errors import raises_user_error
 
 DEMO = get_challenge("demo")
 TASK1, TASK2 = get_challenge("cxrlt2024-task1"), get_challenge("cxrlt2024-task2")
@@ -46,7 +46,7 @@ def test_task_2_takes_its_classes_from_task_1_with_normal_before_nodule():
     assert all(TASK2.train_counts[name] == TASK1.train_counts[name] for name in TASK2.classes)
 
 
-def test_counts_stand_with_their_classes():
+def test_counts_belong_to_their_classes():
     assert (TASK1.train_counts["Nodule"], TASK1.train_counts["Normal"]) == (7531, 34292)
     assert max(TASK1.train_counts, key=TASK1.train_counts.get) == "Support Devices"
     assert min(TASK1.train_counts, key=TASK1.train_counts.get) == "Lobar Atelectasis"
@@ -88,7 +88,7 @@ def test_development_and_test_need_no_labels_and_train_does(write_cxr_lt):
         DEMO.read("train", inputs)
 
 
-def test_a_view_may_stand_in_either_column_or_in_none(write_cxr_lt):
+def test_the_view_can_be_in_either_column_or_missing(write_cxr_lt):
     inputs = write_cxr_lt("train.csv", ["a", "b"], DEMO.classes, {})
     path = inputs / "train.csv"
     text = path.read_text()
@@ -105,7 +105,7 @@ def test_task_2_trains_on_its_columns_of_the_shared_table(write_cxr_lt):
     assert table.columns[4:][table.iloc[0, 4:] == 1].tolist() == ["Normal"]
 
 
-def test_labels_of_a_file_of_their_own_are_joined_by_id(write_cxr_lt):
+def test_labels_in_a_separate_file_are_joined_by_id(write_cxr_lt):
     write_cxr_lt("development.csv", ["a", "b", "c"], TASK2.classes, None, "fpath")
     inputs = write_cxr_lt(
         "development_labeled_task2.csv", ["c", "a"], TASK2.classes, {"c": ["Mass"]}, "fpath"
@@ -120,17 +120,17 @@ def test_a_labelled_table_alone_is_enough_and_one_of_other_images_is_refused(wri
     inputs = write_cxr_lt("test_labeled_task2.csv", ["a"], TASK2.classes, {"a": ["Mass"]}, "fpath")
     assert TASK2.read("test", inputs)["Mass"].tolist() == [1]
     write_cxr_lt("test_task2.csv", ["z"], TASK2.classes, None, "fpath")
-    with refused("test_labeled_task2.csv", "test_task2.csv", ": a"):
+    with raises_user_error("test_labeled_task2.csv", "test_task2.csv", ": a"):
         TASK2.read("test", inputs)
     write_cxr_lt("test_task2.csv", ["A"], TASK2.classes, None, "fpath")
-    with refused(": a", "1", "'a'", "'A'"):
+    with raises_user_error(": a", "1", "'a'", "'A'"):
         TASK2.read("test", inputs)
 
 
 def test_a_missing_table_is_named_with_the_way_to_get_it(tmp_path):
-    with pytest.raises(MissingFileError, match=r"train\.csv does not exist\. Make it with: cxrlt demo"):
+    with pytest.raises(MissingFileError, match=r"train\.csv does not exist\. Create it with: cxrlt demo"):
         DEMO.read("train", tmp_path)
-    with pytest.raises(MissingFileError, match=r"test_task1\.csv does not exist\. inputs/README\.md says"):
+    with pytest.raises(MissingFileError, match=r"test_task1\.csv does not exist\. docs/challenges\.md says"):
         TASK1.read("test", tmp_path)
 
 
@@ -147,7 +147,9 @@ def test_a_template_of_another_challenge_or_with_a_repeated_id_is_refused(write_
     inputs = write_cxr_lt("test.csv", ["a"], DEMO.classes, None)
     sample = inputs / "sample_submission.csv"
     sample.write_text("dicom_id," + ",".join(DEMO.classes[::-1]) + "\na" + ",0" * len(DEMO.classes) + "\n")
-    with pytest.raises(UserError, match=r"not a template of demo: .* column 2 is .* of demo itself\.$"):
+    with pytest.raises(
+        UserError, match=r"not a template of demo: .* column 2 is .* Use the sample submission of demo\.$"
+    ):
         DEMO.template("test", inputs)
     row = "a" + ",0" * len(DEMO.classes) + "\n"
     sample.write_text(",".join(DEMO.submission_columns) + "\n" + row + row)
@@ -179,7 +181,7 @@ def test_a_gold_file_with_fewer_rows_than_the_table_leaves_the_others_unlabelled
     assert TASK2.template("test", inputs) == ids
 
 
-def test_studies_keep_their_letter_and_leading_zeros_are_no_numbers(write_cxr_lt):
+def test_ids_keep_letters_and_leading_zeros(write_cxr_lt):
     inputs = write_cxr_lt("train_labeled.csv", ["a", "b"], TASK1.classes, {}, "fpath")
     path = inputs / "train_labeled.csv"
     path.write_text(path.read_text().replace(",s50001,", ",050001,"))
@@ -216,6 +218,6 @@ def test_a_class_file_in_another_order_or_of_another_task_is_refused(kits):
     with pytest.raises(UserError, match="another order: line 15 is 'Nodule', but should be 'Normal'"):
         TASK2.template("dev", kits)
     path.write_text("\n".join(TASK1.classes))
-    with pytest.raises(UserError, match=r"EVAL_CLASSES\.txt has classes that are not known: Adenopathy"):
+    with pytest.raises(UserError, match=r"EVAL_CLASSES\.txt has unknown classes: Adenopathy"):
         TASK2.template("dev", kits)
     assert TASK1.template("dev", kits) == ["c", "b", "a"]

@@ -8,7 +8,7 @@ from cxrlt.challenges import get_challenge
 from cxrlt.challenges.cxr_lt_2026 import CLASSES, DEV_FILE, PADCHEST_FILE, TRAIN_FILES
 from cxrlt.errors import MissingFileError, UserError
 from cxrlt.inputs.check import check
-from refusal import refused
+from user_errors import raises_user_error
 
 NAME = "cxrlt2026-task1"
 KEYS = ("ImageID", "StudyDate_DICOM", "PatientID")
@@ -59,7 +59,7 @@ def test_another_order_of_the_class_file_is_that_of_the_submission_and_other_cla
     (inputs / "Train_CLASS.txt").write_text("\t\n".join(CLASSES[::-1]))
     assert get_challenge(NAME, inputs).classes == CLASSES[::-1]
     (inputs / "Train_CLASS.txt").write_text("\n".join(["goiter", *CLASSES]))
-    with pytest.raises(UserError, match=r"Train_CLASS\.txt has classes that are not known: goiter"):
+    with pytest.raises(UserError, match=r"Train_CLASS\.txt has unknown classes: goiter"):
         get_challenge(NAME, inputs)
     (inputs / "Train_CLASS.txt").write_text("\n".join(CLASSES[1:]))
     with pytest.raises(UserError, match=r"Train_CLASS\.txt lacks the class Normal\."):
@@ -78,12 +78,12 @@ def test_counts_and_groups_are_those_of_the_whole_training_table(inputs):
     assert len(challenge.groups["tail"]) == 27
 
 
-def test_removed_images_are_left_out_of_train_and_both_numbers_are_said(inputs):
+def test_removed_images_are_not_in_train_and_both_numbers_are_reported(inputs):
     challenge = get_challenge(NAME, inputs)
     assert challenge.read("train", inputs).index.tolist() == ["1_a.png", "1_b.png", "3_d.png"]
     assert challenge.notes(inputs) == [
         "train is CXRLT_2026_training.csv",
-        "Removal.csv has 2 images: 1 of 4 training rows are left out, 1 are not in train anyway",
+        "Removal.csv has 2 images: 1 of 4 training rows are removed, 1 are not in train",
     ]
 
 
@@ -91,7 +91,7 @@ def test_the_report_says_what_was_removed(inputs):
     for name in ("1_a", "1_b", "3_d", "9_z", "8_y"):
         (inputs / f"{name}.png").touch()
     report = check(get_challenge(NAME, inputs), Workspace(inputs, inputs=inputs))
-    assert "Removal.csv has 2 images: 1 of 4 training rows are left out" in report
+    assert "Removal.csv has 2 images: 1 of 4 training rows are removed" in report
     assert "No patient of train is in dev." in report
 
 
@@ -105,9 +105,9 @@ def test_the_whole_training_table_wins_over_the_filtered_one_and_needs_the_remov
     challenge = get_challenge(NAME, inputs)
     assert challenge.read("train", inputs).index.tolist() == ["1_a.png"]
     assert challenge.notes(inputs)[0] == "train is CXRLT_2026_training_filtered.csv"
-    assert "not there" in challenge.notes(inputs)[1]
+    assert "does not exist" in challenge.notes(inputs)[1]
     (inputs / TRAIN_FILES[1]).unlink()
-    with pytest.raises(MissingFileError, match=r"holds neither CXRLT_2026_training\.csv nor"):
+    with pytest.raises(MissingFileError, match=r"does not contain CXRLT_2026_training\.csv or"):
         get_challenge(NAME, inputs)
 
 
@@ -120,7 +120,7 @@ def test_a_study_is_a_patient_on_one_day_and_long_and_hexadecimal_patients_stay_
     assert table["path"].tolist() == table.index.tolist()
 
 
-def test_a_date_that_was_a_number_stays_the_date_and_an_undated_image_is_a_study_of_its_own(inputs):
+def test_a_date_as_a_float_is_the_same_date_and_an_undated_image_is_its_own_study(inputs):
     text = (inputs / TRAIN_FILES[0]).read_text()
     text = text.replace("1_b.png,20140915,", "1_b.png,20140915.0,").replace("3_d.png,20150101,", "3_d.png,,")
     (inputs / TRAIN_FILES[0]).write_text(text)
@@ -130,9 +130,7 @@ def test_a_date_that_was_a_number_stays_the_date_and_an_undated_image_is_a_study
 
 @pytest.mark.parametrize("spelling", ["1.90E+38", "3.24e+38", "8E+36", "12.0"])
 @pytest.mark.parametrize("name", [TRAIN_FILES[0], DEV_FILE])
-def test_patients_that_a_spreadsheet_has_merged_are_refused_with_their_rows_and_two_ways_out(
-    inputs, name, spelling
-):
+def test_patients_merged_by_a_spreadsheet_are_refused_with_rows_and_two_fixes(inputs, name, spelling):
     lines = (inputs / name).read_text().splitlines()
     for k, line in enumerate(lines[1:], 1):
         cells = line.split(",")
@@ -158,7 +156,7 @@ def padchest_table(inputs: Path, images: dict[str, tuple[str, str, str]]) -> Non
     (inputs / PADCHEST_FILE).write_text("\n".join(lines) + "\n")
 
 
-def test_with_padchests_own_table_merged_patients_come_apart_and_studies_and_views_are_known(inputs):
+def test_with_the_table_of_padchest_patients_studies_and_views_are_known(inputs):
     path = inputs / TRAIN_FILES[0]
     path.write_text(path.read_text().replace(LONG, "1.90E+38"))
     rows = {
@@ -199,7 +197,7 @@ def test_blank_header_cells_hold_the_classes_in_their_order(inputs):
     assert dev.loc["8_y.png", list(CLASSES)].isna().all()
 
 
-def test_the_splits_are_those_whose_table_is_there_and_the_table_is_the_form(inputs):
+def test_splits_are_the_existing_tables_and_the_table_is_the_template(inputs):
     assert get_challenge(NAME, inputs).splits == ("train", "dev")
     assert get_challenge(NAME, inputs).template("dev", inputs) == ["9_z.png", "8_y.png"]
     write_table(inputs / "CXRLT_2026_TEST_TASK1.csv", [("7_x.png", "20170101", "79")], blank=True)
@@ -207,11 +205,11 @@ def test_the_splits_are_those_whose_table_is_there_and_the_table_is_the_form(inp
     assert challenge.splits == ("train", "dev", "test")
     assert challenge.template("test", inputs) == ["7_x.png"]
     write_table(inputs / "CXRLT_2026_TEST_2_TASK1.csv", [("7_x.png", "20170101", "79")], blank=True)
-    with refused("CXRLT_2026_TEST_TASK1.csv", "CXRLT_2026_TEST_2_TASK1.csv"):
+    with raises_user_error("CXRLT_2026_TEST_TASK1.csv", "CXRLT_2026_TEST_2_TASK1.csv"):
         get_challenge(NAME, inputs)
 
 
 def test_an_unlabelled_training_table_is_refused(inputs):
     pd.DataFrame(ROWS, columns=KEYS).to_csv(inputs / TRAIN_FILES[0], index=False)
-    with refused(TRAIN_FILES[0], "Normal"):
+    with raises_user_error(TRAIN_FILES[0], "Normal"):
         get_challenge(NAME, inputs)

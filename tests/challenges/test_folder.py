@@ -8,8 +8,8 @@ from cxrlt.challenges import get_challenge
 from cxrlt.challenges.folder import FolderChallenge
 from cxrlt.errors import UserError
 from cxrlt.inputs.check import check
-from cxrlt.inputs.shared_patients import find_shared_patients, other_tables
-from refusal import refused
+from cxrlt.inputs.shared_patients import find_shared_patients, read_dev_and_test
+from user_errors import raises_user_error
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def test_a_table_is_one_hot_with_ids_below_the_split(inputs: Path):
     assert (table[["mole", "melanoma"]].dtypes == np.float32).all()
 
 
-def test_images_of_test_may_lie_in_no_class(inputs: Path):
+def test_images_of_test_need_no_class_folder(inputs: Path):
     challenge = challenge_of(inputs)
     table = challenge.read("test", inputs)
     assert list(table.index) == challenge.template("test", inputs) == ["p7_a.png", "p8_a.png"]
@@ -70,11 +70,11 @@ def test_equal_names_in_two_splits_are_different_images(inputs: Path):
     challenge = challenge_of(inputs)
     train = challenge.read("train", inputs)
     assert set(train.index) & set(challenge.read("dev", inputs).index)
-    assert find_shared_patients(train, other_tables(challenge, workspace)).images.empty
+    assert find_shared_patients(train, read_dev_and_test(challenge, workspace)).images.empty
     assert "No problem found" in check(challenge, workspace)
 
 
-def test_patients_come_from_file_names_where_the_description_says_how(inputs: Path):
+def test_patients_come_from_file_names_with_a_regular_expression(inputs: Path):
     challenge = challenge_of(inputs, "title: Skin\nchannels: 3\nmetric: kappa\npatient: ^(p[0-9]+)_\n")
     assert (challenge.title, challenge.channels, challenge.metric) == ("Skin", 3, "kappa")
     assert challenge.read("train", inputs)["patient"].tolist() == ["p2", "p1", "p1"]
@@ -85,13 +85,13 @@ def test_patients_come_from_file_names_where_the_description_says_how(inputs: Pa
 def test_a_name_without_a_patient_is_named(inputs: Path):
     put(inputs, "train/mole/x.png", "train/mole/_y.png")
     challenge = challenge_of(inputs, "patient: ^(p?[0-9]*)_\n")
-    with refused("2 of 5", "mole/_y.png, mole/x.png"):
+    with raises_user_error("2 of 5", "mole/_y.png, mole/x.png"):
         challenge.read("train", inputs)
 
 
-def test_the_example_of_the_readme_is_accepted(inputs: Path):
-    readme = (Path(__file__).parents[2] / "inputs" / "README.md").read_text()
-    example = readme.split("## Your own images in folders")[1].split("```yaml\n")[1].split("```")[0]
+def test_the_example_of_the_documentation_is_accepted(inputs: Path):
+    page = (Path(__file__).parents[2] / "docs" / "challenges.md").read_text(encoding="utf-8")
+    example = page.split("## Your own images in folders")[1].split("```yaml\n")[1].split("```")[0]
     challenge = challenge_of(inputs, example)
     assert (challenge.title, challenge.channels, challenge.metric) == ("Moles", 3, "kappa")
 
@@ -100,9 +100,9 @@ def test_the_example_of_the_readme_is_accepted(inputs: Path):
     ("spec", "sentence"),
     [
         ("patient: p[0-9]+\n", r"patient: needs a group in parentheses"),
-        ("patient: (p\n", r"patient: is no regular expression"),
-        ("chanels: 3\n", r"Unknown key 'chanels'; perhaps 'channels' is meant"),
-        ("metric: F1\n", r"metric: should be one of macro-F1, .*mAP, mAUROC \(found 'F1'\)"),
+        ("patient: (p\n", r"patient: is not a regular expression"),
+        ("chanels: 3\n", r"Unknown key 'chanels'; did you mean 'channels'\?"),
+        ("metric: F1\n", r"metric: must be one of macro-F1, .*mAP, mAUROC \(got 'F1'\)"),
     ],
 )
 def test_a_fault_of_the_description_is_a_sentence(inputs: Path, spec: str, sentence: str):
@@ -113,13 +113,19 @@ def test_a_fault_of_the_description_is_a_sentence(inputs: Path, spec: str, sente
 @pytest.mark.parametrize(
     ("names", "sentence"),
     [
-        (["train/mole/notes.txt"], r"train: images lie directly .*, \.jpeg, but see mole/notes\.txt\."),
+        (
+            ["train/mole/notes.txt"],
+            r"train: class folders must contain only images .*, \.jpeg, but see mole/notes\.txt\.",
+        ),
         (["train/mole/deep/a.png"], r"but see mole/deep\."),
-        (["train/a.png"], r"train has images that are in no class folder: a\.png"),
-        (["train/view/a.png"], r"a class named view, a column of ours"),
-        (["nevus/a.png"], r"folders beside train, dev, test: nevus"),
-        (["val/mole/a.png"], r"a folder 'val': splits are called train, dev, test\. Rename it to 'dev'"),
-        (["Train/mole/a.png"], r"a folder 'Train': .* Rename it to 'train'"),
+        (["train/a.png"], r"train has images outside class folders: a\.png"),
+        (["train/view/a.png"], r"a class with the reserved name view"),
+        (["nevus/a.png"], r"folders next to train, dev, test: nevus"),
+        (
+            ["val/mole/a.png"],
+            r"a folder 'val', but the names of the splits are train, dev, test\. Rename it to 'dev'",
+        ),
+        (["Train/mole/a.png"], r"a folder 'Train', .* Rename it to 'train'"),
     ],
 )
 def test_what_is_no_class_or_split_is_refused(inputs: Path, names: list[str], sentence: str):
@@ -130,11 +136,11 @@ def test_what_is_no_class_or_split_is_refused(inputs: Path, names: list[str], se
 
 def test_an_empty_class_a_single_class_and_none_are_refused(inputs: Path):
     (inputs / "train" / "nevus").mkdir()
-    with pytest.raises(UserError, match=r"class folders without an image: nevus"):
+    with pytest.raises(UserError, match=r"class folders without images: nevus"):
         challenge_of(inputs)
     (inputs / "train" / "nevus").rmdir()
     (inputs / "train" / "melanoma").rename(inputs / "train" / ".melanoma")
-    with pytest.raises(UserError, match=r"only the class 'mole': put the images of each class"):
+    with pytest.raises(UserError, match=r"only the class 'mole': make one folder with images for each"):
         challenge_of(inputs)
     (inputs / "train" / "mole").rename(inputs / "train" / ".mole")
     with pytest.raises(UserError, match=r"train has no class folder"):
@@ -144,25 +150,25 @@ def test_an_empty_class_a_single_class_and_none_are_refused(inputs: Path):
         challenge_of(inputs)
 
 
-def test_a_class_that_train_lacks_is_answered_with_the_nearest(inputs: Path):
+def test_a_class_that_is_not_in_train_gets_a_suggestion(inputs: Path):
     put(inputs, "dev/Melanomas/a.png", "dev/wart/a.png")
     challenge = challenge_of(inputs)
-    with refused("'Melanomas'", "'melanoma'", "'wart'"):
+    with raises_user_error("'Melanomas'", "'melanoma'", "'wart'"):
         challenge.read("dev", inputs)
 
 
 def test_a_split_is_sorted_into_classes_or_not_at_all(inputs: Path):
     put(inputs, "test/mole/a.png")
     challenge = challenge_of(inputs)
-    with pytest.raises(UserError, match=r"beside them images without a class: p7_a\.png, p8_a\.png"):
+    with pytest.raises(UserError, match=r"but also images without a class: p7_a\.png, p8_a\.png"):
         challenge.read("test", inputs)
     put(inputs, "dev/mole/b.png")
     for file in (inputs / "dev" / "mole").iterdir():
         file.unlink()
-    with pytest.raises(UserError, match=r"dev has no image"):
+    with pytest.raises(UserError, match=r"dev has no images"):
         challenge.read("dev", inputs)
 
 
 def test_no_folder_is_answered_with_the_readme(tmp_path: Path):
-    with refused("absent", "inputs/README.md"):
+    with raises_user_error("absent", "docs/challenges.md"):
         get_challenge("folder", tmp_path / "absent")

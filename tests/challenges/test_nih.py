@@ -2,7 +2,7 @@ import pytest
 
 from cxrlt.challenges import get_challenge
 from cxrlt.errors import MissingFileError, UserError
-from refusal import refused
+from user_errors import raises_user_error
 
 NIH14, NIHLT, NIHLT_SINGLE = (get_challenge(name) for name in ("nih14", "nihlt", "nihlt-single"))
 HEADER_2020 = (
@@ -56,32 +56,32 @@ def test_the_official_lists_make_the_splits_and_there_is_no_dev(tmp_path):
         NIH14.read("dev", tmp_path)
 
 
-def test_a_list_that_spells_an_image_otherwise_than_the_table_says_so(tmp_path):
+def test_a_list_with_another_spelling_of_an_image_reports_it(tmp_path):
     write_entries(tmp_path)
     path = tmp_path / "test_list.txt"
     path.write_text(path.read_text().replace(".png", ".PNG"))
-    with refused("00000002_000.PNG", "1"):
+    with raises_user_error("00000002_000.PNG", "1"):
         NIH14.read("test", tmp_path)
 
 
-def test_an_unknown_finding_is_refused_with_its_rows_and_the_nearest_known(tmp_path):
+def test_an_unknown_finding_is_refused_with_its_rows_and_a_suggestion(tmp_path):
     write_entries(tmp_path, rows=ROWS | {"00000001_000.png": "Mass|Pleural Thickening,0,1,57,M,PA,1,1,1,1"})
-    with refused("'Pleural Thickening'", "'Pleural_Thickening'"):
+    with raises_user_error("'Pleural Thickening'", "did you mean Pleural_Thickening?"):
         NIH14.read("train", tmp_path)
-    with refused("Data_Entry_2017_v2020.csv", "row 2", "'Mass|Pleural Thickening'"):
+    with raises_user_error("Data_Entry_2017_v2020.csv", "row 2", "'Mass|Pleural Thickening'"):
         NIH14.read("train", tmp_path)
 
 
 def test_no_finding_beside_a_finding_is_refused(tmp_path):
     write_entries(tmp_path, rows=ROWS | {"00000001_000.png": "Mass|No Finding,0,1,57,M,PA,1,1,1,1"})
-    with pytest.raises(UserError, match=r"No Finding beside a finding in row 2"):
+    with pytest.raises(UserError, match=r"No Finding together with a finding in row 2"):
         NIH14.read("train", tmp_path)
 
 
 def test_a_listed_image_without_an_entry_is_refused(tmp_path):
     write_entries(tmp_path)
     (tmp_path / "test_list.txt").write_text("00000002_000.png\n00000009_000.png\n")
-    with refused("test_list.txt", "Data_Entry_2017_v2020.csv", "00000009_000.png"):
+    with raises_user_error("test_list.txt", "Data_Entry_2017_v2020.csv", "00000009_000.png"):
         NIH14.read("test", tmp_path)
 
 
@@ -90,7 +90,7 @@ def test_missing_files_are_named(tmp_path):
         NIH14.read("train", tmp_path)
     (tmp_path / "train_val_list.txt").write_text("a.png\n")
     with pytest.raises(
-        MissingFileError, match=r"neither Data_Entry_2017_v2020\.csv nor Data_Entry_2017\.csv"
+        MissingFileError, match=r"does not contain Data_Entry_2017_v2020\.csv or Data_Entry_2017\.csv"
     ):
         NIH14.read("train", tmp_path)
     with pytest.raises(MissingFileError, match=r"miccai2023_nih-cxr-lt_labels_val\.csv does not exist"):

@@ -1,4 +1,4 @@
-"""What the kinds of ensembles find where it was put, and which of them is chosen."""
+"""The kinds of ensembles find the structure that the simulated data has, and the right kind is chosen."""
 
 from collections.abc import Mapping
 
@@ -8,20 +8,20 @@ import pytest
 
 from cxrlt.challenges.base import Challenge
 from cxrlt.ensembles.candidates import (
-    BY_SIMPLICITY,
+    KINDS,
     STACK_CONTEXT,
     CrossFitted,
-    candidates,
-    choose,
-    compare,
+    candidate_kinds,
+    choose_kind,
+    compare_kinds,
     cross_fit,
 )
-from cxrlt.ensembles.selection import OWN_EVIDENCE
-from cxrlt.ensembles.weights import Candidate
+from cxrlt.ensembles.selection import SHRINKAGE_POSITIVES
+from cxrlt.ensembles.weights import NestedScore
 from cxrlt.folds.read import Folds, FoldsRecord, SplitIdentity
 from cxrlt.folds.rows import TrainRows
 from cxrlt.metrics import average_precision
-from cxrlt.predictions.standardise import oof_scores
+from cxrlt.predictions.standardise import pool_oof_scores
 from cxrlt.predictions.study_mean import fixed_study_mean
 from tiny import CLASSES, SimulatedRuns
 
@@ -57,9 +57,9 @@ def member(rows: TrainRows, skills: tuple[float, float, float], seed: int) -> pd
 
 def fit(
     challenge: Challenge, rows: TrainRows, frames: Mapping[str, pd.DataFrame], context: bool = False
-) -> tuple[dict[str, CrossFitted], dict[str, Candidate]]:
-    fitted = cross_fit(candidates(challenge, len(frames), context), challenge, frames, rows, OFF)
-    return fitted, compare(challenge, fitted, rows, n_draws=200)
+) -> tuple[dict[str, CrossFitted], dict[str, NestedScore]]:
+    fitted = cross_fit(candidate_kinds(challenge, len(frames), context), challenge, frames, rows, OFF)
+    return fitted, compare_kinds(challenge, fitted, rows, n_draws=200)
 
 
 def test_members_that_know_different_classes_are_found_by_weights_per_class_and_by_stacking(
@@ -73,17 +73,17 @@ def test_members_that_know_different_classes_are_found_by_weights_per_class_and_
         assert weights.loc["Effusion", "a"] > 3 * abs(weights.loc["Effusion", "b"])
         assert weights.loc["Mass", "b"] > 3 * abs(weights.loc["Mass", "a"])
         assert nested[kind].score > max(nested["mean"].score, nested["greedy"].score) + 0.03
-    kind, why = choose(nested)
+    kind, why = choose_kind(nested)
     assert kind == "per_class"
     assert nested["greedy"].low > 0
-    assert "not clearly behind" in why or "clearly better than the simpler mean, greedy" in why
+    assert "not clearly worse" in why or "clearly better than the simpler mean, greedy" in why
 
 
-def test_members_that_are_alike_get_the_plain_mean(challenge: Challenge) -> None:
+def test_equally_good_members_get_the_plain_mean(challenge: Challenge) -> None:
     rows = train_rows(3000)
     frames = {name: member(rows, (1.5, 1.5, 1.5), seed) for seed, name in enumerate("abc")}
     _, nested = fit(challenge, rows, frames)
-    assert choose(nested)[0] == "mean"
+    assert choose_kind(nested)[0] == "mean"
     assert nested["mean"].low <= 0
 
 
@@ -96,7 +96,7 @@ def test_a_class_of_few_positives_is_shrunk_to_what_all_classes_share(challenge:
     fitted, _ = fit(challenge, rows, frames)
     shared = fitted["greedy"].final.weights.loc["Hernia", "b"]
     moved = fitted["per_class"].final.weights.loc["Hernia", "b"] - shared
-    assert 0 < moved <= n_positive / (n_positive + OWN_EVIDENCE) + 1e-12
+    assert 0 < moved <= n_positive / (n_positive + SHRINKAGE_POSITIVES) + 1e-12
     assert fitted["per_class"].final.weights.sum(axis=1).to_list() == pytest.approx([1, 1, 1])
 
 
@@ -106,19 +106,19 @@ def test_other_studies_of_the_patient_help_where_findings_last(challenge: Challe
     coefficients = fitted[STACK_CONTEXT].final.context["other_studies"]
     assert (coefficients[["Effusion", "Mass"]] > 0.3).all()
     assert nested[STACK_CONTEXT].score > nested["mean"].score + 0.05
-    kind, why = choose(nested)
+    kind, why = choose_kind(nested)
     assert kind == STACK_CONTEXT
     assert "clearly better than the simpler mean" in why
 
 
-def test_other_studies_of_the_patient_are_ignored_where_they_say_nothing(challenge: Challenge) -> None:
+def test_other_studies_of_the_patient_are_ignored_if_uninformative(challenge: Challenge) -> None:
     rows = train_rows(1500, n_studies=4)
     frames = {"a": member(rows, (1.5, 1.5, 1.5), seed=1), "b": member(rows, (1.5, 1.5, 1.5), seed=2)}
     fitted, nested = fit(challenge, rows, frames, context=True)
     coefficients = fitted[STACK_CONTEXT].final.context["other_studies"]
     assert coefficients[["Effusion", "Mass"]].abs().max() < 0.1
     assert nested[STACK_CONTEXT].score > nested["stack"].score - 0.01
-    assert choose(nested)[0] == "mean"
+    assert choose_kind(nested)[0] == "mean"
 
 
 def test_rows_are_scored_by_what_was_fitted_without_their_fold(challenge: Challenge) -> None:
@@ -145,10 +145,10 @@ def test_an_unread_image_is_fitted_on_by_nobody_and_stays_without_scores(challen
 
 
 def test_only_what_can_differ_is_tried(challenge: Challenge) -> None:
-    assert candidates(challenge, 2, context=False) == ("mean", "greedy", "per_class", "stack")
-    assert candidates(challenge, 2, context=True) == BY_SIMPLICITY
-    assert candidates(challenge, 1, context=False) == ("mean",)
-    assert candidates(challenge, 1, context=True) == ("mean", STACK_CONTEXT)
+    assert candidate_kinds(challenge, 2, context=False) == ("mean", "greedy", "per_class", "stack")
+    assert candidate_kinds(challenge, 2, context=True) == KINDS
+    assert candidate_kinds(challenge, 1, context=False) == ("mean",)
+    assert candidate_kinds(challenge, 1, context=True) == ("mean", STACK_CONTEXT)
 
 
 @pytest.mark.parametrize(
@@ -161,10 +161,10 @@ def test_only_what_can_differ_is_tried(challenge: Challenge) -> None:
 )
 def test_the_simplest_kind_within_noise_of_the_best_is_chosen(lows: dict[str, float], expected: str) -> None:
     behind = {"mean": 0.03, "greedy": 0.01, "per_class": 0.0}
-    nested = {kind: Candidate(0.5 - behind[kind], behind[kind], low, 0.05) for kind, low in lows.items()}
-    kind, why = choose(nested)
+    nested = {kind: NestedScore(0.5 - behind[kind], behind[kind], low, 0.05) for kind, low in lows.items()}
+    kind, why = choose_kind(nested)
     assert kind == expected
-    assert ("not clearly behind the best, per_class" in why) == (expected != "per_class")
+    assert ("not clearly worse than the best, per_class" in why) == (expected != "per_class")
 
 
 def test_a_class_with_positives_and_blanks_only_is_in_no_nested_score(challenge: Challenge) -> None:
@@ -174,7 +174,7 @@ def test_a_class_with_positives_and_blanks_only_is_in_no_nested_score(challenge:
     rows = TrainRows(rows.folds, blank)
     fitted, nested = fit(challenge, rows, frames)
     for kind, each in fitted.items():
-        pooled = oof_scores(each.scores, rows.fold, challenge.task)
+        pooled = pool_oof_scores(each.scores, rows.fold, challenge.task)
         ap = average_precision(blank[CLASSES[1:]], pooled[CLASSES[1:]])
         assert nested[kind].score == pytest.approx(ap.mean())
     best = max(each.score for each in nested.values())
@@ -182,7 +182,7 @@ def test_a_class_with_positives_and_blanks_only_is_in_no_nested_score(challenge:
         assert each.behind == pytest.approx(best - each.score)
 
 
-def test_the_labels_of_a_fold_have_no_say_in_what_was_fitted_without_it(challenge: Challenge) -> None:
+def test_the_labels_of_a_fold_do_not_influence_the_fit_without_it(challenge: Challenge) -> None:
     rows = train_rows(600)
     frames = {"a": member(rows, (1.5, 1, 1), seed=1), "b": member(rows, (1, 1.5, 1), seed=2)}
     turned = rows.table.copy()

@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cxrlt.ensembles.context import CONTEXT, context_of
+from cxrlt.ensembles.context import CONTEXT_FEATURES, compute_context
 
 
 def rows(*entries: tuple[object, object, str]) -> pd.DataFrame:
@@ -13,7 +13,9 @@ def rows(*entries: tuple[object, object, str]) -> pd.DataFrame:
 def context(table: pd.DataFrame, *scores: list[float]) -> pd.DataFrame:
     """The context of the first class, one row per image."""
     return pd.DataFrame(
-        context_of(np.array(scores), table).for_class(0), index=table.index, columns=list(CONTEXT)
+        compute_context(np.array(scores), table).for_class(0),
+        index=table.index,
+        columns=list(CONTEXT_FEATURES),
     )
 
 
@@ -34,7 +36,7 @@ def test_other_images_are_those_of_the_same_study_and_other_studies_those_of_the
     assert found["no_other_studies"].tolist() == [0, 0, 0, 0, 1]
 
 
-def test_views_and_numbers_of_images_are_told() -> None:
+def test_context_has_views_and_image_counts() -> None:
     found = context(TABLE, [0.0] * 5)
     assert found["lateral"].tolist() == [0, 1, 0, 0, 0]
     assert found["unknown_view"].tolist() == [0, 0, 1, 0, 0]
@@ -43,8 +45,8 @@ def test_views_and_numbers_of_images_are_told() -> None:
 
 
 def test_every_class_has_its_own_means_of_scores() -> None:
-    both = context_of(np.array([[1.0, 2.0], [5.0, 7.0]]), TABLE[:2])
-    place = CONTEXT.index("other_images")
+    both = compute_context(np.array([[1.0, 2.0], [5.0, 7.0]]), TABLE[:2])
+    place = CONTEXT_FEATURES.index("other_images")
     assert both.for_class(0)[:, place].tolist() == [2, 1]
     assert both.for_class(1)[:, place].tolist() == [7, 5]
 
@@ -63,7 +65,7 @@ def test_an_unknown_patient_has_no_other_studies_and_an_unknown_study_no_other_i
     assert np.exp(found["log_images_of_patient"]).tolist() == pytest.approx([2, 2, 1, 2, 2])
 
 
-def test_an_image_without_a_prediction_tells_its_neighbours_nothing() -> None:
+def test_an_image_without_a_prediction_does_not_change_the_context_of_others() -> None:
     found = context(TABLE, [1.0, np.nan, 4.0, np.nan, 16.0])
     assert found["other_images"].tolist() == [0, 1, 0, 0, 0]
     assert found["no_other_images"].tolist() == [1, 0, 1, 1, 1]

@@ -1,4 +1,4 @@
-"""No out-of-fold row is predicted by anything that saw its labels; dev and test by what saw all of them."""
+"""No out-of-fold row is predicted by a fit that used its labels; dev and test use the fit on all rows."""
 
 import json
 from pathlib import Path
@@ -13,8 +13,8 @@ from cxrlt.ensembles.weights import EnsembleWeights
 from cxrlt.predictions.run_names import WEIGHTS_FILE
 from cxrlt.predictions.store import read_predictions
 from cxrlt.recipe import PredictConfig, Recipe
-from thinning import thinned
-from tiny import CLASSES, SimulatedRuns, edit_parquet, set_up_challenge
+from sampled_cases import sample_cases
+from tiny import CLASSES, SimulatedRuns, edit_parquet, make_simulated_runs
 
 pytestmark = pytest.mark.slow
 
@@ -30,25 +30,25 @@ FITTED = [
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> SimulatedRuns:
+def finished_runs(tmp_path_factory: pytest.TempPathFactory) -> SimulatedRuns:
     """Three models so alike that a third of the labels decides their weights, on few patients."""
-    runs = set_up_challenge(tmp_path_factory.mktemp("made"), n_patients=60)
+    runs = make_simulated_runs(tmp_path_factory.mktemp("made"), n_patients=60)
     for seed, name in enumerate(MEMBERS):
         runs.add_run(name, skill=1.0 + 0.2 * seed, seed=seed)
     return runs
 
 
 @pytest.fixture
-def three(made: SimulatedRuns, tmp_path: Path) -> SimulatedRuns:
-    return made.copy(tmp_path)
+def three(finished_runs: SimulatedRuns, tmp_path: Path) -> SimulatedRuns:
+    return finished_runs.copy(tmp_path)
 
 
-def of(runs: SimulatedRuns, *rest: object) -> tuple:
+def args(runs: SimulatedRuns, *rest: object) -> tuple:
     return runs.challenge, runs.workspace, *rest
 
 
 def fold_of(runs: SimulatedRuns) -> pd.Series:
-    return runs.present.rows.fold
+    return runs.current_data.rows.fold
 
 
 def change_labels(runs: SimulatedRuns, fold: int) -> None:
@@ -65,22 +65,22 @@ def change_labels(runs: SimulatedRuns, fold: int) -> None:
 
 
 def make(runs: SimulatedRuns, **how: object) -> EnsembleWeights:
-    return make_ensemble(*of(runs, "all", MEMBERS), **how).weights
+    return make_ensemble(*args(runs, "all", MEMBERS), **how).weights
 
 
 @pytest.mark.parametrize(
-    ("how", "fold"), thinned([(how, at % 3) for at, how in enumerate(FITTED)], every=3), ids=str
+    ("how", "fold"), sample_cases([(how, at % 3) for at, how in enumerate(FITTED)], every=3), ids=str
 )
 def test_the_labels_of_a_fold_change_none_of_its_predictions(
     three: SimulatedRuns, how: dict[str, object], fold: int
 ) -> None:
-    weights, before = make(three, **how), load_final_logits("all", "oof", three.present).logits
-    without = load_final_logits("all", "oof", three.present, exclude_fold=fold).logits
+    weights, before = make(three, **how), load_final_logits("all", "oof", three.current_data).logits
+    without = load_final_logits("all", "oof", three.current_data, exclude_fold=fold).logits
     inside = fold_of(three) == fold
     change_labels(three, fold)
-    changed, after = make(three, **how), load_final_logits("all", "oof", three.present).logits
+    changed, after = make(three, **how), load_final_logits("all", "oof", three.current_data).logits
     pd.testing.assert_frame_equal(after[inside], before[inside], check_exact=True)
-    again = load_final_logits("all", "oof", three.present, exclude_fold=fold).logits
+    again = load_final_logits("all", "oof", three.current_data, exclude_fold=fold).logits
     pd.testing.assert_frame_equal(again, without, check_exact=True)
     assert changed.final.to_json() != weights.final.to_json()
     assert not after[~inside].equals(before[~inside])
@@ -91,34 +91,34 @@ def test_the_labels_of_a_fold_change_none_of_its_predictions_by_one_model(
     three: SimulatedRuns, option: str
 ) -> None:
     three.add_run("one", skill=1.2, recipe=Recipe(predict=PredictConfig(study_mean=option)))
-    before = load_final_logits("one", "oof", three.present)
+    before = load_final_logits("one", "oof", three.current_data)
     change_labels(three, fold=1)
-    after = load_final_logits("one", "oof", three.present)
+    after = load_final_logits("one", "oof", three.current_data)
     inside = fold_of(three) == 1
     pd.testing.assert_frame_equal(after.logits[inside], before.logits[inside], check_exact=True)
     pd.testing.assert_frame_equal(after.raw[inside], before.raw[inside], check_exact=True)
     assert not after.logits[~inside].equals(before.logits[~inside])
 
 
-@pytest.mark.parametrize("how", thinned(FITTED, every=3, first=1), ids=str)
-def test_a_fold_is_predicted_by_what_was_fitted_without_it_and_can_be_asked_for_all_rows(
+@pytest.mark.parametrize("how", sample_cases(FITTED, every=3, first=1), ids=str)
+def test_a_fold_is_predicted_by_the_fit_without_it_and_this_fit_can_predict_all_rows(
     three: SimulatedRuns, how: dict[str, object]
 ) -> None:
     make(three, **how)
-    usual, fold = load_final_logits("all", "oof", three.present).logits, fold_of(three)
+    usual, fold = load_final_logits("all", "oof", three.current_data).logits, fold_of(three)
     for k in range(3):
-        without = load_final_logits("all", "oof", three.present, exclude_fold=k).logits
+        without = load_final_logits("all", "oof", three.current_data, exclude_fold=k).logits
         assert without.index.equals(usual.index)
         pd.testing.assert_frame_equal(without[fold == k], usual[fold == k], check_exact=True)
         assert not without[fold != k].equals(usual[fold != k])
 
 
-def test_only_out_of_fold_rows_can_be_asked_for_without_a_fold(three: SimulatedRuns) -> None:
-    with pytest.raises(ValueError, match="of out-of-fold rows, not of test"):
-        load_final_logits("good", "test", three.present, exclude_fold=0)
+def test_exclude_fold_needs_out_of_fold_rows(three: SimulatedRuns) -> None:
+    with pytest.raises(ValueError, match="needs out-of-fold rows, not test"):
+        load_final_logits("good", "test", three.current_data, exclude_fold=0)
 
 
-@pytest.mark.parametrize("how", thinned(FITTED[1:4], every=3), ids=str)
+@pytest.mark.parametrize("how", sample_cases(FITTED[1:4], every=3), ids=str)
 def test_dev_and_test_are_read_from_the_final_weights_and_rows_from_their_folds(
     three: SimulatedRuns, how: dict[str, object]
 ) -> None:
@@ -126,20 +126,20 @@ def test_dev_and_test_are_read_from_the_final_weights_and_rows_from_their_folds(
     path = three.workspace.run_dir("csv", "all") / WEIGHTS_FILE
     whole = json.loads(path.read_text())
     before = {
-        split: load_final_logits("all", split, three.present).logits for split in ("oof", "dev", "test")
+        split: load_final_logits("all", split, three.current_data).logits for split in ("oof", "dev", "test")
     }
     fold = fold_of(three)
 
     path.write_text(json.dumps(whole | {"final": {"members": {"good": 0, "poor": 1, "third": 0}}}))
-    after = {split: load_final_logits("all", split, three.present).logits for split in before}
+    after = {split: load_final_logits("all", split, three.current_data).logits for split in before}
     assert after["oof"].equals(before["oof"])
     assert all(np.abs(after[split] - before[split]).to_numpy().max() > 0.01 for split in ("dev", "test"))
-    stored = read_predictions(predict_ensemble(*of(three, "all", "test")), CLASSES)[0]
+    stored = read_predictions(predict_ensemble(*args(three, "all", "test")), CLASSES)[0]
     np.testing.assert_allclose(stored, after["test"], atol=1e-5)
 
     whole["by_fold"][1] = {"members": {"good": 0, "poor": 1, "third": 0}}
     path.write_text(json.dumps(whole))
-    after = {split: load_final_logits("all", split, three.present).logits for split in before}
+    after = {split: load_final_logits("all", split, three.current_data).logits for split in before}
     assert after["test"].equals(before["test"])
     assert after["oof"][fold != 1].equals(before["oof"][fold != 1])
     assert not after["oof"][fold == 1].equals(before["oof"][fold == 1])
@@ -148,27 +148,27 @@ def test_dev_and_test_are_read_from_the_final_weights_and_rows_from_their_folds(
 def test_view_weights_in_the_file_are_what_is_read(three: SimulatedRuns) -> None:
     make(three, kind="mean", study_mean="search")
     path = three.workspace.run_dir("csv", "all") / WEIGHTS_FILE
-    whole, before = json.loads(path.read_text()), load_final_logits("all", "test", three.present).logits
+    whole, before = json.loads(path.read_text()), load_final_logits("all", "test", three.current_data).logits
     whole["study_mean"]["final"] = None
     path.write_text(json.dumps(whole))
-    assert not load_final_logits("all", "test", three.present).logits.equals(before)
+    assert not load_final_logits("all", "test", three.current_data).logits.equals(before)
 
 
 def test_what_a_run_chose_is_kept_beside_it_until_its_predictions_change(three: SimulatedRuns) -> None:
     run_dir = three.add_run("one", skill=1.2, recipe=Recipe(predict=PredictConfig(study_mean="search")))
-    chosen = load_final_logits("one", "test", three.present).study_mean
+    chosen = load_final_logits("one", "test", three.current_data).study_mean
     path = run_dir / STUDY_MEAN_FILE
     kept = json.loads(path.read_text())
     assert (kept["final"], tuple(kept["by_fold"])) == (chosen.final, chosen.by_fold)
     stamp = path.stat().st_mtime_ns
-    assert load_final_logits("one", "oof", three.present).study_mean == chosen
+    assert load_final_logits("one", "oof", three.current_data).study_mean == chosen
     assert path.stat().st_mtime_ns == stamp
     edit_parquet(run_dir / "fold0" / "oof.parquet", lambda logits: -logits)
-    load_final_logits("one", "test", three.present)
-    assert json.loads(path.read_text())["made_of"] != kept["made_of"]
+    load_final_logits("one", "test", three.current_data)
+    assert json.loads(path.read_text())["provenance"] != kept["provenance"]
 
 
-def test_other_studies_of_a_patient_have_no_say_unless_context_is_asked_for(three: SimulatedRuns) -> None:
+def test_other_studies_of_a_patient_have_no_influence_without_context(three: SimulatedRuns) -> None:
     table = three.table("test")
     several = table.groupby("patient")["study"].nunique()
     patient = several.index[several > 1][0]
@@ -176,11 +176,11 @@ def test_other_studies_of_a_patient_have_no_say_unless_context_is_asked_for(thre
     rows = {study: table.index[table["study"] == study] for study in (changed, other)}
 
     def test_logits(name: str) -> pd.DataFrame:
-        return load_final_logits(name, "test", three.present).logits.loc[rows[other]]
+        return load_final_logits(name, "test", three.current_data).logits.loc[rows[other]]
 
     for kind in ("mean", "greedy", "per_class", "stack"):
-        make_ensemble(*of(three, kind, MEMBERS), kind=kind)
-    make_ensemble(*of(three, "context", MEMBERS), kind="stack", context=True)
+        make_ensemble(*args(three, kind, MEMBERS), kind=kind)
+    make_ensemble(*args(three, "context", MEMBERS), kind="stack", context=True)
     names = ("mean", "greedy", "per_class", "stack", "context")
     before = {name: test_logits(name) for name in names}
     for member in MEMBERS:

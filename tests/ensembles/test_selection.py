@@ -3,7 +3,7 @@ import pytest
 from scipy.special import log_softmax, softmax
 
 from cxrlt.ensembles import selection
-from cxrlt.ensembles.selection import ROUNDS, class_weights, greedy_weights
+from cxrlt.ensembles.selection import N_ROUNDS, greedy_weights, per_class_weights
 from cxrlt.metrics import average_precision, macro, macro_metric, metric_names
 
 
@@ -21,9 +21,9 @@ def test_weights_sum_to_1_and_are_at_least_as_good_as_the_best_member_and_the_pl
     scores, targets = members(1.0, 1.5, 0.5)
     weights = greedy_weights(scores, targets, "mAP")
     assert weights.sum() == pytest.approx(1)
-    reached = map_of(np.tensordot(weights, np.array(scores), axes=1), targets)
-    assert reached >= max(map_of(member, targets) for member in scores)
-    assert reached >= map_of(np.mean(scores, axis=0), targets) - 1e-3
+    achieved = map_of(np.tensordot(weights, np.array(scores), axes=1), targets)
+    assert achieved >= max(map_of(member, targets) for member in scores)
+    assert achieved >= map_of(np.mean(scores, axis=0), targets) - 1e-3
 
 
 def test_a_member_that_only_hurts_gets_no_weight() -> None:
@@ -31,7 +31,7 @@ def test_a_member_that_only_hurts_gets_no_weight() -> None:
     assert greedy_weights([scores[0], scores[1] * 5], targets, "mAP").tolist() == [1, 0]
 
 
-def test_members_that_are_alike_leave_the_smallest_ensemble() -> None:
+def test_identical_members_give_the_smallest_ensemble() -> None:
     scores, targets = members(1.0)
     assert greedy_weights([scores[0], scores[0].copy()], targets, "mAP").tolist() == [1, 0]
 
@@ -50,10 +50,10 @@ def test_without_a_round_the_best_member_is_all_there_is() -> None:
 def test_threads_choose_the_same_members(monkeypatch: pytest.MonkeyPatch) -> None:
     scores, targets = members(1.0, 1.5, 0.5)
     alone = greedy_weights(scores, targets, "mAP")
-    by_class = class_weights(scores, targets, "mAP", alone)
-    monkeypatch.setattr(selection, "THREADS_FROM", 0)
+    by_class = per_class_weights(scores, targets, "mAP", alone)
+    monkeypatch.setattr(selection, "MIN_ROWS_FOR_THREADS", 0)
     assert greedy_weights(scores, targets, "mAP").tolist() == alone.tolist()
-    assert class_weights(scores, targets, "mAP", alone).tolist() == by_class.tolist()
+    assert per_class_weights(scores, targets, "mAP", alone).tolist() == by_class.tolist()
 
 
 def test_members_are_left_as_they_were() -> None:
@@ -80,13 +80,13 @@ def test_the_challenges_metric_is_what_is_climbed() -> None:
     sure_of_few = np.where(np.arange(400) < 10, 10, np.where(targets[:, 0] == 1, -3, 0))
     fair_to_all = targets[:, 0] + rng.normal(size=400)
     scores = [member[None].astype(np.float32) for member in (sure_of_few, fair_to_all)]
-    reached = {}
+    achieved = {}
     for climbed in ("mAP", "mAUROC"):
         weights = greedy_weights(scores, targets, climbed)
         mixed = np.tensordot(weights, np.array(scores), axes=1)
-        reached[climbed] = {m: macro_metric(m, targets, mixed.T) for m in ("mAP", "mAUROC")}
-    assert reached["mAP"]["mAP"] > reached["mAUROC"]["mAP"]
-    assert reached["mAUROC"]["mAUROC"] > reached["mAP"]["mAUROC"]
+        achieved[climbed] = {m: macro_metric(m, targets, mixed.T) for m in ("mAP", "mAUROC")}
+    assert achieved["mAP"]["mAP"] > achieved["mAUROC"]["mAP"]
+    assert achieved["mAUROC"]["mAUROC"] > achieved["mAP"]["mAUROC"]
 
 
 @pytest.mark.parametrize("metric", metric_names("single_label"))
@@ -99,18 +99,18 @@ def test_with_one_class_per_row_every_metric_is_climbed_over_averaged_probabilit
     blank[::5] = np.nan
     known = ~np.isnan(blank[:, 0])
 
-    def reached(weights: np.ndarray) -> float:
+    def achieved(weights: np.ndarray) -> float:
         mixed = softmax(np.tensordot(weights, np.array(scores, np.float64), axes=1), axis=0)
         return macro_metric(metric, blank, mixed.T)
 
     weights = greedy_weights(scores, blank, metric, "single_label")
-    counts = np.eye(3)[np.argmax(list(map(reached, np.eye(3))))]
+    counts = np.eye(3)[np.argmax(list(map(achieved, np.eye(3))))]
     tried = [counts]
-    for _ in range(ROUNDS):
+    for _ in range(N_ROUNDS):
         steps = [counts + step for step in np.eye(3)]
-        counts = steps[np.argmax([reached(step / step.sum()) for step in steps])]
+        counts = steps[np.argmax([achieved(step / step.sum()) for step in steps])]
         tried.append(counts)
-    best = max(tried, key=lambda step: reached(step / step.sum()))
+    best = max(tried, key=lambda step: achieved(step / step.sum()))
     assert weights.tolist() == (best / best.sum()).tolist()
     assert 0 < weights[0] < 1
     labelled = [member[:, known] for member in scores]
@@ -122,9 +122,9 @@ def test_a_class_with_positives_and_blanks_only_is_out_of_what_members_are_chose
     scores, targets = members(1.0, 1.5)
     blank = targets.copy()
     blank[targets[:, 0] == 0, 0] = np.nan
-    judge = selection._ranking_judge(blank, metric, "multi_label")
+    metric_with = selection._ranking_metric(blank, metric, "multi_label")
     expected = macro_metric(metric, targets[:, 1:], scores[1][1:].T)
-    assert judge(np.zeros_like(scores[0]), scores[1], 1) == pytest.approx(expected)
+    assert metric_with(np.zeros_like(scores[0]), scores[1], 1) == pytest.approx(expected)
     overall = greedy_weights(scores, blank, metric)
     assert overall.tolist() == greedy_weights([each[1:] for each in scores], targets[:, 1:], metric).tolist()
-    assert class_weights(scores, blank, metric, overall)[0].tolist() == overall.tolist()
+    assert per_class_weights(scores, blank, metric, overall)[0].tolist() == overall.tolist()

@@ -47,7 +47,7 @@ def test_the_fit_is_the_mode_of_the_penalised_likelihood(scale: float) -> None:
 
 
 @pytest.mark.parametrize("targets", [np.zeros(50), np.ones(50), np.full(50, np.nan)])
-def test_a_class_that_rows_say_nothing_about_is_ranked_by_the_plain_mean(targets: np.ndarray) -> None:
+def test_a_class_without_evidence_is_ranked_by_the_plain_mean(targets: np.ndarray) -> None:
     scores = np.random.default_rng(0).normal(size=(50, 3))
     stack = fit_stack(scores, targets, scores[:, :2])
     assert stack.weights == pytest.approx([1 / 3] * 3)
@@ -74,7 +74,7 @@ def test_one_perfectly_ranked_positive_gives_finite_and_almost_equal_weights() -
 
 
 @pytest.mark.parametrize("seed", [5, 7])
-def test_scores_far_out_that_tell_all_rows_apart_give_finite_weights(seed: int) -> None:
+def test_extreme_separable_scores_give_finite_weights(seed: int) -> None:
     """Every probability becomes 0 or 1 on the way, where nothing but a prior curves the bias."""
     targets = np.array([1.0, 1, 0, 0, 0])
     scores = 1000 * (np.random.default_rng(seed).normal(size=(5, 2)) + 2 * targets[:, None])

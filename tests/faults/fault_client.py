@@ -1,4 +1,4 @@
-"""What is asked of the fork server, and what it answers."""
+"""Client of the fork server: commands with a fault, and their results."""
 
 import dataclasses
 import json
@@ -11,18 +11,23 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-ALONE = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "LOKY_MAX_CPU_COUNT": "1", "MPLBACKEND": "agg"}
-"""One thread and one process: the same bits every time, and nothing that a fork could lose."""
+SINGLE_THREAD = {
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "LOKY_MAX_CPU_COUNT": "1",
+    "MPLBACKEND": "agg",
+}
+"""One thread and one process: results are bit-identical, and a fork loses no threads."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """A command, and what happens to it.
+    """A command and its fault.
 
-    SIGKILL comes `after` so many seconds, or just before the n-th change (`at`, from 0) of a file below
-    `root`; with `tear` half of the file that is about to be put in place is gone then. With `fail`, an errno,
-    that change is refused instead, and if it is ENOSPC all after it too. `file_size` is the most bytes of a
-    file that the kernel takes. `modules` lets the server import what the command did.
+    The process gets SIGKILL `after` this number of seconds, or before change number `at` (from 0) of a file
+    below `root`. With `tear`, a temporary file that is opened in this change is truncated to half. With
+    `fail` (an errno) the change fails instead; with ENOSPC all later changes fail too. `file_size` is the
+    kernel's limit of a file's size. With `modules`, the server imports the modules that the command imported.
     """
 
     args: Sequence[str]
@@ -37,27 +42,27 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Ended:
-    """How it ended: exit code (minus the signal's number if one did it), changes of files, what it said.
+class RunResult:
+    """The result: exit code (negative for a signal), number of file changes, output.
 
-    `struck` is the change that a fault was waiting for: "rename folds/csv/folds.csv".
+    `fault_event` is the change at which the fault came, for example "rename folds/csv/folds.csv".
     """
 
     code: int
     seconds: float
     n_events: int
-    struck: str
+    fault_event: str
     output: str
 
     @property
-    def is_sentence(self) -> bool:
-        """Exit code 2 and one sentence, as for everything that a user can mend."""
-        said = [line for line in self.output.splitlines() if line.startswith("cxrlt: ")]
-        return self.code == 2 and len(said) == 1 and "Traceback" not in self.output
+    def is_user_error(self) -> bool:
+        """Whether it is an error for the user: exit code 2 and one message, without a traceback."""
+        messages = [line for line in self.output.splitlines() if line.startswith("cxrlt: ")]
+        return self.code == 2 and len(messages) == 1 and "Traceback" not in self.output
 
 
 class ForkServer:
-    """`run` commands in children of one process."""
+    """Runs commands in processes forked from one server process."""
 
     def __init__(self) -> None:
         here = Path(__file__).parent
@@ -66,18 +71,18 @@ class ForkServer:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env=os.environ | ALONE | {"PYTHONPATH": os.pathsep.join(map(str, sys.path))},
+            env=os.environ | SINGLE_THREAD | {"PYTHONPATH": os.pathsep.join(map(str, sys.path))},
         )
         assert self._process.stdout.readline() == "ready\n"
 
-    def together(self, runs: Sequence[Run]) -> list[Ended]:
-        """Side by side."""
+    def run_parallel(self, runs: Sequence[Run]) -> list[RunResult]:
+        """Run commands in parallel."""
         self._process.stdin.write(json.dumps([dataclasses.asdict(run) for run in runs]) + "\n")
         self._process.stdin.flush()
-        return [Ended(**fields) for fields in json.loads(self._process.stdout.readline())]
+        return [RunResult(**fields) for fields in json.loads(self._process.stdout.readline())]
 
-    def run(self, args: Sequence[str], **fault: object) -> Ended:
-        return self.together([Run(args, **fault)])[0]
+    def run(self, args: Sequence[str], **fault: object) -> RunResult:
+        return self.run_parallel([Run(args, **fault)])[0]
 
     def __enter__(self) -> Self:
         return self

@@ -1,7 +1,7 @@
-"""A process that has everything imported and runs commands in children forked from it, with a fault in each.
+"""A server that has imported everything and runs each command, with its fault, in a forked process.
 
-Reads a line of JSON per request, a list of `Run` fields to be run side by side, and answers a list of `Ended`
-fields. It computes nothing itself: a child of a process with threads would be no fresh process.
+A request is a line of JSON: a list of the fields of `Run`, which run in parallel. The answer is a list of the
+fields of `RunResult`. The server computes nothing itself, as a process with threads must not be forked.
 """
 
 import errno
@@ -17,12 +17,12 @@ import traceback
 from contextlib import suppress
 from pathlib import Path
 
-from fault_client import Ended, Run
+from fault_client import Run, RunResult
 
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 CHANGES = {"os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.truncate", "os.link", "os.symlink"}
-SIZED = {"open", "os.rename", "os.mkdir"}
-"""What a full disk may refuse."""
+NEEDS_SPACE = {"open", "os.rename", "os.mkdir"}
+"""Events that need disk space."""
 IMPORTS = (
     "cxrlt.cli",
     "cxrlt.pipeline",
@@ -34,48 +34,48 @@ IMPORTS = (
 
 
 class Fault:
-    """Counts what the process does to files below `run.root`, and strikes at the one it was told."""
+    """Counts the changes of files below `run.root`, and causes the fault at the requested one."""
 
-    def __init__(self, run: Run, told: int) -> None:
-        self.run, self.told = run, told
-        self.n_seen, self.striking = 0, False
+    def __init__(self, run: Run, report_fd: int) -> None:
+        self.run, self.report_fd = run, report_fd
+        self.n_seen, self.is_off = 0, False
 
     def __call__(self, event: str, args: tuple) -> None:
-        if self.striking or not (event == "open" or event in CHANGES):
+        if self.is_off or not (event == "open" or event in CHANGES):
             return
         path = args[0]
         if event == "open" and not args[2] & WRITING:
             return
         if not isinstance(path, str | os.PathLike) or not str(path).startswith(self.run.root):
             return
-        if self.run.fail is not None and event not in SIZED:
+        if self.run.fail is not None and event not in NEEDS_SPACE:
             return
         if event == "os.mkdir" and Path(path).is_dir():
             return
         self.n_seen += 1
         if self.run.at is not None and self.n_seen > self.run.at:
-            self.striking = True
+            self.is_off = True
             if self.n_seen == self.run.at + 1:
                 place = Path(path).relative_to(self.run.root).as_posix()
-                os.write(self.told, f"{event.removeprefix('os.')} {place}".encode())
-            self.strike(Path(path), event)
+                os.write(self.report_fd, f"{event.removeprefix('os.')} {place}".encode())
+            self.trigger(Path(path), event)
 
-    def strike(self, path: Path, event: str) -> None:
+    def trigger(self, path: Path, event: str) -> None:
         if self.run.tear and event == "open" and path.name.startswith(".") and path.is_file():
             os.truncate(path, path.stat().st_size // 2)
         if self.run.fail is None:
             os.kill(os.getpid(), signal.SIGKILL)
-        self.striking = self.run.fail != errno.ENOSPC  # a full disk stays full
+        self.is_off = self.run.fail != errno.ENOSPC  # a full disk stays full
         raise OSError(self.run.fail, os.strerror(self.run.fail), str(path))
 
 
-def child(run: Run, told: int, output: int) -> int:
-    """The command, in this process from now on. Returns its exit code."""
+def child(run: Run, report_fd: int, output: int) -> int:
+    """Run the command in this process. Return its exit code."""
     os.setpgid(0, 0)
     os.dup2(output, 1)
     os.dup2(output, 2)
     sys.stdout, sys.stderr = (os.fdopen(fd, "w", buffering=1, closefd=False) for fd in (1, 2))
-    fault = Fault(run, told)
+    fault = Fault(run, report_fd)
     if run.root:
         sys.addaudithook(fault)
     if run.file_size is not None:
@@ -92,30 +92,30 @@ def child(run: Run, told: int, output: int) -> int:
         code = 1
     with suppress(OSError):
         sys.stdout.flush()
-    fault.striking = True
+    fault.is_off = True
     os.write(
-        told,
+        report_fd,
         f"\n{fault.n_seen}\n{json.dumps(sorted(set(sys.modules) - known)) if run.modules else ''}".encode(),
     )
     return code
 
 
 def start(run: Run) -> tuple[int, int, int, float]:
-    """pid, where it tells what struck, its output, when it began."""
-    (told, tell), (output, put) = os.pipe(), os.pipe()
+    """Start a command. Return its pid, the pipes of its report and its output, and the start time."""
+    (report_fd, report_end), (output, output_end) = os.pipe(), os.pipe()
     pid = os.fork()
     if pid == 0:
         code = 1
         try:
-            code = child(run, tell, put)
+            code = child(run, report_end, output_end)
         finally:
             os._exit(code if isinstance(code, int) else 1)
-    os.close(tell)
-    os.close(put)
-    return pid, told, output, time.monotonic()
+    os.close(report_end)
+    os.close(output_end)
+    return pid, report_fd, output, time.monotonic()
 
 
-def finish(run: Run, pid: int, told: int, output: int, began: float) -> Ended:
+def finish(run: Run, pid: int, report_fd: int, output: int, began: float) -> RunResult:
     watched = os.pidfd_open(pid)
     limit = run.limit if run.after is None else run.after
     if not select.select([watched], [], [], max(0, began + limit - time.monotonic()))[0]:
@@ -123,18 +123,18 @@ def finish(run: Run, pid: int, told: int, output: int, began: float) -> Ended:
     code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     seconds = time.monotonic() - began
     os.close(watched)
-    struck, _, rest = _read(told).partition("\n")
+    fault_event, _, rest = _read(report_fd).partition("\n")
     n_events, _, modules = rest.partition("\n")
     text = _read(output)
     if modules:
         for name in json.loads(modules):
             with suppress(Exception):
                 importlib.import_module(name)
-    return Ended(code, seconds, int(n_events or 0), struck, text)
+    return RunResult(code, seconds, int(n_events or 0), fault_event, text)
 
 
 def _read(descriptor: int) -> str:
-    """What is in the pipe, whose other end an orphan may still hold."""
+    """Read the content of a pipe without waiting: an orphan process may still hold its other end."""
     os.set_blocking(descriptor, False)
     with os.fdopen(descriptor, "rb") as file:
         return (file.read() or b"").decode(errors="replace")

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 from harness import Harness
-from tiny_stages import STAGES, after, contents
+from tiny_stages import STAGES, file_hashes, root_after
 
 pytestmark = pytest.mark.slow
 
 ALWAYS_WRITING = ("predict-oof", "calibrate", "submit")
-"""By --force, or to compare what they make with what is there."""
+"""Stages that write even if they are finished: because of --force, or to compare their result."""
 
 
 @pytest.fixture
@@ -23,11 +23,11 @@ def bound(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.fixture
-def images(found: Harness) -> Iterator[Path]:
-    """The pictures, which can only be read."""
-    bind_read_only(found.images, found.images)
-    yield found.images
-    subprocess.run(["umount", "--lazy", found.images], check=True)
+def images(harness: Harness) -> Iterator[Path]:
+    """The images folder, read-only."""
+    bind_read_only(harness.images, harness.images)
+    yield harness.images
+    subprocess.run(["umount", "--lazy", harness.images], check=True)
 
 
 def bind_read_only(folder: Path, place: Path) -> None:
@@ -37,37 +37,37 @@ def bind_read_only(folder: Path, place: Path) -> None:
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_stage_that_may_not_write_says_so_and_leaves_all_as_it_was(
-    found: Harness, bound: Path, stage: str
+def test_a_read_only_disk_is_a_user_error_and_changes_nothing(
+    harness: Harness, bound: Path, stage: str
 ) -> None:
-    found.put_back(stage)
-    bind_read_only(found.root, bound)
-    args = [str(word).replace(str(found.root), str(bound)) for word in found.command(stage)]
-    ended = found.server.run(args)
-    assert ended.is_sentence, ended.output
-    assert contents(found.root) == contents(found.before[stage])
+    harness.restore(stage)
+    bind_read_only(harness.root, bound)
+    args = [str(word).replace(str(harness.root), str(bound)) for word in harness.command(stage)]
+    ended = harness.server.run(args)
+    assert ended.is_user_error, ended.output
+    assert file_hashes(harness.root) == file_hashes(harness.before[stage])
 
 
 @pytest.mark.parametrize("stage", [stage for stage in STAGES if stage not in ALWAYS_WRITING])
-def test_a_finished_stage_needs_no_right_to_write(found: Harness, bound: Path, stage: str) -> None:
-    bind_read_only(after(found.before, stage), bound)
-    args = [str(word).replace(str(found.root), str(bound)) for word in found.command(stage)]
-    ended = found.server.run(args)
+def test_a_finished_stage_runs_on_a_read_only_disk(harness: Harness, bound: Path, stage: str) -> None:
+    bind_read_only(root_after(harness.before, stage), bound)
+    args = [str(word).replace(str(harness.root), str(bound)) for word in harness.command(stage)]
+    ended = harness.server.run(args)
     assert ended.code == 0, ended.output
 
 
-def test_inputs_need_no_right_to_write_where_the_cache_lies_elsewhere(
-    found: Harness, bound: Path, images: Path, tmp_path: Path
+def test_inputs_can_be_read_only_if_the_cache_is_elsewhere(
+    harness: Harness, bound: Path, images: Path, tmp_path: Path
 ) -> None:
-    bind_read_only(found.before["cache"], bound)
+    bind_read_only(harness.before["cache"], bound)
     places = {"root": tmp_path / "root", "inputs": bound / "inputs" / "csv", "images": images}
     places["cache-dir"] = tmp_path / "cache"
     flags = [word for name, place in places.items() for word in (f"--{name}", str(place))]
     args = ["cache", "csv", "--size", "32", *flags]
-    ended = found.server.run(args)
+    ended = harness.server.run(args)
     assert ended.code == 0, ended.output
-    done = after(found.before, "cache") / "inputs" / "cache"
-    assert contents(tmp_path / "cache") == contents(done)
+    done = root_after(harness.before, "cache") / "inputs" / "cache"
+    assert file_hashes(tmp_path / "cache") == file_hashes(done)
 
 
 @pytest.mark.parametrize(
@@ -81,19 +81,19 @@ def test_inputs_need_no_right_to_write_where_the_cache_lies_elsewhere(
         ("submit", "submissions/csv"),
     ],
 )
-def test_a_file_where_a_folder_should_be_is_a_sentence(found: Harness, stage: str, place: str) -> None:
-    found.put_back(stage)
-    path = found.root / place
+def test_a_file_in_the_place_of_a_folder_is_a_user_error(harness: Harness, stage: str, place: str) -> None:
+    harness.restore(stage)
+    path = harness.root / place
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("in the way")
-    ended = found.run(stage)
-    assert ended.is_sentence, ended.output
+    ended = harness.run(stage)
+    assert ended.is_user_error, ended.output
     assert str(path) in ended.output
     assert path.read_text() == "in the way"
 
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS, errno.EDQUOT, errno.EIO])
-def test_whatever_the_disk_refuses_with_is_a_sentence(found: Harness, number: int) -> None:
-    wrong, (ended,) = found.wrong_after("submit", [{"at": 5, "fail": number}])
-    assert not wrong
+def test_every_disk_error_is_a_user_error(harness: Harness, number: int) -> None:
+    problems, (ended,) = harness.problems_after("submit", [{"at": 5, "fail": number}])
+    assert not problems
     assert ended.code == 2

@@ -1,4 +1,4 @@
-"""Every stage of a tiny challenge as a command, and the files that it leaves."""
+"""Every stage of a tiny challenge as a command, and the files that it writes."""
 
 import csv
 import hashlib
@@ -25,7 +25,7 @@ STAGES = {
     "calibrate": ["calibrate", "ensemble", *CSV],
     "submit": ["submit", "ensemble", *CSV, "--probabilities", "calibrated"],
 }
-GROWING = (
+INCREMENTAL_FILES = (
     "images.npy",
     "thumbs.npy",
     "hashes.npy",
@@ -35,20 +35,20 @@ GROWING = (
     "log.csv",
     "best.safetensors",
 )
-"""Files under their final names that a stage fills or writes more than once."""
-PASSING = (
+"""Final files that a stage fills in steps or writes several times."""
+TEMPORARY_FILES = (
     "checkpoint*",
     "snapshot-*",
     "best.safetensors",
     "stage[0-9]/weights.safetensors",
     ".*.tmp",
     ".*.partial",
-    ".building",
+    ".staging",
     ".*holder.json",
 )
-"""What must not be left once a stage has ended."""
-TIMED = ("images_per_s", "data_wait_share")
-CHECKOUT = ("commit", "uncommitted_changes")
+"""Temporary files that must not exist after a stage."""
+TIMING_COLUMNS = ("images_per_s", "data_wait_share")
+GIT_FIELDS = ("commit", "uncommitted_changes")
 """Fields of environment.json that change when somebody commits while the tests run."""
 
 
@@ -57,14 +57,14 @@ def command(stage: str, root: Path, images: Path) -> list[str]:
     return [*words, "--root", str(root), "--images", str(images)]
 
 
-def images_of(folder: Path) -> Path:
-    """The images folder of the run that `undisturbed` makes below `folder`."""
+def images_folder(folder: Path) -> Path:
+    """Return the images folder of `run_all_stages(server, folder)`."""
     return folder / "images"
 
 
-def undisturbed(server: ForkServer, folder: Path) -> dict[str, Path]:
-    """The root before each stage, and under "" after the last, of a run that nothing happens to."""
-    root, images = folder / "root", images_of(folder)
+def run_all_stages(server: ForkServer, folder: Path) -> dict[str, Path]:
+    """Run all stages. Return copies of the root before each stage, and after the last one as ""."""
+    root, images = folder / "root", images_folder(folder)
     make_inputs(root, images)
     before = {}
     for number, stage in enumerate([*STAGES, ""]):
@@ -76,37 +76,37 @@ def undisturbed(server: ForkServer, folder: Path) -> dict[str, Path]:
     return before
 
 
-def after(before: dict[str, Path], stage: str) -> Path:
-    """The root as the undisturbed stage left it."""
+def root_after(before: dict[str, Path], stage: str) -> Path:
+    """Return the root after a stage of the undisturbed run."""
     stages = list(before)
     return before[stages[stages.index(stage) + 1]]
 
 
-def contents(root: Path) -> dict[str, str]:
-    """A hash of every file below `root`, folders as well, without what is different in every run.
+def file_hashes(root: Path) -> dict[str, str]:
+    """Return a hash of every file and folder below `root`, without content that differs in every run.
 
-    seconds.json is only written for a fold that was trained alone and without interruption.
+    seconds.json is only written for a fold that was trained without another job and without interruption.
     """
     paths = [path for path in sorted(root.rglob("*")) if path.name != "seconds.json"]
     return {path.relative_to(root).as_posix(): _hash(path) for path in paths}
 
 
-def left_over(root: Path) -> list[Path]:
-    return sorted(path for pattern in PASSING for path in root.rglob(pattern))
+def leftover_files(root: Path) -> list[Path]:
+    return sorted(path for pattern in TEMPORARY_FILES for path in root.rglob(pattern))
 
 
-def half_written(root: Path, before: Path, after: Path) -> list[str]:
-    """Files under their final names that are neither as they were nor as they will be."""
-    known = {name: {value} for name, value in contents(before).items()}
-    for name, value in contents(after).items():
+def partial_files(root: Path, before: Path, finished: Path) -> list[str]:
+    """Return final files whose content is neither the old nor the new one."""
+    known = {name: {value} for name, value in file_hashes(before).items()}
+    for name, value in file_hashes(finished).items():
         known.setdefault(name, set()).add(value)
-    passing = {path.relative_to(root).as_posix() for path in left_over(root)}
+    temporary = {path.relative_to(root).as_posix() for path in leftover_files(root)}
     return [
         name
-        for name, value in contents(root).items()
+        for name, value in file_hashes(root).items()
         if value not in known.get(name, set())
-        and not Path(name).name.startswith(GROWING)
-        and not any(name == one or name.startswith(f"{one}/") for one in passing)
+        and not Path(name).name.startswith(INCREMENTAL_FILES)
+        and not any(name == one or name.startswith(f"{one}/") for one in temporary)
     ]
 
 
@@ -115,8 +115,10 @@ def _hash(path: Path) -> str:
         return "folder"
     data = path.read_bytes()
     if path.name == "environment.json":
-        data = json.dumps({k: v for k, v in json.loads(data).items() if k not in CHECKOUT}).encode()
+        data = json.dumps({k: v for k, v in json.loads(data).items() if k not in GIT_FIELDS}).encode()
     if path.name == "log.csv":
         rows = list(csv.DictReader(io.StringIO(data.decode())))
-        data = json.dumps([{k: v for k, v in row.items() if k not in TIMED} for row in rows]).encode()
+        data = json.dumps(
+            [{k: v for k, v in row.items() if k not in TIMING_COLUMNS} for row in rows]
+        ).encode()
     return hashlib.sha256(data).hexdigest()

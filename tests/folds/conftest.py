@@ -11,7 +11,7 @@ from cxrlt.challenges.base import Challenge
 
 @dataclass(frozen=True)
 class CsvRows(Challenge):
-    """A challenge whose only file is its table."""
+    """A challenge that consists of one table per split."""
 
     def read(self, split: str, inputs_dir: Path) -> pd.DataFrame:
         table = pd.read_csv(inputs_dir / f"{split}.csv", index_col="image_id", dtype={"patient": "string"})
@@ -22,7 +22,10 @@ class CsvRows(Challenge):
 
 
 def long_tailed_table(n_patients: int, prevalence: dict[str, float], seed: int = 0) -> pd.DataFrame:
-    """One to six images per patient; a sick patient's images are each positive with probability .6."""
+    """Return a table with one to six images per patient.
+
+    Each image of a positive patient is positive with probability 0.6.
+    """
     rng = np.random.default_rng(seed)
     patient = np.repeat(np.arange(n_patients), rng.integers(1, 7, size=n_patients))
     table = pd.DataFrame({"patient": [f"p{p:05d}" for p in patient]}, dtype="string")
@@ -51,7 +54,7 @@ def challenge() -> Challenge:
 
 @pytest.fixture
 def workspace(tmp_path: Path, table: pd.DataFrame) -> Workspace:
-    """A root with the challenge's table in place."""
+    """Return a root that contains the challenge's table."""
     workspace = Workspace(tmp_path)
     workspace.inputs_dir("tiny").mkdir(parents=True)
     table.to_csv(workspace.inputs_dir("tiny") / "train.csv")

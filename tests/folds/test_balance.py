@@ -32,7 +32,7 @@ def test_a_patient_in_two_folds_is_counted_as_a_leak() -> None:
     assert balance(table, ("Mass",), fold)["patients_in_two_folds"] == 1
 
 
-def test_classes_with_too_few_patients_and_classes_a_fold_lacks_are_told_apart() -> None:
+def test_scarce_and_absent_classes_are_separate() -> None:
     table, fold = six_rows()
     table["Nodule"] = [0, 0, 0, 0, 1, 1]
     figures = balance(table, ("Mass", "Hernia", "Nodule"), fold)
@@ -40,7 +40,7 @@ def test_classes_with_too_few_patients_and_classes_a_fold_lacks_are_told_apart()
     assert figures["absent"] == ["Nodule"]
 
 
-def test_a_class_that_nobody_has_leaves_the_figures_finite_and_is_named() -> None:
+def test_a_class_without_positives_gives_finite_numbers() -> None:
     table, fold = six_rows()
     table["Mass"] = 0.0
     figures = balance(table, ("Mass",), fold)

@@ -17,7 +17,7 @@ from cxrlt.folds.split import split_patients
 from cxrlt.inputs.cache_build import build_cache
 from cxrlt.inputs.table import load_table
 from cxrlt.system.atomic_files import sha256_of
-from refusal import refused
+from user_errors import raises_user_error
 
 
 def test_folds_are_read_back_as_they_were_made(
@@ -25,14 +25,14 @@ def test_folds_are_read_back_as_they_were_made(
 ) -> None:
     make_folds(challenge, workspace, n_folds=4, seed=1)
     folds, path = read_folds(challenge, workspace), workspace.folds_path("tiny")
-    assert (folds.n_folds, folds.made.seed, folds.made.sha256) == (4, 1, sha256_of(path))
+    assert (folds.n_folds, folds.record.seed, folds.record.sha256) == (4, 1, sha256_of(path))
     assert folds.frame["fold"].equals(split_patients(table, challenge.classes, 4, 1))
     assert folds.frame["patient"].tolist() == table["patient"].tolist()
     assert json.loads(report_path(path).read_text())["patients_in_two_folds"] == 0
     assert path.read_bytes().startswith(b"image_id,patient,fold\n")
 
 
-def test_asking_again_for_the_same_split_changes_nothing(challenge: Challenge, workspace: Workspace) -> None:
+def test_the_same_split_again_changes_nothing(challenge: Challenge, workspace: Workspace) -> None:
     assert "already done" not in make_folds(challenge, workspace, n_folds=4)
     paths = [workspace.folds_path("tiny"), report_path(workspace.folds_path("tiny"))]
     before = [path.stat().st_mtime_ns for path in paths]
@@ -41,25 +41,25 @@ def test_asking_again_for_the_same_split_changes_nothing(challenge: Challenge, w
 
 
 @pytest.mark.parametrize(("n_folds", "seed"), [(5, 0), (4, 1)])
-def test_asking_for_another_split_than_the_one_there_is_an_error_that_names_both(
+def test_a_different_split_is_an_error_that_names_both(
     challenge: Challenge, workspace: Workspace, n_folds: int, seed: int
 ) -> None:
     make_folds(challenge, workspace, n_folds=4, seed=0)
-    with pytest.raises(UserError, match=f"4 folds of seed 0, not {n_folds} of seed {seed}.*--force"):
+    with pytest.raises(UserError, match=f"4 folds with seed 0, not {n_folds} with seed {seed}.*--force"):
         make_folds(challenge, workspace, n_folds, seed)
 
 
-def test_other_rows_than_those_of_the_split_there_are_an_error_that_names_them(
+def test_changed_rows_are_an_error_that_names_them(
     challenge: Challenge, workspace: Workspace, table: pd.DataFrame
 ) -> None:
     make_folds(challenge, workspace)
     table.drop("i000005").to_csv(workspace.inputs_dir("tiny") / "train.csv")
-    with refused("1 rows", "i000005", "cxrlt folds tiny --extend"):
+    with raises_user_error("1 rows", "i000005", "cxrlt folds tiny --extend"):
         make_folds(challenge, workspace)
     for patient in ("p99999", "a00000"):
         table.loc["i000000", "patient"] = patient
         table.to_csv(workspace.inputs_dir("tiny") / "train.csv")
-        with pytest.raises(UserError, match="1 rows have another patient there: i000000"):
+        with pytest.raises(UserError, match="1 rows have another patient in the split: i000000"):
             make_folds(challenge, workspace)
 
 
@@ -67,15 +67,15 @@ def test_force_replaces_the_split_and_names_the_runs_that_no_longer_fit(
     challenge: Challenge, workspace: Workspace
 ) -> None:
     make_folds(challenge, workspace, n_folds=4)
-    before = read_folds(challenge, workspace).made
+    before = read_folds(challenge, workspace).record
     workspace.run_dir("tiny", "demo_resnet").mkdir()
-    with pytest.raises(UserError, match="demo_resnet would then have to be trained again"):
+    with pytest.raises(UserError, match="then demo_resnet must be trained again"):
         make_folds(challenge, workspace, n_folds=3)
     for n_folds in (3, 4):
         after = make_folds(challenge, workspace, n_folds=n_folds, force=True)
-        assert "runs trained on another split are refused from now on (demo_resnet)" in after
+        assert "runs trained on the old split are refused from now on (demo_resnet)" in after
         assert read_folds(challenge, workspace).n_folds == n_folds
-    assert read_folds(challenge, workspace).made == before
+    assert read_folds(challenge, workspace).record == before
     assert "refused" not in make_folds(challenge, workspace, n_folds=4, force=True)
 
 
@@ -83,7 +83,7 @@ def test_a_split_changed_by_hand_is_refused(challenge: Challenge, workspace: Wor
     make_folds(challenge, workspace)
     path = workspace.folds_path("tiny")
     path.write_text(path.read_text().replace(",0\n", ",1\n", 1))
-    with refused("folds.csv", "cxrlt folds tiny --n-folds 5 --seed 0 --force"):
+    with raises_user_error("folds.csv", "cxrlt folds tiny --n-folds 5 --seed 0 --force"):
         read_folds(challenge, workspace)
 
 
@@ -106,7 +106,7 @@ def test_ids_that_look_like_numbers_or_blanks_stay_text(challenge: Challenge, wo
 
 
 class TextRows(Challenge):
-    """A challenge that reads its ids as the text they are."""
+    """A challenge that reads its ids as strings."""
 
     def read(self, split: str, inputs_dir: Path) -> pd.DataFrame:
         table = pd.read_csv(inputs_dir / f"{split}.csv", dtype=str, keep_default_na=False)
@@ -137,7 +137,7 @@ def test_with_allow_missing_only_rows_whose_image_exists_are_split(
 
 @pytest.fixture
 def nih(tmp_path: Path, nih_data: Path) -> Workspace:
-    """A root of its own that reads the real tables."""
+    """Return a new root that uses the real tables."""
     return Workspace(tmp_path, inputs=nih_data)
 
 
@@ -163,7 +163,7 @@ def test_all_nih_rows_at_once_are_split_evenly_too(nih: Workspace) -> None:
 
 
 def decode_all(challenge: Challenge, workspace: Workspace, same: dict[str, str]) -> None:
-    """Give every row an image of its own, or of another row (`same`: by id), and cache them."""
+    """Write a different image per row, or that of another row (`same`: by id), and cache them."""
     table = challenge.read("train", workspace.inputs_dir("tiny"))
     images = workspace.images_dir("tiny")
     for image_id in table.index:
@@ -173,7 +173,7 @@ def decode_all(challenge: Challenge, workspace: Workspace, same: dict[str, str])
     build_cache(table, 8, workspace.cache_dir(), "tiny", "train", images, workers=1)
 
 
-def test_patients_who_share_a_picture_are_one_also_when_the_split_is_extended(
+def test_patients_who_share_an_image_stay_merged_after_extend(
     challenge: Challenge, workspace: Workspace, table: pd.DataFrame
 ) -> None:
     path = workspace.inputs_dir("tiny") / "train.csv"
@@ -186,7 +186,7 @@ def test_patients_who_share_a_picture_are_one_also_when_the_split_is_extended(
     before = read_folds(challenge, workspace).frame
     assert set(before.loc[table.index[table["patient"].isin(["p00003", "p00007"])], "patient"]) == {"p00003"}
     table.to_csv(path)
-    with pytest.raises(UserError, match="training images are not decoded yet"):
+    with pytest.raises(UserError, match="training images are not in it yet"):
         extend_folds(challenge, workspace)
     decode_all(challenge, workspace, same)
     extend_folds(challenge, workspace)
@@ -197,5 +197,5 @@ def test_patients_who_share_a_picture_are_one_also_when_the_split_is_extended(
     merged = table.assign(patient=table["patient"].replace("p00011", "p00010"))
     merged.to_csv(path)
     n_rows = table["patient"].isin(["p00010", "p00011"]).sum()
-    with pytest.raises(UserError, match=f"{n_rows} rows have another patient there"):
+    with pytest.raises(UserError, match=f"{n_rows} rows have another patient in the split"):
         extend_folds(challenge, workspace)

@@ -8,7 +8,7 @@ from cxrlt.errors import UserError
 from cxrlt.folds.make import extend_folds, make_folds
 from cxrlt.folds.read import read_folds
 from cxrlt.system.atomic_files import sha256_of
-from refusal import refused
+from user_errors import raises_user_error
 
 AGAIN = "cxrlt folds tiny"
 REPORTS = {
@@ -39,7 +39,7 @@ REPORTS = {
 
 
 @pytest.mark.parametrize("content", REPORTS.values(), ids=REPORTS)
-def test_a_report_that_is_damaged_is_answered_with_the_command_that_renews_it(content, challenge, workspace):
+def test_a_damaged_report_is_an_error_with_the_fix(content, challenge, workspace):
     make_folds(challenge, workspace)
     path = workspace.folds_path("tiny")
     path.with_suffix(".json").write_bytes(content.replace(b"HASH", sha256_of(path).encode()))
@@ -50,7 +50,7 @@ def test_a_report_that_is_damaged_is_answered_with_the_command_that_renews_it(co
 
 
 def swapped(text: str) -> str:
-    """Two images of one patient, in two folds."""
+    """Move one of a patient's two images to another fold."""
     header, *lines = text.splitlines()
     patients = [line.split(",")[1] for line in lines]
     place = next(k for k, patient in enumerate(patients) if patients.count(patient) > 1)
@@ -68,11 +68,14 @@ SPLITS = {
     "a fold that is no number": (lambda t: t + "new,new,nan\n", "should have the folds 0 to 4"),
     "no fold": (lambda t: t + "new,new,\n", "should have the folds 0 to 4"),
     "a fold less": (lambda t: t.replace(",4\n", ",3\n"), "should have the folds 0 to 4, not 0, 1, 2, 3"),
-    "a column less": (lambda t: t.replace("image_id,patient,fold", "image_id,fold"), "not a whole CSV file"),
+    "a column less": (
+        lambda t: t.replace("image_id,patient,fold", "image_id,fold"),
+        "not a complete CSV file",
+    ),
     "a column renamed": (lambda t: t.replace("patient", "patients", 1), "should have the columns image_id, "),
     "columns in another order": (lambda t: t.replace("image_id,patient", "patient,image_id"), "should have"),
-    "a row cut short": (lambda t: t[: t.rindex(",")], "not a whole CSV file"),
-    "a header alone": (lambda t: t.splitlines()[0] + "\n", "a header and no rows"),
+    "a row cut short": (lambda t: t[: t.rindex(",")], "not a complete CSV file"),
+    "a header alone": (lambda t: t.splitlines()[0] + "\n", "a header but no rows"),
     "empty": (lambda t: "", "is empty"),
     "a NUL character": (lambda t: t + "\0", "NUL character"),
     "an open quotation mark": (lambda t: t + 'new,new,"0', "quoted wrongly"),
@@ -80,11 +83,11 @@ SPLITS = {
 
 
 @pytest.mark.parametrize(("change", "sentence"), SPLITS.values(), ids=SPLITS)
-def test_a_file_that_is_no_split_is_refused_even_if_its_hash_is_right(change, sentence, challenge, workspace):
+def test_an_invalid_split_is_an_error_even_with_the_right_hash(change, sentence, challenge, workspace):
     make_folds(challenge, workspace)
     path = workspace.folds_path("tiny")
     path.write_text(change(path.read_text()))
-    with refused("folds.csv", f"{AGAIN} --n-folds 5 --seed 0 --force"):
+    with raises_user_error("folds.csv", f"{AGAIN} --n-folds 5 --seed 0 --force"):
         read_folds(challenge, workspace)
     report = json.loads(path.with_suffix(".json").read_text())
     path.with_suffix(".json").write_text(json.dumps(report | {"sha256": sha256_of(path)}))
@@ -94,7 +97,7 @@ def test_a_file_that_is_no_split_is_refused_even_if_its_hash_is_right(change, se
 
 @pytest.mark.parametrize("name", ["folds.csv", "folds.json"])
 @pytest.mark.parametrize("kind", ["folder", "pipe", "broken link"])
-def test_what_is_no_file_where_the_split_should_be_is_a_sentence(name, kind, challenge, workspace):
+def test_a_folder_or_pipe_in_place_of_the_split_is_a_user_error(name, kind, challenge, workspace):
     make_folds(challenge, workspace)
     path = workspace.folds_path("tiny").with_name(name)
     path.unlink()
@@ -108,33 +111,33 @@ def test_what_is_no_file_where_the_split_should_be_is_a_sentence(name, kind, cha
         read_folds(challenge, workspace)
 
 
-def test_patients_without_a_name_are_in_no_two_folds(challenge, workspace, table):
+def test_rows_without_patient_can_be_in_any_fold(challenge, workspace, table):
     table.assign(patient="").to_csv(workspace.inputs_dir("tiny") / "train.csv")
     make_folds(challenge, workspace)
     assert read_folds(challenge, workspace).frame["patient"].isna().all()
 
 
-def test_weights_are_of_this_split_where_their_fold_saw_its_rows_or_it_was_only_extended_since(
-    challenge, workspace, table
-):
+def test_weights_stay_valid_after_the_split_is_extended(challenge, workspace, table):
     make_folds(challenge, workspace)
     identity = read_folds(challenge, workspace).identity
-    made_of = {"split": identity.split, "rows": identity.rows(1)}
+    provenance = {"split": identity.split, "rows": identity.rows(1)}
     new = table[:9].assign(patient="new").rename("new {}".format)
 
-    def has_trained() -> list[bool]:
+    def was_training_split() -> list[bool]:
         folds = read_folds(challenge, workspace)
-        return [folds.has_trained(made_of, fold) for fold in (1, "1", 0, 2, 3, 4)]
+        return [folds.was_training_split(provenance, fold) for fold in (1, "1", 0, 2, 3, 4)]
 
-    assert has_trained() == [True, True, False, False, False, False]
+    assert was_training_split() == [True, True, False, False, False, False]
     pd.concat([table, new]).to_csv(workspace.inputs_dir("tiny") / "train.csv", index_label="image_id")
     extend_folds(challenge, workspace)
     folds = read_folds(challenge, workspace)
     now = {"split": folds.identity.split, "rows": folds.identity.rows(1)}
-    assert now["rows"] != made_of["rows"]
-    assert folds.extended_since(made_of, 1) == ["split", "rows"]
-    assert folds.accepting(made_of | {"labels": "x"}, 1) == now | {"labels": "x"}
-    assert folds.extended_since(now, 1) == folds.extended_since({"split": "0" * 64}, 1) == []
-    assert has_trained() == [True, True, False, False, False, False]
+    assert now["rows"] != provenance["rows"]
+    assert folds.parts_changed_by_extend(provenance, 1) == ["split", "rows"]
+    assert folds.with_current_digests(provenance | {"labels": "x"}, 1) == now | {"labels": "x"}
+    assert (
+        folds.parts_changed_by_extend(now, 1) == folds.parts_changed_by_extend({"split": "0" * 64}, 1) == []
+    )
+    assert was_training_split() == [True, True, False, False, False, False]
     make_folds(challenge, workspace, seed=1, force=True)
-    assert not any(has_trained())
+    assert not any(was_training_split())

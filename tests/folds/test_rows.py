@@ -1,4 +1,4 @@
-"""Which rows of the training table count as new, gone or leaking since the folds were made."""
+"""Rows of the training table that are new, removed or leaking since the folds were made."""
 
 from dataclasses import replace
 
@@ -10,7 +10,7 @@ from cxrlt.artifacts import Workspace
 from cxrlt.challenges.base import Challenge
 from cxrlt.folds.make import extend_folds, make_folds
 from cxrlt.folds.rows import read_train_rows
-from refusal import refused
+from user_errors import raises_user_error
 
 
 def write_images(workspace: Workspace, ids: pd.Index) -> None:
@@ -18,7 +18,7 @@ def write_images(workspace: Workspace, ids: pd.Index) -> None:
         cv2.imwrite(str(workspace.images_dir("tiny") / f"{image_id}.png"), np.zeros((2, 2), np.uint8))
 
 
-def test_rows_left_out_for_want_of_an_image_are_new_once_it_is_there(
+def test_rows_with_a_missing_image_are_new_when_it_arrives(
     challenge: Challenge, workspace: Workspace, table: pd.DataFrame
 ) -> None:
     write_images(workspace, table.index[::3])
@@ -43,13 +43,13 @@ def test_a_patient_of_the_table_in_two_folds_is_a_leak_that_training_refuses(
     merged = table.assign(patient=table["patient"].replace(other, one))
     merged.to_csv(workspace.inputs_dir("tiny") / "train.csv")
     rows = read_train_rows(challenge, workspace)
-    assert rows.leaking == (one,)
-    with refused("1 patients", "folds.csv", one, "--force"):
+    assert rows.leaking_patients == (one,)
+    with raises_user_error("1 patients", "folds.csv", one, "--force"):
         rows.require_complete("tiny")
     assert "scores are too high" in rows.notes("tiny")[0]
 
 
-def test_new_rows_stand_in_the_order_of_the_table_without_those_of_patients_whom_dev_has(
+def test_new_rows_exclude_patients_of_dev(
     challenge: Challenge, workspace: Workspace, table: pd.DataFrame
 ) -> None:
     with_dev = replace(challenge, splits=("train", "dev"))

@@ -25,7 +25,7 @@ def test_every_label_keeps_its_share_in_every_fold(table: pd.DataFrame) -> None:
     assert max(patients) - min(patients) <= 2
 
 
-def test_the_same_seed_gives_the_same_folds_whatever_the_order_of_the_rows(table: pd.DataFrame) -> None:
+def test_folds_do_not_depend_on_the_order_of_the_rows(table: pd.DataFrame) -> None:
     fold = split_patients(table, CLASSES, n_folds=4, seed=3)
     shuffled = split_patients(table.sample(frac=1, random_state=1), CLASSES, n_folds=4, seed=3)
     pd.testing.assert_series_equal(shuffled.loc[fold.index], fold)
@@ -47,7 +47,7 @@ def test_a_class_with_fewer_positive_patients_than_folds_is_split_all_the_same(t
     assert figures["absent"] == []
 
 
-def test_a_rare_class_spreads_its_patients_and_not_its_images_alone() -> None:
+def test_a_rare_class_is_stratified_by_patients_too() -> None:
     n_images = {"p0": 4, "p1": 1, "p2": 1, "p3": 1, "p4": 1}
     rows = [(patient, 1) for patient, n in n_images.items() for _ in range(n)]
     rows += [(f"healthy{n}", 0) for n in range(200)]  # so that all folds can be of one size
@@ -79,8 +79,8 @@ def test_too_few_folds_or_more_than_patients_is_an_error(table: pd.DataFrame, n_
         split_patients(table, CLASSES, n_folds, seed=0)
 
 
-def test_the_patient_who_alone_has_a_finding_is_placed_before_all_others() -> None:
-    """All of a finding's positives are more of it than two thirds of another's: the first goes to fold 0."""
+def test_the_only_positive_patient_is_assigned_first() -> None:
+    """The share 1 of Hernia is larger than 2/3 of Mass, so patient c comes first and gets fold 0."""
     rows = [("a", 1, 0), ("a", 1, 0), ("b", 1, 0), ("c", 0, 1), ("d", 0, 0), ("e", 0, 0)]
     table = pd.DataFrame(rows, columns=["patient", "Mass", "Hernia"])
     fold = split_patients(table, ("Mass", "Hernia"), n_folds=2, seed=0)

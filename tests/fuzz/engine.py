@@ -1,7 +1,7 @@
-"""Damaged files for the readers, and what comes of them.
+"""Fuzzing of the readers with damaged files.
 
-Every case must end in success or in a UserError, within SECONDS and MEMORY; what is accepted must be what
-Python's csv module reads. Anything else is a failure.
+Every case must end with success or a UserError, within SECONDS and MEMORY, and an accepted file must have the
+values that Python's csv module reads. Anything else is a failure.
 """
 
 import random
@@ -25,18 +25,18 @@ from cxrlt.recipe import RECIPES_DIR, load_recipe
 from cxrlt.submissions.read import open_csv, read_submission
 from cxrlt.submissions.validate import validate_submission
 from five_images import CLASSES, FIVE_IMAGES, IDS
-from fuzz.mutations import mutated, with_changed_cells, with_changed_header, zipped
-from fuzz.oracle import same, submission_of, table_of
-from layouts import CSV_SPEC, LAYOUTS, as_csv
+from fuzz.mutations import change_cells, change_zip_header, make_zip, mutate_bytes
+from fuzz.oracle import equal_or_both_nan, parse_submission, parse_table
+from layouts import CSV_SPEC, LAYOUTS, csv_bytes
 
 SECONDS = 10
 MEMORY = 1 << 30
-LONGEST_SENTENCE = 5000
+MAX_MESSAGE_CHARS = 5000
 
 
 @dataclass
 class Report:
-    """What came of the cases so far."""
+    """Counts and failures of the cases so far."""
 
     cases: int = 0
     accepted: int = 0
@@ -52,7 +52,7 @@ class Report:
 
 
 class Tables:
-    """The training tables of all challenges, and now and then what stands beside them."""
+    """The training tables of all challenges, and sometimes the other files of their folders."""
 
     def __init__(self, folder: Path) -> None:
         self.layouts = list(LAYOUTS.values())
@@ -66,9 +66,9 @@ class Tables:
         beside = [path for path in sorted(inputs.iterdir()) if path.name != layout.file]
         layout.write(inputs)
         target = random_.choice(beside) if beside and not random_.randrange(5) else inputs / layout.file
-        other = as_csv(random_.choice(self.layouts).rows())
-        change = with_changed_cells if target.suffix == ".csv" and random_.randrange(2) else mutated
-        target.write_bytes(change(_dressed(target.read_bytes(), random_), random_, other))
+        other = csv_bytes(random_.choice(self.layouts).rows())
+        change = change_cells if target.suffix == ".csv" and random_.randrange(2) else mutate_bytes
+        target.write_bytes(change(_reformat(target.read_bytes(), random_), random_, other))
         return target, lambda: self._read(layout, inputs)
 
     @staticmethod
@@ -77,7 +77,7 @@ class Tables:
         table = challenge.read("train", inputs)
         if layout.challenge == "csv":
             challenge.template("test", inputs)
-        expected = table_of(inputs / layout.file, layout)
+        expected = parse_table(inputs / layout.file, layout)
         if layout.challenge == "nih14":
             lines = (inputs / "train_val_list.txt").read_text(encoding="utf-8-sig").splitlines()
             listed = {line.strip() for line in lines if line.strip()}
@@ -91,13 +91,15 @@ class Tables:
         for place, image in enumerate(table.index):
             patient, path, values = expected[image]
             assert (table["patient"].iloc[place], table["path"].iloc[place]) == (patient, path), "misread"
-            assert all(map(same, labels[place], (values[name] for name in challenge.classes))), "labels"
+            assert all(map(equal_or_both_nan, labels[place], (values[name] for name in challenge.classes))), (
+                "labels"
+            )
 
 
 class Submissions:
-    """A CSV, or a zip with one in it, for a template of five images."""
+    """A CSV file, or a zip with one, for a template of five images."""
 
-    sound = as_csv(
+    valid_csv = csv_bytes(
         [
             ["dicom_id", *CLASSES],
             *([image, f"0.{k}1234567890123456", f"{k}.5e-1", f".{k}3"] for k, image in enumerate(IDS)),
@@ -108,17 +110,20 @@ class Submissions:
         self.folder = folder
 
     def case(self, random_: random.Random) -> tuple[Path, Callable[[], None]]:
-        table, other = _dressed(self.sound, random_), as_csv(random_.choice(list(LAYOUTS.values())).rows())
-        change = random_.choice((with_changed_cells, mutated))
+        table, other = (
+            _reformat(self.valid_csv, random_),
+            csv_bytes(random_.choice(list(LAYOUTS.values())).rows()),
+        )
+        change = random_.choice((change_cells, mutate_bytes))
         kind = random_.randrange(4)
         path = self.folder / ("mine.zip" if kind else "mine.csv")
         if kind == 0:
             content = change(table, random_, other)
         elif kind == 1:
-            content = zipped(change(table, random_, other), random_)
+            content = make_zip(change(table, random_, other), random_)
         else:
-            damage = mutated if kind == 2 else with_changed_header
-            content = damage(zipped(table, random_), random_, zipped(other, random_))
+            damage = mutate_bytes if kind == 2 else change_zip_header
+            content = damage(make_zip(table, random_), random_, make_zip(other, random_))
         path.write_bytes(content)
         return path, lambda: self._validate(path)
 
@@ -128,7 +133,7 @@ class Submissions:
         if problems:
             raise UserError(" ".join(problems))
         with open_csv(path) as file:
-            header, numbers = submission_of(file.read())
+            header, numbers = parse_submission(file.read())
         values = read_submission(path).numbers(CLASSES)
         assert (header, list(numbers)) == (["dicom_id", *CLASSES], IDS), "other ids"
         assert np.array_equal(values, np.array(list(numbers.values()))), "misread"
@@ -145,7 +150,7 @@ class Descriptions:
     def case(self, random_: random.Random) -> tuple[Path, Callable[[], None]]:
         is_recipe = random_.randrange(2)
         content = random_.choice(self.recipes) if is_recipe else CSV_SPEC.encode()
-        content = mutated(content, random_, random_.choice(self.recipes))
+        content = mutate_bytes(content, random_, random_.choice(self.recipes))
         tokens = (
             b"&a ",
             b"*a",
@@ -173,8 +178,8 @@ class Descriptions:
 TARGETS = {"table": Tables, "submission": Submissions, "yaml": Descriptions}
 
 
-def _dressed(content: bytes, random_: random.Random) -> bytes:
-    """The same file as other programs write it."""
+def _reformat(content: bytes, random_: random.Random) -> bytes:
+    """Return the same file in the format of other programs (BOM, line ends, quotes)."""
     dress = random_.randrange(6)
     if dress == 0:
         return b"\xef\xbb\xbf" + content
@@ -185,16 +190,16 @@ def _dressed(content: bytes, random_: random.Random) -> bytes:
     return content
 
 
-def kind_of(error: UserError) -> str:
-    """The sentence without what differs from file to file."""
+def message_kind(error: UserError) -> str:
+    """Return the message without the parts that differ between files."""
     sentence = re.sub(r"'(?:[^'\\]|\\.)*'|\"[^\"]*\"|/\S+|\([^)]*\)|\d[\d,.]*", "…", str(error))
     return " ".join(sentence.split())[:50]
 
 
 def fuzz(target: str, seed: int, minutes: float, cases: int, keep: Path | None) -> Report:
-    """Try `cases` cases, or as many as there is time for."""
+    """Run `cases` cases, or as many as possible in `minutes`."""
     report, random_ = Report(), random.Random(seed)
-    most = max(MEMORY, _peak() + MEMORY)
+    max_memory = max(MEMORY, _peak_memory() + MEMORY)
     ends = time.monotonic() + 60 * minutes
     with tempfile.TemporaryDirectory() as folder:
         maker = TARGETS[target](Path(folder))
@@ -202,11 +207,11 @@ def fuzz(target: str, seed: int, minutes: float, cases: int, keep: Path | None) 
             path, read = maker.case(random_)
             report.cases += 1
             started = time.monotonic()
-            problem = _problem_of(read, report)
+            problem = _find_problem(read, report)
             if time.monotonic() - started > SECONDS:
                 problem = f"took {time.monotonic() - started:.1f} s"
-            if _peak() > most:
-                problem, most = f"took {_peak():,} bytes", 2 * _peak()
+            if _peak_memory() > max_memory:
+                problem, max_memory = f"took {_peak_memory():,} bytes", 2 * _peak_memory()
             if problem:
                 report.failures.append(f"case {report.cases}, {path.name}: {problem}")
                 if keep is not None:
@@ -217,18 +222,18 @@ def fuzz(target: str, seed: int, minutes: float, cases: int, keep: Path | None) 
     return report
 
 
-def _problem_of(read: Callable[[], None], report: Report) -> str | None:
+def _find_problem(read: Callable[[], None], report: Report) -> str | None:
     try:
         read()
         report.accepted += 1
     except UserError as error:
-        report.refused[kind_of(error)] += 1
-        if not str(error).isprintable() or len(str(error)) > LONGEST_SENTENCE:
-            return f"no sentence: {str(error)[:500]!r}"
+        report.refused[message_kind(error)] += 1
+        if not str(error).isprintable() or len(str(error)) > MAX_MESSAGE_CHARS:
+            return f"not a valid message: {str(error)[:500]!r}"
     except Exception:
         return traceback.format_exc()
     return None
 
 
-def _peak() -> int:
+def _peak_memory() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

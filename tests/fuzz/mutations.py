@@ -1,4 +1,4 @@
-"""Changes of bytes that files suffer, and those that an attacker would try."""
+"""Random damage of files, and changes that an attacker would try."""
 
 import csv
 import io
@@ -6,7 +6,7 @@ import random
 import struct
 import zipfile
 
-from layouts import as_csv
+from layouts import csv_bytes
 
 TOKENS = [
     *(
@@ -50,15 +50,15 @@ TOKENS = [
 INTERESTING = (0, 1, 2, 0x7F, 0x80, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0xFFFFFFFF, 30, 46, 1000, 100_000_000)
 
 
-def mutated(content: bytes, random_: random.Random, other: bytes) -> bytes:
-    """One to four changes of bytes; `other` is a file to splice with."""
+def mutate_bytes(content: bytes, random_: random.Random, other: bytes) -> bytes:
+    """Change the bytes one to four times; `other` is a file to splice with."""
     for _ in range(random_.choice((1, 1, 1, 2, 2, 3, 4))):
         content = random_.choice(CHANGES)(content, random_, other)
     return content
 
 
-def with_changed_cells(content: bytes, random_: random.Random, other: bytes) -> bytes:
-    """The same table with other cells, rows or columns, written as a CSV file again."""
+def change_cells(content: bytes, random_: random.Random, other: bytes) -> bytes:
+    """Change cells, rows or columns of a table, and write a valid CSV file."""
     rows = [row for row in csv.reader(io.StringIO(content.decode("utf-8-sig"), newline="")) if row]
     for _ in range(random_.choice((1, 1, 2, 3))):
         row, place = random_.randrange(len(rows)), random_.randrange(len(rows[0]))
@@ -79,7 +79,7 @@ def with_changed_cells(content: bytes, random_: random.Random, other: bytes) -> 
             random_.shuffle(rows[row])
         if not rows[0]:
             break
-    return as_csv(rows)
+    return csv_bytes(rows)
 
 
 def _span(content: bytes, random_: random.Random) -> tuple[int, int]:
@@ -125,14 +125,14 @@ def splice(content: bytes, random_: random.Random, other: bytes) -> bytes:
 
 
 def number(content: bytes, random_: random.Random, other: bytes) -> bytes:
-    """A binary field of two or four bytes."""
+    """Overwrite a binary field of two or four bytes."""
     place = random_.randrange(len(content) + 1)
     field = struct.pack("<L", random_.choice(INTERESTING))[: random_.choice((2, 4))]
     return content[:place] + field + content[place + len(field) :]
 
 
 def replace_token(content: bytes, random_: random.Random, other: bytes) -> bytes:
-    """Every comma, line break, digit or what else is somewhere, for something else."""
+    """Replace one, two or all occurrences of a character, such as a comma or a line break."""
     old = random_.choice((b",", b"\n", b"0", b"1", b".", b"/", b"_", b" "))
     return content.replace(old, random_.choice(TOKENS), random_.choice((1, 2, -1)))
 
@@ -140,8 +140,8 @@ def replace_token(content: bytes, random_: random.Random, other: bytes) -> bytes
 CHANGES = (flip, flip, insert, insert, overwrite, drop, repeat, truncate, splice, number, replace_token)
 
 
-def zipped(content: bytes, random_: random.Random) -> bytes:
-    """In a zip under any name, perhaps with something beside it."""
+def make_zip(content: bytes, random_: random.Random) -> bytes:
+    """Return a zip that contains `content` under a random name, sometimes with another file."""
     file = io.BytesIO()
     names = ("submission.csv", "a.csv", "a/b.csv", "../a.csv", "code/a.csv", "a.txt", "a\\b.csv", "é.csv")
     with zipfile.ZipFile(file, "w", random_.choice((zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED))) as archive:
@@ -151,8 +151,8 @@ def zipped(content: bytes, random_: random.Random) -> bytes:
     return file.getvalue()
 
 
-def with_changed_header(content: bytes, random_: random.Random, other: bytes) -> bytes:
-    """A field of an entry of the zip, or of its end, changed."""
+def change_zip_header(content: bytes, random_: random.Random, other: bytes) -> bytes:
+    """Change a field of an entry of the zip, or of its end record."""
     signatures = (b"PK\x03\x04", b"PK\x01\x02", b"PK\x05\x06")
     places = [place for place in map(content.find, signatures) if place >= 0]
     if not places:

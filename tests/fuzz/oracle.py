@@ -1,4 +1,4 @@
-"""Tables and submissions read once more, with nothing but Python's csv module, to find what is misread."""
+"""A second reader of tables and submissions, with Python's csv module only, to find wrong values."""
 
 import csv
 import io
@@ -8,29 +8,29 @@ from pathlib import Path
 from layouts import TableLayout
 
 VALUES = {"0": 0.0, "0.0": 0.0, "1": 1.0, "1.0": 1.0, "": math.nan}
-# what the year after calls it
+# the name of the column in the next year
 PATHS = {"fpath": ("path",), "path": ("path", "fpath")}
 Labels = dict[str, tuple[str, str, dict[str, float]]]
 
 
-def cells_of(content: bytes) -> list[list[str]]:
-    """Every row that is not blank."""
+def parse_cells(content: bytes) -> list[list[str]]:
+    """Return the cells of every row that is not blank."""
     return [row for row in csv.reader(io.StringIO(content.decode("utf-8-sig"), newline="")) if row]
 
 
-def table_of(path: Path, layout: TableLayout) -> Labels:
-    """By image: patient, path and labels."""
-    header, *rows = cells_of(path.read_bytes())
+def parse_table(path: Path, layout: TableLayout) -> Labels:
+    """Return patient, path and labels by image."""
+    header, *rows = parse_cells(path.read_bytes())
     names = [name.strip() for name in header]
     if layout.challenge == "cxrlt2026-task1" and names.count("") == len(layout.classes):
         blanks = iter(layout.classes)
         names = [name or next(blanks) for name in names]
     table = {}
     for row in rows:
-        assert len(row) == len(names), "a row of another length was taken"
+        assert len(row) == len(names), "a row of another length was accepted"
         cells = {name: cell.strip() for name, cell in zip(names, row, strict=True)}
         labels = _findings(cells, layout) if layout.findings else _labels(cells, layout)
-        assert cells[layout.image] not in table, "an image was taken twice"
+        assert cells[layout.image] not in table, "a duplicate image was accepted"
         path = next(name for name in (*PATHS.get(layout.path, ()), layout.path) if name in cells)
         table[cells[layout.image]] = cells[layout.patient], cells[path], labels
     return table
@@ -42,20 +42,20 @@ def _labels(cells: dict[str, str], layout: TableLayout) -> dict[str, float]:
 
 def _findings(cells: dict[str, str], layout: TableLayout) -> dict[str, float]:
     found = [name.strip() for name in cells[layout.findings or ""].split("|")]
-    assert set(found) <= {*layout.classes, "No Finding"}, "an unknown finding was taken"
+    assert set(found) <= {*layout.classes, "No Finding"}, "an unknown finding was accepted"
     return {name: float(name in found) for name in layout.classes}
 
 
-def submission_of(content: bytes) -> tuple[list[str], dict[str, list[float]]]:
-    """The header, and by id the numbers behind it. Lines of blanks are none, as to pandas."""
-    header, *rows = (row for row in cells_of(content) if len(row) > 1 or row[0].strip(" \t"))
+def parse_submission(content: bytes) -> tuple[list[str], dict[str, list[float]]]:
+    """Return the header, and the numbers by id. Lines of spaces are skipped, as in pandas."""
+    header, *rows = (row for row in parse_cells(content) if len(row) > 1 or row[0].strip(" \t"))
     numbers = {}
     for row in rows:
-        assert len(row) == len(header), "a row of another length was taken"
-        assert row[0] not in numbers, "an id was taken twice"
+        assert len(row) == len(header), "a row of another length was accepted"
+        assert row[0] not in numbers, "a duplicate id was accepted"
         numbers[row[0]] = [float(cell) for cell in row[1:]]
     return header, numbers
 
 
-def same(first: float, second: float) -> bool:
+def equal_or_both_nan(first: float, second: float) -> bool:
     return first == second or (math.isnan(first) and math.isnan(second))

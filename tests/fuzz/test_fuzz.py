@@ -6,7 +6,7 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.mark.parametrize(("target", "cases"), [("table", 250), ("submission", 600), ("yaml", 150)])
-def test_damaged_files_are_read_right_or_refused_in_a_sentence(target, cases):
+def test_damaged_files_are_read_correctly_or_are_a_user_error(target, cases):
     report = fuzz(target, seed=1, minutes=60, cases=cases, keep=None)
     assert report.failures == []
     assert report.cases == cases

@@ -16,7 +16,7 @@ def head(weight=0.3):
     return made
 
 
-def by_hand(made, places, label, weight):
+def expected_logit(made, places, label, weight):
     """Class-specific feature g + lambda a of the paper, then the class's own classifier."""
     direction = made.directions[label] / made.directions[label].norm()
     shares = torch.stack([torch.dot(place, direction) for place in places]).exp()
@@ -30,7 +30,7 @@ def test_a_logit_is_that_of_the_average_and_the_residual_attention():
     for row in range(2):
         places = list(features()[row][MASK[row]])
         for label in range(3):
-            assert torch.allclose(logits[row, label], by_hand(made, places, label, 0.3), atol=1e-6)
+            assert torch.allclose(logits[row, label], expected_logit(made, places, label, 0.3), atol=1e-6)
 
 
 def test_without_residual_it_is_a_normalised_linear_classifier_of_the_average():

@@ -16,12 +16,12 @@ from cxrlt.errors import UserError
 from cxrlt.heads import HEADS, create_head, head, head_names
 from cxrlt.heads.linear import CosineHead
 from cxrlt.heads.pools import AveragePool
-from cxrlt.heads.registry import _CLASSES, _declared
+from cxrlt.heads.registry import _CLASSES, _declared_heads
 from cxrlt.models.backbone import create_model, require_head_options
-from cxrlt.recipe import HeadConfig, Recipe, override_recipe, load_recipe, save_recipe
+from cxrlt.recipe import HeadConfig, Recipe, load_recipe, override_recipe, save_recipe
 from cxrlt.training.train import TrainPlan, train
-from refusal import refused
-from tiny import make_tiny, tiny_recipe, weights_of
+from tiny import load_weights, make_tiny, tiny_recipe
+from user_errors import raises_user_error
 
 MINE = """
 from torch import nn
@@ -45,7 +45,7 @@ class WideHead(nn.Module):
 
 @pytest.fixture
 def wide(add_module):
-    """A head in a module of its own."""
+    """A head in its own module."""
     add_module("my_head", MINE, HEADS, _CLASSES)
 
 
@@ -55,7 +55,7 @@ def test_a_head_of_another_module_is_trained_by_a_recipe(wide, tmp_path):
     save_recipe(tiny_recipe(**{"schedule.epochs": 1}), tmp_path / "base.yaml")
     recipe = load_recipe(str(tmp_path / "base.yaml"), tmp_path / "mine.yaml")
     (job,) = train(source, TrainPlan("wide", recipe, folds=(0,)))
-    assert weights_of(job)["head.layers.0.weight"].shape[0] == 5
+    assert load_weights(job)["head.layers.0.weight"].shape[0] == 5
     assert load_recipe(None, job.run_dir / "config.yaml").model.head == recipe.model.head
     command = cli.parse(
         ["train", str(tmp_path / "base.yaml"), "--model.head.name=wide", "--model.head.width", "7"]
@@ -66,14 +66,14 @@ def test_a_head_of_another_module_is_trained_by_a_recipe(wide, tmp_path):
 
 def test_two_heads_of_one_name_are_refused(wide):
     for name in ("wide", "csra"):
-        with pytest.raises(ValueError, match=f"two heads are called '{name}'"):
+        with pytest.raises(ValueError, match=f"two heads have the name '{name}'"):
             head(name, about="")(CosineHead)
 
 
 def test_what_is_read_in_the_source_is_what_the_modules_register():
     for module in pkgutil.iter_modules(cxrlt.heads.__path__):
         importlib.import_module(f"cxrlt.heads.{module.name}")
-    assert {name: entry for name, (_, entry) in _declared().items()} == HEADS
+    assert {name: entry for name, (_, entry) in _declared_heads().items()} == HEADS
     assert sorted(_CLASSES) == head_names()
 
 
@@ -99,10 +99,10 @@ def test_a_head_gives_a_logit_per_class_and_cosines_where_it_says_so(name):
         ),
         ("{name: csra, options: 3}", "model.head.options: Input should be a valid dictionary"),
         ("[csra]", "model.head: Input should be a valid dictionary"),
-        ("{weight: 1}", "head 'linear' has no option 'weight'; it has none"),
+        ("{weight: 1}", "head 'linear' has no option 'weight'; it has no options"),
         ("{name: ml_decoder, dim: 2.5}", "option 'dim' of head 'ml_decoder' must be int, not 2.5"),
         ("{name: ml_decoder, dim: yes}", "option 'dim' of head 'ml_decoder' must be int, not True"),
-        ("csra", "model.head: csra is written model.head: {name: csra} now"),
+        ("csra", "model.head: csra must now be written as model.head: {name: csra}"),
     ],
 )
 def test_a_wrong_head_in_a_file_is_a_sentence_that_names_the_right_one(values, sentence, tmp_path):
@@ -115,12 +115,12 @@ def test_a_wrong_head_in_a_file_is_a_sentence_that_names_the_right_one(values, s
     ("old", "new"),
     [("csra_lambda", "weight"), ("decoder_dim", "dim"), ("decoder_heads", "n_heads")],
 )
-def test_a_field_of_before_is_an_error_that_names_the_new_one(old, new, tmp_path, capsys):
+def test_an_old_name_of_a_head_option_is_an_error_that_names_the_new_one(old, new, tmp_path, capsys):
     (tmp_path / "mine.yaml").write_text(f"model: {{{old}: 8}}\n")
     with pytest.raises(SystemExit) as raised:
         cli.main(["train", str(tmp_path / "mine.yaml")])
     assert raised.value.code == 2
-    assert f"model.{old} is model.head.{new} now" in capsys.readouterr().err
+    assert f"model.{old} has been renamed to model.head.{new}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -133,11 +133,11 @@ def test_a_field_of_before_is_an_error_that_names_the_new_one(old, new, tmp_path
 )
 def test_an_option_out_of_range_is_found_before_anything_is_trained(options, sentence, tmp_path):
     cfg = tiny_recipe(**{"model.head": options}).model
-    with refused(sentence):
+    with raises_user_error(sentence):
         require_head_options(cfg)
-    with refused(sentence):
+    with raises_user_error(sentence):
         create_model(cfg, 3, 32)
-    with refused(sentence):
+    with raises_user_error(sentence):
         train(None, TrainPlan("any", tiny_recipe(**{"model.head": options})))
 
 
@@ -179,8 +179,8 @@ def test_heads_are_known_without_waiting_for_torch_and_need_nothing_else_of_the_
     assert done.returncode == 0, done.stderr
 
 
-def test_the_readme_lists_every_head_with_its_options():
-    text = (Path(__file__).parents[2] / "README.md").read_text()
+def test_the_cookbook_lists_every_head_with_its_options():
+    text = (Path(__file__).parents[2] / "docs" / "cookbook.md").read_text(encoding="utf-8")
     for name, entry in HEADS.items():
         options = ", ".join(f"`{option}` {value}" for option, value in entry.options.items())
         row = re.search(rf"^\| `{name}` \| (.*?) ?\| (.*) \|$", text, re.M)

@@ -7,7 +7,7 @@ from cxrlt.heads.linear import CosineHead
 from cxrlt.heads.pools import AveragePool
 from cxrlt.models.backbone import create_model
 from cxrlt.recipe import ModelConfig
-from refusal import refused
+from user_errors import raises_user_error
 
 BACKBONES = ["test_convnext", "test_resnet", "test_vit", "test_efficientnet"]
 
@@ -64,7 +64,7 @@ def test_cosines_keep_their_precision_under_autocast():
 
 
 def test_a_head_of_two_classifiers_is_refused_with_a_sentence():
-    with refused("model.head cosine", "deit_tiny_distilled_patch16_224", "tuple", "Linear"):
+    with raises_user_error("model.head cosine", "deit_tiny_distilled_patch16_224", "tuple", "Linear"):
         cosine_model("deit_tiny_distilled_patch16_224")
 
 

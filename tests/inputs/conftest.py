@@ -13,7 +13,7 @@ SPEC = (
 
 @pytest.fixture
 def csv_workspace(tmp_path: Path) -> Callable[..., Workspace]:
-    """A `csv` challenge of one class with the patients given per split; every image is there.
+    """Make a `csv` challenge of one class, with these patients per split and all images.
 
     Image k of a split is called <split><k>.
     """
@@ -38,7 +38,7 @@ def csv_workspace(tmp_path: Path) -> Callable[..., Workspace]:
 
 @pytest.fixture
 def demo_train_only(tmp_path: Path) -> Workspace:
-    """A demo of which only train.csv is there, with one image."""
+    """Return the folders of a demo that only has train.csv, with one image."""
     challenge = get_challenge("demo")
     folder = tmp_path / "inputs" / "demo"
     folder.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""Image files of every kind: whole ones, and ones that are to be refused, with the reason."""
+"""Image files of every kind: valid ones, and invalid ones with the expected reason."""
 
 import io
 import os
@@ -14,7 +14,7 @@ REAL = sorted(Path(os.environ.get("CXRLT_TEST_DATA", "/nonexistent")).glob("nih/
 
 
 def radiograph(height: int = 120, width: int = 100) -> np.ndarray:
-    """Soft shapes over all greys, and noise enough that files of it are some KB long."""
+    """Return smooth shapes over all grey levels, with enough noise for files of some KB."""
     rng = np.random.default_rng(0)
     noise = rng.integers(0, 256, (height, width), dtype=np.uint8)
     soft = cv2.normalize(cv2.GaussianBlur(noise, (0, 0), 8), None, 20, 235, cv2.NORM_MINMAX)
@@ -23,8 +23,8 @@ def radiograph(height: int = 120, width: int = 100) -> np.ndarray:
 
 def pillow(image: np.ndarray, kind: str, mode: str | None = None, **options: object) -> bytes:
     file = io.BytesIO()
-    picture = Image.fromarray(image)
-    (picture.convert(mode) if mode else picture).save(file, kind, **options)
+    pil_image = Image.fromarray(image)
+    (pil_image.convert(mode) if mode else pil_image).save(file, kind, **options)
     return file.getvalue()
 
 
@@ -45,14 +45,14 @@ def png(
     colour: int = 0,
     adam7: int = 0,
 ) -> bytes:
-    """A PNG that claims what it is told; `pixels` is what its one IDAT chunk holds."""
+    """Return a PNG with this header; `pixels` is the content of its only IDAT chunk."""
     header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, adam7)
     body = chunk(b"IHDR", header) + extra + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
     return b"\x89PNG\r\n\x1a\n" + body
 
 
 def interlaced(image: np.ndarray) -> bytes:
-    """Adam7, which neither library writes."""
+    """Return an interlaced PNG (Adam7), which neither library writes."""
     starts = (
         (0, 0, 8, 8),
         (0, 4, 8, 8),
@@ -68,7 +68,7 @@ def interlaced(image: np.ndarray) -> bytes:
 
 
 def with_frame(jpeg: bytes, height: int, width: int, marker: int | None = None, bits: int = 8) -> bytes:
-    """The same file with another frame header."""
+    """Return the JPEG with another frame header."""
     at = next(i for kind in (0xC0, 0xC2) if (i := jpeg.find(bytes([0xFF, kind]))) > 0)
     changed = bytearray(jpeg)
     changed[at + 1] = marker or jpeg[at + 1]
@@ -76,45 +76,45 @@ def with_frame(jpeg: bytes, height: int, width: int, marker: int | None = None, 
     return bytes(changed)
 
 
-PICTURE = radiograph()
-DEEP = PICTURE.astype(np.uint16) * 200
-COLOUR = np.dstack([PICTURE, PICTURE // 2, 255 - PICTURE])
-JPEG, PROGRESSIVE = pillow(PICTURE, "JPEG"), pillow(PICTURE, "JPEG", progressive=True)
-GREY_PNG = opencv(PICTURE, ".png")
-WHOLE: dict[str, bytes] = {
+RADIOGRAPH = radiograph()
+DEEP = RADIOGRAPH.astype(np.uint16) * 200
+COLOUR = np.dstack([RADIOGRAPH, RADIOGRAPH // 2, 255 - RADIOGRAPH])
+JPEG, PROGRESSIVE = pillow(RADIOGRAPH, "JPEG"), pillow(RADIOGRAPH, "JPEG", progressive=True)
+GREY_PNG = opencv(RADIOGRAPH, ".png")
+VALID_FILES: dict[str, bytes] = {
     "baseline.jpg": JPEG,
     "progressive.jpg": PROGRESSIVE,
     "colour.jpg": pillow(COLOUR, "JPEG"),
     "progressive_colour.jpg": pillow(COLOUR, "JPEG", progressive=True),
-    "restarts.jpg": opencv(PICTURE, ".jpg", cv2.IMWRITE_JPEG_RST_INTERVAL, 4),
-    "cmyk.jpg": (CMYK := pillow(PICTURE, "JPEG", "CMYK")),
+    "restarts.jpg": opencv(RADIOGRAPH, ".jpg", cv2.IMWRITE_JPEG_RST_INTERVAL, 4),
+    "cmyk.jpg": (CMYK := pillow(RADIOGRAPH, "JPEG", "CMYK")),
     "ycck.jpg": CMYK[: (at := CMYK.index(b"Adobe") + 11)] + b"\2" + CMYK[at + 1 :],
     "grey.png": GREY_PNG,
-    "interlaced.png": interlaced(PICTURE),
+    "interlaced.png": interlaced(RADIOGRAPH),
     "sixteen.png": opencv(DEEP, ".png"),
     "sixteen_colour.png": opencv(np.dstack([DEEP] * 3), ".png"),
-    "palette.png": pillow(PICTURE, "PNG", "P"),
-    "transparent_palette.png": pillow(PICTURE, "PNG", "P", transparency=bytes(range(256))),
-    "transparent_grey.png": pillow(PICTURE, "PNG", transparency=3),
-    "bits.png": pillow(PICTURE, "PNG", "1"),
+    "palette.png": pillow(RADIOGRAPH, "PNG", "P"),
+    "transparent_palette.png": pillow(RADIOGRAPH, "PNG", "P", transparency=bytes(range(256))),
+    "transparent_grey.png": pillow(RADIOGRAPH, "PNG", transparency=3),
+    "bits.png": pillow(RADIOGRAPH, "PNG", "1"),
     "alpha.png": pillow(COLOUR, "PNG", "RGBA"),
-    "grey_alpha.png": pillow(PICTURE, "PNG", "LA"),
+    "grey_alpha.png": pillow(RADIOGRAPH, "PNG", "LA"),
 } | {path.name: path.read_bytes() for path in REAL}
-ANIMATION = {"save_all": True, "append_images": [Image.fromarray(255 - PICTURE)]}
+ANIMATION = {"save_all": True, "append_images": [Image.fromarray(255 - RADIOGRAPH)]}
 INFLATED = zlib.compress(bytes(1 << 26), 9)
 OK_ROWS = zlib.compress(b"".join(b"\0" + bytes(10) for _ in range(10)))
-REFUSED: dict[str, tuple[bytes, str]] = {
+INVALID_FILES: dict[str, tuple[bytes, str]] = {
     "empty": (b"", "the file is empty"),
-    "gif": (pillow(PICTURE, "GIF", **ANIMATION), "neither a JPEG nor a PNG"),
-    "webp": (pillow(PICTURE, "WEBP"), "neither a JPEG nor a PNG"),
-    "moving webp": (pillow(PICTURE, "WEBP", **ANIMATION), "neither a JPEG nor a PNG"),
-    "tiff": (pillow(PICTURE, "TIFF"), "neither a JPEG nor a PNG"),
-    "bmp": (pillow(PICTURE, "BMP"), "neither a JPEG nor a PNG"),
-    "jpeg 2000": (pillow(PICTURE, "JPEG2000"), "neither a JPEG nor a PNG"),
+    "gif": (pillow(RADIOGRAPH, "GIF", **ANIMATION), "neither a JPEG nor a PNG"),
+    "webp": (pillow(RADIOGRAPH, "WEBP"), "neither a JPEG nor a PNG"),
+    "moving webp": (pillow(RADIOGRAPH, "WEBP", **ANIMATION), "neither a JPEG nor a PNG"),
+    "tiff": (pillow(RADIOGRAPH, "TIFF"), "neither a JPEG nor a PNG"),
+    "bmp": (pillow(RADIOGRAPH, "BMP"), "neither a JPEG nor a PNG"),
+    "jpeg 2000": (pillow(RADIOGRAPH, "JPEG2000"), "neither a JPEG nor a PNG"),
     "dicom": (bytes(128) + b"DICM" + bytes(500), "neither a JPEG nor a PNG"),
     "web page": (b"<!DOCTYPE html><html>Sign in</html>", "neither a JPEG nor a PNG"),
     "link of git-lfs": (b"version https://git-lfs.github.com/spec/v1\n", "neither a JPEG nor a PNG"),
-    "moving png": (pillow(PICTURE, "PNG", **ANIMATION), "an animated PNG"),
+    "moving png": (pillow(RADIOGRAPH, "PNG", **ANIMATION), "an animated PNG"),
     "png of 30000 x 30000": (png(30000, 30000, OK_ROWS), "claims 30000 x 30000 pixels"),
     "png of 2^31 - 1": (png(2**31 - 1, 2**31 - 1, OK_ROWS), "claims 2147483647 x 2147483647"),
     "png without width": (png(0, 10, OK_ROWS), "claims 0 x 10 pixels"),
@@ -129,8 +129,8 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     "called lossless": (with_frame(JPEG, 120, 100, 0xC3), "cannot be decoded|damaged"),
     "called arithmetic": (with_frame(JPEG, 120, 100, 0xC9), "cannot be decoded|damaged"),
     "called hierarchical": (with_frame(JPEG, 120, 100, 0xC5), "cannot be decoded|damaged"),
-    "larger than its data": (with_frame(JPEG, 1200, 1000), "damaged: libjpeg says 'Corrupt JPEG data"),
-    "smaller than its data": (with_frame(JPEG, 16, 16), "damaged: libjpeg says 'Corrupt JPEG data"),
+    "larger than its data": (with_frame(JPEG, 1200, 1000), "damaged: libjpeg reports 'Corrupt JPEG data"),
+    "smaller than its data": (with_frame(JPEG, 16, 16), "damaged: libjpeg reports 'Corrupt JPEG data"),
     "endless scans": (PROGRESSIVE[:-2] + PROGRESSIVE[PROGRESSIVE.rfind(b"\xff\xda") :] * 200, "100 scans"),
     "bomb of pixels": (png(10, 10, INFLATED), "more data than its header says"),
     "too few pixels": (png(10, 99, OK_ROWS), "cannot be decoded"),
@@ -140,5 +140,5 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     "palette missing": (png(10, 10, OK_ROWS, colour=3), "cannot be decoded"),
     "colour type 5": (png(10, 10, OK_ROWS, colour=5), "cannot be decoded"),
     "unknown critical chunk": (png(10, 10, OK_ROWS, extra=chunk(b"ABCD", b"")), "cannot be decoded"),
-    "header second": (GREY_PNG[:8] + chunk(b"tEXt", b"a\0b") + GREY_PNG[8:], "begin with its header"),
+    "header second": (GREY_PNG[:8] + chunk(b"tEXt", b"a\0b") + GREY_PNG[8:], "begin with a header"),
 }

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from cxrlt.inputs.augment import CROP_RATIO, Draw, Transform, compose
+from cxrlt.inputs.augment import CROP_RATIO, AugmentParams, Transform, compose
 from cxrlt.recipe import POLICIES, AugmentConfig
 
 pytestmark = pytest.mark.slow
@@ -30,13 +30,13 @@ ALL = {
 WHOLE = (0.0, 0.0, 48.0, 48.0)
 
 
-def noise_of(height: int, width: int, channels: int = 1) -> np.ndarray:
+def noise_image(height: int, width: int, channels: int = 1) -> np.ndarray:
     shape = (height, width) if channels == 1 else (height, width, channels)
     return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
 
 
-def smooth(height: int, width: int) -> np.ndarray:
-    return cv2.GaussianBlur(noise_of(height, width), (0, 0), 4)
+def smooth_image(height: int, width: int) -> np.ndarray:
+    return cv2.GaussianBlur(noise_image(height, width), (0, 0), 4)
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def image() -> np.ndarray:
     return cv2.GaussianBlur(noise, (0, 0), 2)
 
 
-def test_an_image_is_a_function_of_its_seed_whatever_came_before(image: np.ndarray):
+def test_augmentation_depends_on_the_seed_only(image: np.ndarray):
     transform = Transform(48, **ALL)
     first = [transform(image, seed) for seed in range(8)]
     again = [transform(image, seed) for seed in reversed(range(8))][::-1]
@@ -55,7 +55,7 @@ def test_an_image_is_a_function_of_its_seed_whatever_came_before(image: np.ndarr
     assert len({one.tobytes() for one in first}) == 8
 
 
-def test_seeds_of_64_bits_are_told_apart(image: np.ndarray):
+def test_seeds_of_64_bits_give_different_results(image: np.ndarray):
     transform = Transform(48, **ALL)
     assert (transform(image, 5) != transform(image, 5 + 2**60)).any()
 
@@ -70,7 +70,7 @@ def test_global_random_states_are_neither_used_nor_changed(image: np.ndarray):
     assert random.getstate() == before
 
 
-def test_the_result_is_one_grey_channel_of_the_size_asked_for(image: np.ndarray):
+def test_the_result_is_one_grey_channel_of_the_requested_size(image: np.ndarray):
     for size in (32, 48, 64):
         out = Transform(size, **ALL)(image, 0)
         assert out.shape == (size, size) and out.dtype == np.uint8
@@ -80,7 +80,7 @@ def test_the_result_is_one_grey_channel_of_the_size_asked_for(image: np.ndarray)
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("rotate", [0.0, 1e-12])
 def test_everything_switched_off_changes_nothing(size: int, channels: int, rotate: float):
-    image = noise_of(size, size, channels)
+    image = noise_image(size, size, channels)
     transform = Transform(size, rotate=rotate)
     for seed in range(5):
         np.testing.assert_array_equal(transform(image, seed), image)
@@ -90,15 +90,15 @@ def test_everything_switched_off_changes_nothing(size: int, channels: int, rotat
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("rotate", [0.0, 1e-12])
 def test_a_flip_is_an_exact_mirror(size: int, channels: int, rotate: float):
-    image = noise_of(size, size, channels)
+    image = noise_image(size, size, channels)
     transform = Transform(size, flip=True, rotate=rotate)
-    mirrored = [transform.draw(image.shape, seed).flip for seed in range(10)]
+    mirrored = [transform.sample_params(image.shape, seed).flip for seed in range(10)]
     assert set(mirrored) == {False, True}
     for seed, flip in enumerate(mirrored):
         np.testing.assert_array_equal(transform(image, seed), image[:, ::-1] if flip else image)
 
 
-def test_the_input_is_left_as_it_was(image: np.ndarray):
+def test_the_input_is_not_changed(image: np.ndarray):
     before = image.copy()
     transform = Transform(48, **ALL)
     for seed in range(20):
@@ -106,7 +106,7 @@ def test_the_input_is_left_as_it_was(image: np.ndarray):
     np.testing.assert_array_equal(image, before)
 
 
-def test_flipping_mirrors_half_of_the_images_and_only_if_asked():
+def test_flip_mirrors_half_of_the_images_and_is_off_by_default():
     ramp = np.repeat(np.linspace(0, 250, 48).astype(np.uint8)[None], 48, axis=0)
 
     def mirrored(flip: bool) -> int:
@@ -117,7 +117,7 @@ def test_flipping_mirrors_half_of_the_images_and_only_if_asked():
     assert 160 <= mirrored(True) <= 240
 
 
-def test_steps_draw_independently_of_one_another():
+def test_steps_use_independent_random_numbers():
     ramp = np.repeat(np.linspace(50, 250, 48).astype(np.uint8)[None], 48, axis=0)
     transform = Transform(48, flip=True, erase=0.5)
     outcomes = np.zeros((2, 2), int)
@@ -125,78 +125,80 @@ def test_steps_draw_independently_of_one_another():
         out = transform(ramp, seed)
         mirrored = np.median(out[:, :5]) > np.median(out[:, -5:])
         outcomes[int(mirrored), int((out == 0).any())] += 1
-    assert outcomes.min() >= 70  # 100 each if independent; two of them empty if one draw decides both
+    assert outcomes.min() >= 70  # 100 each if independent; two of them 0 if both use one random number
 
 
-def placed(image: np.ndarray, size: int, rotate: float = 0.0, **drawn: object) -> np.ndarray:
-    """The image with that geometry at `size` pixels; `rotate` is the transform's limit, not the angle."""
+def warped(image: np.ndarray, size: int, rotate: float = 0.0, **drawn: object) -> np.ndarray:
+    """Return the image warped to `size` pixels; `rotate` is the limit of the transform, not the angle."""
     height, width = image.shape[:2]
-    draw = Draw(False, 0.0, (0.0, 0.0, float(width), float(height)), 1.0, 0.0, 1.0)._replace(**drawn)
-    return Transform(size, rotate=rotate).place(image, draw)
+    params = AugmentParams(False, 0.0, (0.0, 0.0, float(width), float(height)), 1.0, 0.0, 1.0)._replace(
+        **drawn
+    )
+    return Transform(size, rotate=rotate).warp(image, params)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("size", [97, 160, 250])
 @pytest.mark.parametrize("crop", [(0, 0, 200, 180), (0, 0, 150, 170), (20, 30, 160, 150)])
-def test_a_crop_is_what_resizing_it_gives(size: int, crop: tuple[int, int, int, int], channels: int):
-    picture = smooth(180, 200)
+def test_a_crop_equals_slice_and_resize(size: int, crop: tuple[int, int, int, int], channels: int):
+    image = smooth_image(180, 200)
     if channels == 3:
-        picture = np.dstack([picture, 255 - picture, picture // 2])
+        image = np.dstack([image, 255 - image, image // 2])
     left, top, width, height = crop
-    cut = picture[top : top + height, left : left + width]
+    cut = image[top : top + height, left : left + width]
     expected = cv2.resize(cut, (size, size), interpolation=cv2.INTER_LINEAR).astype(int)
-    difference = np.abs(placed(picture, size, crop=crop) - expected)
-    assert difference[2:-2, 2:-2].max() <= 1  # beyond its edges a cut has no neighbours to go by
+    difference = np.abs(warped(image, size, crop=crop) - expected)
+    assert difference[2:-2, 2:-2].max() <= 1  # a slice has no pixels outside of its edges
     assert difference.max() <= 8
 
 
 def test_a_crop_that_reaches_the_edges_is_not_darkened_there():
     white = np.full((48, 48), 255, np.uint8)
-    assert (placed(white, 96) == 255).all()
+    assert (warped(white, 96) == 255).all()
 
 
-def test_a_picture_that_shrinks_much_is_averaged_rather_than_sampled():
+def test_strong_shrinking_averages_pixels():
     checkerboard = (np.indices((192, 192)).sum(axis=0) % 2 * 200).astype(np.uint8)
     for size in (48, 96):
-        assert (placed(checkerboard, size) == 100).all()
-    picture = smooth(193, 187)
+        assert (warped(checkerboard, size) == 100).all()
+    image = smooth_image(193, 187)
     for flip in (False, True):
-        out = placed(picture, 48, flip=flip)
-        expected = cv2.resize(picture, (48, 48), interpolation=cv2.INTER_AREA)
+        out = warped(image, 48, flip=flip)
+        expected = cv2.resize(image, (48, 48), interpolation=cv2.INTER_AREA)
         np.testing.assert_allclose(out, expected[:, ::-1] if flip else expected, atol=6)
 
 
 @pytest.mark.parametrize("size", [47, 48])
 def test_rotation_is_counter_clockwise_about_the_centre(size: int):
-    picture = smooth(size, size)
+    image = smooth_image(size, size)
     for turns in (1, 2, 3):
-        out = placed(picture, size, rotate=180.0, angle=90.0 * turns)
-        np.testing.assert_allclose(out, np.rot90(picture, turns), atol=1)
-    mirrored = placed(picture, size, rotate=180.0, angle=90.0, flip=True)
-    np.testing.assert_allclose(mirrored, np.rot90(picture[:, ::-1]), atol=1)
+        out = warped(image, size, rotate=180.0, angle=90.0 * turns)
+        np.testing.assert_allclose(out, np.rot90(image, turns), atol=1)
+    mirrored = warped(image, size, rotate=180.0, angle=90.0, flip=True)
+    np.testing.assert_allclose(mirrored, np.rot90(image[:, ::-1]), atol=1)
 
 
 def test_rotation_then_crop_is_what_opencv_gives_in_two_steps():
-    picture = smooth(200, 200)
+    image = smooth_image(200, 200)
     matrix = cv2.getRotationMatrix2D((99.5, 99.5), 20, 1)
-    turned = cv2.warpAffine(picture[:, ::-1].copy(), matrix, (200, 200))
+    turned = cv2.warpAffine(image[:, ::-1].copy(), matrix, (200, 200))
     expected = cv2.resize(turned[45:145, 50:160], (150, 150), interpolation=cv2.INTER_LINEAR)
-    out = placed(picture, 150, rotate=20.0, angle=20.0, flip=True, crop=(50.0, 45.0, 110.0, 100.0))
+    out = warped(image, 150, rotate=20.0, angle=20.0, flip=True, crop=(50.0, 45.0, 110.0, 100.0))
     np.testing.assert_allclose(out[2:-2, 2:-2], expected[2:-2, 2:-2].astype(int), atol=2)
 
 
-def test_what_a_rotation_brings_in_is_black():
-    out = placed(np.full((48, 48), 255, np.uint8), 48, rotate=45.0, angle=45.0, crop=WHOLE)
+def test_corners_of_a_rotation_are_black():
+    out = warped(np.full((48, 48), 255, np.uint8), 48, rotate=45.0, angle=45.0, crop=WHOLE)
     assert out[0, 0] == out[0, -1] == out[-1, 0] == 0 and out[24, 24] == 255
 
 
-def draws(n: int = 4000, shape: tuple[int, int] = (100, 100), **on: object) -> list[Draw]:
+def sample_many(n: int = 4000, shape: tuple[int, int] = (100, 100), **on: object) -> list[AugmentParams]:
     transform = Transform(48, **on)
-    return [transform.draw(shape, seed) for seed in range(n)]
+    return [transform.sample_params(shape, seed) for seed in range(n)]
 
 
 def assert_uniform(values: list[float], low: float, high: float) -> None:
-    """Kolmogorov's distance at the .1 % level."""
+    """Kolmogorov-Smirnov test at the 0.1 % level."""
     ordered = (np.sort(values) - low) / (high - low)
     steps = np.arange(len(ordered) + 1) / len(ordered)
     assert (
@@ -204,8 +206,8 @@ def assert_uniform(values: list[float], low: float, high: float) -> None:
     )
 
 
-def test_angles_and_greys_are_uniform_within_their_limits():
-    drawn = draws(rotate=10.0, brightness=0.2, contrast=0.3, gamma=0.4)
+def test_angles_and_grey_changes_are_uniform_within_their_limits():
+    drawn = sample_many(rotate=10.0, brightness=0.2, contrast=0.3, gamma=0.4)
     assert_uniform([one.angle for one in drawn], -10, 10)
     assert_uniform([one.brightness for one in drawn], -0.2, 0.2)
     assert_uniform([one.contrast for one in drawn], 0.7, 1.3)
@@ -213,7 +215,7 @@ def test_angles_and_greys_are_uniform_within_their_limits():
 
 
 def test_crops_have_uniform_areas_log_uniform_ratios_and_uniform_places():
-    crops = np.array([one.crop for one in draws(crop_scale=(0.5, 0.8))])
+    crops = np.array([one.crop for one in sample_many(crop_scale=(0.5, 0.8))])
     left, top, width, height = crops.T
     assert_uniform(width * height / 1e4, 0.5, 0.8)
     assert_uniform(np.log(width / height), *np.log(CROP_RATIO))
@@ -222,50 +224,50 @@ def test_crops_have_uniform_areas_log_uniform_ratios_and_uniform_places():
 
 
 def test_a_crop_is_the_first_that_fits_and_the_largest_in_the_middle_if_none_does():
-    for left, top, width, height in (one.crop for one in draws(2000, crop_scale=(0.8, 1.0))):
+    for left, top, width, height in (one.crop for one in sample_many(2000, crop_scale=(0.8, 1.0))):
         assert 0 <= left <= left + width <= 100 + 1e-9 and 0 <= top <= top + height <= 100 + 1e-9
-    assert {one.crop for one in draws(20, (100, 100))} == {(0.0, 0.0, 100.0, 100.0)}
-    (wide,) = {one.crop for one in draws(20, (100, 200))}
+    assert {one.crop for one in sample_many(20, (100, 100))} == {(0.0, 0.0, 100.0, 100.0)}
+    (wide,) = {one.crop for one in sample_many(20, (100, 200))}
     np.testing.assert_allclose(wide, (45, 0, 110, 100))
-    (tall,) = {one.crop for one in draws(20, (200, 90))}
+    (tall,) = {one.crop for one in sample_many(20, (200, 90))}
     np.testing.assert_allclose(tall, (0, 50, 90, 100))
 
 
-def test_every_parameter_is_drawn_apart_from_the_others():
+def test_parameters_are_sampled_independently():
     on = {"flip": True, "crop_scale": (0.5, 0.8), "rotate": 10.0}
-    drawn = draws(**on, brightness=0.2, contrast=0.2, gamma=0.2)
+    drawn = sample_many(**on, brightness=0.2, contrast=0.2, gamma=0.2)
     numbers = np.array(
         [(one.flip, one.angle, *one.crop[:2], one.crop[2] * one.crop[3], *one[3:]) for one in drawn]
     )
     correlations = np.corrcoef(numbers.T) - np.eye(numbers.shape[1])
-    correlations[2:5, 2:5] = 0  # a small crop has more room to either side
+    correlations[2:5, 2:5] = 0  # the position of a small crop varies more
     assert np.abs(correlations).max() < 0.06
 
 
-def test_switching_a_step_off_leaves_what_the_others_do():
+def test_switching_a_step_off_does_not_change_the_others():
     every, some = Transform(48, **ALL), Transform(48, **ALL | {"rotate": 0.0, "contrast": 0.0})
     for seed in range(5):
-        drawn = every.draw((48, 48), seed)
-        assert some.draw((48, 48), seed) == drawn._replace(angle=0.0, contrast=1.0)
+        drawn = every.sample_params((48, 48), seed)
+        assert some.sample_params((48, 48), seed) == drawn._replace(angle=0.0, contrast=1.0)
 
 
 @pytest.mark.parametrize("step", ["blur", "noise", "erase"])
-def test_what_albumentations_does_is_not_decided_by_our_draws(step: str, image: np.ndarray):
+def test_albumentations_steps_are_independent_of_our_parameters(step: str, image: np.ndarray):
     transform = Transform(48, flip=True, **{step: 0.5})
     outcomes = np.zeros((2, 2), int)
     for seed in range(400):
-        draw = transform.draw(image.shape, seed)
-        touched = (transform(image, seed) != transform.place(image, draw)).any()
-        outcomes[int(draw.flip), int(touched)] += 1
+        params = transform.sample_params(image.shape, seed)
+        touched = (transform(image, seed) != transform.warp(image, params)).any()
+        outcomes[int(params.flip), int(touched)] += 1
     assert outcomes.min() >= 70  # 100 each if independent
 
 
-def test_greys_are_those_of_albumentations():
+def test_lookup_table_equals_albumentations():
     ramp = np.arange(256, dtype=np.uint8)[None]
     transform = Transform(48, brightness=0.3, contrast=0.3, gamma=0.3)
     for seed in range(50):
-        draw = transform.draw((48, 48), seed)
-        shift, change, exponent = draw.brightness, draw.contrast - 1, 100 * draw.gamma
+        params = transform.sample_params((48, 48), seed)
+        shift, change, exponent = params.brightness, params.contrast - 1, 100 * params.gamma
         theirs = A.Compose(
             [
                 A.RandomBrightnessContrast((shift, shift), (change, change), p=1),
@@ -273,11 +275,11 @@ def test_greys_are_those_of_albumentations():
             ]
         )
         expected = theirs(image=ramp)["image"]
-        steepest = np.abs(np.diff(expected.astype(int))).max()  # theirs cuts fractions off twice
-        np.testing.assert_allclose(transform.greys(draw)[None], expected, atol=1 + steepest)
+        steepest = np.abs(np.diff(expected.astype(int))).max()  # albumentations truncates twice
+        np.testing.assert_allclose(transform.lookup_table(params)[None], expected, atol=1 + steepest)
 
 
-def test_a_crop_keeps_at_least_the_share_asked_for():
+def test_a_crop_keeps_at_least_the_minimum_scale():
     height = width = 200
     position = np.indices((height, width))
     transform = Transform(100, crop_scale=(0.8, 1.0))
@@ -289,7 +291,7 @@ def test_a_crop_keeps_at_least_the_share_asked_for():
     assert 0.75 <= min(shares) < 0.85 and max(shares) > 0.95
 
 
-def test_brightness_and_contrast_change_greys_and_nothing_else(image: np.ndarray):
+def test_brightness_and_contrast_only_change_grey_levels(image: np.ndarray):
     transform = Transform(48, brightness=0.2, contrast=0.2)
     for seed in range(20):
         out = transform(image, seed)
@@ -303,7 +305,7 @@ def policy_of(name: str, size: int) -> Transform:
 
 @pytest.mark.parametrize("size", [64, 256])
 @pytest.mark.parametrize("name", POLICIES)
-def test_every_policy_changes_images_and_three_channels_alike(name: str, size: int):
+def test_every_policy_changes_images_and_all_channels_equally(name: str, size: int):
     noise = np.random.default_rng(0).integers(50, 200, (size, size), dtype=np.uint8)
     radiograph = cv2.GaussianBlur(noise, (0, 0), 2)
     transform = policy_of(name, size)
@@ -323,7 +325,7 @@ def test_policies_grow_from_light_to_strong(image: np.ndarray):
     assert change["light"] < change["medium"] < change["strong"]
 
 
-def test_gamma_bends_greys_and_keeps_black_white_and_their_order():
+def test_gamma_keeps_black_white_and_the_order_of_grey_levels():
     ramp = np.tile(np.arange(256, dtype=np.uint8), (256, 1))
     transform = Transform(256, gamma=0.3)
     middles = []
@@ -349,7 +351,7 @@ def test_a_blur_grows_with_the_image(size: int, least: float, most: float):
     assert size == 64 or np.ptp(widths) > 1
 
 
-def test_noise_is_of_a_few_greys_and_the_same_in_all_channels():
+def test_noise_is_weak_and_equal_in_all_channels():
     plain = np.full((128, 128, 3), 120, np.uint8)
     transform = Transform(128, noise=1.0)
     deviations = [transform(plain, seed)[..., 0].std() for seed in range(40)]
@@ -381,7 +383,7 @@ def test_a_value_out_of_range_is_an_error(bad: dict):
         Transform(48, **ALL | bad)
 
 
-def test_importing_asks_no_server_for_a_newer_version():
+def test_import_does_not_check_online_for_a_new_version():
     code = "import cxrlt.inputs.augment, os; print(os.environ['NO_ALBUMENTATIONS_UPDATE'])"
     environment = {key: value for key, value in os.environ.items() if key != "NO_ALBUMENTATIONS_UPDATE"}
     environment["PYTHONPATH"] = os.pathsep.join(sys.path)

@@ -1,4 +1,4 @@
-"""Broken, odd and hostile image files: each gives a whole picture, or one reason why it cannot."""
+"""Broken, unusual and hostile image files: each gives an image, or a reason why it cannot be read."""
 
 import io
 import os
@@ -22,9 +22,9 @@ from hypothesis import strategies as st
 from image_files import (
     GREY_PNG,
     INFLATED,
+    INVALID_FILES,
     JPEG,
-    REFUSED,
-    WHOLE,
+    VALID_FILES,
     chunk,
     opencv,
     pillow,
@@ -45,11 +45,11 @@ pytestmark = pytest.mark.slow
 
 SIZE = 32
 MEMORY_BOUND = 1300
-"""MB that one process may take, Python and its libraries included."""
+"""Limit of a process in MB, Python and its libraries included."""
 
 
 def outcome(folder: Path, data: bytes, channels: int = 1) -> np.ndarray | str:
-    """The picture, or the reason there is none."""
+    """Return the image, or the reason why it cannot be read."""
     path = folder / "image.jpg"
     path.write_bytes(data)
     try:
@@ -64,28 +64,26 @@ def outcome(folder: Path, data: bytes, channels: int = 1) -> np.ndarray | str:
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("name", WHOLE)
-def test_a_whole_file_is_read_whatever_its_name_and_says_nothing(
+@pytest.mark.parametrize("name", VALID_FILES)
+def test_a_valid_file_is_read_without_output_under_any_name(
     tmp_path: Path, capfd: pytest.CaptureFixture, name: str, channels: int
 ):
-    assert isinstance(outcome(tmp_path, WHOLE[name], channels), np.ndarray)
+    assert isinstance(outcome(tmp_path, VALID_FILES[name], channels), np.ndarray)
     assert capfd.readouterr() == ("", "")
 
 
-@pytest.mark.parametrize("name", [name for name in WHOLE if "sixteen" not in name])
-def test_a_whole_file_shows_what_another_library_reads_from_it(tmp_path: Path, name: str):
-    with Image.open(io.BytesIO(WHOLE[name])) as picture:
-        theirs = np.asarray(picture.convert("RGBA").convert("RGB"))
+@pytest.mark.parametrize("name", [name for name in VALID_FILES if "sixteen" not in name])
+def test_a_valid_file_is_read_as_by_another_library(tmp_path: Path, name: str):
+    with Image.open(io.BytesIO(VALID_FILES[name])) as pil_image:
+        theirs = np.asarray(pil_image.convert("RGBA").convert("RGB"))
     theirs = cv2.resize(theirs, (SIZE, SIZE), interpolation=cv2.INTER_AREA)
-    difference = np.abs(outcome(tmp_path, WHOLE[name], channels=3).astype(int) - theirs)
+    difference = np.abs(outcome(tmp_path, VALID_FILES[name], channels=3).astype(int) - theirs)
     assert difference.mean() < 2 and difference.max() < 12
 
 
-@pytest.mark.parametrize("name", WHOLE)
-def test_a_file_cut_at_any_kilobyte_is_refused_or_was_whole_before(
-    tmp_path: Path, capfd: pytest.CaptureFixture, name: str
-):
-    data, whole = WHOLE[name], outcome(tmp_path, WHOLE[name])
+@pytest.mark.parametrize("name", VALID_FILES)
+def test_a_truncated_file_is_refused_unless_complete(tmp_path: Path, capfd: pytest.CaptureFixture, name: str):
+    data, whole = VALID_FILES[name], outcome(tmp_path, VALID_FILES[name])
     step = min(1024, len(data) // 20)
     for length in [*range(0, len(data), step), *range(len(data) - 20, len(data))]:
         image = outcome(tmp_path, data[:length])
@@ -95,12 +93,12 @@ def test_a_file_cut_at_any_kilobyte_is_refused_or_was_whole_before(
     assert capfd.readouterr() == ("", "")
 
 
-@pytest.mark.parametrize("name", [name for name in WHOLE if name.endswith(".jpg")])
+@pytest.mark.parametrize("name", [name for name in VALID_FILES if name.endswith(".jpg")])
 @pytest.mark.parametrize("tail", [bytes(700), b"\xff\xd9", b"garbage \xff\xd9", JPEG])
-def test_a_jpeg_cut_and_filled_up_is_damaged_and_a_whole_one_with_a_tail_is_not(
+def test_a_truncated_and_padded_jpeg_is_damaged(
     tmp_path: Path, capfd: pytest.CaptureFixture, name: str, tail: bytes
 ):
-    data = WHOLE[name]
+    data = VALID_FILES[name]
     cut = outcome(tmp_path, data[: int(len(data) * 0.8)] + tail)
     # a progressive file that ends after a scan is whole to its decoder, but coarse
     assert isinstance(cut, str) or "progressive" in name
@@ -113,7 +111,7 @@ def test_a_jpeg_cut_and_filled_up_is_damaged_and_a_whole_one_with_a_tail_is_not(
 def test_a_jpeg_with_a_sector_overwritten_or_lost_is_damaged(
     tmp_path: Path, capfd: pytest.CaptureFixture, name: str, damage: Callable[[int], bytes]
 ):
-    data = WHOLE[name]
+    data = VALID_FILES[name]
     scan = data.rfind(b"\xff\xda") + 14
     for start in range(scan + 200, len(data) - 600, 512):
         assert "damaged" in outcome(tmp_path, data[:start] + damage(512) + data[start + 512 :]), start
@@ -121,37 +119,35 @@ def test_a_jpeg_with_a_sector_overwritten_or_lost_is_damaged(
 
 
 @pytest.mark.parametrize("redirection", ["2>&-", "2>/dev/full", "<&- >&- 2>&-"])
-def test_an_image_is_read_wherever_messages_go(tmp_path: Path, redirection: str):
+def test_an_image_is_read_with_any_redirection_of_stderr(tmp_path: Path, redirection: str):
     (tmp_path / "a.jpg").write_bytes(JPEG)
     code = "import pathlib; from cxrlt.inputs.decode import decode; decode(pathlib.Path('a.jpg'), 32)"
     command = f'"$0" -c "{code}" {redirection}'
     assert subprocess.run(["sh", "-c", command, sys.executable], cwd=tmp_path, check=False).returncode == 0
 
 
-@pytest.mark.parametrize("name", REFUSED)
-def test_what_is_no_whole_jpeg_or_png_of_a_radiograph_s_size_is_refused_with_the_reason(
-    tmp_path: Path, capfd: pytest.CaptureFixture, name: str
-):
-    data, reason = REFUSED[name]
+@pytest.mark.parametrize("name", INVALID_FILES)
+def test_an_invalid_file_is_refused_with_the_reason(tmp_path: Path, capfd: pytest.CaptureFixture, name: str):
+    data, reason = INVALID_FILES[name]
     assert re.search(reason, outcome(tmp_path, data))
     assert re.search(reason, outcome(tmp_path, data, channels=3))
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_cache_is_built_of_what_can_be_read_and_records_why_the_rest_cannot(tmp_path: Path):
-    given = {name: (data, "") for name, data in WHOLE.items()} | REFUSED
+def test_a_cache_has_all_valid_files_and_the_reasons_of_the_others(tmp_path: Path):
+    given = {name: (data, "") for name, data in VALID_FILES.items()} | INVALID_FILES
     for number, (data, _) in enumerate(given.values()):
         (tmp_path / str(number)).write_bytes(data)
     files = [str(tmp_path / str(number)) for number in range(len(given))]
     table = pd.DataFrame({"file": files}, index=pd.Index(given, name="image_id"))
     places = (SIZE, tmp_path / "cache", "csv", "train", tmp_path)
     build = partial(build_cache, table, *places, workers=2)
-    with pytest.raises(UserError, match=f"{len(REFUSED)} of {len(given)} images cannot be read"):
+    with pytest.raises(UserError, match=f"{len(INVALID_FILES)} of {len(given)} images cannot be read"):
         build()
     cache = build(quarantine=True)
-    assert set(cache.ids) == set(WHOLE) and set(cache.quarantined) == set(REFUSED)
+    assert set(cache.ids) == set(VALID_FILES) and set(cache.quarantined) == set(INVALID_FILES)
     reasons = read_quarantine(cache.directory)["reason"]
-    assert all(re.search(reason, reasons[name]) for name, (_, reason) in REFUSED.items())
+    assert all(re.search(reason, reasons[name]) for name, (_, reason) in INVALID_FILES.items())
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 500), (500, 1), (1, 20000), (2, 3)])
@@ -161,18 +157,18 @@ def test_an_image_of_a_single_row_or_column_is_read(tmp_path: Path, shape: tuple
 
 
 def test_a_large_bomb_of_pixels_is_refused_before_it_is_inflated(tmp_path: Path, monkeypatch):
-    monkeypatch.setattr(headers, "MAX_UNCHECKED", 1000)
+    monkeypatch.setattr(headers, "MAX_UNCHECKED_BYTES", 1000)
     bomb, cut, broken = png(1000, 1000, INFLATED), INFLATED[:50_000], b"x" * 2000
     assert len(INFLATED) < 9 * 1000 * 1000
-    assert outcome(tmp_path, bomb) == "the PNG holds more data than its header says"
+    assert outcome(tmp_path, bomb) == "the PNG contains more data than its header says"
     assert "cannot be decoded" in outcome(tmp_path, png(9000, 9000, cut))
     assert "cannot be decoded" in outcome(tmp_path, png(1000, 1000, broken))
     for name in ("grey.png", "interlaced.png", "sixteen_colour.png", "alpha.png"):
-        assert isinstance(outcome(tmp_path, WHOLE[name]), np.ndarray)
+        assert isinstance(outcome(tmp_path, VALID_FILES[name]), np.ndarray)
 
 
 @pytest.mark.parametrize("keyword", [b"zTXt", b"iCCP", b"iTXt"])
-def test_text_that_would_inflate_to_gigabytes_is_left_alone(
+def test_compressed_text_chunks_are_not_inflated(
     tmp_path: Path, capfd: pytest.CaptureFixture, keyword: bytes
 ):
     start = {b"zTXt": b"k\0\0", b"iCCP": b"k\0\0", b"iTXt": b"k\0\1\0\0\0"}[keyword]
@@ -183,7 +179,7 @@ def test_text_that_would_inflate_to_gigabytes_is_left_alone(
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_an_image_is_turned_as_its_exif_says_in_a_jpeg_as_in_a_png(tmp_path: Path, orientation: int):
+def test_the_exif_orientation_is_applied_in_jpeg_and_png(tmp_path: Path, orientation: int):
     exif = Image.Exif()
     exif[0x112] = orientation
     turned = [
@@ -213,7 +209,7 @@ def test_a_marker_without_a_length_hides_no_header(tmp_path: Path):
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_a_folder_a_pipe_and_a_device_are_no_images(tmp_path: Path, channels: int):
+def test_a_folder_a_pipe_and_a_device_are_refused(tmp_path: Path, channels: int):
     (tmp_path / "zeros.png").symlink_to("/dev/zero")
     os.mkfifo(tmp_path / "pipe.png")
     for path in (tmp_path, tmp_path / "zeros.png", tmp_path / "pipe.png"):
@@ -231,11 +227,11 @@ def test_a_file_beyond_the_bound_is_not_read(tmp_path: Path):
 def test_the_largest_radiographs_are_within_the_bounds():
     film = 35 / 0.005 * 43 / 0.005
     assert film < MAX_PIXELS and film * 2 < MAX_BYTES
-    assert max(data.count(b"\xff\xda") for data in WHOLE.values()) * 5 < MAX_SCANS
+    assert max(data.count(b"\xff\xda") for data in VALID_FILES.values()) * 5 < MAX_SCANS
 
 
 def largest(folder: Path, kind: str) -> Path:
-    """As many pixels as a header may claim, in the form that takes the most memory."""
+    """Return the largest allowed image, in the format that needs the most memory."""
     path, side = folder / kind, 10_000
     if kind == "deep.png":
         stream, row = zlib.compressobj(1), b"\0" + bytes(side * 8)
@@ -265,17 +261,17 @@ def test_an_image_at_the_bound_takes_no_more_memory_than_is_stated(tmp_path: Pat
 
 def test_refusing_takes_no_memory(tmp_path: Path):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    for data, _ in REFUSED.values():
+    for data, _ in INVALID_FILES.values():
         outcome(tmp_path, data)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 64 << 10
 
 
 @given(data=st.data())
 @settings(max_examples=300, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
-def test_any_change_of_a_file_gives_a_picture_or_a_reason(
+def test_any_change_of_a_file_gives_an_image_or_a_reason(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
 ):
-    changed = bytearray(data.draw(st.sampled_from(list(WHOLE.values()))))
+    changed = bytearray(data.draw(st.sampled_from(list(VALID_FILES.values()))))
     for _ in range(data.draw(st.integers(1, 5))):
         at = data.draw(st.integers(0, min(len(changed), data.draw(st.sampled_from([700, 1 << 20])))))
         removed = data.draw(st.sampled_from([0, 1, 2, 64]))
@@ -287,7 +283,7 @@ def test_any_change_of_a_file_gives_a_picture_or_a_reason(
 
 
 def with_sums(data: bytes) -> bytes:
-    """The same with the checksums of its chunks put right, where it is a PNG."""
+    """Return a PNG with corrected checksums, other files unchanged."""
     at, parts = 8, [data[:8]]
     while at + 12 <= len(data) and data.startswith(b"\x89PNG"):
         length = int.from_bytes(data[at : at + 4])

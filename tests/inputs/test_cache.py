@@ -24,19 +24,19 @@ def cache(tmp_path: Path) -> ImageCache:
     return build_cache(table, 8, tmp_path / "cache", "toy", "train", tmp_path, workers=1)
 
 
-def test_images_are_found_by_id_whatever_the_id_looks_like(cache: ImageCache):
+def test_ids_that_look_like_numbers_or_na_are_found(cache: ImageCache):
     assert list(open_cache(cache.directory).ids) == sorted(IDS)
     for grey, image_id in enumerate(IDS):
         assert cache[image_id].dtype == np.uint8
         np.testing.assert_array_equal(cache[image_id], np.full((8, 8), 10 * grey))
 
 
-def test_rows_follow_the_ids_asked_for(cache: ImageCache):
+def test_rows_are_in_the_order_of_the_requested_ids(cache: ImageCache):
     rows = cache.rows_of(["é", "a", "a"])
     np.testing.assert_array_equal(cache.images[rows], [cache["é"], cache["a"], cache["a"]])
 
 
-def test_ids_that_are_not_there_are_named(cache: ImageCache):
+def test_unknown_ids_are_an_error_that_names_them(cache: ImageCache):
     with pytest.raises(UserError, match="zebra, yak"):
         cache.rows_of(["a", "zebra", "yak"])
 
@@ -59,7 +59,7 @@ def files(tmp_path: Path) -> pd.Series:
     return pd.Series([str(tmp_path / f"{image_id}.png") for image_id in ids], ids)
 
 
-def test_the_key_is_made_of_ids_and_size_in_any_order(tmp_path: Path, files: pd.Series):
+def test_the_key_depends_on_ids_in_any_order_and_size(tmp_path: Path, files: pd.Series):
     place = (tmp_path / "cache", "toy", "train", tmp_path)
     first = cache_path(files, 8, *place)
     assert first.name.startswith("toy-train-")
@@ -70,7 +70,7 @@ def test_the_key_is_made_of_ids_and_size_in_any_order(tmp_path: Path, files: pd.
     assert first != cache_path(files, 8, *place, channels=3)
 
 
-def test_the_key_knows_where_the_files_lie(tmp_path: Path, files: pd.Series):
+def test_the_key_depends_on_the_folder_of_the_files(tmp_path: Path, files: pd.Series):
     images, other, link = (tmp_path / name for name in ("images", "other", "link"))
     images.mkdir()
     link.symlink_to(images)
@@ -83,16 +83,16 @@ def test_the_key_knows_where_the_files_lie(tmp_path: Path, files: pd.Series):
     assert len({path_of(images), path_of(other), path_of(images, "a"), path_of(images, "b")}) == 4
 
 
-def test_the_key_stays_what_it_was_so_that_caches_stay_valid(tmp_path: Path):
+def test_the_key_does_not_change_between_versions(tmp_path: Path):
     files = pd.Series(["/nowhere/a.png", "/nowhere/b.png"], ["a", "b"])
     assert cache_path(files, 8, tmp_path, "toy", "train", Path("/nowhere")).name == "toy-train-80fe36285cac"
 
 
 def test_the_hash_of_an_image_is_that_of_its_file(cache: ImageCache, tmp_path: Path):
     expected = [hashlib.sha256((tmp_path / f"{grey}.png").read_bytes()).hexdigest() for grey in (1, 0)]
-    assert cache.hash_of(["12", "a"]).to_dict() == dict(zip(["12", "a"], expected, strict=True))
+    assert cache.hashes_of(["12", "a"]).to_dict() == dict(zip(["12", "a"], expected, strict=True))
     with pytest.raises(UserError, match="zebra"):
-        cache.hash_of(["zebra"])
+        cache.hashes_of(["zebra"])
 
 
 def test_a_missing_cache_names_the_command(tmp_path: Path):

@@ -17,25 +17,25 @@ import pytest
 from cxrlt.errors import UserError
 from cxrlt.inputs import cache_rows
 from cxrlt.inputs.cache import ImageCache, cache_path, open_cache, read_quarantine
-from cxrlt.inputs.cache_build import CHUNK, build_cache
+from cxrlt.inputs.cache_build import DECODE_CHUNK, build_cache
 from cxrlt.inputs.decode import decode, read_image
-from cxrlt.system.locks import exclusive
+from cxrlt.system.locks import lock_folder
 
 pytestmark = pytest.mark.slow
 
 SIZE = 16
 
 
-def picture(seed: int, side: int = 20) -> np.ndarray:
+def image(seed: int, side: int = 20) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (side, side), dtype=np.uint8)
 
 
 def write_images(folder: Path, n: int) -> pd.DataFrame:
-    """A table (image_id, file) of n different images."""
+    """Write n different images and return their table (image_id, file)."""
     folder.mkdir()
     files = [folder / f"{row:04d}.{'jpg' if row % 2 else 'png'}" for row in range(n)]
     for row, file in enumerate(files):
-        assert cv2.imwrite(str(file), picture(row))
+        assert cv2.imwrite(str(file), image(row))
     ids = pd.Index([file.stem for file in files], name="image_id")
     return pd.DataFrame({"file": [str(file) for file in files]}, index=ids)
 
@@ -72,13 +72,13 @@ def test_a_cache_of_three_channels_lies_beside_the_grey_one(tmp_path: Path, tabl
 
 
 def test_two_processes_write_what_one_writes(tmp_path: Path):
-    table = write_images(tmp_path / "images", 2 * CHUNK + 1)
+    table = write_images(tmp_path / "images", 2 * DECODE_CHUNK + 1)
     one = build_cache(table, SIZE, tmp_path / "one", "toy", "train", tmp_path / "images", workers=1)
     two = build_cache(table, SIZE, tmp_path / "two", "toy", "train", tmp_path / "images", workers=2)
     np.testing.assert_array_equal(one.images, two.images)
 
 
-def test_disk_and_time_are_told_first_and_a_finished_cache_is_silent(
+def test_disk_and_time_are_printed_first_and_a_finished_cache_is_silent(
     tmp_path: Path, table: pd.DataFrame, capfd: pytest.CaptureFixture[str]
 ):
     build_cache(table, SIZE, tmp_path / "cache", "toy", "train", tmp_path / "images", workers=1)
@@ -106,7 +106,7 @@ def test_every_file_is_read_once_also_for_the_estimate(
     assert sorted(read) == sorted(table["file"])
 
 
-def test_room_is_asked_for_what_is_left_to_do(
+def test_only_pending_images_need_disk_space(
     tmp_path: Path, table: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
 ):
     def build(free: int) -> None:
@@ -120,7 +120,7 @@ def test_room_is_asked_for_what_is_left_to_do(
     with pytest.raises(UserError, match="3 of 12 images cannot be read"):
         build(free=12 * SIZE**2)
     for row, file in enumerate(table["file"].iloc[:3]):
-        cv2.imwrite(file, picture(row))
+        cv2.imwrite(file, image(row))
     with pytest.raises(UserError, match="GB more"):
         build(free=3 * SIZE**2 - 1)
     build(free=3 * SIZE**2)
@@ -153,14 +153,14 @@ def test_a_replaced_image_is_decoded_again_and_the_others_are_not(tmp_path: Path
     images = np.load(cache.directory / "images.npy", mmap_mode="r+")
     images[5] = 7  # so that decoding row 5 again would show
     images.flush()
-    cv2.imwrite(table["file"].iloc[2], picture(99, side=30))
+    cv2.imwrite(table["file"].iloc[2], image(99, side=30))
     cache = build_cache(table, SIZE, tmp_path / "cache", "toy", "train", tmp_path / "images", workers=1)
     np.testing.assert_array_equal(cache["0002"], decode(Path(table["file"].iloc[2]), SIZE))
     assert (cache["0005"] == 7).all()
 
 
 def mark_pixels(cache: ImageCache) -> None:
-    """Let every cached pixel be 7, so that decoding an image again would show."""
+    """Set every cached pixel to 7, so that an image that is decoded again is visible."""
     images = np.load(cache.directory / "images.npy", mmap_mode="r+")
     images[:] = 7
     images.flush()
@@ -183,11 +183,11 @@ def test_an_image_replaced_by_one_of_the_same_length_and_time_is_decoded_again(t
     cache = build_cache(table, SIZE, tmp_path / "cache", "toy", "train", folder, workers=1)
     np.testing.assert_array_equal(cache["1"], decode(files[1], SIZE))
     assert (cache["0"] == 7).all() and (cache["2"] == 7).all()
-    assert cache.hash_of(["1"]).item() == hashlib.sha256(files[1].read_bytes()).hexdigest()
+    assert cache.hashes_of(["1"]).item() == hashlib.sha256(files[1].read_bytes()).hexdigest()
 
 
 def plain(grey: int) -> bytes:
-    """A PNG whose length does not depend on the grey."""
+    """Write a PNG whose length does not depend on the grey level."""
     data = cv2.imencode(".png", np.full((20, 20), grey, np.uint8), [cv2.IMWRITE_PNG_COMPRESSION, 0])[1]
     return data.tobytes()
 
@@ -206,22 +206,22 @@ def test_a_file_that_was_only_touched_is_hashed_again_once_and_not_decoded(
     capfd.readouterr()
     cache = build(workers=1)
     said = capfd.readouterr().err
-    assert "6 of 12 image files have changed: they are hashed again" in said and "to decode" not in said
+    assert "6 of 12 image files have changed: hashing them again" in said and "to decode" not in said
     assert (cache.images == 7).all()
     np.testing.assert_array_equal(hashes, cache.hashes)
     build()
     assert capfd.readouterr().err == ""
 
 
-def test_a_build_killed_while_it_looks_again_trusts_nothing_too_soon(tmp_path: Path, table: pd.DataFrame):
-    """Half a stat is neither that of the file nor none at all."""
+def test_a_build_killed_while_hashing_is_not_trusted(tmp_path: Path, table: pd.DataFrame):
+    """A partly written stat equals neither the stat of the file nor zeros."""
     build = partial(build_cache, table, SIZE, tmp_path / "cache", "toy", "train", tmp_path / "images")
     cache = build(workers=1)
     sources = np.load(cache.directory / "sources.npy", mmap_mode="r+")
     sources[2, 2:] = 0  # half of it was put in place
     sources[3, :2] = 0  # half of it was taken away
     sources.flush()
-    cv2.imwrite(table["file"].iloc[2], picture(99))
+    cv2.imwrite(table["file"].iloc[2], image(99))
     cache = build(workers=1)
     for image_id, file in table["file"].items():
         np.testing.assert_array_equal(cache[image_id], decode(Path(file), SIZE))
@@ -236,7 +236,7 @@ def test_a_replaced_image_that_cannot_be_read_loses_its_pixels(tmp_path: Path, t
     assert build(workers=1, quarantine=True).quarantined == ("0003",)
 
 
-def test_data_sets_with_the_same_ids_share_no_picture(tmp_path: Path):
+def test_data_sets_with_the_same_ids_share_no_image(tmp_path: Path):
     caches = {}
     for name, grey in (("one", 10), ("other", 200)):
         folder = tmp_path / name
@@ -247,18 +247,18 @@ def test_data_sets_with_the_same_ids_share_no_picture(tmp_path: Path):
     assert all((cache["a"] == grey).all() for grey, cache in caches.items())
 
 
-def test_of_a_table_with_one_image_more_one_image_is_decoded(
+def test_one_more_row_decodes_one_image(
     tmp_path: Path, table: pd.DataFrame, capfd: pytest.CaptureFixture[str]
 ):
     places = (SIZE, tmp_path / "cache", "toy", "train", tmp_path / "images")
     truncate(table["file"].iloc[2])
     few = build_cache(table.iloc[:-1], *places, workers=1, quarantine=True)
     mark_pixels(few)
-    cv2.imwrite(table["file"].iloc[4], picture(99, side=30))  # which the other cache has not met
+    cv2.imwrite(table["file"].iloc[4], image(99, side=30))  # which the other cache has not met
     capfd.readouterr()
     many = build_cache(table, *places, workers=1, quarantine=True)
     said = capfd.readouterr().err
-    assert f"9 of 12 images are copied from {few.directory}" in said and "3 of 12 images to decode" in said
+    assert f"copying 9 of 12 images from {few.directory}" in said and "3 of 12 images to decode" in said
     assert many.quarantined == ("0002",)
     copied = [image_id for image_id in few.ids if image_id != "0004"]
     assert all((many[image_id] == 7).all() for image_id in copied)
@@ -266,7 +266,7 @@ def test_of_a_table_with_one_image_more_one_image_is_decoded(
         np.testing.assert_array_equal(many[image_id], decode(Path(table.loc[image_id, "file"]), SIZE))
     fresh = build_cache(table, SIZE, tmp_path / "fresh", *places[2:], workers=1, quarantine=True)
     np.testing.assert_array_equal(many.thumbs, fresh.thumbs)
-    for image_id, sha256 in many.hash_of(many.ids).items():
+    for image_id, sha256 in many.hashes_of(many.ids).items():
         assert sha256 == hashlib.sha256(Path(table.loc[image_id, "file"]).read_bytes()).hexdigest()
 
 
@@ -331,14 +331,14 @@ def test_after_replacing_an_unreadable_image_only_that_one_is_decoded(
     truncate(table["file"].iloc[3])
     with pytest.raises(UserError, match="cannot be read"):
         build_cache(table, SIZE, tmp_path / "cache", "toy", "train", tmp_path / "images", workers=1)
-    cv2.imwrite(table["file"].iloc[3], picture(3))
+    cv2.imwrite(table["file"].iloc[3], image(3))
     capfd.readouterr()
     cache = build_cache(table, SIZE, tmp_path / "cache", "toy", "train", tmp_path / "images", workers=1)
     assert "1 of 12 images to decode" in capfd.readouterr().err
     np.testing.assert_array_equal(cache["0003"], decode(Path(table["file"].iloc[3]), SIZE))
 
 
-def test_quarantine_leaves_unreadable_images_out_and_records_them(tmp_path: Path, table: pd.DataFrame):
+def test_quarantine_excludes_and_records_unreadable_images(tmp_path: Path, table: pd.DataFrame):
     truncate(table["file"].iloc[3])
     Path(table["file"].iloc[6]).write_bytes(b"")
     Path(table["file"].iloc[8]).unlink()
@@ -368,27 +368,27 @@ def test_quarantine_lasts_until_the_file_changes(tmp_path: Path, table: pd.DataF
         "0003",
         "0004",
     )
-    cv2.imwrite(table["file"].iloc[3], picture(3))
+    cv2.imwrite(table["file"].iloc[3], image(3))
     cache = build_cache(table, SIZE, tmp_path / "cache", "toy", "train", tmp_path / "images", workers=1)
     assert cache.quarantined == ("0004",)
     np.testing.assert_array_equal(cache["0003"], decode(Path(table["file"].iloc[3]), SIZE))
     assert list(pd.read_csv(cache.directory / "quarantine.csv", dtype=str)["image_id"]) == ["0004"]
 
 
-def test_a_disk_without_room_is_refused_before_anything_is_written(tmp_path: Path, table: pd.DataFrame):
+def test_a_full_disk_is_an_error_before_anything_is_written(tmp_path: Path, table: pd.DataFrame):
     size = 10**8  # ten petabytes an image
     with pytest.raises(UserError, match=r"GB more.*--cache-dir"):
         build_cache(table, size, tmp_path / "cache", "toy", "train", tmp_path / "images", workers=1)
     assert not list(tmp_path.rglob("images.npy"))
 
 
-def test_a_cache_folder_that_cannot_be_written_is_a_sentence(tmp_path: Path, table: pd.DataFrame):
+def test_a_read_only_cache_folder_is_a_user_error(tmp_path: Path, table: pd.DataFrame):
     (tmp_path / "cache").write_text("a file where the folder should be")
     with pytest.raises(UserError, match="--cache-dir"):
         build_cache(table, SIZE, tmp_path / "cache", "toy", "train", tmp_path / "images", workers=1)
 
 
-def test_no_images_are_a_sentence(tmp_path: Path, table: pd.DataFrame):
+def test_no_images_is_a_user_error(tmp_path: Path, table: pd.DataFrame):
     with pytest.raises(UserError, match="no images"):
         build_cache(table.iloc[:0], SIZE, tmp_path / "cache", "toy", "train", tmp_path / "images")
 
@@ -421,13 +421,13 @@ def wait_for(condition, seconds: float = 30) -> None:
         time.sleep(0.005)
 
 
-def test_a_killed_build_goes_on_where_it_was_and_trusts_no_half_written_row(tmp_path: Path):
+def test_a_killed_build_resumes_and_ignores_partial_rows(tmp_path: Path):
     folder = tmp_path / "images"
     folder.mkdir()
-    for row in range(4 * CHUNK):  # large pictures, so that there is time to kill
+    for row in range(4 * DECODE_CHUNK):  # large images, so that there is time to kill
         source = folder / f"{row % 4:04d}.png"
         if row < 4:
-            cv2.imwrite(str(source), picture(row, side=900))
+            cv2.imwrite(str(source), image(row, side=900))
         else:
             (folder / f"{row:04d}.png").hardlink_to(source)
     files = sorted(folder.glob("*.png"))
@@ -452,7 +452,7 @@ def test_a_killed_build_goes_on_where_it_was_and_trusts_no_half_written_row(tmp_
     np.testing.assert_array_equal(cache.images, expected)
 
 
-def test_a_folder_left_before_its_arrays_were_whole_is_begun_anew(tmp_path: Path, table: pd.DataFrame):
+def test_a_folder_with_incomplete_arrays_is_built_again(tmp_path: Path, table: pd.DataFrame):
     directory = cache_path(table["file"], SIZE, tmp_path / "cache", "toy", "train", tmp_path / "images")
     directory.mkdir(parents=True)
     (directory / "images.npy").write_bytes(b"\x93NUMPY")
@@ -463,9 +463,9 @@ def test_a_folder_left_before_its_arrays_were_whole_is_begun_anew(tmp_path: Path
 def test_a_second_builder_waits_for_the_first(tmp_path: Path, table: pd.DataFrame):
     directory = cache_path(table["file"], SIZE, tmp_path / "cache", "toy", "train", tmp_path / "images")
     directory.mkdir(parents=True)
-    with exclusive(directory):
+    with lock_folder(directory):
         build = start_build(tmp_path, table)
-        assert "Waiting for it to end" in build.stderr.readline()
+        assert "Waiting until it ends" in build.stderr.readline()
         assert not (directory / "meta.json").exists()
     out, _ = build.communicate(timeout=60)
     assert build.returncode == 0 and out.strip() == "12"

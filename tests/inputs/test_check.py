@@ -8,7 +8,7 @@ from cxrlt.errors import UserError
 from cxrlt.folds.make import make_folds
 from cxrlt.inputs.check import check
 from cxrlt.inputs.images import ImageSource
-from refusal import refused
+from user_errors import raises_user_error
 
 pytestmark = pytest.mark.slow
 
@@ -48,7 +48,7 @@ def test_every_problem_is_reported_in_one_run(csv_workspace):
     assert line(report, "train")[1:3] == ["2", "1"]
 
 
-def test_what_a_flag_allows_is_told_and_is_no_problem(csv_workspace):
+def test_what_a_flag_allows_is_reported_but_not_a_problem(csv_workspace):
     workspace = csv_workspace(train=["p1", "p2"], dev=["p1"])
     (workspace.inputs_dir("csv") / "images/train1.png").unlink()
     report = check(csv(workspace), workspace, allow_missing=True, drop_shared_patients=True)
@@ -70,7 +70,7 @@ def test_a_template_of_another_release_is_a_problem(csv_workspace):
     (folder / "sample.csv").write_text("image,Mass\nother,0\nTEST0,0\n")
     with (folder / "challenge.yaml").open("a") as file:
         file.write("test_template: sample.csv\n")
-    with refused("csv test", "2 images", "TEST0, other", "1", "'TEST0'", "'test0'"):
+    with raises_user_error("csv test", "2 images", "TEST0, other", "1", "'TEST0'", "'test0'"):
         check(csv(workspace), workspace)
 
 
@@ -83,15 +83,13 @@ def test_missing_tables_are_all_named(tmp_path):
 
 
 @pytest.mark.parametrize(("label", "shown"), [("0", "0"), ("", "-")])
-def test_a_class_without_a_positive_or_without_any_label_is_named_and_is_no_problem(
-    csv_workspace, label, shown
-):
+def test_a_class_without_positives_or_labels_is_reported_but_not_a_problem(csv_workspace, label, shown):
     workspace = csv_workspace(train=["p1", "p2", "p3"])
     for path in workspace.inputs_dir("csv").glob("*.csv"):
         header, *rows = path.read_text().splitlines()
         path.write_text("\n".join([f"{header},Hernia", *(f"{row},{label}" for row in rows)]))
     report = check(csv(workspace), workspace)
-    assert "No positive in train: Hernia." in report
+    assert "No positives in train: Hernia." in report
     assert line(report, "Hernia")[:4] == ["Hernia", "tail", "0", shown]
     assert report.endswith("No problem found.")
     assert "fewer positive patients than folds: Mass, Hernia" in make_folds(
@@ -99,7 +97,7 @@ def test_a_class_without_a_positive_or_without_any_label_is_named_and_is_no_prob
     )
 
 
-def test_a_table_of_blank_labels_alone_is_a_problem(csv_workspace):
+def test_a_table_with_blank_labels_only_is_a_problem(csv_workspace):
     workspace = csv_workspace(train=["p1", "p2"])
     path = workspace.inputs_dir("csv") / "train.csv"
     challenge = csv(workspace)
@@ -109,7 +107,7 @@ def test_a_table_of_blank_labels_alone_is_a_problem(csv_workspace):
         check(challenge, workspace)
 
 
-def test_pictures_that_are_there_twice_are_told_if_there_is_a_cache_and_are_no_problem(csv_workspace):
+def test_duplicates_in_a_cache_are_reported_but_not_a_problem(csv_workspace):
     workspace = csv_workspace(train=["p1", "p2", "p3"])
     images = workspace.inputs_dir("csv") / "images"
     for grey, path in enumerate(sorted(images.glob("*.png"))):
@@ -117,12 +115,12 @@ def test_pictures_that_are_there_twice_are_told_if_there_is_a_cache_and_are_no_p
     for one, other in (("train0", "train1"), ("train2", "test0")):
         (images / f"{other}.png").write_bytes((images / f"{one}.png").read_bytes())
     assert "identical" not in check(csv(workspace), workspace)
-    ImageSource(csv(workspace), workspace).all_splits(8)
+    ImageSource(csv(workspace), workspace).load_all_splits(8)
     report = check(csv(workspace), workspace)
-    assert "another patient: train0 = train1. Keep such patients in one fold with: cxrlt folds csv" in report
-    assert "1 images of test are identical, byte for byte, to one of train: train2 = test0." in report
+    assert "another patient: train0 = train1. Keep these patients in one fold with: cxrlt folds csv" in report
+    assert "1 images of test are identical, byte for byte, to an image of train: train2 = test0." in report
     assert report.endswith("No problem found.")
-    (images / "train1.png").write_bytes(b"another picture, which check does not read")
+    (images / "train1.png").write_bytes(b"another image, which check does not read")
     assert "train0 = train1" not in check(csv(workspace), workspace)
 
 

@@ -1,4 +1,4 @@
-"""A cache is derived data: what is damaged is told and built anew, never used."""
+"""A damaged cache is reported and built again, never used."""
 
 import json
 from collections.abc import Callable
@@ -26,9 +26,9 @@ def table(tmp_path: Path) -> pd.DataFrame:
     folder.mkdir()
     files = [folder / f"{row}.png" for row in range(8)]
     for row, file in enumerate(files):
-        picture = np.random.default_rng(row).integers(0, 256, (20, 20), dtype=np.uint8)
-        assert cv2.imwrite(str(file), picture)
-    files[7].write_bytes(b"not a picture")
+        image = np.random.default_rng(row).integers(0, 256, (20, 20), dtype=np.uint8)
+        assert cv2.imwrite(str(file), image)
+    files[7].write_bytes(b"not a image")
     return pd.DataFrame({"file": map(str, files)}, index=pd.Index([f.stem for f in files], name="image_id"))
 
 
@@ -91,7 +91,7 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
-def test_a_damaged_cache_is_refused_and_built_anew(
+def test_a_damaged_cache_is_refused_and_built_again(
     build: Callable[[], ImageCache],
     table: pd.DataFrame,
     damage: Callable[[Path], object],
@@ -99,7 +99,7 @@ def test_a_damaged_cache_is_refused_and_built_anew(
 ) -> None:
     directory = build().directory
     damage(directory)
-    with pytest.raises(UserError, match=r"is damaged \(.+\): cxrlt cache builds it again"):
+    with pytest.raises(UserError, match=r"is damaged \(.+\)\. Build it again with: cxrlt cache"):
         open_cache(directory)
     capsys.readouterr()
     cache = build()
@@ -111,7 +111,7 @@ def test_a_damaged_cache_is_refused_and_built_anew(
     assert capsys.readouterr().err == ""
 
 
-def test_ids_of_other_images_are_not_believed(build: Callable[[], ImageCache]) -> None:
+def test_a_cache_with_other_ids_is_built_again(build: Callable[[], ImageCache]) -> None:
     directory = build().directory
     (directory / "ids.csv").write_text("image_id\n" + "".join(f"{row}\n" for row in reversed(range(8))))
     assert build().ids.tolist() == [str(row) for row in range(7)]
@@ -129,7 +129,7 @@ FEATURE_DAMAGES = {
 
 
 @pytest.mark.parametrize("damage", FEATURE_DAMAGES.values(), ids=FEATURE_DAMAGES)
-def test_damaged_features_are_computed_anew(
+def test_damaged_features_are_computed_again(
     tmp_path: Path, damage: Callable[[Path], object], capsys: pytest.CaptureFixture[str]
 ) -> None:
     ids, features = ["a", "b", "c", "d"], np.arange(24, dtype=np.float32).reshape(4, 2, 3)

@@ -11,7 +11,7 @@ from cxrlt.errors import UserError
 from cxrlt.inputs.augment import Transform
 from cxrlt.inputs.cache import ImageCache
 from cxrlt.inputs.cache_build import build_cache
-from cxrlt.inputs.dataset import XRayDataset, make_loader, rank_share
+from cxrlt.inputs.dataset import XRayDataset, make_loader, micro_batches_of_rank
 from cxrlt.inputs.sampling import epoch_batches
 
 pytestmark = pytest.mark.slow
@@ -92,7 +92,7 @@ def test_the_middle_is_cut_out_before_the_augmentation(cache: ImageCache, target
     np.testing.assert_array_equal(dataset[3, 4][0]["images"][0], expected)
 
 
-def test_colour_comes_as_three_planes_augmented_alike(cache: ImageCache, targets: np.ndarray):
+def test_colour_images_have_three_equally_augmented_channels(cache: ImageCache, targets: np.ndarray):
     table = pd.DataFrame(
         {"file": [f"{cache.directory.parents[1]}/{name}.png" for name in cache.ids]}, cache.ids
     )
@@ -107,12 +107,12 @@ def test_colour_comes_as_three_planes_augmented_alike(cache: ImageCache, targets
         assert torch.equal(image, grey[2, row][0]["images"].expand(3, -1, -1))
 
 
-def test_more_than_the_cached_image_is_refused(cache: ImageCache, targets: np.ndarray):
-    with pytest.raises(ValueError, match="no 17 px can be cut out of images of 16 px"):
+def test_a_size_larger_than_the_cache_is_an_error(cache: ImageCache, targets: np.ndarray):
+    with pytest.raises(ValueError, match="cannot crop 17 px from cached images of 16 px"):
         XRayDataset(cache, list(cache.ids), targets, size=17)
 
 
-def test_augmentation_is_a_function_of_seed_epoch_and_id_alone(cache: ImageCache, targets: np.ndarray):
+def test_augmentation_depends_only_on_seed_epoch_and_id(cache: ImageCache, targets: np.ndarray):
     ids = list(cache.ids)
 
     def item(row: int, epoch: int, seed: int, ids: list[str]) -> bytes:
@@ -129,7 +129,7 @@ def test_no_two_images_of_an_epoch_share_their_augmentation(dataset: XRayDataset
     assert len(seeds) == 20 * N_ROWS
 
 
-def test_a_row_that_comes_again_in_an_epoch_is_augmented_anew(dataset: XRayDataset):
+def test_copies_of_a_row_are_augmented_differently(dataset: XRayDataset):
     draws = [9 + N_ROWS * copy for copy in range(4)]
     items = [dataset[2, draw] for draw in draws]
     assert [row for _, _, row in items] == [9] * 4
@@ -159,7 +159,7 @@ def test_none_and_four_workers_give_the_same_batches(dataset: XRayDataset, epoch
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create 4 worker processes")
 @pytest.mark.parametrize("n_workers", [0, 4])
-def test_an_epoch_taken_up_in_the_middle_goes_on_as_the_whole_one(dataset: XRayDataset, n_workers: int):
+def test_a_resumed_epoch_has_the_same_batches(dataset: XRayDataset, n_workers: int):
     whole = run_epoch(dataset, 1, 0)
     assert_same_batches(whole[3:], run_epoch(dataset, 1, n_workers, start=3))
 
@@ -181,7 +181,7 @@ def test_loading_leaves_the_global_random_state_alone(dataset: XRayDataset):
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_workers_that_start_afresh_give_the_same_items(dataset: XRayDataset):
+def test_spawned_workers_give_the_same_items(dataset: XRayDataset):
     expected = dataset[1, 3]  # also opens the cache here
     assert len(pickle.dumps(dataset)) < 30_000
     with multiprocessing.get_context("spawn").Pool(1) as pool:
@@ -191,7 +191,7 @@ def test_workers_that_start_afresh_give_the_same_items(dataset: XRayDataset):
 
 
 @pytest.mark.parametrize("n_workers", [0, 2])
-def test_what_goes_wrong_with_an_image_reaches_the_caller(dataset: XRayDataset, n_workers: int):
+def test_an_error_in_a_worker_reaches_the_caller(dataset: XRayDataset, n_workers: int):
     dataset.reader.cache_rows = np.where(np.arange(N_ROWS) == 9, 10**6, dataset.reader.cache_rows)
     batches = iter(make_loader(dataset, 0, [np.array([1, 2]), np.array([9, 3]), np.array([4])], n_workers))
     assert next(batches)[2].tolist() == [1, 2]
@@ -220,7 +220,7 @@ def test_an_epoch_is_every_row_once_in_batches_of_nearly_one_size(n_rows: int, b
     assert len(batches) == -(-n_rows // batch_size)
 
 
-def test_the_order_depends_on_seed_and_epoch_alone():
+def test_the_order_depends_only_on_seed_and_epoch():
     def order(seed: int, epoch: int, batch_size: int = 8) -> list[int]:
         return np.concatenate(epoch_batches(100, batch_size, seed, epoch)).tolist()
 
@@ -232,7 +232,7 @@ def test_the_order_depends_on_seed_and_epoch_alone():
 @pytest.mark.parametrize("max_batch_per_device", [2, 3, 5, 64])
 def test_the_ranks_together_see_every_row_of_an_epoch_once(world: int, max_batch_per_device: int):
     for batch in epoch_batches(101, 18, seed=0, epoch=0):
-        shares = [rank_share(batch, rank, world, max_batch_per_device) for rank in range(world)]
+        shares = [micro_batches_of_rank(batch, rank, world, max_batch_per_device) for rank in range(world)]
         assert len({len(share) for share in shares}) == 1  # all ranks take part in every forward pass
         micro_batches = [micro for share in shares for micro in share]
         assert all(0 < len(micro) <= max_batch_per_device for micro in micro_batches)
@@ -241,9 +241,12 @@ def test_the_ranks_together_see_every_row_of_an_epoch_once(world: int, max_batch
 
 @pytest.mark.parametrize("world", [1, 2, 4])
 @pytest.mark.parametrize("limit", [1, 2, 3, 64])
-def test_no_micro_batch_has_fewer_rows_than_are_needed(world: int, limit: int):
+def test_no_micro_batch_is_smaller_than_the_minimum(world: int, limit: int):
     for n in range(2 * world, 40):
-        shares = [rank_share(np.arange(n), rank, world, limit, at_least=2) for rank in range(world)]
+        shares = [
+            micro_batches_of_rank(np.arange(n), rank, world, limit, min_micro_batch_size=2)
+            for rank in range(world)
+        ]
         assert len({len(share) for share in shares}) == 1
         micro_batches = [micro for share in shares for micro in share]
         assert all(1 < len(micro) <= max(limit, 4) for micro in micro_batches)
@@ -251,6 +254,6 @@ def test_no_micro_batch_has_fewer_rows_than_are_needed(world: int, limit: int):
 
 
 @pytest.mark.parametrize(("n", "world", "limit"), [(3, 4, 8), (7, 2, 1)])
-def test_a_batch_that_some_rank_would_have_no_part_in_is_refused(n: int, world: int, limit: int):
+def test_a_batch_too_small_for_all_ranks_is_an_error(n: int, world: int, limit: int):
     with pytest.raises(UserError, match="batch_size"):
-        rank_share(np.arange(n), 0, world, limit)
+        micro_batches_of_rank(np.arange(n), 0, world, limit)

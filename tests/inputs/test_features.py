@@ -18,12 +18,12 @@ SHAPE, KEY = (2, 3), {"weights": "f00", "size": 64}
 
 
 def features_of(ids: list[str]) -> np.ndarray:
-    """Of each image something only it has."""
+    """Return features that are different for every image."""
     return np.stack([np.arange(6, dtype=np.float32).reshape(SHAPE) + 10 * IDS.index(name) for name in ids])
 
 
 def fill(directory: Path, ids: list[str] = IDS, key: dict = KEY, most: int | None = None) -> int:
-    """Write at most `most` rows, one by one. Returns how many were left to write."""
+    """Write at most `most` rows, one by one. Return how many were pending."""
     with feature_writer(directory, ids, SHAPE, key) as writer:
         pending = writer.pending
         for row in pending[:most]:

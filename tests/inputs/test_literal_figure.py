@@ -38,7 +38,7 @@ def test_every_text_of_a_figure_is_shown_as_it_is_written(name: str) -> None:
     assert all(any(text.startswith(name) and text.endswith(place) for text in texts) for place in places)
 
 
-def test_a_name_is_drawn_in_the_letters_it_has(tmp_path: Path) -> None:
+def test_a_name_is_drawn_literally(tmp_path: Path) -> None:
     for number, name in enumerate(("a $5$ b", "a 5 b")):
         figure = LiteralFigure(figsize=(1, 1))
         figure.text(0, 0.5, name)

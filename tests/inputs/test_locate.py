@@ -67,7 +67,7 @@ def test_relative_folders_give_absolute_files(tmp_path, monkeypatch):
 
 
 def test_files_of_many_folders_are_each_found_in_their_own(tmp_path, monkeypatch):
-    monkeypatch.setattr(locate, "AT_A_TIME", 3)
+    monkeypatch.setattr(locate, "FOLDERS_PER_TASK", 3)
     files = [touch(tmp_path / f"p{n // 4}/s{n}/{n}.jpg") for n in range(25)]
     paths = [f"p{n // 4}/s{n}/{n}.jpg" for n in range(25)] + [f"p{n}/s{n}/{n}.jpg" for n in range(1, 25)]
     found = locate_images(pd.Series(paths), tmp_path, (".",))
@@ -76,7 +76,7 @@ def test_files_of_many_folders_are_each_found_in_their_own(tmp_path, monkeypatch
 
 
 @pytest.mark.parametrize("path", ["p1//a.png", "./p1/a.png", "p1/./a.png"])
-def test_a_path_written_otherwise_gives_the_same_file(tmp_path, path):
+def test_another_spelling_of_a_path_gives_the_same_file(tmp_path, path):
     file = touch(tmp_path / "p1/a.png")
     assert locate_images(pd.Series([path]), tmp_path, (".",)).tolist() == [file]
 
@@ -92,27 +92,25 @@ def test_a_path_written_otherwise_gives_the_same_file(tmp_path, path):
         ("Jose\u0301/a.png", "Jos\u00e9/A.png"),
     ],
 )
-def test_a_file_whose_name_differs_only_in_spelling_is_found_and_that_is_said(
-    tmp_path, capsys, in_table, on_disk
-):
+def test_a_file_that_differs_only_in_spelling_is_found_with_a_message(tmp_path, capsys, in_table, on_disk):
     file = touch(tmp_path / on_disk)
     other = touch(tmp_path / "b.png")
     assert locate_images(pd.Series([in_table, "b.png"]), tmp_path, (".",)).tolist() == [file, other]
     said = capsys.readouterr().err
     assert said.count("\n") == 1
-    assert "1 image is found under another spelling" in said
+    assert "1 image file has another spelling" in said
     assert repr(in_table) in said
     assert repr(on_disk) in said
 
 
-def test_names_that_are_there_as_they_are_written_cost_no_second_look(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(locate, "_other_spellings", None)
+def test_exact_names_need_no_search_for_spellings(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(locate, "_other_spellings_below", None)
     files = [touch(tmp_path / "a.png"), touch(tmp_path / "A.png")]
     assert locate_images(pd.Series(["a.png", "A.png"]), tmp_path, (".",)).tolist() == files
     assert not capsys.readouterr().err
 
 
-def test_only_differences_of_spelling_are_overlooked(tmp_path, capsys):
+def test_only_differences_in_spelling_are_ignored(tmp_path, capsys):
     touch(tmp_path / "p1/a.png")
     (tmp_path / "B.png").mkdir()
     paths = pd.Series(["p1/a.jpg", "p1/ab.png", "p1a.png", "b.png", "p2/a.png", "p1/a.png/c.png", "p1"])
@@ -120,14 +118,14 @@ def test_only_differences_of_spelling_are_overlooked(tmp_path, capsys):
     assert not capsys.readouterr().err
 
 
-def test_two_files_that_one_name_may_mean_are_a_sentence(tmp_path):
+def test_a_path_that_matches_two_files_is_a_user_error(tmp_path):
     touch(tmp_path / "p1/A.png")
     touch(tmp_path / "P1/a.PNG")
     with pytest.raises(UserError, match=r"'p1/a.png' \(P1/a\.PNG or p1/A\.png\)\. .*ename"):
         locate_images(pd.Series(["p1/a.png"]), tmp_path, (".",))
 
 
-def test_two_rows_that_may_mean_one_file_are_a_sentence(tmp_path):
+def test_two_paths_that_match_one_file_are_a_user_error(tmp_path):
     touch(tmp_path / "a.png")
     with pytest.raises(UserError, match=r"'A\.png' and 'a\.PNG' \(a\.png\)"):
         locate_images(pd.Series(["A.png", "a.PNG"]), tmp_path, (".",))
@@ -138,7 +136,7 @@ def test_rows_of_one_path_share_its_file(tmp_path):
     assert locate_images(pd.Series(["A.png", "A.png"]), tmp_path, (".",)).tolist() == [file, file]
 
 
-def test_a_file_that_a_row_names_exactly_is_no_other_rows(tmp_path, capsys):
+def test_an_exactly_named_file_matches_no_other_row(tmp_path, capsys):
     file = touch(tmp_path / "a.png")
     found = locate_images(pd.Series(["a.png", "A.png"]), tmp_path, (".",))
     assert found[0] == file

@@ -9,7 +9,7 @@ from cxrlt.inputs.augment import Transform
 from cxrlt.inputs.cache import ImageCache
 from cxrlt.inputs.cache_build import build_cache
 from cxrlt.inputs.dataset import XRayDataset, make_loader
-from cxrlt.inputs.mixing import CENTRE, Mix, Mixing
+from cxrlt.inputs.mixing import MOSAIC_CENTRE, Mix, Mixing
 from cxrlt.inputs.sampling import epoch_batches
 from cxrlt.recipe import MixConfig
 
@@ -25,7 +25,7 @@ def mixing_of(*kinds: str, **options: object) -> Mixing:
 
 
 def draws_of(mixing: Mixing, n: int = 300) -> list[Mix]:
-    return [mixing.draw(seed, seed % N_ROWS, N_ROWS, SIZE) for seed in range(n)]
+    return [mixing.sample(seed, seed % N_ROWS, N_ROWS, SIZE) for seed in range(n)]
 
 
 def flat(*greys: int) -> list[np.ndarray]:
@@ -34,7 +34,7 @@ def flat(*greys: int) -> list[np.ndarray]:
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> ImageCache:
-    """Image k is of grey 10 + 12 k throughout."""
+    """Return a cache in which all pixels of image k are 10 + 12 k."""
     folder = tmp_path_factory.mktemp("images")
     ids = pd.Index([f"image{row:02d}" for row in range(N_ROWS)], name="image_id")
     files = [str(folder / f"{image_id}.png") for image_id in ids]
@@ -93,7 +93,7 @@ def test_a_mosaic_shows_four_images_whole_in_its_quarters():
             edges = np.concatenate([quarter[0], quarter[-1], quarter[:, 0], quarter[:, -1]])
             assert edges.max() < grey  # the frame on all four sides: nothing is cut off
         assert np.allclose(mix.weights, [q.size / SIZE**2 for q in quarters])
-        assert all(round(CENTRE[0] * SIZE) <= at <= round(CENTRE[1] * SIZE) for at in mix.cut)
+        assert all(round(MOSAIC_CENTRE[0] * SIZE) <= at <= round(MOSAIC_CENTRE[1] * SIZE) for at in mix.cut)
 
 
 def test_colour_is_mixed_plane_by_plane():
@@ -105,7 +105,7 @@ def test_colour_is_mixed_plane_by_plane():
         np.testing.assert_array_equal(mixed[..., 1], mix.image(grey[: len(mix.rows)]))
 
 
-def test_kinds_come_evenly_and_as_often_as_asked_for_and_partners_are_any_rows():
+def test_kinds_and_partner_rows_are_sampled_uniformly():
     mixing = mixing_of(*ALL, probability=0.6)
     draws = draws_of(mixing, 3000)
     kinds = [mix.kind for mix in draws if mix is not None]
@@ -115,7 +115,7 @@ def test_kinds_come_evenly_and_as_often_as_asked_for_and_partners_are_any_rows()
     assert np.bincount(partners, minlength=N_ROWS).min() > 0.6 * len(partners) / N_ROWS
 
 
-def test_the_draws_own_image_is_in_it_anywhere_in_a_mosaic():
+def test_the_image_of_the_row_is_at_a_random_place_of_a_mosaic():
     draws = draws_of(mixing_of(*ALL))
     assert all(seed % N_ROWS in mix.rows for seed, mix in enumerate(draws))
     places = {int(np.argmax(m.rows == s % N_ROWS)) for s, m in enumerate(draws) if m.kind == "mosaic"}
@@ -123,7 +123,7 @@ def test_the_draws_own_image_is_in_it_anywhere_in_a_mosaic():
     assert all(m.rows[0] == s % N_ROWS for s, m in enumerate(draws) if m.kind != "mosaic")
 
 
-def test_soft_labels_are_weighted_like_the_images_and_unknown_where_a_part_is():
+def test_soft_labels_are_weighted_means_and_nan_if_one_is_nan():
     mix = Mix("mixup", np.array([0, 1]), np.array([0.75, 0.25]))
     parts = np.array([[1, 0, NAN], [0, 0, 1]], np.float32)
     np.testing.assert_array_equal(mixing_of("mixup").targets(mix, parts), np.float32([0.75, 0, NAN]))
@@ -143,7 +143,7 @@ def test_soft_labels_are_weighted_like_the_images_and_unknown_where_a_part_is():
         ([NAN, NAN, NAN, NAN], NAN, NAN),
     ],
 )
-def test_a_union_has_every_finding_and_no_finding_only_of_all(of_parts, finding, no_finding):
+def test_a_union_has_all_findings_and_no_finding_only_if_all_have_it(of_parts, finding, no_finding):
     mix = Mix("mosaic", np.arange(4), np.full(4, 0.25))
     parts = np.repeat(np.array(of_parts, np.float32)[:, None], 3, axis=1)
     union = mixing_of("mosaic").targets(mix, parts)
@@ -159,13 +159,13 @@ def test_no_finding_is_known_by_its_name():
     assert Mixing.create(cfg, ("a", "b", "c", "d"), None, "multi_label").targets(mix, parts).all()
 
 
-def test_labels_are_a_union_where_asked_for_and_by_themselves_only_in_a_mosaic_of_many_labels():
-    assert mixing_of(*ALL).unions == {"mosaic"}
-    assert mixing_of(*ALL, labels="union").unions == set(ALL)
-    assert mixing_of(*ALL, labels="soft").unions == set()
+def test_auto_labels_are_a_union_only_for_multilabel_mosaics():
+    assert mixing_of(*ALL).union_kinds == {"mosaic"}
+    assert mixing_of(*ALL, labels="union").union_kinds == set(ALL)
+    assert mixing_of(*ALL, labels="soft").union_kinds == set()
     single = Mixing.create(MixConfig(kinds=ALL), CLASSES, "Normal", "single_label")
-    assert single.unions == set()
-    with pytest.raises(UserError, match=r"data\.mix\.labels union.*exactly one"):
+    assert single.union_kinds == set()
+    with pytest.raises(UserError, match=r"data\.mix\.labels union.*single-label"):
         Mixing.create(MixConfig(kinds=ALL, labels="union"), CLASSES, "Normal", "single_label")
 
 
@@ -181,13 +181,13 @@ def test_nothing_is_mixed_without_kinds_or_probability():
         assert Mixing.create(cfg, CLASSES, None, "multi_label") is None
 
 
-def test_an_item_shows_what_its_targets_say(cache: ImageCache, targets: np.ndarray):
+def test_targets_of_a_mixed_item_belong_to_its_images(cache: ImageCache, targets: np.ndarray):
     for kind in ("mixup", "cutmix"):
         mixing = mixing_of(kind)
         dataset = dataset_of(cache, targets, mixing)
         for draw in range(N_ROWS):
             inputs, labels, row = dataset[2, draw]
-            mix = dataset._mix(2, draw)
+            mix = dataset._sample_mix(2, draw)
             assert row == draw and labels.dtype == torch.float32
             mean = inputs["images"].double().mean().item()
             assert abs(mean - mix.weights @ (10 + 12 * mix.rows)) < 0.6
@@ -195,17 +195,17 @@ def test_an_item_shows_what_its_targets_say(cache: ImageCache, targets: np.ndarr
             np.testing.assert_array_equal(labels, expected)
 
 
-def test_unmixed_draws_are_as_they_would_be_without_mixing(cache: ImageCache, targets: np.ndarray):
+def test_unmixed_items_do_not_depend_on_mixing(cache: ImageCache, targets: np.ndarray):
     transform = Transform(SIZE, flip=True, crop_scale=(0.8, 1.0), rotate=10, noise=0.5)
     plain = dataset_of(cache, targets, None, transform=transform)
     mixed = dataset_of(cache, targets, mixing_of(*ALL, probability=0.5), transform=transform)
     same = [torch.equal(plain[0, row][0]["images"], mixed[0, row][0]["images"]) for row in range(N_ROWS)]
-    assert same == [mixed._mix(0, row) is None for row in range(N_ROWS)]
+    assert same == [mixed._sample_mix(0, row) is None for row in range(N_ROWS)]
     assert 3 < sum(same) < 17
 
 
-def test_each_image_is_augmented_by_itself_before_it_is_mixed(cache: ImageCache, targets: np.ndarray):
-    """Even a row that is mixed with itself shows it augmented twice."""
+def test_each_image_is_augmented_before_mixing(cache: ImageCache, targets: np.ndarray):
+    """A row that is mixed with itself is augmented twice, differently."""
     transform = Transform(SIZE, brightness=0.2)
     one = XRayDataset(
         cache, ["image09"], targets[:1], transform=transform, mixing=mixing_of("cutmix", alpha=5)
@@ -222,7 +222,7 @@ def test_the_targets_of_draws_are_those_of_their_items(cache: ImageCache, target
     np.testing.assert_array_equal(dataset.targets, targets)  # the table's own are left alone
 
 
-def test_a_copy_is_mixed_anew_and_so_is_another_epoch(cache: ImageCache, targets: np.ndarray):
+def test_copies_and_epochs_are_mixed_differently(cache: ImageCache, targets: np.ndarray):
     dataset = dataset_of(cache, targets, mixing_of(*ALL))
     images = [dataset[epoch, 5 + N_ROWS * copy][0]["images"] for epoch in (0, 1) for copy in (0, 1)]
     assert len({image.numpy().tobytes() for image in images}) == 4
@@ -248,7 +248,7 @@ def test_mixed_batches_depend_on_neither_workers_nor_batches_nor_interruptions(
     assert torch.equal(images[10:], run(0, 5, start=2)[0])
 
 
-def test_a_transform_to_another_size_than_the_mixings_is_refused(cache: ImageCache, targets: np.ndarray):
+def test_a_transform_with_another_size_than_the_mixing_is_an_error(cache: ImageCache, targets: np.ndarray):
     transform = Transform(16)
     dataset = dataset_of(cache, targets, mixing_of("cutmix"), transform=transform)
     with pytest.raises(ValueError, match=r"16 px.*32 px"):
@@ -257,5 +257,5 @@ def test_a_transform_to_another_size_than_the_mixings_is_refused(cache: ImageCac
 
 def test_the_mix_of_a_draw_is_the_same_on_every_machine(cache: ImageCache, targets: np.ndarray):
     dataset = dataset_of(cache, targets, mixing_of("mosaic"))
-    mix = dataset._mix(2, 3)
+    mix = dataset._sample_mix(2, 3)
     assert (mix.rows.tolist(), mix.cut) == ([15, 10, 3, 3], (13, 15))

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from cxrlt.inputs.dataset import rank_share
+from cxrlt.inputs.dataset import micro_batches_of_rank
 from cxrlt.inputs.sampling import epoch_batches, row_weights
 from cxrlt.recipe import SamplingConfig
 
@@ -117,5 +117,5 @@ def test_the_draws_depend_on_seed_and_epoch_alone_and_not_on_the_batch_size():
 def test_the_ranks_together_see_the_draws_of_one_process(world: int):
     weights = row_weights(long_tailed(101), SamplingConfig(kind="repeat_factor", threshold=0.2))
     for batch in epoch_batches(101, 18, 0, 0, weights):
-        shares = [np.concatenate(rank_share(batch, rank, world, 5)) for rank in range(world)]
+        shares = [np.concatenate(micro_batches_of_rank(batch, rank, world, 5)) for rank in range(world)]
         np.testing.assert_array_equal(np.concatenate(shares), batch)

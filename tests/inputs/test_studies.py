@@ -15,7 +15,7 @@ from cxrlt.inputs.dataset import XRayDataset, make_loader
 from cxrlt.inputs.features import FeatureCache, feature_writer, open_features
 from cxrlt.inputs.sampling import epoch_batches
 from cxrlt.inputs.studies import StudyDataset, study_codes
-from refusal import refused
+from user_errors import raises_user_error
 
 SIZE, NAN = 16, np.nan
 CLASSES = ["Mass", "Nodule"]
@@ -167,7 +167,7 @@ def test_batches_of_studies_depend_on_neither_workers_nor_batch_size(table: pd.D
 def test_images_of_a_study_with_different_labels_are_named(table: pd.DataFrame, images: ImageCache):
     table.loc["b", "Nodule"] = 0  # where the other's is unknown
     table.loc["m2", "Mass"] = 0
-    with refused("2 images", "b, m2", "max_images 1"):
+    with raises_user_error("2 images", "b, m2", "max_images 1"):
         studies_of(table, images)
 
 

@@ -6,7 +6,7 @@ from cxrlt.artifacts import Workspace
 from cxrlt.challenges import get_challenge
 from cxrlt.errors import UserError
 from cxrlt.inputs.table import NoImagesError, load_labels, load_table
-from refusal import refused
+from user_errors import raises_user_error
 
 pytestmark = pytest.mark.slow
 
@@ -24,7 +24,7 @@ def test_a_table_has_the_absolute_file_of_every_row(csv_workspace):
     assert all(Path(file).is_absolute() for file in table["file"])
 
 
-def test_images_may_lie_elsewhere(csv_workspace, tmp_path):
+def test_images_can_be_in_another_folder(csv_workspace, tmp_path):
     workspace = csv_workspace(train=["p1"])
     (workspace.inputs_dir("csv") / "images").rename(tmp_path / "images")
     elsewhere = Workspace(tmp_path, inputs=workspace.inputs_dir("csv"), images=tmp_path)
@@ -37,7 +37,7 @@ def test_missing_images_are_an_error_with_count_and_first_ten(csv_workspace):
     workspace = csv_workspace(train=[f"p{k}" for k in range(13)])
     for k in range(1, 13):
         (workspace.inputs_dir("csv") / f"images/train{k}.png").unlink()
-    with refused("csv train", "12 of 13", "train1.png", "train10.png", "…"):
+    with raises_user_error("csv train", "12 of 13", "train1.png", "train10.png", "…"):
         load_table(csv(workspace), "train", workspace)
     with pytest.raises(UserError) as error:
         load_table(csv(workspace), "train", workspace)
@@ -45,18 +45,18 @@ def test_missing_images_are_an_error_with_count_and_first_ten(csv_workspace):
     assert "--allow-missing" in str(error.value)
 
 
-def test_allow_missing_goes_on_with_the_rest_and_says_how_many(csv_workspace, capsys):
+def test_allow_missing_continues_and_reports_the_count(csv_workspace, capsys):
     workspace = csv_workspace(train=["p1", "p2", "p3"])
     (workspace.inputs_dir("csv") / "images/train1.png").unlink()
     table = load_table(csv(workspace), "train", workspace, allow_missing=True)
     assert table.index.tolist() == ["train0", "train2"]
-    assert "Going on with 2 of 3 rows (--allow-missing)." in capsys.readouterr().err
+    assert "Continuing with 2 of 3 rows (--allow-missing)." in capsys.readouterr().err
 
 
 def test_no_image_at_all_is_an_error_even_with_allow_missing(csv_workspace):
     workspace = csv_workspace(train=["p1"])
     (workspace.inputs_dir("csv") / "images/train0.png").unlink()
-    with pytest.raises(NoImagesError, match="Not one is there: name the right folder with --images"):
+    with pytest.raises(NoImagesError, match="All images are missing: set the right folder with --images"):
         load_table(csv(workspace), "train", workspace, allow_missing=True)
 
 
@@ -69,7 +69,7 @@ def test_labels_need_no_image(csv_workspace):
 
 def test_a_patient_in_train_and_test_stops_a_strict_challenge(csv_workspace):
     workspace = csv_workspace(train=["p1", "p2", "p1"], test=["p1"])
-    with refused("1 in test", "(p1)", "2 of the 3", "--drop-shared-patients"):
+    with raises_user_error("1 in test", "(p1)", "2 of the 3", "--drop-shared-patients"):
         load_labels(csv(workspace), "train", workspace)
     assert load_labels(csv(workspace), "test", workspace).index.tolist() == ["test0"]
 
@@ -81,11 +81,11 @@ def test_shared_patients_are_dropped_from_train_on_request_and_counted(csv_works
     assert "1 in dev, 1 in test; they have 3 of the 4 training images" in capsys.readouterr().err
 
 
-def test_official_splits_that_share_patients_go_on_with_a_warning(nih_lt_inputs, capsys):
+def test_shared_patients_of_official_splits_are_a_warning(nih_lt_inputs, capsys):
     challenge = get_challenge("nihlt")
     workspace = Workspace(nih_lt_inputs, inputs=nih_lt_inputs)
     assert len(load_labels(challenge, "train", workspace)) == 2
-    assert "nihlt: warning: Patients of train that another split has too: 1 in dev; they have" in (
+    assert "nihlt: warning: Patients of train that are also in another split: 1 in dev; they have" in (
         capsys.readouterr().err
     )
     assert len(load_labels(challenge, "train", workspace, drop_shared_patients=True)) == 1
@@ -93,7 +93,7 @@ def test_official_splits_that_share_patients_go_on_with_a_warning(nih_lt_inputs,
 
 @pytest.fixture
 def nih_lt_inputs(tmp_path):
-    """Training and development tables that share patient 00000002; no test table yet."""
+    """Return a root with train and dev tables that share patient 00000002, and no test table."""
     classes = get_challenge("nihlt").classes
     header = ",".join(["id", *classes, "subj_id"])
     zeros = ",".join("0" * len(classes))

@@ -1,4 +1,4 @@
-"""Every registered loss at its defaults and variants, and batches to put before it."""
+"""Every registered loss at its defaults and variants, and test batches."""
 
 from dataclasses import dataclass, field
 from inspect import signature
@@ -36,7 +36,7 @@ class Case:
         )
 
     def option(self, name: str) -> object:
-        """The value of an option here, or its default."""
+        """Return the value of an option of this case, or its default."""
         return self.options.get(name, signature(self.registration.loss).parameters[name].default)
 
     def __str__(self) -> str:
@@ -48,7 +48,7 @@ CASES = [Case(name, dict(options)) for name, r in LOSSES.items() for options in 
 
 
 def batch(case: Case, n: int = 7, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
-    """Random logits and hard labels, (n, c) each."""
+    """Return random logits and hard labels, (n, c) each."""
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(n, N_CLASSES, generator=generator, dtype=dtype) * 4
     draws = torch.rand(n, N_CLASSES, generator=generator, dtype=dtype)
@@ -58,15 +58,15 @@ def batch(case: Case, n: int = 7, dtype: torch.dtype = torch.float32) -> tuple[T
 
 
 def extreme_logits() -> Tensor:
-    """Rows (n, c) over [-100, 100]: every mixture of six values, and all classes alike."""
+    """Return rows (n, c) over [-100, 100]: all combinations of six values, and rows with equal logits."""
     values = (-100.0, -17.6, -0.5, 0.0, 6.3, 100.0)
     mixtures = torch.tensor(list(product(values, repeat=N_CLASSES)))
-    alike = torch.linspace(-100, 100, 401)[:, None].expand(-1, N_CLASSES)
-    return torch.cat([mixtures, alike])
+    equal = torch.linspace(-100, 100, 401)[:, None].expand(-1, N_CLASSES)
+    return torch.cat([mixtures, equal])
 
 
 def uniform_labels(case: Case, n: int) -> list[Tensor]:
-    """Batches (n, c) of one label: all negative, all positive; for exclusive classes each class in turn."""
+    """Return batches (n, c) with one label: all negative, all positive; or each exclusive class."""
     if case.exclusive:
         return [row.expand(n, -1) for row in torch.eye(N_CLASSES)]
     return [torch.full((n, N_CLASSES), label) for label in (0.0, 1.0)]

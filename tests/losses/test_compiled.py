@@ -4,7 +4,7 @@ import pytest
 import torch
 from loss_cases import CASES, DEFAULTS, batch, value_and_gradient
 
-from thinning import thinned
+from sampled_cases import sample_cases
 
 pytestmark = pytest.mark.slow
 
@@ -17,8 +17,8 @@ def fresh_compiler():
     torch.compiler.reset()
 
 
-@pytest.mark.parametrize("case", thinned(CASES, every=4), ids=str)
-def test_traced_without_a_break_a_loss_gives_the_same_value_and_gradient(case):
+@pytest.mark.parametrize("case", sample_cases(CASES, every=4), ids=str)
+def test_a_loss_compiles_without_graph_breaks_to_the_same_value_and_gradient(case):
     logits, targets = batch(case)
     targets[1, 1] = float("nan")
     compiled = torch.compile(case.make(), backend="aot_eager", fullgraph=True)

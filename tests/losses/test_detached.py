@@ -49,7 +49,7 @@ detaching = pytest.mark.parametrize("case", [c for c in DEFAULTS if c.registrati
 
 
 @detaching
-def test_the_gradient_with_the_weight_held_is_the_written_one(case):
+def test_the_gradient_with_a_detached_weight_equals_the_formula(case):
     logits, targets = batch(case, n=40, dtype=torch.float64)
     loss = case.make(reduction="sum", **{case.registration.detach: True})
     _, gradient = value_and_gradient(loss, logits, targets)
@@ -59,7 +59,7 @@ def test_the_gradient_with_the_weight_held_is_the_written_one(case):
 
 
 @detaching
-def test_holding_the_weight_changes_gradients_but_not_values(case):
+def test_detaching_the_weight_changes_gradients_but_not_values(case):
     logits, targets = batch(case)
     held, free = (
         value_and_gradient(case.make(**{case.registration.detach: detach}), logits, targets)

@@ -121,7 +121,7 @@ FORMULAS = [
 
 
 @pytest.mark.parametrize(("loss", "positive", "negative"), FORMULAS, ids=lambda f: type(f).__name__)
-def test_sigmoid_losses_equal_their_formulas_to_the_ends_of_the_range(loss, positive, negative):
+def test_sigmoid_losses_equal_their_formulas_for_all_logits(loss, positive, negative):
     for ours, formula in ((loss.positive, positive), (loss.negative, negative)):
         z = torch.tensor(LOGITS, dtype=torch.float64)[:, None].requires_grad_()
         value = ours(z)
@@ -195,7 +195,7 @@ SOFTMAX_FORMULAS = [
 
 
 @pytest.mark.parametrize(("loss", "formula"), SOFTMAX_FORMULAS, ids=lambda f: type(f).__name__)
-def test_softmax_losses_equal_their_formulas_to_the_ends_of_the_range(loss, formula):
+def test_softmax_losses_equal_their_formulas_for_all_logits(loss, formula):
     logits = torch.tensor(ROWS, dtype=torch.float64)
     exact = np.array([[float(formula(row, t)) for t in range(4)] for row in ROWS])
     assert np.allclose(loss.per_class(logits), exact, rtol=1e-6, atol=1e-15)

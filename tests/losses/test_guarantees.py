@@ -130,7 +130,7 @@ def test_a_mean_of_equal_rows_is_that_of_one(case):
 
 
 @each_case
-def test_soft_labels_lie_on_the_line_between_the_hard_ones(case):
+def test_the_loss_is_linear_in_soft_labels(case):
     loss = case.make(reduction="sum")
     logits, targets = batch(case)
     other = targets.roll(1, dims=1)
@@ -188,16 +188,18 @@ def falls(case: Case) -> list[str]:
 
 
 @each_default
-def test_at_the_defaults_a_loss_pushes_no_logit_the_wrong_way_unless_declared(case):
-    declared = any(not options for options, _ in case.registration.falling)
+def test_a_loss_is_monotone_at_the_defaults_unless_declared(case):
+    declared = any(not options for options, _ in case.registration.non_monotone)
     assert bool(falls(case)) == declared
 
 
-DECLARED = [(Case(c.name, dict(options)), why) for c in DEFAULTS for options, why in c.registration.falling]
+DECLARED = [
+    (Case(c.name, dict(options)), why) for c in DEFAULTS for options, why in c.registration.non_monotone
+]
 
 
 @pytest.mark.parametrize(("case", "why"), DECLARED, ids=lambda value: str(value)[:40])
-def test_a_declared_exception_from_monotony_is_one(case, why):
+def test_a_declared_non_monotone_loss_is_not_monotone(case, why):
     assert why
     assert falls(case)
 

@@ -95,7 +95,7 @@ def test_cross_entropy_starts_at_the_class_shares(name):
 
 
 @pytest.mark.parametrize("name", ["balanced_softmax", "logit_adjusted"])
-def test_a_prior_within_the_loss_leaves_nothing_to_start_from(name):
+def test_losses_with_a_prior_start_at_equal_logits(name):
     counts = {"a": 4000, "b": 400, "c": 40}
     rows = F.one_hot(torch.arange(3).repeat_interleave(torch.tensor(list(counts.values()))), 3)
     start = population_minimiser(Case(name).make(counts=counts), rows)
@@ -113,7 +113,7 @@ def test_unknown_labels_do_not_move_the_minimiser(name):
     )
 
 
-def test_distribution_balanced_starts_where_the_weighted_rows_want_it():
+def test_the_minimiser_of_distribution_balanced_uses_the_row_weights():
     rows = (torch.arange(4000)[:, None] % torch.tensor([2, 7, 50]) == 0).float()
     counts = rows.sum(dim=0).tolist()
     loss = DistributionBalancedLoss(class_counts=counts, n_samples=4000, reduction="sum")

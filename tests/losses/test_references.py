@@ -71,7 +71,7 @@ def test_values_and_gradients_equal_the_measured_table(p, label, row):
         (HillLoss(reduction="sum"), 474),
     ],
 )
-def test_the_sum_at_the_start_is_what_the_papers_users_report(loss, expected):
+def test_the_initial_sum_is_what_users_of_the_paper_report(loss, expected):
     targets = torch.zeros(64, 26)
     targets[:, :2] = 1
     assert loss(torch.zeros(64, 26), targets).item() == pytest.approx(expected, abs=0.5)
@@ -175,7 +175,7 @@ def test_distribution_balanced_loss_has_timms_values():
 
 
 @pytest.mark.parametrize("smoothing", [0, 0.1])
-def test_weighted_cross_entropy_equals_torchs(smoothing):
+def test_weighted_cross_entropy_equals_torch(smoothing):
     logits, ids = torch.tensor(SIX_ROWS), torch.tensor([0, 4, 4, 1, 2, 3])
     rarity = [1 / (1 - 0.9999**n) for n in FIVE_COUNTS["class_counts"]]
     weight = torch.tensor([5 * r / sum(rarity) for r in rarity], dtype=torch.float64)
@@ -197,12 +197,12 @@ def test_deferred_weights_come_with_their_epoch_and_divide_the_sum():
     assert effective.denominators(ids) != 6
 
 
-def test_weights_of_positives_class_by_class_are_torchs():
+def test_pos_weight_per_class_equals_torch():
     logits, targets = torch.linspace(-3, 4, 15).reshape(5, 3), torch.eye(3)[[0, 1, 2, 2, 0]]
     weight = [0.0, 1.5, 40.0]
     expected = torch.nn.functional.binary_cross_entropy_with_logits(
         logits, targets, pos_weight=torch.tensor(weight)
     )
     assert torch.isclose(BinaryCrossEntropy(pos_weight=weight, reduction="mean")(logits, targets), expected)
-    with pytest.raises(ValueError, match="one number >= 0, or one for every class"):
+    with pytest.raises(ValueError, match="one number >= 0, or one per class"):
         BinaryCrossEntropy(pos_weight=[weight])

@@ -19,7 +19,7 @@ from cxrlt.losses import (
     loss_names,
     loss_options,
 )
-from cxrlt.losses.singlelabel import label_rows
+from cxrlt.losses.singlelabel import label_matrix
 
 SIGNATURES = {
     "bce": "BinaryCrossEntropy(pos_weight=None, class_weights='none')",
@@ -113,7 +113,7 @@ def test_class_counts_are_put_in_column_order_by_name(name, options, buffer):
         ("asl", {"a": 11}, {"class_weights": "prevalence"}, "between 0 and n_samples=10"),
         ("bce", {"a": 1}, {"pos_weight": -1}, "pos_weight must be"),
         ("focal", {"a": 1}, {"alpha": 2}, r"alpha=2 must be in \[0, 1\]"),
-        ("hill", {"a": 1}, {"hill_lambda": 1.4}, "pulls confident negatives up"),
+        ("hill", {"a": 1}, {"hill_lambda": 1.4}, "raises confident negatives"),
         ("ral", {"a": 1}, {"form": "code"}, "choose one of paper, released"),
         ("ral", {"a": 1}, {"hill_lambda": 0.5}, "hill_lambda=0.5 must be >= 1"),
         ("class_aware", {"a": 1}, {"base": 1}, r"base=1 must be in \(0, 1\)"),
@@ -136,30 +136,30 @@ def test_a_wrong_name_option_value_or_class_is_an_error_that_names_the_right_one
 
 @pytest.mark.parametrize("ids", [[0, 4], [-1, 0], [0.5, 1.0]], ids=str)
 def test_a_class_id_that_names_no_class_is_an_error(ids):
-    with pytest.raises(ValueError, match="whole numbers from 0 to 3; 1 are not"):
+    with pytest.raises(ValueError, match="integers from 0 to 3; 1 are not"):
         CrossEntropy()(torch.zeros(2, 4), torch.tensor(ids))
 
 
-def test_one_class_alone_is_not_exclusive():
+def test_a_single_label_loss_needs_two_classes():
     with pytest.raises(ValueError, match="c >= 2"):
         CrossEntropy()(torch.zeros(2, 1), torch.zeros(2))
 
 
-def test_a_lambda_below_that_of_hill_would_pull_confident_negatives_up():
+def test_a_hill_lambda_below_one_and_a_half_would_raise_confident_negatives():
     loss = HillLoss()
     loss.hill_lambda = 1.4
     z = torch.linspace(0, 10, 50)[:, None]
     assert (loss.negative(z).diff(dim=0) < 0).any()
 
 
-def test_an_epoch_means_nothing_to_a_loss_without_a_schedule():
+def test_set_epoch_does_not_change_a_loss_without_a_schedule():
     loss, logits = LDAMLoss(class_counts=[5, 1]), torch.tensor([[0.1, 0.3]])
     before = loss(logits, torch.tensor([0]))
     loss.set_epoch(7)
     assert loss(logits, torch.tensor([0])) == before
 
 
-def test_losses_need_nothing_else_of_the_package_and_nothing_but_torch():
+def test_losses_import_only_torch():
     code = (
         "import sys, cxrlt.losses; "
         "ours = [m for m in sys.modules if m.startswith('cxrlt.') and not m.startswith('cxrlt.losses')]; "
@@ -170,7 +170,7 @@ def test_losses_need_nothing_else_of_the_package_and_nothing_but_torch():
     assert done.returncode == 0, done.stderr
 
 
-def test_all_of_the_focal_loss_may_be_of_the_positives_or_of_the_negatives():
+def test_focal_alpha_can_be_zero_or_one():
     logits, targets = torch.tensor([[0.3, -1.2]]), torch.tensor([[1.0, 0.0]])
     for alpha, of_one in ((0, [0, 1]), (1, [1, 0])):
         entries = FocalLoss(alpha=alpha).elementwise(logits, targets)
@@ -180,16 +180,16 @@ def test_all_of_the_focal_loss_may_be_of_the_positives_or_of_the_negatives():
 
 
 @pytest.mark.parametrize("epoch", [-1, 0, 1])
-def test_a_loss_that_was_told_no_epoch_is_that_of_epoch_0(epoch):
+def test_without_set_epoch_a_loss_is_that_of_epoch_0(epoch):
     loss, logits = LDAMLoss(class_counts=[500, 1], reweight_epoch=epoch), torch.tensor([[0.1, 0.3]])
     untold = loss.per_class(logits)
     loss.set_epoch(0)
     assert torch.equal(loss.per_class(logits), untold)
 
 
-def test_ids_on_another_device_than_the_cpu_are_not_looked_at():
+def test_class_ids_are_checked_only_on_the_cpu():
     """The check would make the device wait; "meta" holds no numbers to look at."""
-    assert label_rows(torch.zeros(2, device="meta"), 4).shape == (2, 4)
+    assert label_matrix(torch.zeros(2, device="meta"), 4).shape == (2, 4)
 
 
 @pytest.mark.parametrize("case", DEFAULTS, ids=str)
@@ -234,6 +234,6 @@ def test_a_loss_of_another_module_is_known_by_its_name(tripled):
     assert loss_options("tripled") == loss_options("bce")
 
 
-def test_two_losses_of_one_name_are_refused(tripled):
-    with pytest.raises(ValueError, match="two losses are called 'tripled'"):
+def test_two_losses_with_one_name_are_refused(tripled):
+    with pytest.raises(ValueError, match="two losses have the name 'tripled'"):
         loss("tripled", neutral=None)(CrossEntropy)

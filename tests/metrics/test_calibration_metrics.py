@@ -44,7 +44,7 @@ def test_a_probability_of_one_falls_into_the_last_bin(sign: int, ece: float) -> 
     assert values_of(np.array([[1.0], [0.0]]), logits)[LOCAL_ECE] == pytest.approx(ece)
 
 
-def test_a_probability_of_one_half_counts_as_found() -> None:
+def test_a_probability_of_one_half_is_a_positive_prediction() -> None:
     assert values_of(np.array([[1.0], [0.0]]), np.array([[0.0], [-1.0]]))[MF1] == 1
 
 
@@ -59,7 +59,7 @@ def test_unknown_targets_do_not_count_and_classes_without_both_values_are_left_o
     assert np.isnan(list(values_of(unknown[:, 1:], logits[:, 1:]).values())).all()
 
 
-def test_logits_far_out_keep_the_log_loss_finite() -> None:
+def test_large_logits_keep_the_log_loss_finite() -> None:
     assert values_of(np.array([[1.0], [0.0]]), np.full((2, 1), -800.0))[LOG_LOSS] == pytest.approx(400)
 
 

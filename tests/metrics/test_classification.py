@@ -56,7 +56,7 @@ def test_per_class_values_equal_scikit_learn_also_for_a_class_that_is_never_pred
     targets, scores = labelled()
     scores[:, 3] = 0
     true, predicted = classes_of(targets, scores)
-    counts = metrics.count_rows(targets, scores)
+    counts = metrics.count_predictions(targets, scores)
     table = confusion_matrix(true, predicted, labels=range(N_CLASSES))
     expected = table.sum(axis=1), table.sum(axis=0), np.diag(table)
     np.testing.assert_array_equal((counts.true, counts.predicted, counts.hits), expected)
@@ -72,7 +72,7 @@ def test_a_class_without_rows_is_left_out_of_macro_means_where_scikit_learn_coun
     targets, scores = targets[kept], scores[kept]
     true, predicted = classes_of(targets, scores)
     assert (predicted == 2).any()
-    counts = metrics.count_rows(targets, scores)
+    counts = metrics.count_predictions(targets, scores)
     per_class = classification.f1(counts)
     assert np.isnan(
         [per_class[2], classification.precision(counts)[2], classification.recall(counts)[2]]
@@ -101,11 +101,11 @@ def test_rows_without_a_label_are_left_out() -> None:
 
 
 def test_equal_scores_predict_the_first_of_their_classes() -> None:
-    counts = metrics.count_rows(np.eye(3), np.array([[1, 1, 0], [0, 2, 2], [3, 3, 3]]))
+    counts = metrics.count_predictions(np.eye(3), np.array([[1, 1, 0], [0, 2, 2], [3, 3, 3]]))
     assert (counts.predicted.tolist(), counts.hits.tolist()) == ([2, 1, 0], [1, 1, 0])
 
 
-def test_kappa_punishes_by_the_squared_distance_of_columns_and_is_undefined_for_a_single_class() -> None:
+def test_kappa_has_quadratic_weights_and_is_undefined_for_a_single_class() -> None:
     targets = np.eye(4)[np.arange(40) % 4]
     near, far = targets.copy(), targets.copy()
     near[0], far[0] = np.eye(4)[1], np.eye(4)[3]
@@ -118,12 +118,12 @@ def test_kappa_punishes_by_the_squared_distance_of_columns_and_is_undefined_for_
 @pytest.mark.parametrize("row", [[1, 1, 0], [0, 0, 0]])
 def test_rows_that_do_not_have_exactly_one_class_are_refused(row: list[int]) -> None:
     with pytest.raises(ValueError, match="one-hot"):
-        metrics.count_rows(np.array([[1, 0, 0], row]), np.zeros((2, 3)))
+        metrics.count_predictions(np.array([[1, 0, 0], row]), np.zeros((2, 3)))
 
 
 def test_a_known_row_without_a_score_is_refused() -> None:
-    with pytest.raises(ValueError, match="has no score"):
-        metrics.count_rows(np.eye(2), np.array([[1, np.nan], [0, 1]]))
+    with pytest.raises(ValueError, match="has a NaN score"):
+        metrics.count_predictions(np.eye(2), np.array([[1, np.nan], [0, 1]]))
 
 
 def drawn_rows(patient: np.ndarray, draw: int, n_draws: int, seed: int) -> np.ndarray:
@@ -142,7 +142,7 @@ def test_a_draw_is_every_metric_over_the_rows_of_the_patients_drawn() -> None:
         for name in DECISIONS:
             expected = metrics.macro_metric(name, targets[rows], scores[rows])
             assert drawn.overall[name].draws[draw] == pytest.approx(expected, abs=1e-12)
-        expected = classification.f1(metrics.count_rows(targets[rows], scores[rows]))
+        expected = classification.f1(metrics.count_predictions(targets[rows], scores[rows]))
         np.testing.assert_allclose(drawn.by_class["F1"][1][draw], expected, atol=1e-12)
     for name, whole in drawn.overall.items():
         assert whole.value == metrics.macro_metric(name, targets, scores)

@@ -9,7 +9,7 @@ import pytest
 
 from cxrlt import cli
 from cxrlt.metrics import METRICS, class_means, metric, metric_names
-from tiny import set_up_challenge
+from tiny import make_simulated_runs
 
 ROOT = Path(__file__).parents[2]
 MINE = """
@@ -45,7 +45,7 @@ class PositiveRate:
         return [(0, logit >= 0), (1, 1.0)]
 
     @staticmethod
-    def of_sums(sums):
+    def from_sums(sums):
         return sums[0] / sums[1]
 """
 
@@ -58,7 +58,7 @@ def mine(add_module):
 
 def runs_judged_by(metric, task, root):
     """Two runs, the second one better, of a challenge whose file names the metric."""
-    runs = set_up_challenge(root, 60, task=task)
+    runs = make_simulated_runs(root, 60, task=task)
     spec = runs.workspace.inputs_dir("csv") / "challenge.yaml"
     spec.write_text(f"{spec.read_text()}metric: {metric}\n")
     for name, skill in (("poor", 0.5), ("good", 2.0)):
@@ -70,7 +70,7 @@ def said(capsys, root, *words):
     return capsys.readouterr().out
 
 
-def test_a_ranking_metric_of_another_module_is_shown_judged_by_and_selected_on(mine, tmp_path, capsys):
+def test_a_ranking_metric_of_another_module_is_reported_and_used_for_selection(mine, tmp_path, capsys):
     runs_judged_by("mGini", "multi_label", tmp_path)
     text = said(capsys, tmp_path, "evaluate", "good")
     (heading,) = re.findall(r"^classes .*$", text, re.M)
@@ -85,7 +85,7 @@ def test_a_ranking_metric_of_another_module_is_shown_judged_by_and_selected_on(m
     assert "mGini" in said(capsys, tmp_path, "evaluate", "both")
 
 
-def test_a_metric_of_decisions_of_another_module_is_shown_and_judged_by(mine, tmp_path, capsys):
+def test_a_decision_metric_of_another_module_is_reported_and_used_for_selection(mine, tmp_path, capsys):
     runs_judged_by("worst-recall", "single_label", tmp_path)
     assert re.search(r"^worst-recall +0\.\d+ \[", said(capsys, tmp_path, "evaluate", "good"), re.M)
     assert "oof worst-recall" in said(capsys, tmp_path, "evaluate")
@@ -97,8 +97,8 @@ def test_a_metric_of_probabilities_of_another_module_is_shown_by_calibrate(mine,
     assert "positive rate" in said(capsys, tmp_path, "calibrate", "good")
 
 
-def test_a_name_twice_and_a_judge_that_is_better_when_lower_are_refused():
-    with pytest.raises(ValueError, match="two metrics are called 'mAP'"):
+def test_a_repeated_name_and_a_selection_metric_that_is_better_when_lower_are_refused():
+    with pytest.raises(ValueError, match="two metrics have the name 'mAP'"):
         metric("mAP", kind="ranking")(len)
     with pytest.raises(ValueError, match="better when higher"):
         metric("error", kind="decisions", lower_is_better=True)(len)
@@ -112,14 +112,13 @@ def test_names_are_listed_by_task():
     assert class_means("single_label") == {"macro-F1": "F1", "mAP": "AP", "mAUROC": "AUROC"}
 
 
-def test_the_readme_lists_every_metric_and_what_it_is_the_mean_of():
-    rows = re.findall(
-        r"^\| `([^`]+)` \| (\S*) ?\| (how each|the class|prob)", (ROOT / "README.md").read_text(), re.M
-    )
+def test_the_documentation_lists_every_metric_and_what_it_is_the_mean_of():
+    page = (ROOT / "docs" / "evaluation.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `([^`]+)` \| (\S*) ?\| (how each|the class|prob)", page, re.M)
     starts = {"ranking": "how each", "decisions": "the class", "probabilities": "prob"}
     listed = [(name, entry.of_class or "", starts[entry.kind]) for name, entry in METRICS.items()]
     assert sorted(rows) == sorted(listed)
-    guide = (ROOT / "inputs" / "README.md").read_text()
+    guide = (ROOT / "docs" / "challenges.md").read_text(encoding="utf-8")
     assert all(name in guide for name in metric_names("single_label"))
 
 

@@ -3,7 +3,7 @@ import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from cxrlt import metrics
-from cxrlt.metrics.ranking import BLOCK
+from cxrlt.metrics.ranking import BLOCK_STEPS
 from cxrlt.metrics.resampling import cluster_weights
 
 pytestmark = pytest.mark.slow
@@ -25,7 +25,7 @@ def test_point_values_equal_scikit_learn_with_and_without_ties(decimals: int) ->
     np.testing.assert_allclose(metrics.auroc(targets, scores), expected_auroc, rtol=0, atol=1e-9)
 
 
-def test_metrics_found_together_are_those_found_alone() -> None:
+def test_metrics_computed_together_equal_those_computed_alone() -> None:
     targets, scores = ranked(400, 4)
     targets[::5, 1], targets[:, 2] = np.nan, 0
     together = metrics.ranking_values(targets, scores)
@@ -100,7 +100,7 @@ def test_the_score_of_a_row_that_is_not_annotated_may_be_missing_and_no_other() 
     targets[3, 0] = scores[3, 0] = np.nan
     assert np.isfinite(metrics.average_precision(targets, scores)).all()
     scores[4, 1] = np.nan
-    with pytest.raises(ValueError, match="has no score"):
+    with pytest.raises(ValueError, match="has a NaN score"):
         metrics.average_precision(targets, scores)
 
 
@@ -124,7 +124,7 @@ def test_a_bootstrap_draw_is_the_metric_over_the_rows_of_the_patients_drawn(
     n_rows: int, decimals: int
 ) -> None:
     targets, scores = ranked(n_rows, 3, decimals=decimals)
-    assert n_rows < 9000 or targets[:, 0].sum() > BLOCK  # more than are summed at once
+    assert n_rows < 9000 or targets[:, 0].sum() > BLOCK_STEPS  # more than are summed at once
     targets[::7, 2] = np.nan
     patient = np.random.default_rng(1).integers(n_rows // 3, size=n_rows)
     drawn = metrics.bootstrap(targets, scores, patient, n_draws=70, seed=5)
@@ -167,7 +167,7 @@ def test_a_perfect_ranking_has_an_interval_without_width() -> None:
     assert (interval.low, interval.high) == pytest.approx((1, 1))
 
 
-def test_a_run_compared_with_itself_differs_by_exactly_nothing() -> None:
+def test_the_difference_of_a_run_to_itself_is_exactly_zero() -> None:
     targets, scores = ranked(100, 3)
     once, again = (metrics.bootstrap(targets, scores, np.arange(100), n_draws=40, seed=2) for _ in range(2))
     for metric in ("mAP", "mAUROC"):

@@ -10,9 +10,9 @@ from cxrlt.losses import RobustAsymmetricLoss
 from cxrlt.models.backbone import create_model
 from cxrlt.models.pretrained import weights_licence
 from cxrlt.recipe import ModelConfig, load_recipe, recipe_names
-from cxrlt.training.optimise import create_optimizer
-from refusal import refused
-from thinning import thinned
+from cxrlt.training.optim import create_optimizer
+from sampled_cases import sample_cases
+from user_errors import raises_user_error
 
 pytestmark = pytest.mark.slow
 
@@ -27,7 +27,7 @@ def images(n=4, size=32, channels=1):
     )
 
 
-@pytest.mark.parametrize("name", thinned(recipe_names(), every=3))
+@pytest.mark.parametrize("name", sample_cases(recipe_names(), every=3))
 def test_the_first_training_step_of_every_recipe_moves_its_weights(name):
     recipe = load_recipe(name)
     model = create_model(recipe.model.model_copy(update={"pretrained": False}), 5, 32).train()
@@ -125,7 +125,9 @@ def test_a_pickle_that_would_run_code_is_refused(tmp_path, monkeypatch):
 
 
 def test_a_missing_file_says_which_one_to_get(tmp_path):
-    with refused(tmp_path / "absent.safetensors", "timm/test_convnext.r160_in1k", "model.safetensors"):
+    with raises_user_error(
+        tmp_path / "absent.safetensors", "timm/test_convnext.r160_in1k", "model.safetensors"
+    ):
         create_model(tiny(pretrained=tmp_path / "absent.safetensors"), 3, 32)
 
 
@@ -151,7 +153,7 @@ def test_a_size_the_backbone_cannot_take_is_a_sentence():
 
 def test_stochastic_depth_where_there_is_none_is_a_sentence():
     assert create_model(tiny(backbone="densenet121"), 3, 32)
-    with refused("densenet121", "model.drop_path", "0"):
+    with raises_user_error("densenet121", "model.drop_path", "0"):
         create_model(tiny(backbone="densenet121", drop_path=0.1), 3, 32)
 
 

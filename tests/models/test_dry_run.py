@@ -7,7 +7,7 @@ import timm
 import torch
 from torch import nn
 
-from cxrlt.models.dry_run import first_pass, meta_copy, needs_two_images
+from cxrlt.models.dry_run import dry_run, meta_copy, needs_two_images
 
 
 class Shared(nn.Module):
@@ -41,7 +41,7 @@ def backbone_of(name, size=None):
 def test_the_shape_of_an_output_is_found_without_touching_the_backbone():
     backbone = nn.Sequential(nn.Conv2d(1, 4, 3, stride=2), nn.BatchNorm2d(4)).train()
     before = {key: value.clone() for key, value in backbone.state_dict().items()}
-    assert first_pass(backbone, 9, 1).shape == (1, 4, 4, 4)
+    assert dry_run(backbone, 9, 1).shape == (1, 4, 4, 4)
     assert backbone.training
     assert not backbone[0]._forward_hooks
     assert all(torch.equal(before[key], value) for key, value in backbone.state_dict().items())
@@ -49,7 +49,7 @@ def test_the_shape_of_an_output_is_found_without_touching_the_backbone():
 
 def test_a_backbone_with_shared_parts_and_tensors_of_its_own_keeps_its_values():
     backbone = Shared()
-    assert first_pass(backbone, 8, 1).shape == (1, 1, 8, 8)
+    assert dry_run(backbone, 8, 1).shape == (1, 1, 8, 8)
     assert backbone(torch.zeros(1, 1, 8, 8)).isfinite().all()
     empty = meta_copy(backbone)
     assert meta_copy(empty) is empty
@@ -59,9 +59,9 @@ def test_a_backbone_with_shared_parts_and_tensors_of_its_own_keeps_its_values():
 
 def test_what_the_backbone_raises_is_raised():
     with pytest.raises(RuntimeError, match="Kernel size can't be greater"):
-        first_pass(nn.Conv2d(1, 1, 9), 4, 1)
-    with pytest.raises(TypeError, match="it returns a tuple"):
-        first_pass(nn.AdaptiveMaxPool2d(1, return_indices=True), 4, 1)
+        dry_run(nn.Conv2d(1, 1, 9), 4, 1)
+    with pytest.raises(TypeError, match="its output is a tuple, not a tensor"):
+        dry_run(nn.AdaptiveMaxPool2d(1, return_indices=True), 4, 1)
 
 
 @pytest.mark.parametrize(
@@ -84,18 +84,18 @@ def test_a_backbone_sees_the_last_pixels_or_does_not(name, size, seen):
     other[..., -1, :] = other[..., -1] = 9.0
     with torch.no_grad():
         assert torch.equal(backbone(image), backbone(other)) != seen
-    assert first_pass(backbone, size, 1).sees_the_edge == seen
-    assert first_pass(meta_copy(backbone), size, 1).sees_the_edge == seen
+    assert dry_run(backbone, size, 1).sees_last_pixels == seen
+    assert dry_run(meta_copy(backbone), size, 1).sees_last_pixels == seen
 
 
 def test_patches_cut_out_by_hand_leave_pixels_out_as_well():
     backbone = nn.Sequential(nn.Unfold(4, stride=4), nn.Linear(9, 1))
-    assert first_pass(backbone, 12, 1).sees_the_edge
-    assert not first_pass(backbone, 14, 1).sees_the_edge
+    assert dry_run(backbone, 12, 1).sees_last_pixels
+    assert not dry_run(backbone, 14, 1).sees_last_pixels
 
 
 def test_pixels_that_arrive_by_another_way_are_seen():
-    assert first_pass(Shortcut(), 9, 1).sees_the_edge
+    assert dry_run(Shortcut(), 9, 1).sees_last_pixels
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import torch
 
 from cxrlt.challenges.base import VIEWS
 from cxrlt.models.backbone import create_model
-from cxrlt.models.fusion import N_VIEWS, StudyEncoder, positions
+from cxrlt.models.fusion import N_VIEWS, StudyEncoder, position_encodings
 from cxrlt.recipe import FusionConfig, ModelConfig
 
 HEADS = {
@@ -122,7 +122,7 @@ def test_only_images_that_are_there_pass_the_backbone():
 
 
 def test_training_and_inference_compute_the_same():
-    """torch has a fused layer for inference alone."""
+    """PyTorch has a fused layer for inference only."""
     model, inputs = model_of(), studies()
     with torch.inference_mode():
         fused = model(inputs)
@@ -136,13 +136,13 @@ def test_layers_begin_with_different_weights():
 
 @pytest.mark.parametrize(("n", "dim"), [(1, 8), (9, 8), (9, 10), (9, 9), (6, 8), (6, 9)])
 def test_places_are_told_apart(n, dim):
-    table = positions(n, dim)
+    table = position_encodings(n, dim)
     assert table.shape == (n, dim)
     assert torch.cdist(table, table).fill_diagonal_(1).min() > 0.1
 
 
 def test_a_place_of_a_square_is_its_row_and_its_column():
-    table = positions(9, 8).reshape(3, 3, 8)
+    table = position_encodings(9, 8).reshape(3, 3, 8)
     assert torch.equal(table[:, 0, :4], table[:, 2, :4])
     assert torch.equal(table[0, :, 4:], table[2, :, 4:])
     assert torch.equal(table[1, 0, :4], table[0, 1, 4:])

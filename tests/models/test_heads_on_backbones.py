@@ -8,7 +8,7 @@ import torch
 from cxrlt.errors import UserError
 from cxrlt.models.backbone import create_model
 from cxrlt.recipe import ModelConfig
-from thinning import thinned
+from sampled_cases import sample_cases
 
 pytestmark = pytest.mark.slow
 
@@ -55,7 +55,7 @@ def features_of(model, inputs):
     return {name: value for name, value in inputs.items() if name != "images"} | {"features": features}
 
 
-@pytest.mark.parametrize(("backbone", "head"), thinned(product(BACKBONES, HEADS), every=3))
+@pytest.mark.parametrize(("backbone", "head"), sample_cases(product(BACKBONES, HEADS), every=3))
 def test_a_model_is_its_features_and_what_stands_on_them(backbone, head):
     model = model_of(backbone, head).eval()
     inputs = inputs_of(model)
@@ -73,7 +73,7 @@ def test_a_model_is_its_features_and_what_stands_on_them(backbone, head):
     }
 
 
-@pytest.mark.parametrize(("backbone", "head"), thinned(product(BACKBONES, HEADS), every=3, first=1))
+@pytest.mark.parametrize(("backbone", "head"), sample_cases(product(BACKBONES, HEADS), every=3, first=1))
 def test_gradients_reach_every_parameter(backbone, head):
     model = model_of(backbone, head).train()
     model(inputs_of(model)).square().sum().backward()
@@ -181,5 +181,5 @@ def test_a_backbone_without_a_feature_map_is_refused(backbone, over, reason):
 
 
 def test_a_grid_without_a_feature_map_to_average_is_refused():
-    with pytest.raises(UserError, match=r"model\.grid needs a feature map: choose a model\.pool"):
+    with pytest.raises(UserError, match=r"model\.grid needs a feature map: use another model\.pool"):
         create_model(ModelConfig(backbone="test_vit", pretrained=False, grid=2), 3, 160)

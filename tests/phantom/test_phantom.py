@@ -10,7 +10,7 @@ import pytest
 from cxrlt.challenges import get_challenge
 from cxrlt.errors import UserError
 from cxrlt.phantom.anatomy import SIZE
-from cxrlt.phantom.demo import MARKER, METADATA, PHANTOMS, make_demo, table
+from cxrlt.phantom.demo import MARKER, METADATA, PHANTOMS, make_demo, metadata_table
 from cxrlt.phantom.findings import CLASSES
 from cxrlt.system.atomic_files import sha256_of, write_json
 
@@ -39,10 +39,10 @@ def test_the_tables_have_the_columns_of_the_real_download(demo_dir: Path) -> Non
         ("development", "development_sample_submission.csv"),
         ("test", "sample_submission.csv"),
     ):
-        table, blank = pd.read_csv(demo_dir / f"{split}.csv"), pd.read_csv(demo_dir / template)
-        assert list(table.columns) == METADATA
+        metadata_table, blank = pd.read_csv(demo_dir / f"{split}.csv"), pd.read_csv(demo_dir / template)
+        assert list(metadata_table.columns) == METADATA
         assert list(blank.columns) == ["dicom_id", *CLASSES]
-        assert list(blank["dicom_id"]) == list(table["dicom_id"])
+        assert list(blank["dicom_id"]) == list(metadata_table["dicom_id"])
 
 
 @pytest.mark.parametrize("split", ["train", "dev", "test"])
@@ -55,10 +55,10 @@ def test_the_demo_challenge_reads_what_was_made(demo_dir: Path, split: str) -> N
         assert challenge.template(split, demo_dir) == list(df.index)
 
 
-def test_every_picture_is_a_small_grey_jpeg(demo_dir: Path) -> None:
+def test_every_image_is_a_small_grey_jpeg(demo_dir: Path) -> None:
     paths = list((demo_dir / "files").rglob("*.jpg"))
     tables = [pd.read_csv(demo_dir / f"{split}.csv") for split in ("train", "development", "test")]
-    assert len(paths) == sum(len(table) for table in tables)
+    assert len(paths) == sum(len(metadata_table) for metadata_table in tables)
     for path in paths:
         image = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
         assert image.shape == (SIZE, SIZE)
@@ -66,7 +66,7 @@ def test_every_picture_is_a_small_grey_jpeg(demo_dir: Path) -> None:
 
 
 @pytest.mark.parametrize("split", ["train", "development", "test"])
-def test_the_truth_is_about_the_pictures_and_agrees_with_what_was_drawn(demo_dir: Path, split: str) -> None:
+def test_the_truth_agrees_with_the_images(demo_dir: Path, split: str) -> None:
     clean = pd.read_csv(demo_dir / "truth" / f"{split}_clean.csv", index_col="dicom_id")
     assert list(clean.index) == list(pd.read_csv(demo_dir / f"{split}.csv")["dicom_id"])
     drawn = pd.read_csv(demo_dir / "truth" / "conspicuity.csv")
@@ -96,19 +96,19 @@ def test_one_and_two_workers_give_the_same_bytes(demo_dir: Path, tmp_path: Path)
     ],
 )
 def test_a_version_is_bound_to_its_patients(challenge: str, version: str, sha256: str) -> None:
-    """Who changes what a seed gives has to change the version too, for numbers do not compare any more."""
+    """If a seed gives other images or labels, the version must change, as scores are not comparable."""
     phantom = PHANTOMS[challenge]
-    labels = table(phantom.draw_patients(N_PATIENTS, 0), "train", 0).to_csv(index=False)
+    labels = metadata_table(phantom.sample_patients(N_PATIENTS, 0), "train", 0).to_csv(index=False)
     assert phantom.version == version
     assert hashlib.sha256(labels.encode()).hexdigest() == sha256
 
 
-def test_another_seed_gives_other_pictures(demo_dir: Path, tmp_path: Path) -> None:
+def test_another_seed_gives_other_images(demo_dir: Path, tmp_path: Path) -> None:
     make_demo(tmp_path / "demo", 3, seed=1, workers=1)
     assert not set(hashes(tmp_path / "demo").values()) & set(hashes(demo_dir).values())
 
 
-def test_a_finished_demo_is_left_as_it_is(demo_dir: Path) -> None:
+def test_a_finished_demo_is_kept(demo_dir: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in demo_dir.rglob("*")}
     assert "already done" in make_demo(demo_dir, N_PATIENTS)
     assert "already done" in make_demo(demo_dir)
@@ -128,7 +128,7 @@ def test_another_demo_is_replaced_only_by_force(tmp_path: Path) -> None:
     assert len(list(folder.rglob("*.jpg"))) == sum(counts)
 
 
-def test_files_that_are_not_the_demos_are_never_replaced(tmp_path: Path) -> None:
+def test_foreign_files_are_never_replaced(tmp_path: Path) -> None:
     folder = tmp_path / "demo"
     folder.mkdir()
     (folder / "train.csv").write_text("mine")
@@ -141,7 +141,7 @@ def test_files_that_are_not_the_demos_are_never_replaced(tmp_path: Path) -> None
     assert (folder / "train.csv").read_text() == "mine"
 
 
-def test_what_a_killed_run_left_is_made_again(tmp_path: Path, demo_dir: Path) -> None:
+def test_an_unfinished_demo_is_made_again(tmp_path: Path, demo_dir: Path) -> None:
     left = tmp_path / ".demo.0a1b2c3d.partial" / "files"
     left.mkdir(parents=True)
     (left / "half.jpg").write_bytes(b"")
@@ -150,13 +150,13 @@ def test_what_a_killed_run_left_is_made_again(tmp_path: Path, demo_dir: Path) ->
     assert {path.name for path in tmp_path.iterdir()} == {"demo", ".demo.lock"}
 
 
-def test_too_few_patients_for_three_splits_are_refused(tmp_path: Path) -> None:
+def test_too_few_patients_are_an_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="3 or more"):
         make_demo(tmp_path / "demo", 2)
 
 
 @pytest.mark.parametrize("mark", ['{"version": "1"}', '{"counts": 1, "n_patients": 3}', "[]"])
-def test_a_damaged_mark_is_a_sentence(tmp_path, mark):
+def test_a_damaged_marker_file_is_a_user_error(tmp_path, mark):
     inputs_dir = tmp_path / "demo"
     make_demo(inputs_dir, 3, workers=1)
     (inputs_dir / MARKER).write_text(mark)

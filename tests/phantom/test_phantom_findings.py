@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from cxrlt.challenges import get_challenge
-from cxrlt.phantom.anatomy import SIZE, Body, draw_body, draw_normal, pose
+from cxrlt.phantom.anatomy import SIZE, Body, draw_normal_chest, pose_body, sample_body
 from cxrlt.phantom.findings import CLASSES, DRIVERS, FINDINGS, Finding
 
 pytestmark = pytest.mark.slow
@@ -12,8 +12,8 @@ MIMICKED = [finding for finding in FINDINGS if finding.mimic]
 
 
 def normal(view: str) -> tuple[Body, np.ndarray]:
-    body = pose(draw_body(np.random.default_rng(0)), view, np.random.default_rng(1))
-    return body, draw_normal(body, np.random.default_rng(2))
+    body = pose_body(sample_body(np.random.default_rng(0)), view, np.random.default_rng(1))
+    return body, draw_normal_chest(body, np.random.default_rng(2))
 
 
 def change(draw: object, view: str, c: float) -> np.ndarray:
@@ -26,7 +26,7 @@ def test_there_is_one_row_per_class_in_the_order_of_the_challenge() -> None:
     assert [finding.name for finding in FINDINGS if not finding.draw] == ["No Finding"]
 
 
-def test_every_rare_class_has_a_double() -> None:
+def test_every_rare_class_has_a_mimic() -> None:
     rare = get_challenge("demo").groups["tail"]
     assert {finding.name for finding in MIMICKED} >= set(rare)
 
@@ -46,7 +46,7 @@ def test_a_finding_is_seen_better_the_more_conspicuous_it_is(finding: Finding, v
 
 
 @pytest.mark.parametrize("finding", MIMICKED, ids=lambda finding: finding.name)
-def test_a_double_leaves_its_mark_on_a_normal_picture(finding: Finding) -> None:
+def test_a_mimic_changes_a_normal_image(finding: Finding) -> None:
     assert np.abs(change(finding.mimic, "PA", 1.0)).max() > 0.04
 
 
@@ -54,18 +54,20 @@ def test_a_double_leaves_its_mark_on_a_normal_picture(finding: Finding) -> None:
 def test_the_lungs_are_the_darkest_part_of_the_trunk(view: str) -> None:
     body, density = normal(view)
     abdomen = density[int(0.95 * SIZE), SIZE // 4 : -SIZE // 4]
-    assert density[body.lungs > 0.99].mean() < 0.75 * abdomen.mean()
+    assert density[body.lungs_mask > 0.99].mean() < 0.75 * abdomen.mean()
 
 
-def test_an_ap_picture_widens_the_heart() -> None:
-    patient = draw_body(np.random.default_rng(0))
-    widths = {view: pose(patient, view, np.random.default_rng(1)).heart for view in ("AP", "PA")}
+def test_an_ap_view_widens_the_heart() -> None:
+    patient = sample_body(np.random.default_rng(0))
+    widths = {view: pose_body(patient, view, np.random.default_rng(1)).heart for view in ("AP", "PA")}
     assert widths["AP"] > widths["PA"]
 
 
-def test_a_patient_looks_alike_from_picture_to_picture() -> None:
-    def outline(patient: int, picture: int) -> np.ndarray:
-        return pose(draw_body(np.random.default_rng(patient)), "PA", np.random.default_rng(picture)).lungs
+def test_images_of_a_patient_are_similar() -> None:
+    def outline(patient: int, image: int) -> np.ndarray:
+        return pose_body(
+            sample_body(np.random.default_rng(patient)), "PA", np.random.default_rng(image)
+        ).lungs_mask
 
     same = np.abs(outline(0, 10) - outline(0, 11)).mean()
     other = np.mean([np.abs(outline(0, 10) - outline(n, 11)).mean() for n in range(1, 9)])

@@ -1,4 +1,4 @@
-"""The demo as a measuring instrument: what can be scored on it, and what must not be.
+"""What can be learned from the demo: much from the findings, little from metadata or thumbnails.
 
 `pytest -n 0 -s` prints the figures.
 """
@@ -26,7 +26,7 @@ MIMIC_SHARE, READER_NOISE = 0.1, 0.03
 
 @dataclass(frozen=True)
 class Tables:
-    """A demo: what a model learns from and what it is judged by."""
+    """The tables of a demo, and the true labels of its test set."""
 
     folder: Path
     train: pd.DataFrame
@@ -39,7 +39,7 @@ DEFAULT = pytest.param(None, marks=pytest.mark.full)
 
 @pytest.fixture(scope="module", params=[200, DEFAULT])
 def demo(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Tables:
-    """Demos of so many patients, or of as many as it has by default."""
+    """Make a demo with 200 patients, or with the default number."""
     folder = tmp_path_factory.mktemp("root") / "inputs" / "demo"
     make_demo(folder, request.param)
     tables = [pd.read_csv(folder / name, keep_default_na=False) for name in ("train.csv", "test.csv")]
@@ -54,7 +54,7 @@ def macro_scores(name: str, truth: np.ndarray, scores: np.ndarray) -> tuple[floa
 
 
 def logistic_scores(demo: Tables, features: Callable[[pd.DataFrame], np.ndarray]) -> np.ndarray:
-    """Test scores of one regularised logistic regression per class, fitted on the reported train labels."""
+    """Return test scores of a logistic regression per class, fitted on the noisy training labels."""
     train, test = features(demo.train), features(demo.test)
     models = [make_pipeline(StandardScaler(), LogisticRegression(C=1e-2, max_iter=500)) for _ in CLASSES]
     columns = zip(models, CLASSES, strict=True)
@@ -69,9 +69,9 @@ def metadata(table: pd.DataFrame) -> np.ndarray:
 
 
 def oracle(demo: Tables) -> np.ndarray:
-    """A reader who sees how conspicuous a finding is, a mimic for a tenth of that, and wavers a little.
+    """Return scores of an oracle: the true conspicuity, a tenth of it for mimics, plus small noise.
 
-    No Finding is the absence of the most suspicious finding, devices aside.
+    The score of No Finding is minus the largest score of all findings except devices.
     """
     drawn = pd.read_csv(demo.folder / "truth" / "conspicuity.csv").rename(columns={"class": "name"})
     row = {image_id: number for number, image_id in enumerate(demo.test["dicom_id"])}
@@ -85,7 +85,7 @@ def oracle(demo: Tables) -> np.ndarray:
     return scores
 
 
-def test_who_sees_the_findings_scores_high(demo: Tables) -> None:
+def test_an_oracle_scores_high(demo: Tables) -> None:
     assert macro_scores("oracle", demo.truth, oracle(demo))[0] >= 0.9
 
 
@@ -95,8 +95,8 @@ def test_metadata_alone_say_little(demo: Tables) -> None:
 
 def test_thumbnails_alone_say_little(demo: Tables) -> None:
     def thumbnails(table: pd.DataFrame) -> np.ndarray:
-        pictures = (cv2.imread(str(demo.folder / path), cv2.IMREAD_GRAYSCALE) for path in table["path"])
-        small = [cv2.resize(picture, (16, 16), interpolation=cv2.INTER_AREA).ravel() for picture in pictures]
+        images = (cv2.imread(str(demo.folder / path), cv2.IMREAD_GRAYSCALE) for path in table["path"])
+        small = [cv2.resize(image, (16, 16), interpolation=cv2.INTER_AREA).ravel() for image in images]
         return np.stack(small) / 255
 
     assert macro_scores("thumbnails", demo.truth, logistic_scores(demo, thumbnails))[1] <= 0.65

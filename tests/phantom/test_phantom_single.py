@@ -10,7 +10,7 @@ from cxrlt.inputs.check import check
 from cxrlt.phantom.cases import MIN_PATIENTS, Patient
 from cxrlt.phantom.demo import N_PATIENTS, make_demo
 from cxrlt.phantom.findings import CLASSES, NO_FINDING
-from cxrlt.phantom.single import class_shares, draw_single_patients
+from cxrlt.phantom.single import class_shares, sample_single_patients
 
 pytestmark = pytest.mark.slow
 
@@ -20,24 +20,24 @@ MIMIC_SHARE = 0.1
 
 @pytest.fixture(scope="module")
 def patients() -> list[Patient]:
-    return draw_single_patients(N_PATIENTS, seed=0)
+    return sample_single_patients(N_PATIENTS, seed=0)
 
 
 @pytest.fixture(scope="module")
 def many_patients() -> list[Patient]:
-    return draw_single_patients(4000, seed=0)
+    return sample_single_patients(4000, seed=0)
 
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
-    """A small demo-single, its files made."""
+    """Make a small demo-single."""
     place = Workspace(tmp_path_factory.mktemp("root"))
     make_demo(place.inputs_dir("demo-single"), 60, challenge="demo-single", workers=1)
     return place
 
 
 def study_classes(patients: list[Patient], what: str = "labels") -> np.ndarray:
-    """The class index of every study; raises if one has more or fewer than one class."""
+    """Return the class index of every study; fails if a study does not have exactly one class."""
     labels = np.stack([getattr(study, what) for patient in patients for study in patient.studies])
     assert (labels.sum(axis=1) == 1).all() and np.isin(labels, (0, 1)).all()
     return labels.argmax(axis=1)
@@ -72,7 +72,7 @@ def test_every_class_has_its_minimum_of_patients_in_truth_and_reports(
         assert np.sum(any_study, axis=0).min() >= MIN_PATIENTS
 
 
-def test_the_shares_are_the_official_ones_but_for_the_floor(many_patients: list[Patient]) -> None:
+def test_the_shares_follow_the_official_counts(many_patients: list[Patient]) -> None:
     shares = np.bincount(study_classes(many_patients), minlength=len(CLASSES))
     shares = shares / shares.sum()
     assert np.corrcoef(shares, class_shares())[0, 1] > 0.99
@@ -98,7 +98,7 @@ def test_a_lasting_finding_comes_back_in_the_next_study(many_patients: list[Pati
 def test_the_splits_have_the_sizes_of_the_demo(patients: list[Patient]) -> None:
     images = dict.fromkeys(("train", "development", "test"), 0)
     for patient in patients:
-        images[patient.split] += sum(len(study.pictures) for study in patient.studies)
+        images[patient.split] += sum(len(study.images) for study in patient.studies)
     assert images == pytest.approx({"train": 1500, "development": 400, "test": 1500}, rel=0.07)
 
 
@@ -115,7 +115,7 @@ def test_the_challenge_reads_what_was_made_as_one_hot_tables(workspace: Workspac
     assert "No problem found" in report and "No patient of train is in dev or test" in report
 
 
-def test_the_pictures_show_what_the_truth_says(workspace: Workspace) -> None:
+def test_the_images_agree_with_the_truth(workspace: Workspace) -> None:
     truth = workspace.inputs_dir("demo-single") / "truth"
     clean = pd.concat([pd.read_csv(truth / f"{s}_clean.csv", index_col=0) for s in ("train", "test")])
     drawn = pd.read_csv(truth / "conspicuity.csv")
@@ -125,8 +125,8 @@ def test_the_pictures_show_what_the_truth_says(workspace: Workspace) -> None:
     assert dict(zip(found["dicom_id"], found["class"], strict=True)) == dict(named[named != "No Finding"])
 
 
-def test_who_sees_the_findings_tells_the_classes_apart(workspace: Workspace) -> None:
-    """An oracle that takes a mimic for a tenth of a finding, and nothing plain for No Finding."""
+def test_an_oracle_separates_the_classes(workspace: Workspace) -> None:
+    """The oracle uses the conspicuity, a tenth of it for mimics, and 0.05 for No Finding."""
     truth = workspace.inputs_dir("demo-single") / "truth"
     clean = pd.read_csv(truth / "test_clean.csv", index_col=0)
     drawn = pd.read_csv(truth / "conspicuity.csv").query("dicom_id in @clean.index")

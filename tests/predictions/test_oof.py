@@ -5,7 +5,7 @@ from scipy.special import softmax
 
 from cxrlt.challenges import get_challenge
 from cxrlt.metrics import average_precision, macro
-from cxrlt.predictions.standardise import oof_scores, predicted_rows
+from cxrlt.predictions.standardise import pool_oof_scores, predicted_ids
 from tiny import oof_score
 
 CLASSES = [f"c{number}" for number in range(10)]
@@ -46,8 +46,8 @@ def test_rows_without_a_prediction_are_not_scored() -> None:
     labels, scores = draw(np.random.default_rng(0), 200)
     scores.iloc[4] = np.nan
     fold = pd.Series(np.arange(200) % 2)
-    assert len(predicted_rows(scores)) == 199
-    assert oof_scores(scores, fold, "multi_label").index.equals(predicted_rows(scores))
+    assert len(predicted_ids(scores)) == 199
+    assert pool_oof_scores(scores, fold, "multi_label").index.equals(predicted_ids(scores))
     rest = labels.index != 4
     of_the_rest = oof_score(BY_MAP, scores[rest], labels[rest], fold[rest])
     assert oof_score(BY_MAP, scores, labels, fold) == of_the_rest
@@ -66,6 +66,6 @@ def test_with_one_class_per_row_softmax_probabilities_are_pooled_as_they_are() -
     _, scores = draw(np.random.default_rng(0), 60)
     scores.iloc[4] = np.nan
     fold = pd.Series(np.arange(60) % 2)
-    pooled = oof_scores(10 * scores, fold, "single_label")
-    assert pooled.index.equals(predicted_rows(scores))
+    pooled = pool_oof_scores(10 * scores, fold, "single_label")
+    assert pooled.index.equals(predicted_ids(scores))
     np.testing.assert_allclose(pooled, softmax(10 * scores.drop(index=4), axis=1), rtol=1e-9)

@@ -9,13 +9,13 @@ import torch
 from cxrlt.errors import UserError
 from cxrlt.folds.make import read_folds
 from cxrlt.inputs.images import ImageSource
-from cxrlt.predictions.predict import flips, load_model, predict, trained_folds, tta_of
-from cxrlt.predictions.standardise import constants_of, read_constants
+from cxrlt.predictions.predict import effective_tta, find_trained_folds, load_model, predict, uses_flip
+from cxrlt.predictions.standardise import fit_constants, read_constants
 from cxrlt.predictions.store import read_predictions
 from cxrlt.submissions.evaluate import evaluate
 from cxrlt.training.train import TrainPlan, train
-from cxrlt.training.tta import variants
-from thinning import thinned
+from cxrlt.training.tta import tta_variants
+from sampled_cases import sample_cases
 from tiny import CLASSES, make_tiny, tiny_recipe
 
 pytestmark = pytest.mark.slow
@@ -29,14 +29,14 @@ def source(tmp_path_factory) -> ImageSource:
     return source
 
 
-def units(source, name="model"):
+def load_folds(source, name="model"):
     folds = read_folds(source.challenge, source.workspace)
-    return trained_folds(source.workspace.run_dir("csv", name), folds, "csv")
+    return find_trained_folds(source.workspace.run_dir("csv", name), folds, "csv")
 
 
-def logits_by_hand(source, unit, split, image_id, mirrored=False):
-    _, cache = source.split(split, 32)
-    model = load_model(unit, len(CLASSES)).eval()
+def expected_logits(source, trained_fold, split, image_id, mirrored=False):
+    _, cache = source.load_split(split, 32)
+    model = load_model(trained_fold, len(CLASSES)).eval()
     image = torch.from_numpy(np.array(cache[image_id]))[None, None]
     with torch.no_grad():
         return model({"images": image.flip(-1) if mirrored else image})[0].numpy()
@@ -48,19 +48,25 @@ def test_out_of_fold_rows_are_predicted_by_the_fold_that_left_them_out(source):
     for fold, path in enumerate(paths):
         frame, meta = read_predictions(path, CLASSES)
         assert set(frame.index) == set(folds.frame.index[folds.frame["fold"] == fold])
-        assert (meta.fold, meta.split, meta.made_of["rows"]) == (str(fold), "oof", folds.identity.rows(fold))
+        assert (meta.fold, meta.split, meta.provenance["rows"]) == (
+            str(fold),
+            "oof",
+            folds.identity.rows(fold),
+        )
         constants, _ = read_constants(path.parent, CLASSES, made_by="")
-        pd.testing.assert_series_equal(constants.median, constants_of(frame).median, check_names=False)
+        pd.testing.assert_series_equal(constants.median, fit_constants(frame).median, check_names=False)
 
 
-@pytest.mark.parametrize("split", thinned(["dev", "test"], first=1))
+@pytest.mark.parametrize("split", sample_cases(["dev", "test"], first=1))
 def test_predictions_are_the_mean_of_the_image_and_its_mirror_image(source, split):
-    for unit, path in zip(units(source), predict(source, "model", split), strict=True):
+    for trained_fold, path in zip(load_folds(source), predict(source, "model", split), strict=True):
         frame, meta = read_predictions(path, CLASSES)
         assert meta.tta == "flip"
         assert frame.dtypes.eq(np.float32).all()
         for image_id in frame.index[:3]:
-            both = [logits_by_hand(source, unit, split, image_id, mirrored) for mirrored in (False, True)]
+            both = [
+                expected_logits(source, trained_fold, split, image_id, mirrored) for mirrored in (False, True)
+            ]
             assert np.allclose(frame.loc[image_id], np.mean(both, axis=0), atol=1e-5)
 
 
@@ -119,31 +125,32 @@ def test_a_split_that_is_not_there_is_named(source):
         predict(source, "model", "val")
 
 
-def test_no_flip_where_training_did_not_flip_or_was_told_not_to():
-    assert flips(tiny_recipe(), ("Mass",))
-    assert not flips(tiny_recipe(**{"predict.tta": {"flip": False}}), ("Mass",))
+def test_no_flip_if_training_did_not_flip_or_the_recipe_disables_it():
+    assert uses_flip(tiny_recipe(), ("Mass",))
+    assert not uses_flip(tiny_recipe(**{"predict.tta": {"flip": False}}), ("Mass",))
     augment = tiny_recipe().data.augment.model_copy(update={"flip": False})
-    assert not flips(tiny_recipe(**{"data.augment": augment}), ("Left effusion",))
+    assert not uses_flip(tiny_recipe(**{"data.augment": augment}), ("Left effusion",))
 
 
 def test_no_flip_for_a_frozen_backbone_whose_images_were_never_mirrored():
-    assert not flips(tiny_recipe(**{"model.frozen": True}), ("Left effusion",))
+    assert not uses_flip(tiny_recipe(**{"model.frozen": True}), ("Left effusion",))
 
 
-def test_the_variants_of_the_recipe_are_predicted_and_said_with_the_predictions(source):
+def test_the_tta_variants_of_the_recipe_are_predicted_and_recorded(source):
     tta = {"scales": (0.9, 1.1), "crop": 0.875, "merge": "probabilities"}
     recipe = tiny_recipe(**{"schedule.epochs": 1, "predict.tta": tta})
-    assert tta_of(recipe, CLASSES) == recipe.predict.tta
+    assert effective_tta(recipe, CLASSES) == recipe.predict.tta
     train(source, TrainPlan("variants", recipe, folds=(0,)))
     (path,) = predict(source, "variants", "dev")
     frame, meta = read_predictions(path, CLASSES)
     assert meta.tta == "flip, scales 0.9 1.1, crops 0.875, merged as probabilities"
-    (unit,) = units(source, "variants")
-    _, cache = source.split("dev", 32)
+    (trained_fold,) = load_folds(source, "variants")
+    _, cache = source.load_split("dev", 32)
     image = torch.from_numpy(np.array(cache[frame.index[0]]))[None, None]
     with torch.no_grad():
         passes = [
-            load_model(unit, 3).eval()({"images": variant}) for variant in variants(image, recipe.predict.tta)
+            load_model(trained_fold, 3).eval()({"images": variant})
+            for variant in tta_variants(image, recipe.predict.tta)
         ]
     assert len(passes) == 16
     p = torch.stack(passes).double().sigmoid().mean(0)[0]
@@ -152,7 +159,7 @@ def test_the_variants_of_the_recipe_are_predicted_and_said_with_the_predictions(
 
 def test_a_class_with_a_side_refuses_the_mirror_image():
     with pytest.raises(UserError, match=r"Left effusion.*side"):
-        flips(tiny_recipe(), ("Left effusion", "Mass"))
+        uses_flip(tiny_recipe(), ("Left effusion", "Mass"))
 
 
 def test_another_split_into_folds_refuses_the_runs_of_the_former(tmp_path):
@@ -172,7 +179,7 @@ def test_pictures_of_the_fixture_are_what_the_classes_say(source):
     assert np.array_equal(np.array(brightest) == 220, table[["Effusion", "Hernia"]].any(axis=1))
 
 
-def test_with_one_class_per_row_a_trained_run_is_predicted_and_scored_on_no_scale_but_its_own(tmp_path):
+def test_single_label_logits_are_not_standardised(tmp_path):
     source = make_tiny(tmp_path, n_patients=12, n_folds=2, task="single_label")
     train(source, TrainPlan("model", tiny_recipe(**{"schedule.epochs": 1, "loss.name": "ce"})))
     for path in predict(source, "model", "oof"):
@@ -182,4 +189,4 @@ def test_with_one_class_per_row_a_trained_run_is_predicted_and_scored_on_no_scal
     for split in ("oof", "dev"):
         evaluation = evaluate(source.challenge, source.workspace, "model", split, n_draws=5)
         assert evaluation.n_rows == 24
-        assert 0 <= evaluation.overall.of("macro-F1").value <= 1
+        assert 0 <= evaluation.overall.metrics["macro-F1"].value <= 1

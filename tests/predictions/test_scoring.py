@@ -19,15 +19,13 @@ def truth(runs: SimulatedRuns) -> pd.DataFrame:
     return runs.table("test")[list(runs.challenge.classes)]
 
 
-def test_a_file_is_scored_by_id_and_class_name_whatever_its_order(
-    runs: SimulatedRuns, truth: pd.DataFrame
-) -> None:
+def test_a_file_is_scored_by_id_and_class_name_in_any_order(runs: SimulatedRuns, truth: pd.DataFrame) -> None:
     scores = probabilities(truth)
     evaluation = score_frame(runs.challenge, scores, truth, n_draws=20)
     shuffled = scores.sample(frac=1, random_state=0)[["Hernia", "Effusion", "Mass"]]
     again = score_frame(runs.challenge, shuffled, truth, n_draws=20)
     assert again.to_json() == evaluation.to_json()
-    assert evaluation.overall.of("mAP").value == pytest.approx(
+    assert evaluation.overall.metrics["mAP"].value == pytest.approx(
         average_precision_score(truth, scores), abs=1e-9
     )
 
@@ -45,8 +43,8 @@ def test_patients_are_drawn_whole_where_they_are_known(runs: SimulatedRuns, trut
     by_patient = score_frame(runs.challenge, scores, truth, patients, n_draws=50)
     by_row = score_frame(runs.challenge, scores, truth, n_draws=50)
     assert (by_patient.n_patients, by_row.n_patients) == (patients.nunique(), None)
-    assert by_patient.overall.of("mAP").value == by_row.overall.of("mAP").value
-    assert by_patient.overall.of("mAP").low != by_row.overall.of("mAP").low
+    assert by_patient.overall.metrics["mAP"].value == by_row.overall.metrics["mAP"].value
+    assert by_patient.overall.metrics["mAP"].low != by_row.overall.metrics["mAP"].low
 
 
 def test_labels_that_are_not_annotated_do_not_count(runs: SimulatedRuns, truth: pd.DataFrame) -> None:

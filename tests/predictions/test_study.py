@@ -33,7 +33,7 @@ def test_five_images_of_one_view_get_their_plain_mean_each() -> None:
     assert mean["Mass"].to_list() == pytest.approx([3.0] * 5)
 
 
-def test_neither_other_studies_of_the_patient_nor_equal_names_of_another_patient_take_part() -> None:
+def test_the_mean_excludes_other_studies_and_studies_of_the_same_name_of_other_patients() -> None:
     table = rows(("a", "p", "1", "frontal"), ("b", "p", "2", "frontal"), ("c", "q", "1", "frontal"))
     values = scores(table, [1.0, 2.0, 3.0])
     pd.testing.assert_frame_equal(study_mean(values, table), values)
@@ -52,18 +52,18 @@ def test_studies_are_averaged_where_a_data_set_has_no_patients() -> None:
     assert study_mean(scores(table, [1.0, 3.0]), table)["Mass"].to_list() == [2, 2]
 
 
-def test_an_unreadable_image_gets_the_mean_of_its_study_and_alone_stays_without() -> None:
+def test_an_unreadable_image_gets_the_mean_of_its_study_or_nan_if_it_is_the_only_image() -> None:
     table = rows(("a", "p", "s", "frontal"), ("b", "p", "s", "lateral"), ("c", "p", "t", "frontal"))
     mean = study_mean(scores(table, [np.nan, 4.0, np.nan]), table)
     assert mean["Mass"].to_list()[:2] == [4, 4]
     assert np.isnan(mean.loc["c"]).all()
 
 
-def test_views_weigh_what_is_asked_for_and_a_lateral_study_is_never_without_scores() -> None:
+def test_views_have_the_given_weights_and_a_lateral_study_still_has_scores() -> None:
     table = rows(("a", "p", "s", "frontal"), ("b", "p", "s", "lateral"), ("c", "p", "t", "lateral"))
     values = scores(table, [1.0, 3.0, 5.0])
-    assert study_mean(values, table, frontal=0.5)["Mass"].to_list() == pytest.approx([2, 2, 5])
-    assert study_mean(values, table, frontal=1.0)["Mass"].to_list() == pytest.approx([1, 1, 5])
+    assert study_mean(values, table, frontal_weight=0.5)["Mass"].to_list() == pytest.approx([2, 2, 5])
+    assert study_mean(values, table, frontal_weight=1.0)["Mass"].to_list() == pytest.approx([1, 1, 5])
 
 
 def test_images_of_other_folds_have_no_part_in_a_study() -> None:

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from cxrlt.challenges import get_challenge
-from cxrlt.predictions.study_mean import CANDIDATES, StudyMean, choose_study_mean, study_mean
+from cxrlt.predictions.study_mean import CANDIDATE_WEIGHTS, StudyMean, choose_study_mean, study_mean
 from tiny import oof_score
 
 CHALLENGE = get_challenge("demo")
@@ -47,14 +47,20 @@ def test_every_fold_gets_the_weights_that_are_best_on_the_other_folds() -> None:
     scores, table = draw(1.2, n_studies=60, seed=2)
     chosen = choose_study_mean(CHALLENGE, scores, table, "search")
 
-    def value(frontal: float | None, inside: pd.Series) -> float:
-        frame = scores[inside] if frontal is None else study_mean(scores[inside], table, frontal)
+    def value(frontal_weight: float | None, inside: pd.Series) -> float:
+        frame = (
+            scores[inside] if frontal_weight is None else study_mean(scores[inside], table, frontal_weight)
+        )
         return oof_score(CHALLENGE, frame, table, table["fold"][inside])
 
     for fold in range(3):
         inside = table["fold"] != fold
-        assert chosen.by_fold[fold] == max(CANDIDATES["search"], key=lambda share: value(share, inside))
-    assert chosen.final == max(CANDIDATES["search"], key=lambda share: value(share, table["fold"] >= 0))
+        assert chosen.by_fold[fold] == max(
+            CANDIDATE_WEIGHTS["search"], key=lambda share: value(share, inside)
+        )
+    assert chosen.final == max(
+        CANDIDATE_WEIGHTS["search"], key=lambda share: value(share, table["fold"] >= 0)
+    )
     assert len(set(chosen.by_fold)) > 1
     assert "by fold" in chosen.text
 
@@ -62,7 +68,10 @@ def test_every_fold_gets_the_weights_that_are_best_on_the_other_folds() -> None:
 @pytest.mark.parametrize("option", ["auto", "search"])
 @pytest.mark.parametrize(
     ("change", "reason"),
-    [(draw, "differ in labels"), (lambda noise: frontal_alone(*draw(noise)), "no study has two images")],
+    [
+        (draw, "have other labels than another image"),
+        (lambda noise: frontal_alone(*draw(noise)), "no study has more than one image"),
+    ],
 )
 def test_nothing_is_averaged_where_truth_is_of_images_or_studies_have_one(
     option: str, change: Callable, reason: str
@@ -75,11 +84,11 @@ def test_nothing_is_averaged_where_truth_is_of_images_or_studies_have_one(
     assert reason in chosen.text
 
 
-def test_whoever_asks_for_the_mean_gets_it_even_where_truth_is_of_images() -> None:
+def test_the_option_on_averages_even_if_labels_differ_within_a_study() -> None:
     scores, table = draw(1.0)
     table.iloc[0, 0] = 1 - table.iloc[0, 0]
     assert choose_study_mean(CHALLENGE, scores, table, "on") == StudyMean(
-        option="on", final=0.8, by_fold=(0.8,) * 3, why="as asked for"
+        option="on", final=0.8, by_fold=(0.8,) * 3, why="as requested"
     )
 
 
@@ -89,7 +98,7 @@ def test_unknown_labels_dispute_nothing() -> None:
     assert choose_study_mean(CHALLENGE, scores, table, "auto").final == 0.8
 
 
-def test_the_labels_of_a_fold_have_no_say_in_its_own_weights() -> None:
+def test_the_labels_of_a_fold_do_not_influence_its_own_weights() -> None:
     scores, table = draw(1.2, n_studies=60, seed=2)
     before = choose_study_mean(CHALLENGE, scores, table, "search")
     others_change = False
@@ -118,13 +127,13 @@ def test_a_class_with_positives_and_blanks_only_is_not_in_the_scores_that_are_co
 
 
 def test_the_weights_that_are_tried_are_shares_of_frontal_images_of_one_half_or_more() -> None:
-    assert CANDIDATES["auto"] == (None, 0.8)
-    shares = [share for share in CANDIDATES["search"] if share is not None]
+    assert CANDIDATE_WEIGHTS["auto"] == (None, 0.8)
+    shares = [share for share in CANDIDATE_WEIGHTS["search"] if share is not None]
     assert sorted(shares) == [0.5, 0.6, 0.7, 0.8, 0.9, 1.0]
 
 
-def test_a_choice_is_told_as_a_ratio_with_those_of_the_folds_where_they_differ() -> None:
-    choice = StudyMean(option="search", final=0.8, by_fold=(0.8, None, 1.0), why="as asked for")
+def test_the_text_of_a_choice_has_the_ratio_and_those_of_differing_folds() -> None:
+    choice = StudyMean(option="search", final=0.8, by_fold=(0.8, None, 1.0), why="as requested")
     assert choice.text == (
-        "averaged over studies, frontal:lateral 8:2, by fold 8:2, none, 10:0 (as asked for)"
+        "averaged over studies, frontal:lateral 8:2, by fold 8:2, none, 10:0 (as requested)"
     )

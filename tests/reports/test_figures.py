@@ -9,10 +9,10 @@ from matplotlib.text import Text
 
 from cxrlt.metrics import Interval, auroc, average_precision, has_both_values
 from cxrlt.reports.figures import (
-    by_count,
     class_counts_figure,
+    classes_by_count,
     co_occurrence_figure,
-    readable,
+    display_name,
     save_figure,
 )
 from cxrlt.reports.loss_figures import (
@@ -23,9 +23,9 @@ from cxrlt.reports.loss_figures import (
     precision_recall_figure,
     roc_curve,
     roc_figure,
-    settings_figure,
+    sensitivity_figure,
 )
-from cxrlt.reports.palette import COLOURS, GROUP_COLOURS, LOSS_COLOURS, styles
+from cxrlt.reports.palette import COLOURS, GROUP_COLOURS, LOSS_COLOURS, assign_styles
 
 pytestmark = pytest.mark.slow
 
@@ -50,8 +50,8 @@ def line_colours(axes):
     return [colors.to_hex(line.get_color()) for line in axes.lines]
 
 
-def test_classes_stand_from_the_most_to_the_least_frequent():
-    assert by_count(LABELS) == ["Lung_Opacity", "Mass", "No Finding", "Never"]
+def test_classes_are_sorted_by_frequency():
+    assert classes_by_count(LABELS) == ["Lung_Opacity", "Mass", "No Finding", "Never"]
 
 
 def test_counts_are_drawn_on_a_logarithmic_scale_in_the_colours_of_their_groups():
@@ -103,7 +103,7 @@ def test_losses_are_drawn_by_sign_and_class():
     assert (positive.get_title(), rare.get_title(), negative.get_title()) == ("Mass", "Rare", "")
 
 
-def test_a_loss_that_coincides_with_another_leaves_it_to_be_seen():
+def test_a_loss_that_covers_another_is_dashed():
     p = np.linspace(0.1, 0.9, 9)
     curves = {
         name: {"Mass": (-np.log(p), p * factor)} for name, factor in (("asl", 1), ("apl", 1), ("ral", 2))
@@ -113,7 +113,7 @@ def test_a_loss_that_coincides_with_another_leaves_it_to_be_seen():
     assert [line.is_dashed() for line in negative.lines] == [False, True, False]
 
 
-def test_mean_probabilities_stand_at_their_class():
+def test_mean_probabilities_are_plotted_at_their_class():
     frame = pd.DataFrame({"positives": [0.7, 0.6], "negatives": [0.2, 0.1]}, index=["Mass", "Rare"])
     (axes,) = mean_probability_figure({"bce": frame, "ral": frame}).axes
     assert [list(line.get_xdata()) for line in axes.lines] == [[0.7, 0.6], [0.2, 0.1]] * 2
@@ -125,16 +125,16 @@ def test_differences_and_settings_show_every_row():
     (axes,) = differences_figure({"asl": interval, "ral": interval}, "mAP", "bce").axes
     assert [label.get_text() for label in axes.get_yticklabels()] == ["asl", "ral"]
     frame = pd.DataFrame({"mAP": [0.2, 0.3], "gap": [0.1, 0.1]}, index=["paper", "clip0"])
-    panels = settings_figure({"with": frame, "without": frame}).axes
+    panels = sensitivity_figure({"with": frame, "without": frame}).axes
     assert [axes.get_xlabel() for axes in panels] == ["mAP", "gap"]
 
 
-def test_a_loss_has_one_colour_everywhere_and_no_other_has_it():
+def test_a_loss_has_a_unique_colour_in_all_figures():
     for names in (["bce", "ral"], ["ral", "class_aware", "bce", "asl"], ["hill", "ral_single", "ral"]):
-        chosen = styles(names)
+        chosen = assign_styles(names)
         assert chosen["ral"] == (LOSS_COLOURS["ral"], "-")
         assert len(set(chosen.values())) == len(names)
-    assert len(set(styles([f"variant {n}" for n in range(14)]).values())) == 14
+    assert len(set(assign_styles([f"variant {n}" for n in range(14)]).values())) == 14
     assert not set(GROUP_COLOURS.values()) & set(COLOURS)
 
 
@@ -145,7 +145,7 @@ def test_a_figure_is_a_png_of_150_dots_per_inch(tmp_path):
     assert (width, height) == pytest.approx(figure.get_size_inches() * 150, abs=1)
 
 
-def test_differences_have_the_colours_they_are_given():
+def test_differences_use_the_given_colours():
     differences = {"gem": Interval(0.1, 0.0, 0.2, 0), "flip": Interval(0.0, -0.1, 0.1, 0)}
     figure = differences_figure(differences, "mAP", "base", {"gem": COLOURS[3], "flip": COLOURS[7]})
     drawn = line_colours(figure.axes[0])
@@ -155,8 +155,8 @@ def test_differences_have_the_colours_they_are_given():
 NAMES = ["Cost $$", "a $5 b $x", r"$\alpha", "x_1^2", "结节 🫁", "<b>"]
 
 
-def figures_of(names):
-    """Every figure, with these names of classes, runs, losses, settings, metrics and panels."""
+def all_figures(names):
+    """Return every figure, with these names for classes, runs, losses, settings, metrics and panels."""
     rng = np.random.default_rng(1)
     labels = pd.DataFrame(rng.random((40, len(names))) < 0.4, columns=names).astype(float)
     scores = {name: pd.DataFrame(rng.normal(size=labels.shape), columns=names) for name in names[:4]}
@@ -172,17 +172,17 @@ def figures_of(names):
         (roc_figure(labels, scores), names),
         (precision_recall_figure(labels, scores), names),
         (differences_figure(dict.fromkeys(names[1:], interval), "mAP", names[0]), names),
-        (settings_figure(dict.fromkeys(names[:2], settings)), names),
+        (sensitivity_figure(dict.fromkeys(names[:2], settings)), names),
     ]
 
 
 @pytest.mark.filterwarnings("error")
-def test_names_are_shown_as_they_are_written_in_every_figure(tmp_path):
-    for number, (figure, names) in enumerate(figures_of(NAMES)):
+def test_figures_show_names_without_mathtext(tmp_path):
+    for number, (figure, names) in enumerate(all_figures(NAMES)):
         save_figure(figure, tmp_path / f"{number}.png")
         assert not any(text.get_parse_math() for text in figure.findobj(Text))
         shown = text_of(figure)
-        assert all(name in shown or readable(name) in shown for name in names)
+        assert all(name in shown or display_name(name) in shown for name in names)
         assert "mathdefault" not in shown
 
 
@@ -194,11 +194,11 @@ def test_logarithmic_axes_have_powers_of_ten():
     assert {"10⁻²", "10⁻¹", "10⁰"} <= set(shown)
 
 
-def test_of_very_many_classes_the_most_frequent_are_drawn_and_the_figure_says_so():
+def test_with_very_many_classes_figures_show_the_most_frequent_and_a_note():
     rng, names = np.random.default_rng(0), [f"class {n}" for n in range(1200)]
     labels = pd.DataFrame(rng.random((30, 1200)) < np.linspace(1.3, 0.1, 1200), columns=names).astype(float)
     scores = {"bce": pd.DataFrame(rng.normal(size=labels.shape), columns=names)}
-    means = pd.DataFrame({"positives": 0.7, "negatives": 0.2}, index=by_count(labels))
+    means = pd.DataFrame({"positives": 0.7, "negatives": 0.2}, index=classes_by_count(labels))
     figures = [
         class_counts_figure(labels, {"head": names}),
         co_occurrence_figure(labels),
@@ -210,4 +210,4 @@ def test_of_very_many_classes_the_most_frequent_are_drawn_and_the_figure_says_so
         (note,) = re.findall(r"the 60 most frequent of ([\d,]+) classes", text_of(figure))
         assert note == (f"{sum(has_both_values(labels)):,}" if figure is figures[-1] else "1,200")
     ticks = [label.get_text() for label in figures[1].axes[0].get_yticklabels()]
-    assert ticks == by_count(labels)[:60]
+    assert ticks == classes_by_count(labels)[:60]

@@ -1,4 +1,4 @@
-"""No line of the package runs what it reads, hands words to a shell, or talks to a network."""
+"""No line of the package executes data, uses a shell, or connects to a network."""
 
 import ast
 import re
@@ -36,19 +36,19 @@ CALLS |= {
 }
 CALLS |= {"yaml.load", "yaml.load_all", "yaml.full_load", "yaml.unsafe_load", "pd.eval", "pd.read_hdf"}
 METHODS = {"to_pickle", "extractall", "load_state_dict_from_url", "urlopen", "urlretrieve"}
-READERS_OF_WEIGHTS = {"torch.load", "load_state_dict"}
+WEIGHT_LOADERS = {"torch.load", "load_state_dict"}
 
 
-def offences(source: str) -> list[str]:
-    """What the source does that it must not, with the line."""
+def find_violations(source: str) -> list[str]:
+    """Return the forbidden calls and imports in the source, with line numbers."""
     return [
         f"line {node.lineno}: {ast.unparse(node)[:80]}"
         for node in ast.walk(ast.parse(source))
-        if _is_one(node)
+        if _is_violation(node)
     ]
 
 
-def _is_one(node: ast.AST) -> bool:
+def _is_violation(node: ast.AST) -> bool:
     if isinstance(node, ast.Import | ast.ImportFrom):
         return any(
             name.split(".")[0] in PICKLES | NETWORK or name == "urllib.request" for name in _modules(node)
@@ -66,21 +66,21 @@ def _modules(node: ast.Import | ast.ImportFrom) -> Iterator[str]:
 
 def _is_unsafe(call: ast.Call) -> bool:
     name = ast.unparse(call.func)
-    given = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
-    # a module's load_state_dict takes tensors; the function of that name reads a file
-    reads_weights = name in READERS_OF_WEIGHTS
+    keywords = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
+    # nn.Module.load_state_dict takes tensors, but timm's function of this name reads a file
+    reads_weights = name in WEIGHT_LOADERS
     return (
         name in CALLS
         or name.rpartition(".")[2] in METHODS
-        or given.get("shell", "False") != "False"
-        or given.get("allow_pickle", "False") != "False"
-        or (reads_weights and given.get("weights_only") != "True")
+        or keywords.get("shell", "False") != "False"
+        or keywords.get("allow_pickle", "False") != "False"
+        or (reads_weights and keywords.get("weights_only") != "True")
     )
 
 
 @pytest.mark.parametrize("module", MODULES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
 def test_a_module_does_nothing_unsafe(module: Path):
-    assert offences(module.read_text(encoding="utf-8")) == []
+    assert find_violations(module.read_text(encoding="utf-8")) == []
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def test_a_module_does_nothing_unsafe(module: Path):
     ],
 )
 def test_an_unsafe_line_is_found(line: str):
-    assert offences(f"x = 1\n{line}\n")[0].startswith("line 2: ")
+    assert find_violations(f"x = 1\n{line}\n")[0].startswith("line 2: ")
 
 
 @pytest.mark.parametrize(
@@ -129,10 +129,10 @@ def test_an_unsafe_line_is_found(line: str):
     ],
 )
 def test_a_safe_line_is_left_alone(line: str):
-    assert offences(line) == []
+    assert find_violations(line) == []
 
 
-def test_what_bandit_is_told_to_pass_over_is_named_and_has_a_reason():
+def test_every_nosec_comment_has_a_code_and_a_reason():
     for path in MODULES:
         for line in path.read_text(encoding="utf-8").splitlines():
             if "nosec" in line:

@@ -7,7 +7,7 @@ import pytest
 from cxrlt.artifacts import Workspace
 from cxrlt.challenges.base import Challenge
 from five_images import CLASSES, FIVE_IMAGES, IDS
-from tiny import SimulatedRuns, set_up_challenge
+from tiny import SimulatedRuns, make_simulated_runs
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def probabilities() -> pd.DataFrame:
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> SimulatedRuns:
     """A challenge with two models; tests that change files set up one of their own."""
-    runs = set_up_challenge(tmp_path_factory.mktemp("runs"), n_patients=60)
+    runs = make_simulated_runs(tmp_path_factory.mktemp("runs"), n_patients=60)
     runs.add_run("one", skill=2.0, seed=1)
     runs.add_run("two", skill=1.0, seed=2)
     return runs

@@ -1,4 +1,4 @@
-"""The code in a submission runs by itself: it is the whole package, and so is a wheel of it."""
+"""The code in a submission runs by itself: it is the whole package, as in a wheel."""
 
 import os
 import subprocess

@@ -58,15 +58,15 @@ def test_cells_are_what_pandas_reads_as_text(content, block_bytes, tmp_path, mon
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        ("a,b\n1,2\n1,2,3\n", r"rows of one length \(.*Expected 2 fields in line 3, saw 3"),
-        (b"a,b\n1,\xff\n", r"mine.csv is not in UTF-8: see byte 0xff in line 2"),
-        ("a,b\n1,x\0y\n", "holds a NUL character in line 2"),
+        ("a,b\n1,2\n1,2,3\n", r"rows of equal length \(.*Expected 2 fields in line 3, saw 3"),
+        (b"a,b\n1,\xff\n", r"mine.csv is not in UTF-8: invalid byte 0xff in line 2"),
+        ("a,b\n1,x\0y\n", "contains a NUL character in line 2"),
         ("", "mine.csv is empty"),
         ("\n\n", "mine.csv is empty"),
         ('a,b\n1,"2\n', "EOF inside string"),
     ],
 )
-def test_what_cannot_be_read_is_told_with_its_line(content, sentence, tmp_path):
+def test_the_error_for_an_unreadable_file_names_the_line(content, sentence, tmp_path):
     path = tmp_path / "mine.csv"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(UserError, match=sentence):
@@ -88,17 +88,17 @@ CELLS = [
     "NaN",
     "123456789",
 ]
-NO_NUMBERS = ["", " ", "x", "0,5", "0x10", "1_0", "1d2", "--1", "1 2", "ten", "None", "٣"]
+NOT_NUMBERS = ["", " ", "x", "0,5", "0x10", "1_0", "1d2", "--1", "1 2", "ten", "None", "٣"]
 
 
-@pytest.mark.parametrize("cells", [CELLS, [*CELLS, " 0.5", "0.5 "], [*CELLS, *NO_NUMBERS]])
-def test_numbers_are_those_of_python_and_nan_is_what_is_none(cells, tmp_path):
+@pytest.mark.parametrize("cells", [CELLS, [*CELLS, " 0.5", "0.5 "], [*CELLS, *NOT_NUMBERS]])
+def test_cells_are_parsed_like_python_floats_and_other_text_is_nan(cells, tmp_path):
     path = tmp_path / "mine.csv"
     pd.DataFrame({"id": range(len(cells)), "Mass": cells, "Nodule": "0.25"}).to_csv(path, index=False)
     values = read_submission(path).numbers(["Nodule", "Mass"])
     assert values.dtype == np.float64
     assert (values[:, 0] == 0.25).all()
-    expected = [np.nan if cell in NO_NUMBERS else float(cell) for cell in cells]
+    expected = [np.nan if cell in NOT_NUMBERS else float(cell) for cell in cells]
     assert np.array_equal(values[:, 1], expected, equal_nan=True)
 
 
@@ -106,6 +106,6 @@ def test_numbers_are_those_of_python_and_nan_is_what_is_none(cells, tmp_path):
 def test_as_many_rows_are_read_as_are_allowed_and_not_one_more(quote, tmp_path):
     path = tmp_path / "mine.csv"
     path.write_text("id,Mass\n" + f"{quote}a{quote},1\n" * 3)
-    assert len(read_submission(path, most_rows=3).row_numbers) == 3
+    assert len(read_submission(path, max_rows=3).row_numbers) == 3
     with pytest.raises(UserError, match="more than 2 rows"):
-        read_submission(path, most_rows=2)
+        read_submission(path, max_rows=2)

@@ -1,8 +1,8 @@
-"""What is kept of a submission says how to write it again."""
+"""The record of a submission has the command that writes it again."""
 
 import pytest
 
-from cxrlt.submissions.record import Record
+from cxrlt.submissions.record import SubmissionRecord
 
 PLAIN = {"name": "one", "origin": "csv", "split": "test", "variant": "raw", "with_code": False}
 
@@ -19,6 +19,6 @@ PLAIN = {"name": "one", "origin": "csv", "split": "test", "variant": "raw", "wit
     ],
 )
 def test_the_command_has_the_flags_that_differ_from_the_defaults(change: dict[str, object], flags: str):
-    record = Record(**PLAIN | change, made_of={})
+    record = SubmissionRecord(**PLAIN | change, provenance={})
     challenge = "".join(["c", "sv"])  # an equal name, as another file has it
     assert record.command(challenge) == f"cxrlt submit one --challenge csv --split test{flags}"

@@ -20,7 +20,7 @@ def truth(pair, tmp_path):
 
 
 @pytest.mark.parametrize("container", ["csv_path", "zip_path"])
-def test_a_file_scores_what_scikit_learn_says(pair, truth, container):
+def test_the_score_of_a_file_agrees_with_scikit_learn(pair, truth, container):
     written = submit(pair.challenge, pair.workspace, "one")
     evaluation = score_file(getattr(written, container), truth, pair.challenge, pair.workspace)
     labels = pd.read_csv(truth, index_col="image")
@@ -29,7 +29,7 @@ def test_a_file_scores_what_scikit_learn_says(pair, truth, container):
         expected = labels[score.name], scores[score.name]
         assert score.metrics["AP"].value == pytest.approx(average_precision_score(*expected), abs=1e-9)
         assert score.metrics["AUROC"].value == pytest.approx(roc_auc_score(*expected), abs=1e-9)
-    assert evaluation.overall.of("mAP").value == pytest.approx(
+    assert evaluation.overall.metrics["mAP"].value == pytest.approx(
         np.mean([s.metrics["AP"].value for s in evaluation.classes])
     )
 
@@ -71,7 +71,7 @@ def test_a_templates_own_name_for_the_ids_is_that_of_the_submission(pair, truth)
         (lambda frame: frame.iloc[3:], "lacks rows of the truth"),
         (lambda frame: frame.drop(columns="Mass"), "lacks classes of csv: Mass"),
         (lambda frame: frame.rename(columns={"image": "id"}), "no column 'image'"),
-        (lambda frame: pd.concat([frame, frame[:1]]), "ids more than once"),
+        (lambda frame: pd.concat([frame, frame[:1]]), "duplicate ids"),
         (lambda frame: frame.assign(Mass="x"), "rows without a probability"),
         (
             lambda frame: frame.assign(image=frame["image"].str.upper()),
@@ -102,7 +102,7 @@ def test_two_files_are_compared_on_the_same_patients(pair, truth, tmp_path, caps
     reversed_ranks.to_csv(tmp_path / "worse.csv", index=False)
     root = ["--challenge", "csv", "--root", str(pair.workspace.root), "--truth", str(truth)]
     cli.main(["score", str(path), *root, "--against", str(path)])
-    assert f"mAP minus that of {path}: +0.0000 [+0.0000, +0.0000]" in capsys.readouterr().out
+    assert f"mAP minus {path}: +0.0000 [+0.0000, +0.0000]" in capsys.readouterr().out
     cli.main(["score", str(path), *root, "--against", str(tmp_path / "worse.csv")])
     line = capsys.readouterr().out.splitlines()[-1]
     ahead, low, high = map(float, re.findall(r"[+-][0-9.]+", line.replace(str(tmp_path), "")))

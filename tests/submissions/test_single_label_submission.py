@@ -1,4 +1,4 @@
-"""Submissions of challenges with one class per row."""
+"""Submissions to challenges with single-label tasks."""
 
 from dataclasses import replace
 
@@ -17,7 +17,7 @@ from cxrlt.submissions.score import score_file
 from cxrlt.submissions.submit import submit
 from cxrlt.submissions.validate import validate_submission
 from five_images import FIVE_IMAGES, IDS
-from tiny import CLASSES, SimulatedRuns, set_up_challenge
+from tiny import CLASSES, SimulatedRuns, make_simulated_runs
 
 ONE_OF_THREE = replace(FIVE_IMAGES, task="single_label", metric="macro-F1")
 HEADER = "dicom_id,Mass,No Finding,Round(ed) Atelectasis"
@@ -25,7 +25,7 @@ HEADER = "dicom_id,Mass,No Finding,Round(ed) Atelectasis"
 
 @pytest.fixture(scope="module")
 def single(tmp_path_factory: pytest.TempPathFactory) -> SimulatedRuns:
-    pair = set_up_challenge(tmp_path_factory.mktemp("single"), n_patients=60, task="single_label")
+    pair = make_simulated_runs(tmp_path_factory.mktemp("single"), n_patients=60, task="single_label")
     pair.add_run("one", skill=1.5, seed=1)
     pair.add_run("two", skill=1.0, seed=2)
     make_ensemble(pair.challenge, pair.workspace, "both", ["one", "two"])
@@ -44,7 +44,7 @@ def read(path) -> pd.DataFrame:
 @pytest.mark.parametrize("name", ["one", "both"])
 def test_a_submission_is_the_softmax_of_what_is_evaluated(single, name):
     frame = read(submit(single.challenge, single.workspace, name).csv_path)
-    logits = load_final_logits(name, "test", single.present).logits.loc[frame.index]
+    logits = load_final_logits(name, "test", single.current_data).logits.loc[frame.index]
     np.testing.assert_allclose(frame, softmax(logits, axis=1), rtol=1e-10)
     np.testing.assert_allclose(frame.sum(axis=1), 1, atol=1e-10)
 
@@ -71,7 +71,7 @@ def test_a_multi_label_challenge_gets_the_probabilities_of_a_single_label_run(si
     pd.testing.assert_frame_equal(*frames)
 
 
-def test_a_file_scores_what_scikit_learn_says_and_what_evaluate_says(single, truth):
+def test_the_score_of_a_file_agrees_with_scikit_learn_and_with_evaluate(single, truth):
     path = submit(single.challenge, single.workspace, "one").csv_path
     evaluation = score_file(path, truth, single.challenge, single.workspace)
     labels = read(truth)
@@ -84,8 +84,8 @@ def test_a_file_scores_what_scikit_learn_says_and_what_evaluate_says(single, tru
     }
     known = evaluate(single.challenge, single.workspace, "one", "test", n_draws=20)
     for metric, value in expected.items():
-        assert evaluation.overall.of(metric).value == pytest.approx(value, abs=1e-9)
-        assert known.overall.of(metric).value == pytest.approx(value, abs=1e-6)
+        assert evaluation.overall.metrics[metric].value == pytest.approx(value, abs=1e-9)
+        assert known.overall.metrics[metric].value == pytest.approx(value, abs=1e-6)
     assert evaluation.n_patients == 60
 
 
@@ -99,7 +99,7 @@ def test_a_foreign_file_need_not_hold_probabilities_that_sum_to_1(single, truth,
         ids = single.challenge.template("test", single.workspace.inputs_dir("csv"))
         assert validate_submission(tmp_path / f"{number}.csv", single.challenge, ids) == []
         evaluation = score_file(tmp_path / f"{number}.csv", truth, single.challenge, single.workspace)
-        scores.append(evaluation.overall.of("macro-F1").value)
+        scores.append(evaluation.overall.metrics["macro-F1"].value)
     assert scores[0] == scores[1] == scores[2]
 
 
@@ -116,11 +116,11 @@ def test_a_truth_with_two_classes_in_a_row_is_an_error(single, truth):
     ("cells", "sentence"),
     [
         ([f"{n % 2},{1 - n % 2},0" for n in range(5)], None),
-        (["1,0,0"] * 5, "Every row holds the same values"),
+        (["1,0,0"] * 5, "All rows have the same values"),
         ([f"{n - 2.5},.{n}1,-{n}.2" for n in range(5)], "look like logits (apply a softmax)"),
     ],
 )
-def test_a_class_without_predictions_is_no_fault_but_one_answer_for_all_rows_is(tmp_path, cells, sentence):
+def test_a_constant_class_is_valid_but_identical_rows_are_not(tmp_path, cells, sentence):
     path = tmp_path / "mine.csv"
     rows = [f"{image_id},{values}" for image_id, values in zip(IDS, cells, strict=True)]
     path.write_text("\n".join([HEADER, *rows, ""]))

@@ -1,4 +1,4 @@
-"""Whatever the ids and probabilities are: what is written is valid and read back, what is damaged is told."""
+"""Any written submission is valid and is read back equal; any damaged one is reported."""
 
 import csv
 import io
@@ -17,11 +17,11 @@ from cxrlt.submissions.read import read_submission
 from cxrlt.submissions.validate import validate_submission
 from cxrlt.submissions.write import write_csv
 from five_images import CLASSES, FIVE_IMAGES, IDS
-from fuzz.oracle import submission_of
+from fuzz.oracle import parse_submission
 
 pytestmark = pytest.mark.slow
 
-ALWAYS_THE_SAME = settings(
+DETERMINISTIC = settings(
     derandomize=True, deadline=None, max_examples=150, suppress_health_check=list(HealthCheck), database=None
 )
 LETTERS = st.characters(codec="utf-8", exclude_categories=("Cc", "Cs", "Zl", "Zp"))
@@ -61,14 +61,14 @@ def written(rows: pd.DataFrame) -> bytes:
     return file.getvalue()
 
 
-@ALWAYS_THE_SAME
+@DETERMINISTIC
 @given(TABLES)
 def test_what_is_written_is_valid_and_has_the_same_ids_and_numbers(table):
     rows = rows_of(table).round(9)
     assume(is_ranked(rows))
     content = written(rows)
     assert problems_of(content, rows.index.tolist()) == []
-    header, numbers = submission_of(content)
+    header, numbers = parse_submission(content)
     assert header == ["dicom_id", *CLASSES]
     assert list(numbers) == rows.index.tolist()
     assert np.allclose(list(numbers.values()), rows.to_numpy(), rtol=1e-11, atol=0)
@@ -78,9 +78,9 @@ def test_what_is_written_is_valid_and_has_the_same_ids_and_numbers(table):
     assert np.array_equal(read, list(numbers.values()))
 
 
-@ALWAYS_THE_SAME
+@DETERMINISTIC
 @given(TABLES, st.data())
-def test_one_wrong_cell_is_told_with_its_row_and_class(table, data):
+def test_one_wrong_cell_is_named_with_its_row_and_class(table, data):
     rows = rows_of(table)
     assume(is_ranked(rows))
     cells = list(csv.reader(io.StringIO(written(rows).decode(), newline="")))
@@ -93,7 +93,7 @@ def test_one_wrong_cell_is_told_with_its_row_and_class(table, data):
     assert any(f"row {row + 1}, {CLASSES[place - 1]} ({text!r})" in problem for problem in problems)
 
 
-@ALWAYS_THE_SAME
+@DETERMINISTIC
 @given(TABLES, st.data())
 def test_one_other_id_is_missed_by_name(table, data):
     rows = rows_of(table)
@@ -107,7 +107,7 @@ def test_one_other_id_is_missed_by_name(table, data):
     assert any("1 id not in the template: " in problem for problem in problems)
 
 
-@ALWAYS_THE_SAME
+@DETERMINISTIC
 @given(
     st.one_of(st.binary(max_size=300), st.text(max_size=100).map(str.encode)), st.sampled_from(["csv", "zip"])
 )

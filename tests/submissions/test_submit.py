@@ -15,7 +15,7 @@ from cxrlt.ensembles.final_logits import load_final_logits
 from cxrlt.errors import UserError
 from cxrlt.submissions.submit import submit
 from cxrlt.submissions.write import IncompleteError
-from tiny import edit_parquet, set_up_challenge
+from tiny import edit_parquet, make_simulated_runs
 
 pytestmark = pytest.mark.slow
 
@@ -27,7 +27,7 @@ def read(path) -> pd.DataFrame:
 @pytest.fixture
 def own(tmp_path):
     """Runs of one fold table that a test may change."""
-    own = set_up_challenge(tmp_path, n_patients=60)
+    own = make_simulated_runs(tmp_path, n_patients=60)
     own.add_run("one", skill=2.0, seed=1)
     return own
 
@@ -35,7 +35,7 @@ def own(tmp_path):
 @pytest.mark.parametrize("split", ["dev", "test"])
 def test_a_submission_is_the_sigmoid_of_what_is_evaluated(pair, split):
     written = submit(pair.challenge, pair.workspace, "one", split)
-    expected = expit(load_final_logits("one", split, pair.present).logits.astype(np.float64))
+    expected = expit(load_final_logits("one", split, pair.current_data).logits.astype(np.float64))
     ids = pair.challenge.template(split, pair.workspace.inputs_dir("csv"))
     frame = read(written.csv_path)
     assert list(frame.index) == ids

@@ -19,21 +19,21 @@ from cxrlt.errors import UserError
 from cxrlt.metrics import average_precision
 from cxrlt.submissions.submit import submit
 from probability_metrics import class_ece, class_f1
-from tiny import CLASSES, SimulatedRuns, edit_parquet, set_up_challenge, squeeze
+from tiny import CLASSES, SimulatedRuns, edit_parquet, make_simulated_runs, shift_predictions
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def squeezed(tmp_path_factory) -> SimulatedRuns:
-    squeezed = set_up_challenge(tmp_path_factory.mktemp("squeezed"))
-    squeeze(squeezed.add_run("one", skill=2.0, seed=1))
-    return squeezed
+def flattened_runs(tmp_path_factory) -> SimulatedRuns:
+    flattened_runs = make_simulated_runs(tmp_path_factory.mktemp("squeezed"))
+    shift_predictions(flattened_runs.add_run("one", skill=2.0, seed=1))
+    return flattened_runs
 
 
 @pytest.fixture
-def own(squeezed, tmp_path) -> SimulatedRuns:
-    return squeezed.copy(tmp_path)
+def own(flattened_runs, tmp_path) -> SimulatedRuns:
+    return flattened_runs.copy(tmp_path)
 
 
 def read(written) -> pd.DataFrame:
@@ -48,8 +48,8 @@ def of_all(own: SimulatedRuns, name: str = "one", **options: object) -> dict[str
 
 
 @pytest.mark.parametrize("name", ["one", "both"])
-def test_every_variant_ranks_alike_and_says_what_it_promises(own: SimulatedRuns, name: str) -> None:
-    squeeze(own.add_run("two", skill=1.5, seed=2))
+def test_all_variants_rank_equally_and_have_the_promised_probabilities(own: SimulatedRuns, name: str) -> None:
+    shift_predictions(own.add_run("two", skill=1.5, seed=2))
     make_ensemble(own.challenge, own.workspace, "both", ["one", "two"])
     frames = of_all(own, name)
     labels = own.table("dev").loc[frames["raw"].index, CLASSES].to_numpy(np.float64)
@@ -64,7 +64,7 @@ def test_every_variant_ranks_alike_and_says_what_it_promises(own: SimulatedRuns,
 
 def test_a_calibrated_submission_is_the_sigmoid_of_the_calibrated_logits(own: SimulatedRuns) -> None:
     calibration = calibrate(own.challenge, own.workspace, "one", method="isotonic", n_draws=20).calibration
-    logits = load_final_logits("one", "dev", own.present).logits
+    logits = load_final_logits("one", "dev", own.current_data).logits
     for variant, frame in of_all(own).items():
         expected = expit(calibration.apply(logits, variant).astype(np.float64)).loc[frame.index]
         np.testing.assert_allclose(frame, expected, rtol=1e-10)
@@ -111,14 +111,14 @@ def test_a_refit_can_only_be_submitted_raw(own: SimulatedRuns) -> None:
 
 def test_one_class_per_row_can_only_be_submitted_raw(own: SimulatedRuns) -> None:
     single = replace(own.challenge, task="single_label", metric="macro-F1")
-    with pytest.raises(UserError, match="one class per row"):
+    with pytest.raises(UserError, match="cannot be calibrated: csv is a single-label task"):
         submit(single, own.workspace, "one", origin=own.challenge, variant="calibrated")
 
 
 def test_the_commands_calibrate_and_submit(own: SimulatedRuns, capsys) -> None:
     where = ["--challenge", "csv", "--root", str(own.workspace.root)]
     cli.main(["calibrate", "one", *where, "--method", "logistic"])
-    assert "one on csv: logistic, as asked for" in capsys.readouterr().out
+    assert "one on csv: logistic, as requested" in capsys.readouterr().out
     cli.main(["submit", "one", *where, "--probabilities", "f1"])
     assert "submission: valid" in capsys.readouterr().out
     shown = pd.read_csv(own.workspace.submission_dir("csv", "one") / "submission.csv", index_col="image")

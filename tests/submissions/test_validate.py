@@ -8,7 +8,7 @@ import pytest
 from cxrlt import cli
 from cxrlt.artifacts import Workspace
 from cxrlt.errors import UserError
-from cxrlt.submissions.validate import largest_submission, validate, validate_submission
+from cxrlt.submissions.validate import max_submission_bytes, validate, validate_submission
 from five_images import IDS
 
 HEADER = "dicom_id,Mass,No Finding,Round(ed) Atelectasis"
@@ -43,14 +43,14 @@ def test_a_valid_file_has_no_problem(problems_of):
         (ROWS[:-1], "1 id of the template missing: d."),
         (ROWS[:2], "3 ids of the template missing: b, e, d."),
         ([*ROWS, "f,.1,.2,.3"], "1 id not in the template: f."),
-        ([*ROWS, "c,.1,.2,.3"], "1 id more than once: c."),
+        ([*ROWS, "c,.1,.2,.3"], "1 id duplicated: c."),
         (
             [ROWS[1], ROWS[0], *ROWS[2:]],
-            "another order than the template's: row 2 is 'a', but should be 'c'.",
+            "order of the rows differs from the template's: row 2 is 'a' but should be 'c'.",
         ),
-        ([], "There are no rows below the header."),
-        (with_row(1, "a,high,.5,.6"), "Text in place of a number: row 3, Mass ('high')."),
-        (with_row(1, 'a,"0,4",.5,.6'), "Text in place of a number: row 3, Mass ('0,4')."),
+        ([], "It has no rows below the header."),
+        (with_row(1, "a,high,.5,.6"), "Text instead of a number: row 3, Mass ('high')."),
+        (with_row(1, 'a,"0,4",.5,.6'), "Text instead of a number: row 3, Mass ('0,4')."),
         (with_row(1, "a,.4,nan,.6"), "No probability: row 3, No Finding ('nan')."),
         (with_row(1, "a,.4,,.6"), "No probability: row 3, No Finding ('')."),
         (with_row(1, "a,.4"), "No probability: row 3, No Finding (''), row 3, Round(ed) Atelectasis ('')."),
@@ -59,9 +59,9 @@ def test_a_valid_file_has_no_problem(problems_of):
         (with_row(1, "a,-.2,.5,.6"), "Values outside [0, 1]: row 3, Mass ('-.2')."),
         (
             [f"{i},.5,.{n}1,.{n}2" for n, i in enumerate(IDS)],
-            "The same value in every row, which ranks nothing",
+            "Every row has the same value, so nothing can be ranked",
         ),
-        ([f"{i},{n % 2},.{n}1,.{n}2" for n, i in enumerate(IDS)], "Only 0 and 1, where the metric ranks"),
+        ([f"{i},{n % 2},.{n}1,.{n}2" for n, i in enumerate(IDS)], "Only 0 and 1, but the metric ranks"),
         ([f"{i},{n - 2.5},.{n}1,-{n}.2" for n, i in enumerate(IDS)], "look like logits (apply a sigmoid)"),
     ],
 )
@@ -74,14 +74,14 @@ def test_wrong_rows_and_values_are_refused_with_their_place(rows, sentence, prob
 @pytest.mark.parametrize(
     ("header", "sentence"),
     [
-        ("dicom_id,No Finding,Mass,Round(ed) Atelectasis", "column 2 is 'No Finding', but should be 'Mass'"),
-        ("Mass,dicom_id,No Finding,Round(ed) Atelectasis", "column 1 is 'Mass', but should be 'dicom_id'"),
-        ("dicom_id,Mass,Normal,Round(ed) Atelectasis", "no column 'No Finding'; perhaps 'Normal' is meant"),
-        ("dicom_id,Mass,No Finding,Rounded Atelectasis", "perhaps 'Rounded Atelectasis' is meant"),
-        ("dicom_id,mass,No Finding,Round(ed) Atelectasis", "perhaps 'mass' is meant"),
-        ("dicom_id, Mass,No Finding,Round(ed) Atelectasis", "perhaps ' Mass' is meant"),
-        ("image,Mass,No Finding,Round(ed) Atelectasis", "no column 'dicom_id'; perhaps 'image' is meant"),
-        ("dicom_id,Mass,Mass,Round(ed) Atelectasis", "Columns that stand there more than once: 'Mass'"),
+        ("dicom_id,No Finding,Mass,Round(ed) Atelectasis", "column 2 is 'No Finding' but should be 'Mass'"),
+        ("Mass,dicom_id,No Finding,Round(ed) Atelectasis", "column 1 is 'Mass' but should be 'dicom_id'"),
+        ("dicom_id,Mass,Normal,Round(ed) Atelectasis", "no column 'No Finding'; did you mean 'Normal'?"),
+        ("dicom_id,Mass,No Finding,Rounded Atelectasis", "did you mean 'Rounded Atelectasis'?"),
+        ("dicom_id,mass,No Finding,Round(ed) Atelectasis", "did you mean 'mass'?"),
+        ("dicom_id, Mass,No Finding,Round(ed) Atelectasis", "did you mean ' Mass'?"),
+        ("image,Mass,No Finding,Round(ed) Atelectasis", "no column 'dicom_id'; did you mean 'image'?"),
+        ("dicom_id,Mass,Mass,Round(ed) Atelectasis", "Duplicate columns: 'Mass'"),
         (HEADER.replace(",", ";"), "separated by ';'"),
     ],
 )
@@ -90,11 +90,11 @@ def test_wrong_columns_are_refused_by_name(header, sentence, problems_of):
     assert sentence in " ".join(problems_of(text_of(header, rows)))
 
 
-def test_ids_that_differ_from_the_templates_only_in_spelling_are_told_as_such(problems_of):
+def test_ids_that_differ_from_the_template_only_in_spelling_are_named(problems_of):
     missing, extra = problems_of(text_of(rows=with_row(0, "C,.1,.2,.3")))
     assert missing == (
         "1 id of the template missing: c. 1 of them differs only in spelling (case, slashes or form of "
-        "Unicode), as 'c' here, 'C' there: write ids alike."
+        "Unicode), as 'c' here, 'C' there: use the same spelling."
     )
     assert extra == "1 id not in the template: C."
 
@@ -108,7 +108,7 @@ def test_a_missing_and_an_extra_class_are_both_named(problems_of):
     assert extra == ["Columns that the template does not have: 'Goiter'."]
 
 
-def test_every_problem_of_a_file_is_told_at_once(problems_of):
+def test_all_problems_of_a_file_are_reported_at_once(problems_of):
     rows = ["c,.1,.2,x", "a,1.5,.5,.6", "z,.7,.8,.9"]
     found = " ".join(problems_of(text_of(HEADER.replace("Mass", "Masss"), rows)))
     for part in ("'Masss'", "ids of the template missing: b, e, d", "not in the template: z", "('x')"):
@@ -133,7 +133,7 @@ def test_a_single_row_is_not_called_constant(tmp_path, challenge):
 
 @pytest.mark.parametrize(
     ("content", "sentence"),
-    [("", "is empty"), (b"\xff\xfe\x00", "UTF-8"), ("a,b\n1,2,3,4\n", "rows of one length")],
+    [("", "is empty"), (b"\xff\xfe\x00", "UTF-8"), ("a,b\n1,2,3,4\n", "rows of equal length")],
 )
 def test_what_is_no_table_is_refused(tmp_path, challenge, content, sentence):
     path = tmp_path / "mine.csv"
@@ -157,11 +157,11 @@ def test_a_zip_with_one_csv_and_perhaps_code_is_valid(tmp_path, challenge, membe
 @pytest.mark.parametrize(
     ("members", "sentence"),
     [
-        ({}, "holds no CSV: nothing"),
-        ({"submission.txt": "x"}, "holds no CSV: submission.txt"),
-        ({"a.csv": text_of(), "b.csv": text_of()}, "holds more than one CSV: a.csv, b.csv"),
-        ({"results/a.csv": text_of()}, "holds its CSV in a folder (results/a.csv)"),
-        ({"a.csv": text_of(), "notes.txt": "x"}, "holds notes.txt; only code/ may stand beside the CSV"),
+        ({}, "has no CSV. It contains: nothing"),
+        ({"submission.txt": "x"}, "has no CSV. It contains: submission.txt"),
+        ({"a.csv": text_of(), "b.csv": text_of()}, "has more than one CSV: a.csv, b.csv"),
+        ({"results/a.csv": text_of()}, "has its CSV in a folder (results/a.csv)"),
+        ({"a.csv": text_of(), "notes.txt": "x"}, "contains notes.txt; only code/ is allowed next to the CSV"),
         ({"a.csv": text_of(rows=ROWS[:-1])}, "1 id of the template missing: d"),
     ],
 )
@@ -170,7 +170,7 @@ def test_a_zip_with_the_wrong_members_is_refused(tmp_path, challenge, members, s
     assert sentence in problem
 
 
-def test_a_zip_that_is_none_or_is_damaged_is_refused(tmp_path, challenge):
+def test_a_damaged_or_false_zip_is_refused(tmp_path, challenge):
     path = tmp_path / "mine.zip"
     path.write_text(text_of())
     assert "is not a zip file" in validate_submission(path, challenge, IDS)[0]
@@ -187,13 +187,13 @@ def test_a_file_that_is_not_there_is_an_error(tmp_path, challenge):
     assert "does not exist" in validate_submission(tmp_path / "mine.csv", challenge, IDS)[0]
 
 
-def test_validate_says_in_one_line_that_a_file_is_valid_and_what_the_server_takes(tmp_path, challenge):
+def test_validate_prints_one_line_for_a_valid_file_with_what_the_server_expects(tmp_path, challenge):
     path = tmp_path / "mine.csv"
     path.write_text(text_of())
     line = validate(path, challenge, "test", Workspace(tmp_path))
-    assert line == f"{path}: valid for five test (5 rows, 3 classes); the server takes a zip file"
+    assert line == f"{path}: valid for five test (5 rows, 3 classes); the server expects a zip file"
     packed = zip_of(tmp_path, **{"a.csv": text_of()})
-    assert "the server takes" not in validate(packed, challenge, "test", Workspace(tmp_path))
+    assert "the server expects" not in validate(packed, challenge, "test", Workspace(tmp_path))
 
 
 def test_validate_lists_all_problems_line_by_line(tmp_path, challenge):
@@ -218,7 +218,7 @@ def test_the_command_ends_with_2_for_a_file_the_server_would_refuse_and_0_for_a_
     with pytest.raises(SystemExit) as stop:
         cli.main(["validate", str(bad), "--challenge", "csv", *root])
     assert stop.value.code == 2
-    assert "another order than the template's" in capsys.readouterr().err
+    assert "order of the rows differs from the template's" in capsys.readouterr().err
 
 
 def test_a_file_of_mostly_zeros_with_a_value_below_is_no_file_of_logits(problems_of):
@@ -229,14 +229,14 @@ def test_a_file_of_mostly_zeros_with_a_value_below_is_no_file_of_logits(problems
 
 def test_a_semicolon_in_a_name_is_no_separator_where_there_are_commas(problems_of):
     assert problems_of(text_of(HEADER.replace("dicom_id", "dicom;id"))) == [
-        "There is no column 'dicom_id'; perhaps 'dicom;id' is meant.",
+        "There is no column 'dicom_id'; did you mean 'dicom;id'?",
         "Columns that the template does not have: 'dicom;id'.",
     ]
 
 
 def test_a_file_may_have_64_bytes_per_cell_and_every_name_twice_beside_64_kilobytes(challenge):
     names = len("".join([HEADER.replace(",", ""), *IDS]))
-    assert largest_submission(challenge, IDS) == 65_536 + 64 * 6 * 4 + 2 * names
+    assert max_submission_bytes(challenge, IDS) == 65_536 + 64 * 6 * 4 + 2 * names
 
 
 def test_where_the_highest_value_of_a_row_decides_rows_must_differ_and_classes_need_not(tmp_path, challenge):
@@ -250,6 +250,6 @@ def test_where_the_highest_value_of_a_row_decides_rows_must_differ_and_classes_n
     assert problems("0,.4,.6", "0,.3,.7") == []
     assert problems("1,0,0", "0,1,0") == []
     assert problems(".2,.3,.5") == [
-        "Every row holds the same values, which predicts one class for all of them."
+        "All rows have the same values, so one class is predicted for all of them."
     ]
     assert problems("0,-4,6", "0,3,-7")[0].startswith("These look like logits (apply a softmax): row 2")

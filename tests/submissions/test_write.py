@@ -24,7 +24,7 @@ def read_back(content: bytes) -> pd.DataFrame:
     return pd.read_csv(io.BytesIO(content), index_col="dicom_id")
 
 
-def test_rows_and_columns_are_the_templates_whatever_the_order_of_ours(challenge, workspace, probabilities):
+def test_rows_and_columns_have_the_templates_order(challenge, workspace, probabilities):
     written = write_submission(challenge, workspace, "mine", "test", probabilities)
     straight = written.csv_path.read_bytes(), written.zip_path.read_bytes()
     turned = probabilities.iloc[[3, 1, 4, 0, 2], [2, 0, 1]].assign(Goiter=0.5)
@@ -79,14 +79,12 @@ def test_a_zip_that_does_not_hold_the_validated_bytes_is_not_written(
     whole, other = write._pack, workspace.root / "other.csv"
     other.write_text("dicom_id\n")
     monkeypatch.setattr(write, "_pack", lambda path, contents: whole(path, {"submission.csv": other}))
-    with pytest.raises(UserError, match=r"submission.zip was not written, as it does not hold"):
+    with pytest.raises(UserError, match=r"submission.zip was not written, because its CSV has other bytes"):
         write_submission(challenge, workspace, "mine", "test", probabilities)
     assert files_in(workspace.submission_dir("five", "mine")) == []
 
 
-def test_the_zip_holds_the_csv_alone_and_its_bytes_depend_on_nothing_else(
-    challenge, workspace, probabilities
-):
+def test_the_zip_has_only_the_csv_and_its_bytes_depend_on_nothing_else(challenge, workspace, probabilities):
     written = write_submission(challenge, workspace, "mine", "test", probabilities)
     with zipfile.ZipFile(written.zip_path) as archive:
         [member] = archive.infolist()
@@ -128,9 +126,7 @@ def test_rows_without_a_prediction_are_named_and_nothing_is_written(challenge, w
     assert not workspace.submission_dir("five", "mine").exists()
 
 
-def test_ids_that_differ_from_the_tables_only_in_spelling_are_told_as_such(
-    challenge, workspace, probabilities
-):
+def test_ids_that_differ_from_the_table_only_in_spelling_are_named(challenge, workspace, probabilities):
     with pytest.raises(IncompleteError, match=r"1 of them differs only in spelling .* 'a' here, 'A' there"):
         write_submission(challenge, workspace, "mine", "test", probabilities.rename(index={"a": "A"}))
 
@@ -138,7 +134,7 @@ def test_ids_that_differ_from_the_tables_only_in_spelling_are_told_as_such(
 def test_a_missing_class_or_a_repeated_id_is_an_error(challenge, workspace, probabilities):
     with pytest.raises(UserError, match=r"lack classes of five: Round\(ed\) Atelectasis"):
         write_submission(challenge, workspace, "mine", "test", probabilities.iloc[:, :2])
-    with pytest.raises(UserError, match="more than once: c"):
+    with pytest.raises(UserError, match="duplicate ids: c"):
         write_submission(challenge, workspace, "mine", "test", probabilities.loc[[*IDS, "c"]])
 
 
@@ -146,7 +142,7 @@ def test_a_missing_class_or_a_repeated_id_is_an_error(challenge, workspace, prob
     ("change", "sentence"),
     [
         (lambda p: p * 8 - 4, "look like logits"),
-        (lambda p: p * 0 + 0.5, "The same value in every row"),
+        (lambda p: p * 0 + 0.5, "Every row has the same value"),
         (lambda p: (p > p.median()).astype(float), "Only 0 and 1"),
     ],
 )

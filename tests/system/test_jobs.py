@@ -1,4 +1,4 @@
-"""Jobs are `cxrlt` commands; a stand-in for its command line makes them print, fail, die or wait."""
+"""Jobs are `cxrlt` commands; a fake command line makes them print, fail, die or wait."""
 
 import os
 import signal
@@ -13,15 +13,15 @@ import pytest
 
 import cxrlt
 from cxrlt.system.jobs import Job, run_jobs
-from refusal import says
+from user_errors import assert_mentions
 
 pytestmark = pytest.mark.slow
 
-STAND_IN = '''
+FAKE_CLI = '''
 import os, sys, time
 from pathlib import Path
 from cxrlt.errors import UserError
-from cxrlt.system.signals import Stopped, put_off, stop_if_asked
+from cxrlt.system.signals import Stopped, defer_signals, stop_if_requested
 
 HERE = Path(__file__).parent.parent
 
@@ -49,14 +49,14 @@ def run_command(arguments):
         with (HERE / what).open("a") as file:
             file.write(str(time.time()))
     elif kind == "wait":
-        with put_off():
+        with defer_signals():
             begun = HERE / f"begun-{what}"
             begun.with_suffix(".new").write_text(f"{os.getpid()} {os.getpgid(0)}")
             begun.with_suffix(".new").rename(begun)
             try:
                 while True:
                     time.sleep(0.01)
-                    stop_if_asked()
+                    stop_if_requested()
             except Stopped:
                 time.sleep(float(os.environ.get("SAVING_SECONDS", "0.3")))
                 print("saving", flush=True)
@@ -66,13 +66,13 @@ def run_command(arguments):
 
 
 @pytest.fixture
-def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder in which jobs leave their traces: child processes find its `cxrlt` before ours."""
+def fake_cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return the folder to which jobs write; child processes import its `cxrlt` with a fake command line."""
     package = tmp_path / "cxrlt"
     package.mkdir()
     for name in ("__init__.py", "errors.py", "system"):
         (package / name).symlink_to(Path(cxrlt.__file__).parent / name)
-    (package / "cli.py").write_text(STAND_IN)
+    (package / "cli.py").write_text(FAKE_CLI)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     return tmp_path
@@ -83,8 +83,8 @@ def job(*arguments: str, log: Path | None = None) -> Job:
 
 
 @pytest.mark.parametrize("per_process", [1, 3])
-def test_a_failed_job_is_a_line_with_reason_and_command_and_the_others_go_on(stand_in, capfd, per_process):
-    logs = stand_in / "logs"
+def test_a_failed_job_prints_reason_and_command_and_others_continue(fake_cli, capfd, per_process):
+    logs = fake_cli / "logs"
     jobs = [
         job("refuse", "no such option", log=logs / "refused.log"),
         job("bug", "x y", log=logs / "bug.log"),
@@ -96,16 +96,16 @@ def test_a_failed_job_is_a_line_with_reason_and_command_and_the_others_go_on(sta
     ]
     failures = run_jobs(jobs, 2, "train", per_process=per_process)
     assert set(failures) == {"refuse no such option", "bug x y", "misspelt"}
-    says(failures["refuse no such option"], "no such option", str(logs / "refused.log"))
+    assert_mentions(failures["refuse no such option"], "no such option", str(logs / "refused.log"))
     assert (logs / "refused.log").read_text() == "cxrlt: no such option\n"
-    says(failures["bug x y"], "ZeroDivisionError", str(logs / "bug.log"))
+    assert_mentions(failures["bug x y"], "ZeroDivisionError", str(logs / "bug.log"))
     assert "Traceback" in (logs / "bug.log").read_text()
     assert (logs / "fine.log").read_text() == "a line for the log\n"
     out = capfd.readouterr().out.splitlines()
     assert "a line for the terminal" in out
     assert "a line for the log" not in out
     (failed,) = [line for line in out if "bug x y" in line]
-    says(failed, "ZeroDivisionError", str(logs / "bug.log"), "cxrlt bug 'x y'")
+    assert_mentions(failed, "ZeroDivisionError", str(logs / "bug.log"), "cxrlt bug 'x y'")
     ends = [line.removeprefix("unfinished") for line in out if "train " in line]
     assert [line.split()[1] for line in ends] == [f"{number}/7" for number in range(1, 8)]
     assert ["left" in line for line in ends] == [True] * 6 + [False]
@@ -118,7 +118,7 @@ def test_one_at_a_time_runs_in_this_process_and_in_order(tmp_path, capsys):
     ]
     failures = run_jobs(jobs, 1, "prepare")
     assert list(failures) == ["unknown", "refused"]
-    says(failures["unknown"], "command line", "unknown.log")
+    assert_mentions(failures["unknown"], "command line", "unknown.log")
     assert "foldz" in (tmp_path / "unknown.log").read_text()
     assert str(tmp_path) in failures["refused"]
     out = capsys.readouterr().out.splitlines()
@@ -126,8 +126,8 @@ def test_one_at_a_time_runs_in_this_process_and_in_order(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(("code", "words"), [("7", "exit code 7"), ("-9", "killed")])
-def test_of_jobs_that_share_a_process_one_that_kills_it_is_named_and_the_rest_run(stand_in, code, words):
-    log = stand_in / "died.log"
+def test_of_jobs_that_share_a_process_one_that_kills_it_is_named_and_the_rest_run(fake_cli, code, words):
+    log = fake_cli / "died.log"
     group = [
         job("device", "first"),
         job("die", code, log=log),
@@ -136,16 +136,16 @@ def test_of_jobs_that_share_a_process_one_that_kills_it_is_named_and_the_rest_ru
     ]
     failures = run_jobs([*group, *(job("print", text) for text in "abc")], 2, per_process=9)
     assert list(failures) == [f"die {code}"]
-    says(failures[f"die {code}"], words, log)
+    assert_mentions(failures[f"die {code}"], words, log)
     assert log.read_text() == "dying\n"
-    assert {"first", "third", "fourth"} <= {path.name for path in stand_in.iterdir()}
+    assert {"first", "third", "fourth"} <= {path.name for path in fake_cli.iterdir()}
 
 
-def test_jobs_that_run_at_once_have_a_device_each_and_share_the_processors(stand_in, monkeypatch):
+def test_parallel_jobs_have_separate_devices_and_share_cores(fake_cli, monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     names = [f"job{number}" for number in range(6)]
     assert run_jobs([job("device", name) for name in names], 2) == {}
-    runs = [(stand_in / name).read_text().split() for name in names]
+    runs = [(fake_cli / name).read_text().split() for name in names]
     assert {device for device, *_ in runs} == {"0", "1"}
     assert {int(threads) for _, threads, *_ in runs} == {max(os.cpu_count() // 2, 1)}
     assert len({process for _, _, process, *_ in runs}) == 6
@@ -154,10 +154,10 @@ def test_jobs_that_run_at_once_have_a_device_each_and_share_the_processors(stand
         assert all(ended <= begun for (_, ended), (begun, _) in pairwise(spans))
 
 
-def test_jobs_of_a_group_share_a_process(stand_in):
+def test_jobs_of_a_group_share_a_process(fake_cli):
     names = [f"job{number}" for number in range(6)]
     run_jobs([job("device", name) for name in names], 2, per_process=3)
-    processes = [(stand_in / name).read_text().split()[2] for name in names]
+    processes = [(fake_cli / name).read_text().split()[2] for name in names]
     assert len(set(processes[:3])) == len(set(processes[3:])) == 1
     assert processes[0] != processes[3]
 
@@ -176,27 +176,27 @@ except Stopped as stopped:
 
 
 @pytest.fixture
-def waiting(stand_in: Path) -> Iterator[subprocess.Popen]:
-    """A process, in a group of its own, whose first two jobs of five have begun and wait to be stopped."""
-    (stand_in / "parent.py").write_text(PARENT)
+def waiting(fake_cli: Path) -> Iterator[subprocess.Popen]:
+    """Return a process in a new group, with two of five jobs running and waiting for a signal."""
+    (fake_cli / "parent.py").write_text(PARENT)
     process = subprocess.Popen(
         [sys.executable, "parent.py"],
-        cwd=stand_in,
+        cwd=fake_cli,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
     )
     try:
-        wait_for(lambda: len(list(stand_in.glob("begun-?"))) == 2)
+        wait_for(lambda: len(list(fake_cli.glob("begun-?"))) == 2)
         yield process
     finally:
         process.kill()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_lets_running_jobs_save_and_starts_no_other(stand_in, waiting, number):
-    """Ctrl-C reaches a group, and `timeout` sends SIGTERM to the process first and then to its group."""
+def test_a_signal_lets_running_jobs_save_and_starts_no_other(fake_cli, waiting, number):
+    """Ctrl-C reaches the whole group; `timeout` sends SIGTERM to the process first and then to its group."""
     if number == signal.SIGTERM:
         waiting.send_signal(number)
         time.sleep(0.1)
@@ -204,12 +204,12 @@ def test_a_signal_lets_running_jobs_save_and_starts_no_other(stand_in, waiting, 
     out, _ = waiting.communicate(timeout=60)
     assert waiting.returncode == 128 + number, out
     assert out == "saving\nsaving\n"
-    assert traces(stand_in, "begun") == traces(stand_in, "saved") == {"0", "1"}
-    groups = {path.read_text().split()[1] for path in stand_in.glob("begun-?")}
+    assert output_folder(fake_cli, "begun") == output_folder(fake_cli, "saved") == {"0", "1"}
+    groups = {path.read_text().split()[1] for path in fake_cli.glob("begun-?")}
     assert str(waiting.pid) not in groups  # Ctrl-C would reach the jobs twice
 
 
-def test_a_second_signal_does_not_wait_for_what_jobs_save(stand_in, monkeypatch, request):
+def test_a_second_signal_kills_the_jobs(fake_cli, monkeypatch, request):
     monkeypatch.setenv("SAVING_SECONDS", "60")
     waiting = request.getfixturevalue("waiting")
     waiting.send_signal(signal.SIGINT)
@@ -217,19 +217,19 @@ def test_a_second_signal_does_not_wait_for_what_jobs_save(stand_in, monkeypatch,
     waiting.send_signal(signal.SIGINT)
     waiting.communicate(timeout=30)
     assert waiting.returncode == 130
-    assert traces(stand_in, "saved") == set()
-    wait_for(lambda: not any(map(is_running, processes(stand_in))))
+    assert output_folder(fake_cli, "saved") == set()
+    wait_for(lambda: not any(map(is_running, processes(fake_cli))))
 
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="processes are looked up in /proc")
-def test_jobs_save_and_end_when_their_parent_is_killed(stand_in, waiting):
+def test_jobs_save_and_end_when_their_parent_is_killed(fake_cli, waiting):
     waiting.kill()
     waiting.communicate()
-    wait_for(lambda: not any(map(is_running, processes(stand_in))))
-    assert traces(stand_in, "begun") == traces(stand_in, "saved") == {"0", "1"}
+    wait_for(lambda: not any(map(is_running, processes(fake_cli))))
+    assert output_folder(fake_cli, "begun") == output_folder(fake_cli, "saved") == {"0", "1"}
 
 
-def traces(folder: Path, kind: str) -> set[str]:
+def output_folder(folder: Path, kind: str) -> set[str]:
     return {path.name.rpartition("-")[2] for path in folder.glob(f"{kind}-?")}
 
 

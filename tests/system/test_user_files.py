@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from cxrlt.challenges.csv_file import LARGEST_TABLE, read_csv, read_lines
+from cxrlt.challenges.csv_file import MAX_TABLE_BYTES, read_csv, read_lines
 from cxrlt.challenges.custom import CsvSpec
 from cxrlt.challenges.spec import read_spec
 from cxrlt.errors import MissingFileError, UserError
 from cxrlt.recipe import load_recipe
 from cxrlt.submissions.read import read_submission
-from cxrlt.system.user_files import DEEPEST_YAML, LARGEST_LIST, LARGEST_YAML, read_yaml
+from cxrlt.system.user_files import MAX_TEXT_BYTES, MAX_YAML_BYTES, MAX_YAML_DEPTH, read_yaml
 
 READERS = {
     "a table": read_csv,
@@ -30,7 +30,7 @@ def test_a_folder_a_pipe_a_socket_and_a_device_are_not_read(read, tmp_path, monk
         monkeypatch.chdir(tmp_path)  # the path of a socket has room for some hundred bytes
         listening.bind("socket")
         for path, kind in (("folder", "a folder"), ("pipe", "a pipe"), ("socket", "a socket")):
-            with pytest.raises(UserError, match=f"{path} is {kind} where a file should be") as raised:
+            with pytest.raises(UserError, match=f"{path} is {kind}, not a file") as raised:
                 read(tmp_path / path)
             assert not isinstance(raised.value, MissingFileError)
     for device in ("/dev/zero", "/dev/null"):
@@ -55,7 +55,7 @@ def test_links_are_followed_unless_they_lead_nowhere(read, tmp_path):
 
 @readers
 @pytest.mark.parametrize("name", ["none", "file/none", "nul\0", "\udcff", "x" * 300])
-def test_what_is_not_there_or_cannot_be_is_a_sentence(read, name, tmp_path):
+def test_a_missing_file_or_invalid_name_is_a_user_error(read, name, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"does not exist|File name too long") as raised:
         read(tmp_path / name)
@@ -64,44 +64,44 @@ def test_what_is_not_there_or_cannot_be_is_a_sentence(read, name, tmp_path):
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
 @readers
-def test_a_file_that_may_not_be_read_is_a_sentence(read, tmp_path):
+def test_a_file_without_permission_is_a_user_error(read, tmp_path):
     (tmp_path / "mine").write_text("x")
     (tmp_path / "mine").chmod(0)
-    with pytest.raises(UserError, match="may not be read"):
+    with pytest.raises(UserError, match="permission denied"):
         read(tmp_path / "mine")
 
 
 @pytest.mark.parametrize(
     ("read", "largest"),
     [
-        (read_csv, LARGEST_TABLE),
-        (read_submission, LARGEST_TABLE),
-        (read_lines, LARGEST_LIST),
-        (READERS["a recipe"], LARGEST_YAML),
-        (READERS["a description"], LARGEST_YAML),
+        (read_csv, MAX_TABLE_BYTES),
+        (read_submission, MAX_TABLE_BYTES),
+        (read_lines, MAX_TEXT_BYTES),
+        (READERS["a recipe"], MAX_YAML_BYTES),
+        (READERS["a description"], MAX_YAML_BYTES),
     ],
 )
 def test_a_file_larger_than_it_can_be_is_not_read(read, largest, tmp_path):
     with (tmp_path / "large").open("wb") as file:
         file.truncate(largest + 1)
-    with pytest.raises(UserError, match=f"has {largest + 1:,} bytes, of at most {largest:,}"):
+    with pytest.raises(UserError, match=f"has {largest + 1:,} bytes; at most {largest:,} are allowed"):
         read(tmp_path / "large")
 
 
-def laughs(levels: int) -> str:
-    """Ten names for ten names, and so forth."""
+def nested_aliases(levels: int) -> str:
+    """Return YAML of nested aliases, each of ten others ("billion laughs")."""
     lines = ["a0: &a0 lol"]
     lines += [f"a{k}: &a{k} [{', '.join([f'*a{k - 1}'] * 10)}]" for k in range(1, levels)]
     return "\n".join(lines)
 
 
 YAML = {
-    "nothing": ("", "should hold an example"),
-    "a comment alone": ("# nothing", "should hold an example"),
-    "a list": ("- a\n- b", "should hold an example"),
-    "a word": ("title", "should hold an example"),
-    "a number for a key": ("1: a", "should hold an example"),
-    "nothing for a key": ("null: a", "should hold an example"),
+    "nothing": ("", "should contain an example"),
+    "a comment alone": ("# nothing", "should contain an example"),
+    "a list": ("- a\n- b", "should contain an example"),
+    "a word": ("title", "should contain an example"),
+    "a number for a key": ("1: a", "should contain an example"),
+    "nothing for a key": ("null: a", "should contain an example"),
     "a list for a key": ("[a, b]: c", "found unhashable key"),
     "a mapping for a key": ("{a: b}: c", "found unhashable key"),
     "two documents": ("a: 1\n---\nb: 2", "another document"),
@@ -109,7 +109,7 @@ YAML = {
     "a key twice further down": ("a: {b: 1, b: 2}", "line 1, column 11: the key 'b' twice"),
     "an alias": ("a: &x 1\nb: *x", "line 2, column 4: an alias: write the value out"),
     "an alias of what it stands in": ("a: &x [*x]", "an alias: write the value out"),
-    "a billion laughs": (laughs(12), "an alias: write the value out"),
+    "a billion laughs": (nested_aliases(12), "an alias: write the value out"),
     "an alias of nothing": ("a: *x", "an alias: write the value out"),
     "a python object": ("a: !!python/object/apply:os.system ['exit 3']", "column 4: a tag"),
     "a python name": ("a: !!python/name:os.system", "a tag"),
@@ -123,10 +123,10 @@ YAML = {
     "an overlong number": (f"a: {'9' * 5000}", "is not valid YAML"),
     "an overlong number of base 60": (f"a: {'1:' * 500}1.5", "is not valid YAML"),
     "a number without digits": ("a: 0b_", "is not valid YAML"),
-    "deep brackets": (f"a: {'[' * 100_000}", f"more than {DEEPEST_YAML} levels"),
-    "deep braces": ("{a: " * 50_000, f"more than {DEEPEST_YAML} levels"),
-    "deep dashes": ("a:\n  " + "- " * 50_000, f"more than {DEEPEST_YAML} levels"),
-    "latin-1": (b"a: M\xe4rz", "is not in UTF-8: see byte 0xe4 in line 1"),
+    "deep brackets": (f"a: {'[' * 100_000}", f"more than {MAX_YAML_DEPTH} levels"),
+    "deep braces": ("{a: " * 50_000, f"more than {MAX_YAML_DEPTH} levels"),
+    "deep dashes": ("a:\n  " + "- " * 50_000, f"more than {MAX_YAML_DEPTH} levels"),
+    "latin-1": (b"a: M\xe4rz", "is not in UTF-8: invalid byte 0xe4 in line 1"),
     "utf-16": ("a: 1".encode("utf-16"), "is in UTF-16"),
     "utf-16 without a mark": ("a: 1".encode("utf-16-le"), "NUL character"),
     "a control character": ("a: \x1b[31m", "is not valid YAML"),
@@ -135,7 +135,7 @@ YAML = {
 
 
 @pytest.mark.parametrize(("content", "sentence"), YAML.values(), ids=YAML)
-def test_yaml_that_is_no_plain_mapping_is_refused_at_once(content, sentence, tmp_path):
+def test_yaml_other_than_a_plain_mapping_is_a_user_error(content, sentence, tmp_path):
     (tmp_path / "mine.yaml").write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(UserError, match=sentence.replace("[", r"\[")) as raised:
         read_yaml(tmp_path / "mine.yaml", "", "an example")

@@ -5,12 +5,12 @@ import dataclasses
 import pytest
 
 from cxrlt.errors import UserError
-from cxrlt.training.batch_size import require_batches_that_train
+from cxrlt.training.batch_size import require_trainable_batches
 from cxrlt.training.batches import batch_stream
 from cxrlt.training.setup import create_accelerator, create_trainer
-from cxrlt.training.train import TrainPlan, fold_jobs, train
-from refusal import refused
-from tiny import same, tiny_recipe, weights_of
+from cxrlt.training.train import TrainPlan, create_fold_jobs, train
+from tiny import load_weights, same_weights, tiny_recipe
+from user_errors import raises_user_error
 
 pytestmark = pytest.mark.slow
 
@@ -19,30 +19,30 @@ ONE_PIXEL = {"model.backbone": "test_resnet", "data.size": 32, "schedule.epochs"
 
 
 def jobs_of(source, name, **over):
-    return fold_jobs(source, TrainPlan(name, tiny_recipe(**over), folds=(0,)))
+    return create_fold_jobs(source, TrainPlan(name, tiny_recipe(**over), folds=(0,)))
 
 
 def with_rows(job, n_rows):
-    """The job with its first training rows alone."""
-    left_out = job.data.left_out.copy()
-    left_out[(~left_out).nonzero()[0][n_rows:]] = True
-    return dataclasses.replace(job, data=dataclasses.replace(job.data, left_out=left_out))
+    """Return the job with its first `n_rows` training rows only."""
+    valid_mask = job.data.valid_mask.copy()
+    valid_mask[(~valid_mask).nonzero()[0][n_rows:]] = True
+    return dataclasses.replace(job, data=dataclasses.replace(job.data, valid_mask=valid_mask))
 
 
 def require(jobs, world=1):
     accelerator = create_accelerator(jobs[0].recipe)
 
     class Several:
-        """As many processes on a CPU, where each BatchNorm sees its own rows alone."""
+        """An accelerator of several CPU processes, whose BatchNorm layers are not synchronised."""
 
         device, num_processes = accelerator.device, world
 
-    require_batches_that_train(jobs, Several())
+    require_trainable_batches(jobs, Several())
 
 
 def test_batches_of_one_image_are_refused_before_anything_is_written(source):
     plan = TrainPlan("alone", tiny_recipe(**ONE_PIXEL, **{"optim.batch_size": 1}))
-    with refused(
+    with raises_user_error(
         "optim.batch_size 1", "fold 0", "32 rows", "test_resnet", "data.size 32", "--optim.batch-size 2"
     ):
         train(source, plan)
@@ -59,23 +59,23 @@ def test_batches_of_one_image_go_on_where_they_can(source, over):
 def test_an_epochs_tail_of_one_image_is_refused_with_a_size_that_leaves_none(source):
     (job,) = jobs_of(source, "tail", **ONE_PIXEL, **{"optim.batch_size": 2})
     require([job])
-    with refused("batch_size 2", "31 rows", "--optim.batch-size 3"):
+    with raises_user_error("batch_size 2", "31 rows", "--optim.batch-size 3"):
         require([job, with_rows(job, 31)])
-    with refused("1 rows", "--model.backbone"):
+    with raises_user_error("1 rows", "--model.backbone"):
         require([with_rows(job, 1)])
 
 
 def test_every_process_needs_two_images(source):
     jobs = jobs_of(source, "shared", **ONE_PIXEL, **{"optim.batch_size": 4})
     require(jobs, world=2)
-    with refused("32 rows", "4 processes", "--optim.batch-size 8"):
+    with raises_user_error("32 rows", "4 processes", "--optim.batch-size 8"):
         require(jobs, world=4)
 
 
 def test_a_stage_that_cannot_train_is_found_before_the_first(source):
     stages = ({"epochs": 1}, {"epochs": 1, "size": 32})
     over = {**ONE_PIXEL, "data.size": 64, "optim.batch_size": 1, "schedule.stages": stages}
-    with pytest.raises(UserError, match=r"of fold 0 stage 2 \(32 rows\).*data\.size 32"):
+    with pytest.raises(UserError, match=r"in fold 0 stage 2 \(32 rows\).*data\.size 32"):
         train(source, TrainPlan("staged", tiny_recipe(**over), folds=(0,)))
     assert not source.workspace.run_dir("csv", "staged").exists()
 
@@ -94,16 +94,16 @@ def test_a_micro_batch_of_one_image_is_joined_to_another(source, per_pass):
     (job,) = jobs_of(source, f"micro-{per_pass}", **over)
     job.run_dir.mkdir(parents=True)
     trainer = create_trainer(job, create_accelerator(job.recipe))
-    sizes = [[len(micro) for micro in batch.share] for batch in batch_stream(trainer)]
+    sizes = [[len(micro) for micro in batch.local_draws] for batch in batch_stream(trainer)]
     assert sizes == [[2, 2, 3][::-1]] * 2 + [[2, 2, 2]] * 3
-    assert train(source, TrainPlan(f"micro-{per_pass}", job.recipe, folds=(0,)))[0].finished
+    assert train(source, TrainPlan(f"micro-{per_pass}", job.recipe, folds=(0,)))[0].is_finished
 
 
 def test_a_network_that_trains_on_one_image_keeps_its_micro_batches(source):
     over = ONE_PIXEL | {"data.size": 64, "optim.batch_size": 7, "optim.max_batch_per_device": 2}
     (job,) = jobs_of(source, "kept", **over)
     trainer = create_trainer(job, create_accelerator(job.recipe))
-    assert [len(micro) for micro in next(batch_stream(trainer)).share] == [2, 2, 2, 1]
+    assert [len(micro) for micro in next(batch_stream(trainer)).local_draws] == [2, 2, 2, 1]
 
 
 def test_micro_batches_of_two_are_the_same_with_and_without_the_limit(source):
@@ -114,4 +114,4 @@ def test_micro_batches_of_two_are_the_same_with_and_without_the_limit(source):
         )
         for limit in (1, 2)
     ]
-    assert same(weights_of(runs[0][0]), weights_of(runs[1][0]))
+    assert same_weights(load_weights(runs[0][0]), load_weights(runs[1][0]))

@@ -6,19 +6,19 @@ import numpy as np
 import pytest
 import torch
 
-from cxrlt.inputs.dataset import LabelledRows
+from cxrlt.inputs.dataset import LabelledDataset
 from cxrlt.recipe import FusionConfig
-from cxrlt.training.batches import Batch, batch_stream, draws_of_epoch, halve_micro_batch
+from cxrlt.training.batches import Batch, batch_stream, epoch_draws, halve_micro_batch
 from cxrlt.training.setup import Trainer, create_accelerator, create_trainer
-from cxrlt.training.train import TrainPlan, fold_jobs, train
-from interrupting import each_update
+from cxrlt.training.train import TrainPlan, create_fold_jobs, train
+from interruptions import on_each_update
 from tiny import tiny_recipe
 
 pytestmark = pytest.mark.slow
 
 
 def trainer_of(source, name: str, **over: object) -> Trainer:
-    (job,) = fold_jobs(source, TrainPlan(name, tiny_recipe(**over), folds=(0,)))
+    (job,) = create_fold_jobs(source, TrainPlan(name, tiny_recipe(**over), folds=(0,)))
     job.run_dir.mkdir(parents=True, exist_ok=True)
     return create_trainer(job, create_accelerator(job.recipe))
 
@@ -31,7 +31,7 @@ def children() -> set[int | None]:
 @pytest.mark.parametrize("update", [0, 1, 6])
 def test_a_run_reads_on_from_its_next_update_through_all_its_epochs(source, update, n_workers):
     trainer = trainer_of(source, "stream", **{"data.n_workers": n_workers, "schedule.epochs": 3})
-    expected = [(epoch, draws) for epoch in range(3) for draws in draws_of_epoch(trainer, epoch)]
+    expected = [(epoch, draws) for epoch in range(3) for draws in epoch_draws(trainer, epoch)]
     assert len(expected) == 12
     trainer.progress.update = update
     found = []
@@ -107,18 +107,18 @@ def test_labels_are_not_made_twice_where_one_pass_holds_the_whole_batch(source, 
     def unwanted(*_):
         raise AssertionError("made again")
 
-    monkeypatch.setattr(LabelledRows, "targets_of", unwanted)
+    monkeypatch.setattr(LabelledDataset, "targets_of", unwanted)
     (job,) = train(source, TrainPlan("one-pass", tiny_recipe(**{"schedule.epochs": 1}), folds=(0,)))
-    assert job.finished
+    assert job.is_finished
 
 
 @pytest.mark.parametrize("over", [{}, {"model.fusion": FusionConfig(max_images=2, n_heads=2, dim=16)}])
 def test_every_seed_has_its_own_order_of_rows_and_its_own_augmentation(source, over):
     trainers = []
     for seed in (0, 1):
-        (job,) = fold_jobs(source, TrainPlan("seeds", tiny_recipe(**over), folds=(0,), seed=seed))
+        (job,) = create_fold_jobs(source, TrainPlan("seeds", tiny_recipe(**over), folds=(0,), seed=seed))
         trainers.append(create_trainer(job, create_accelerator(job.recipe)))
-    orders = [np.concatenate(draws_of_epoch(trainer, 0)) for trainer in trainers]
+    orders = [np.concatenate(epoch_draws(trainer, 0)) for trainer in trainers]
     assert not np.array_equal(*orders)
     assert np.array_equal(*map(np.sort, orders))
     images = [trainer.dataset[0, 5][0]["images"] for trainer in trainers]
@@ -136,7 +136,7 @@ def test_an_update_never_waits_for_the_gpu(source, per_pass):
         torch.cuda.set_sync_debug_mode("error" if number == 2 else "default")
 
     try:
-        with each_update(forbid):
+        with on_each_update(forbid):
             train(source, TrainPlan(f"unwaiting-{per_pass}", recipe, folds=(0,)))
     finally:
         torch.cuda.set_sync_debug_mode("default")

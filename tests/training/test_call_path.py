@@ -9,8 +9,8 @@ def test_six_frames_in_three_files_lead_from_the_command_to_the_gradient(source,
     save_recipe(tiny_recipe(), tmp_path / "tiny.yaml")
     root = source.workspace.root
     command = ["train", str(tmp_path / "tiny.yaml"), "--challenge", "csv", "--fold", "0"]
-    places = frames_to_backward([*command, "--name", "call-path", "--root", str(root)])
-    assert places[0].file == "commands/models.py"
-    assert places[-1].function == "train_step"
-    assert len(places) <= 6, places
-    assert n_files(places) <= 3, places
+    functions = frames_to_backward([*command, "--name", "call-path", "--root", str(root)])
+    assert functions[0].file == "commands/models.py"
+    assert functions[-1].name == "train_step"
+    assert len(functions) <= 6, functions
+    assert n_files(functions) <= 3, functions

@@ -7,11 +7,11 @@ import torch
 from torch import nn
 
 from cxrlt.models.backbone import create_model
-from cxrlt.training.checkpoint import Progress, checkpoints, load_checkpoint, save_checkpoint
-from cxrlt.training.epoch_end import save_if_due
-from cxrlt.training.optimise import create_optimizer
+from cxrlt.training.checkpoint import Progress, list_checkpoints, load_checkpoint, save_checkpoint
+from cxrlt.training.epoch_end import save_checkpoint_if_due
+from cxrlt.training.optim import create_optimizer
 from cxrlt.training.setup import create_accelerator, create_trainer
-from cxrlt.training.train import TrainPlan, fold_jobs
+from cxrlt.training.train import TrainPlan, create_fold_jobs
 from tiny import tiny_recipe
 
 
@@ -44,18 +44,18 @@ def test_an_optimiser_goes_on_from_a_checkpoint_as_if_there_had_been_none(tmp_pa
 
 
 def test_one_is_written_some_time_after_the_last_and_sooner_after_an_epoch(source):
-    (job,) = fold_jobs(source, TrainPlan("due", tiny_recipe(checkpoint_minutes=1), folds=(0,)))
+    (job,) = create_fold_jobs(source, TrainPlan("due", tiny_recipe(checkpoint_minutes=1), folds=(0,)))
     job.run_dir.mkdir(parents=True)
     trainer = create_trainer(job, create_accelerator(job.recipe))
 
     def is_written(*, epoch_is_over: bool, seconds: float | None = None) -> bool:
         """Whether one is, so long after the last; None: right after it."""
-        before = checkpoints(job.run_dir)
+        before = list_checkpoints(job.run_dir)
         trainer.progress.update += 1
         if seconds is not None:
             trainer.clock.saved_at = time.monotonic() - seconds
-        save_if_due(trainer, epoch_is_over=epoch_is_over)
-        return checkpoints(job.run_dir) != before
+        save_checkpoint_if_due(trainer, epoch_is_over=epoch_is_over)
+        return list_checkpoints(job.run_dir) != before
 
     assert not is_written(seconds=30, epoch_is_over=False)
     assert is_written(seconds=30, epoch_is_over=True)

@@ -16,18 +16,18 @@ from cxrlt.models.backbone import create_model
 from cxrlt.provenance import digest_of_weights
 from cxrlt.training.checkpoint import (
     Progress,
-    checkpoints,
+    checkpoint_update,
+    list_checkpoints,
     load_checkpoint,
     read_tensors,
     save_checkpoint,
     save_tensors,
-    update_of,
 )
-from cxrlt.training.optimise import create_optimizer
+from cxrlt.training.optim import create_optimizer
 from cxrlt.training.train import TrainPlan, train
-from interrupting import stopping_in_update
-from refusal import says
-from tiny import same, tiny_recipe, weights_of
+from interruptions import stop_in_update
+from tiny import load_weights, same_weights, tiny_recipe
+from user_errors import assert_mentions
 
 pytestmark = pytest.mark.slow
 
@@ -52,8 +52,8 @@ class Run:
     def save(self, run_dir: Path, update: int) -> Path:
         return save_checkpoint(run_dir, self.model, self.ema, self.optimizer, Progress(update))
 
-    def load(self, run_dir: Path, say=lambda _: None) -> Progress | None:
-        return load_checkpoint(run_dir, self.model, self.ema, self.optimizer, say)
+    def load(self, run_dir: Path, warn=lambda _: None) -> Progress | None:
+        return load_checkpoint(run_dir, self.model, self.ema, self.optimizer, warn)
 
     def tensors(self) -> dict[str, torch.Tensor]:
         moments = self.optimizer.state_dict()["state"]
@@ -62,12 +62,12 @@ class Run:
 
 
 def rewritten(path: Path, **header: str) -> bytes:
-    """The file with other values in its header, which is as sound as it was."""
+    """Return the file with other values in its header; the file is still valid."""
     content = path.read_bytes()
     size = int.from_bytes(content[:8], "little")
-    told = json.loads(content[8 : 8 + size])
-    told["__metadata__"] |= header
-    text = json.dumps(told).encode()
+    fields = json.loads(content[8 : 8 + size])
+    fields["__metadata__"] |= header
+    text = json.dumps(fields).encode()
     return len(text).to_bytes(8, "little") + text + content[8 + size :]
 
 
@@ -99,9 +99,9 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_it_is_taken(tmp_path, d
     last.write_bytes(DAMAGE[damage](last))
     fresh = Run()
     assert fresh.load(tmp_path, said.append) == Progress(10)
-    assert same(fresh.tensors(), before)
+    assert same_weights(fresh.tensors(), before)
     (line,) = said
-    says(line, last, "update 10")
+    assert_mentions(line, last, "update 10")
 
 
 def test_every_bit_of_a_checkpoint_counts(tmp_path):
@@ -117,7 +117,7 @@ def test_every_bit_of_a_checkpoint_counts(tmp_path):
         said = []
         assert fresh.load(tmp_path, said.append) is None, place
         assert len(said) == 1
-        assert same(fresh.tensors(), before)
+        assert same_weights(fresh.tensors(), before)
 
 
 def test_without_a_whole_checkpoint_training_starts_from_its_beginning_and_says_why(tmp_path):
@@ -125,7 +125,7 @@ def test_without_a_whole_checkpoint_training_starts_from_its_beginning_and_says_
     for update in (1, 2):
         run.save(tmp_path, update).write_bytes(b"nothing")
     assert Run().load(tmp_path, said.append) is None
-    says(said[0], "checkpoint-2.safetensors", "checkpoint-1.safetensors")
+    assert_mentions(said[0], "checkpoint-2.safetensors", "checkpoint-1.safetensors")
     assert "update" not in said[0]  # there is none to go on from
     said.clear()
     assert Run().load(tmp_path / "elsewhere", said.append) is None
@@ -143,18 +143,18 @@ def test_a_checkpoint_of_another_model_or_of_half_a_state_is_not_loaded(tmp_path
     fresh = Run()
     assert fresh.load(tmp_path, said.append) is None
     assert "optimizer." in said[1]
-    assert same(fresh.tensors(), before)
+    assert same_weights(fresh.tensors(), before)
 
 
 def test_the_last_two_are_kept_and_none_of_a_future_that_was_given_up(tmp_path):
     run = Run()
     for update in (10, 20, 30, 40):
         run.save(tmp_path, update)
-    assert [update_of(path) for path in checkpoints(tmp_path)] == [40, 30]
-    checkpoints(tmp_path)[0].write_bytes(b"")
+    assert [checkpoint_update(path) for path in list_checkpoints(tmp_path)] == [40, 30]
+    list_checkpoints(tmp_path)[0].write_bytes(b"")
     run.load(tmp_path)
     run.save(tmp_path, 35)
-    assert [update_of(path) for path in checkpoints(tmp_path)] == [35, 30]
+    assert [checkpoint_update(path) for path in list_checkpoints(tmp_path)] == [35, 30]
 
 
 def test_a_full_disk_is_a_sentence_and_leaves_the_checkpoint_before(tmp_path):
@@ -176,7 +176,7 @@ def test_nothing_but_the_file_is_written_beside_it(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", lambda _: seen.extend(path.name for path in tmp_path.iterdir()))
     save_tensors(tmp_path / "weights.safetensors", {"weight": torch.ones(3)})
     assert seen == [f".weights.safetensors.{os.getpid()}.tmp"]
-    assert same(load_file(tmp_path / "weights.safetensors"), {"weight": torch.ones(3)})
+    assert same_weights(load_file(tmp_path / "weights.safetensors"), {"weight": torch.ones(3)})
 
 
 @pytest.mark.parametrize("n_damaged", [1, 2])
@@ -184,19 +184,19 @@ def test_a_fold_with_damaged_checkpoints_ends_with_the_weights_it_should(source,
     recipe = tiny_recipe(checkpoint_minutes=1e-9)
     (whole,) = train(source, TrainPlan("undamaged", recipe, folds=(0,)))
     plan = TrainPlan(f"damaged-{n_damaged}", recipe, folds=(0,))
-    with stopping_in_update(5):  # an epoch has four
+    with stop_in_update(5):  # an epoch has four
         train(source, plan)
-    found = checkpoints(source.workspace.run_dir("csv", plan.name) / "fold0")
-    assert [update_of(path) for path in found] == [5, 4]
+    found = list_checkpoints(source.workspace.run_dir("csv", plan.name) / "fold0")
+    assert [checkpoint_update(path) for path in found] == [5, 4]
     for path in found[:n_damaged]:
         path.write_bytes(flipped(path.read_bytes(), -1))
     capsys.readouterr()
     (job,) = train(source, plan)
-    assert same(weights_of(job), weights_of(whole))
+    assert same_weights(load_weights(job), load_weights(whole))
     out = capsys.readouterr().out
-    says(out, "checkpoint-5.safetensors", "checksum")
+    assert_mentions(out, "checkpoint-5.safetensors", "checksum")
     assert ("update 4 of 8" in out) == (n_damaged == 1)
-    assert not checkpoints(job.run_dir)
+    assert not list_checkpoints(job.run_dir)
 
 
 def test_a_truncated_or_foreign_file_of_weights_is_a_sentence_with_its_path_and_what_mends_it(tmp_path):

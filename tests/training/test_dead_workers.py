@@ -13,11 +13,11 @@ from cxrlt.errors import UserError
 from cxrlt.inputs import loader_workers
 from cxrlt.inputs.dataset import make_loader
 from cxrlt.predictions.predict import predict
-from cxrlt.system.signals import Stopped, put_off, stop_on_signals
-from cxrlt.training.data import evaluation_set
+from cxrlt.system.signals import Stopped, defer_signals, stop_on_signals
+from cxrlt.training.datasets import create_eval_dataset
 from cxrlt.training.train import TrainPlan, train
-from interrupting import each_pass, in_update
-from tiny import same, tiny_recipe, weights_of
+from interruptions import on_each_forward, on_update
+from tiny import load_weights, same_weights, tiny_recipe
 
 pytestmark = pytest.mark.slow
 
@@ -45,18 +45,18 @@ def test_a_worker_that_dies_in_training_is_a_sentence_and_the_run_goes_on(source
     recipe = tiny_recipe(checkpoint_minutes=1e-9, **{"data.n_workers": 2})
     (whole,) = train(source, TrainPlan("workers-live", recipe, folds=(0,)))
     plan = TrainPlan("worker-dies", recipe, folds=(0,))
-    with pytest.raises(UserError, match=SENTENCE), in_update(7, kill_workers):
+    with pytest.raises(UserError, match=SENTENCE), on_update(7, kill_workers):
         train(source, plan)
     capsys.readouterr()
     (job,) = train(source, plan)
-    assert "going on from update 4 of 8" in capsys.readouterr().out
-    assert same(weights_of(job), weights_of(whole))
+    assert "continuing from update 4 of 8" in capsys.readouterr().out
+    assert same_weights(load_weights(job), load_weights(whole))
 
 
 def test_a_worker_that_dies_in_prediction_is_a_sentence_and_a_rerun_predicts(source):
     recipe = tiny_recipe(**{"data.n_workers": 1, "schedule.epochs": 1})
     (job,) = train(source, TrainPlan("predicted", recipe, folds=(0,)))
-    with pytest.raises(UserError, match=SENTENCE), each_pass(lambda *_: kill_workers()):
+    with pytest.raises(UserError, match=SENTENCE), on_each_forward(lambda *_: kill_workers()):
         predict(source, "predicted", "oof")
     assert not (job.run_dir / "oof.parquet").exists()
     (path,) = predict(source, "predicted", "oof")
@@ -69,14 +69,14 @@ def test_another_error_of_torch_keeps_its_traceback():
 
 
 def test_a_worker_killed_by_the_signal_that_stops_the_run_is_no_fault():
-    with pytest.raises(Stopped), stop_on_signals(), put_off(), loader_workers.explain_dead_worker():
+    with pytest.raises(Stopped), stop_on_signals(), defer_signals(), loader_workers.explain_dead_worker():
         signal.raise_signal(signal.SIGTERM)
         raise RuntimeError("DataLoader worker (pid 1) is killed by signal: Terminated.")
 
 
 def test_workers_obey_the_process_that_reads_and_nobody_else(source):
-    table, cache = source.split("dev", 32)
-    dataset = evaluation_set(tiny_recipe(), table, source.challenge.classes, cache)
+    table, cache = source.load_split("dev", 32)
+    dataset = create_eval_dataset(tiny_recipe(), table, source.challenge.classes, cache)
     stream = iter(make_loader(dataset, 0, np.arange(40)[:, None], n_workers=1))
     next(stream)
     (worker,) = workers()

@@ -51,19 +51,21 @@ def train_all(sources: dict[str, ImageSource], name: str) -> None:
     """
     for challenge, source in sources.items():
         recipe = tiny_recipe(**RECIPES[challenge])
-        noted: list[tuple[float, int]] = []
+        recorded_steps: list[tuple[float, int]] = []
 
-        def note(optimizer: torch.optim.Optimizer, *_: object, noted: list = noted) -> None:
+        def record_call(
+            optimizer: torch.optim.Optimizer, *_: object, recorded_steps: list = recorded_steps
+        ) -> None:
             grads = [
                 p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None
             ]
-            noted.append((float(nn.utils.get_total_norm(grads)), torch.initial_seed()))
+            recorded_steps.append((float(nn.utils.get_total_norm(grads)), torch.initial_seed()))
 
-        handle = register_optimizer_step_pre_hook(note)
+        handle = register_optimizer_step_pre_hook(record_call)
         train(source, TrainPlan(name, recipe, folds=None if challenge == "divided" else (0,)))
         handle.remove()
         path = source.workspace.root / f"{name}-{os.environ.get('RANK', '0')}.json"
-        path.write_text(json.dumps(noted))
+        path.write_text(json.dumps(recorded_steps))
         predict(source, name, "oof")
 
 
@@ -118,7 +120,7 @@ def test_two_processes_predict_what_one_does(sources):
     assert np.abs(one.to_numpy() - two.to_numpy()).max() < 1e-4
 
 
-def noted(sources: dict[str, ImageSource], name: str, process: str) -> np.ndarray:
+def recorded_steps(sources: dict[str, ImageSource], name: str, process: str) -> np.ndarray:
     """(n_updates, 2): norms of gradients and seeds of dropout."""
     return np.array(json.loads((sources[name].workspace.root / f"{process}.json").read_text()), dtype=object)
 
@@ -126,7 +128,7 @@ def noted(sources: dict[str, ImageSource], name: str, process: str) -> np.ndarra
 @pytest.mark.parametrize("name", ["divided", "souped"])
 def test_the_gradient_of_two_processes_is_that_of_one(sources, name):
     """Not a share of it, which Adam would not notice: it divides by the size of gradients."""
-    one, first, second = (noted(sources, name, f"by-{which}") for which in ("1-0", "2-0", "2-1"))
+    one, first, second = (recorded_steps(sources, name, f"by-{which}") for which in ("1-0", "2-0", "2-1"))
     assert len(one) == len(first) > 3
     n = len(one) // 3 if name == "divided" else len(one)
     np.testing.assert_allclose(first[:n, 0].astype(float), one[:n, 0].astype(float), rtol=1e-3)
@@ -134,7 +136,7 @@ def test_the_gradient_of_two_processes_is_that_of_one(sources, name):
 
 
 def test_every_process_draws_dropout_of_its_own_at_every_update(sources):
-    seeds = [noted(sources, "souped", f"by-2-{rank}")[:, 1] for rank in (0, 1)]
+    seeds = [recorded_steps(sources, "souped", f"by-2-{rank}")[:, 1] for rank in (0, 1)]
     assert len({*seeds[0], *seeds[1]}) == len(seeds[0]) + len(seeds[1])
 
 

@@ -13,7 +13,7 @@ from cxrlt.inputs.features import FeatureCache
 from cxrlt.inputs.images import ImageSource
 from cxrlt.models.backbone import XRayModel, create_model
 from cxrlt.recipe import FusionConfig, Recipe
-from cxrlt.training.features import feature_cache, features_key
+from cxrlt.training.features import create_feature_cache, features_key
 from cxrlt.training.setup import create_accelerator
 from tiny import CLASSES, make_tiny, tiny_recipe
 
@@ -33,12 +33,12 @@ def model_of(recipe: Recipe, seed: int = 0) -> XRayModel:
 
 
 def features_of(source: ImageSource, recipe: Recipe, model: XRayModel) -> FeatureCache:
-    _, cache = source.split("dev", recipe.data.cache_size)
-    return feature_cache(model, recipe, cache, create_accelerator(recipe), n_workers=0)
+    _, cache = source.load_split("dev", recipe.data.cache_size)
+    return create_feature_cache(model, recipe, cache, create_accelerator(recipe), n_workers=0)
 
 
 def key_of(source: ImageSource, recipe: Recipe, seed: int = 0) -> dict[str, object]:
-    _, cache = source.split("dev", recipe.data.cache_size)
+    _, cache = source.load_split("dev", recipe.data.cache_size)
     return features_key(model_of(recipe, seed), recipe, cache, create_accelerator(recipe))
 
 
@@ -47,7 +47,7 @@ def test_they_are_what_the_model_computes_of_each_image_by_itself(source, over, 
     recipe = tiny_recipe(**over)
     model = model_of(recipe)
     found = features_of(source, recipe, model)
-    _, images = source.split("dev", recipe.data.cache_size)
+    _, images = source.load_split("dev", recipe.data.cache_size)
     assert sorted(found.ids) == sorted(images.ids)
     assert found.features.shape == (8, n_tokens, 64) and found.features.dtype == np.float32
     for image_id, row in zip(found.ids, found.rows_of(found.ids), strict=True):
@@ -60,7 +60,7 @@ def test_only_the_middle_of_larger_cached_images_is_seen(source):
     recipe = tiny_recipe(**{"data.crop_pct": 0.5})
     model = model_of(recipe)
     found = features_of(source, recipe, model)
-    _, images = source.split("dev", 64)
+    _, images = source.load_split("dev", 64)
     middle = torch.from_numpy(np.array(images[found.ids[0]][16:48, 16:48]))[None, None]
     with torch.no_grad():
         assert np.allclose(found.features[0], model.features(middle)[0], atol=1e-5)
@@ -122,7 +122,7 @@ def test_the_key_is_of_the_content_of_images_not_of_their_place_or_time(source, 
 
 def test_one_changed_weight_or_buffer_is_another_backbone(source):
     recipe = tiny_recipe(**CSRA | {"model.backbone": "resnet10t"})
-    _, cache = source.split("dev", 64)
+    _, cache = source.load_split("dev", 64)
     model, accelerator = model_of(recipe), create_accelerator(recipe)
     keys = [features_key(model, recipe, cache, accelerator)["weights"]]
     for name in ("conv1.0.weight", "bn1.running_var"):

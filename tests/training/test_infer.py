@@ -10,10 +10,10 @@ from cxrlt.errors import UserError
 from cxrlt.inputs.images import ImageSource
 from cxrlt.models.backbone import XRayModel, create_model
 from cxrlt.recipe import TTAConfig
-from cxrlt.training.data import evaluation_set
+from cxrlt.training.datasets import create_eval_dataset
 from cxrlt.training.infer import infer
 from cxrlt.training.setup import create_accelerator
-from cxrlt.training.tta import NO_TTA, merge_logits, variants
+from cxrlt.training.tta import NO_TTA, merge_logits, tta_variants
 from tiny import CLASSES, tiny_recipe
 
 EVERYTHING = TTAConfig(flip=True, scales=(0.9, 1.2), crop=0.8, merge="probabilities")
@@ -36,10 +36,10 @@ def logits_of(
     source: ImageSource, model: nn.Module, ids: list[str] | None = None, **options: object
 ) -> pd.DataFrame:
     recipe = tiny_recipe()
-    table, cache = source.split("dev", 32)
+    table, cache = source.load_split("dev", 32)
     rows = table.loc[ids] if ids is not None else table
     chosen = {"task": "multi_label", "batch_size": 16, "n_workers": 0} | options
-    dataset = evaluation_set(recipe, rows, CLASSES, cache)
+    dataset = create_eval_dataset(recipe, rows, CLASSES, cache)
     return infer(model, dataset, list(rows.index), tuple(CLASSES), create_accelerator(recipe), **chosen)
 
 
@@ -63,16 +63,16 @@ def test_mirroring_changes_nothing_for_a_model_that_sees_no_side(source):
 @pytest.mark.parametrize("merge", ["logits", "probabilities", "geometric"])
 def test_a_set_of_the_image_itself_changes_nothing(source, model, merge):
     plain = logits_of(source, model)
-    same = logits_of(source, model, tta=TTAConfig(flip=False, scales=(1.0, 1.0), merge=merge))
-    pd.testing.assert_frame_equal(same, plain, atol=1e-5)
+    same_weights = logits_of(source, model, tta=TTAConfig(flip=False, scales=(1.0, 1.0), merge=merge))
+    pd.testing.assert_frame_equal(same_weights, plain, atol=1e-5)
 
 
 @pytest.mark.parametrize("task", ["multi_label", "single_label"])
 def test_a_set_is_what_its_variants_say_merged(source, model, task):
-    table, cache = source.split("dev", 32)
+    table, cache = source.load_split("dev", 32)
     images = torch.from_numpy(np.stack([cache[image_id] for image_id in table.index[:4]]))[:, None]
     with torch.inference_mode():
-        passes = [model.eval().predict({"images": variant}) for variant in variants(images, EVERYTHING)]
+        passes = [model.eval().predict({"images": variant}) for variant in tta_variants(images, EVERYTHING)]
     expected = merge_logits(torch.stack(passes), "probabilities", task)
     found = logits_of(source, model, list(table.index[:4]), tta=EVERYTHING, task=task)
     assert np.allclose(found, expected, atol=1e-5)
@@ -86,8 +86,8 @@ def test_nothing_is_dropped_although_the_model_was_training(source):
 
 def test_no_rows_give_no_logits_and_rows_that_are_not_there_are_named(source, model):
     assert logits_of(source, model, []).shape == (0, 3)
-    table, cache = source.split("dev", 32)
-    dataset = evaluation_set(tiny_recipe(), table, CLASSES, cache)
+    table, cache = source.load_split("dev", 32)
+    dataset = create_eval_dataset(tiny_recipe(), table, CLASSES, cache)
     options = {"task": "multi_label", "batch_size": 2, "n_workers": 0}
     with pytest.raises(UserError, match="absent"):
         infer(model, dataset, ["absent"], tuple(CLASSES), create_accelerator(tiny_recipe()), **options)

@@ -1,4 +1,4 @@
-"""A run that starts from another's weights: what it loads, and what the other must not have seen."""
+"""A run that starts from the weights of another run: what it loads, and the leakage check."""
 
 import dataclasses
 import json
@@ -15,10 +15,10 @@ from cxrlt.folds.make import make_folds, read_folds
 from cxrlt.inputs.images import ImageSource
 from cxrlt.provenance import digest_of_weights
 from cxrlt.training import init_from
-from cxrlt.training.setup import initial_model, loss_of
-from cxrlt.training.train import TrainPlan, fold_jobs, train
-from refusal import refused
-from tiny import make_tiny, same, tiny_recipe, weights_of
+from cxrlt.training.setup import create_fold_loss, create_initial_model
+from cxrlt.training.train import TrainPlan, create_fold_jobs, train
+from tiny import load_weights, make_tiny, same_weights, tiny_recipe
+from user_errors import raises_user_error
 
 pytestmark = pytest.mark.slow
 
@@ -31,12 +31,12 @@ def plan(name, init_from=None, folds=(0,), refit=False, seed=0, **over):
 
 
 def job_of(source, *args, **over):
-    (job,) = fold_jobs(source, plan(*args, **over))
+    (job,) = create_fold_jobs(source, plan(*args, **over))
     return job
 
 
-def first_model(job, **over):
-    return initial_model(job, loss_of(job), **over).state_dict()
+def initial_weights(job, **over):
+    return create_initial_model(job, create_fold_loss(job), **over).state_dict()
 
 
 @pytest.fixture(scope="module")
@@ -71,42 +71,42 @@ def twin(trained, tmp_path, monkeypatch):
     return make
 
 
-def renamed(split, table):
-    """Images of another collection: other ids, though patients are called alike."""
+def rename_images(split, table):
+    """Change the image ids but not the patient ids."""
     return table.assign(image="other-" + table["image"])
 
 
-def seen_by_fold0(trained: ImageSource) -> tuple[set[str], set[str]]:
-    """Images and patients that fold 0 of the tiny challenge is trained on."""
+def training_rows_of_fold0(trained: ImageSource) -> tuple[set[str], set[str]]:
+    """Return the images and patients that fold 0 of the tiny challenge is trained on."""
     frame = read_folds(trained.challenge, trained.workspace).frame
     frame = frame[frame["fold"] != 0]
     return set(frame.index), set(frame["patient"])
 
 
 def test_a_fold_starts_from_the_whole_model_of_the_same_fold(trained, capsys):
-    (source_job,) = fold_jobs(trained, plan("base"))
+    (source_job,) = create_fold_jobs(trained, plan("base"))
     job = job_of(trained, "follows", "base")
-    assert same(first_model(job, say=print), weights_of(source_job))
+    assert same_weights(initial_weights(job, log=print), load_weights(source_job))
     assert "fold 0: backbone and head from csv:base fold 0\n" in capsys.readouterr().out
-    assert same(first_model(job_of(trained, "follows", "csv:base")), first_model(job))
+    assert same_weights(initial_weights(job_of(trained, "follows", "csv:base")), initial_weights(job))
 
 
 def test_another_head_is_new_and_its_bias_starts_where_the_loss_is_least(trained, capsys):
-    (source_job,) = fold_jobs(trained, plan("base"))
+    (source_job,) = create_fold_jobs(trained, plan("base"))
     over = {"model.head.name": "csra"}
-    state, fresh = (first_model(job_of(trained, "csra", start, **over)) for start in ("base", None))
+    state, fresh = (initial_weights(job_of(trained, "csra", start, **over)) for start in ("base", None))
     heads = [key for key in state if key.startswith("head.")]
     assert heads
-    assert same({key: state[key] for key in heads}, {key: fresh[key] for key in heads})
+    assert same_weights({key: state[key] for key in heads}, {key: fresh[key] for key in heads})
     backbone = {key: value for key, value in state.items() if key.startswith("backbone.")}
-    assert all(torch.equal(value, weights_of(source_job)[key]) for key, value in backbone.items())
-    first_model(job_of(trained, "csra", "base", **over), say=print)
+    assert all(torch.equal(value, load_weights(source_job)[key]) for key, value in backbone.items())
+    initial_weights(job_of(trained, "csra", "base", **over), log=print)
     assert "backbone from csv:base fold 0; new: head" in capsys.readouterr().out
 
 
 def test_other_classes_mean_a_new_head(trained, twin):
     def two_classes(split, table):
-        return renamed(split, table).rename(columns={"Hernia": "Ring"})
+        return rename_images(split, table).rename(columns={"Hernia": "Ring"})
 
     there = trained.workspace.root / "inputs" / "csv" / "challenge.yaml"
     spec = there.read_text()
@@ -117,12 +117,12 @@ def test_other_classes_mean_a_new_head(trained, twin):
         there.write_text(spec)
     assert source.challenge.classes == ("Effusion", "Mass", "Ring")
     start, none = (job_of(source, "rings", init_from) for init_from in ("csv:base", None))
-    assert torch.equal(first_model(start)["head.bias"], first_model(none)["head.bias"])
+    assert torch.equal(initial_weights(start)["head.bias"], initial_weights(none)["head.bias"])
 
 
 def test_timms_weights_are_not_asked_for_where_a_run_gives_them(trained):
     job = job_of(trained, "follows", "base", **{"model.pretrained": Path("nowhere.safetensors")})
-    assert first_model(job)
+    assert initial_weights(job)
 
 
 def test_the_run_says_what_it_started_from_and_under_which_licence(trained):
@@ -150,7 +150,7 @@ def test_a_finished_run_is_not_done_when_its_source_was_trained_anew(trained):
     train(trained, plan("late", "early"))
     train(trained, plan("late", "early"))
     (job,) = train(trained, dataclasses.replace(plan("early", **{"optim.lr": 1e-3}), force=True))
-    with refused("late", "csv:early fold 0", "--force"):
+    with raises_user_error("late", "csv:early fold 0", "--force"):
         train(trained, plan("late", "early"))
     (late,) = train(trained, dataclasses.replace(plan("late", "early"), force=True))
     run = read_json(late.run_dir / "run.json", made_by="")
@@ -162,7 +162,7 @@ def test_a_finished_run_is_not_done_when_its_source_was_trained_anew(trained):
     [
         ("base", 1, r"fold1 is not trained.*cxrlt train RECIPE --name base --challenge csv --fold 1"),
         ("absent", 0, r"cxrlt train RECIPE --name absent --challenge csv --fold 0"),
-        ("all", 0, r"all was fitted on all rows \(--refit\), those that fold 0 leaves out included"),
+        ("all", 0, r"all was trained on all rows \(--refit\), including the validation rows of fold 0"),
         ("mine", 0, r"a run cannot start from itself"),
         ("other:base", 0, r"cxrlt train RECIPE --name base --challenge other --fold 0"),
     ],
@@ -182,9 +182,11 @@ def test_a_refit_starts_from_a_refit(trained):
 def test_a_source_of_another_split_is_refused(trained):
     path = trained.workspace.run_dir("csv", "base") / "fold0" / "run.json"
     run = path.read_text()
-    path.write_text(json.dumps(json.loads(run) | {"made_of": {"rows": "0" * 64}}))
+    path.write_text(json.dumps(json.loads(run) | {"provenance": {"rows": "0" * 64}}))
     try:
-        with pytest.raises(UserError, match=r"csv:base was trained on another split.*--fold 0 --force"):
+        with pytest.raises(
+            UserError, match=r"csv:base was trained on a split that differs.*--fold 0 --force"
+        ):
             job_of(trained, "mine", "base")
     finally:
         path.write_text(run)
@@ -193,7 +195,9 @@ def test_a_source_of_another_split_is_refused(trained):
 def test_the_rows_that_judge_a_soup_must_not_have_trained_the_source(trained):
     soup = {"soup": {"kind": "greedy"}}
     holdout = job_of(trained, "bowl", **soup).data.soup_holdout
-    words = rf"{len(holdout)} images.*csv:base fold 0.*{holdout.index[0]}.*same soup\.holdout_share and --seed"
+    words = (
+        rf"csv:base fold 0 .*{len(holdout)} images.*{holdout.index[0]}.*same soup\.holdout_share and --seed"
+    )
     with pytest.raises(UserError, match=words):
         job_of(trained, "bowl", "base", **soup)
     assert job_of(trained, "bowl", "souped", **soup).run.init_from
@@ -208,10 +212,10 @@ def test_images_of_another_challenge_with_the_same_split_may_have_trained_the_so
 def test_images_and_patients_that_another_challenge_trained_on_are_refused_with_their_number(trained, twin):
     source = twin(seed=1)
     valid = job_of(source, "mine").data.valid
-    _, patients = seen_by_fold0(trained)
+    _, patients = training_rows_of_fold0(trained)
     seen = valid.index[valid["patient"].isin(patients)]
     assert 0 < len(seen) < len(valid)
-    with refused(f"{len(seen)} images", "csv:base fold 0", seen[0]):
+    with raises_user_error(f"{len(seen)} images", "csv:base fold 0", seen[0]):
         job_of(source, "mine", "csv:base")
 
 
@@ -227,17 +231,17 @@ def test_a_patient_is_known_again_under_another_name_by_a_common_image(twin):
     valid = job_of(ours, "mine").data.valid
     seen = valid[valid["patient"].isin("x" + source_job.data.train["patient"])]
     assert set(seen["view"]) == {"frontal", "lateral"}
-    with pytest.raises(UserError, match=rf"{len(seen)} images .*{theirs.challenge.name}:one-view fold 0"):
+    with pytest.raises(UserError, match=rf"{theirs.challenge.name}:one-view fold 0 .* {len(seen)} images"):
         job_of(ours, "mine", f"{theirs.challenge.name}:one-view")
 
 
 def test_a_test_image_that_trained_the_source_is_refused(trained, twin):
-    images, _ = seen_by_fold0(trained)
+    images, _ = training_rows_of_fold0(trained)
     leaked = sorted(images)[:2]
 
     def into_test(split, table):
         if split == "train":
-            rest = renamed(split, table[~table["image"].isin(leaked)])
+            rest = rename_images(split, table[~table["image"].isin(leaked)])
             return rest.assign(patient="o" + rest["patient"])
         if split == "test":
             theirs = pd.read_csv(trained.workspace.root / "inputs" / "csv" / "train.csv")
@@ -245,21 +249,21 @@ def test_a_test_image_that_trained_the_source_is_refused(trained, twin):
             return pd.concat([table, theirs[table.columns]])
         return table
 
-    with pytest.raises(UserError, match=r"2 images .*csv:base fold 0"):
+    with pytest.raises(UserError, match=r"csv:base fold 0 .* 2 images"):
         job_of(twin(into_test), "mine", "csv:base")
 
 
 def test_another_collection_may_have_been_seen_whole_though_its_patients_are_called_alike(trained, twin):
-    job = job_of(twin(renamed), "mine", "csv:all")
+    job = job_of(twin(rename_images), "mine", "csv:all")
     assert job.run.init_from.label == "csv:all refit"
 
 
 def test_the_sources_source_must_not_have_seen_the_left_out_rows_either(trained, twin):
-    elsewhere = twin(renamed)
+    elsewhere = twin(rename_images)
     name = elsewhere.challenge.name
     train(elsewhere, plan("from-all", "csv:all"))
     train(elsewhere, plan("from-base", "csv:base"))
     valid = job_of(trained, "mine").data.valid
-    with pytest.raises(UserError, match=rf"{len(valid)} images .*csv:all fold refit"):
+    with pytest.raises(UserError, match=rf"csv:all fold refit .* {len(valid)} images"):
         job_of(trained, "mine", f"{name}:from-all")
     assert job_of(trained, "mine", f"{name}:from-base").run.init_from

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from cxrlt.recipe import save_recipe
-from cxrlt.training.checkpoint import checkpoints, update_of
+from cxrlt.training.checkpoint import checkpoint_update, list_checkpoints
 from tiny import make_tiny, tiny_recipe
 
 
@@ -23,10 +23,10 @@ def finish(process):
     return output
 
 
-def kill_past(process, run_dir, update):
-    """SIGKILL as soon as a checkpoint at or past `update` is there."""
+def kill_after_update(process, run_dir, update):
+    """Send SIGKILL when a checkpoint of `update` or later exists."""
     while process.poll() is None:
-        if any(update_of(path) >= update for path in checkpoints(run_dir)):
+        if any(checkpoint_update(path) >= update for path in list_checkpoints(run_dir)):
             process.kill()
             process.communicate()
             return
@@ -43,8 +43,8 @@ def test_a_run_killed_three_times_ends_with_the_weights_of_one_left_alone(tmp_pa
     finish(start(source, "alone", recipe))
     run_dir = source.workspace.run_dir("csv", "killed") / "fold0"
     for update in (10, 40, 60):
-        kill_past(start(source, "killed", recipe), run_dir, update)
-    assert "going on from update" in finish(start(source, "killed", recipe))
+        kill_after_update(start(source, "killed", recipe), run_dir, update)
+    assert "continuing from update" in finish(start(source, "killed", recipe))
     killed = load_file(run_dir / "weights.safetensors")
     alone = load_file(source.workspace.run_dir("csv", "alone") / "fold0" / "weights.safetensors")
     assert killed.keys() == alone.keys()

@@ -6,12 +6,12 @@ import pytest
 
 from cxrlt.artifacts import read_json
 from cxrlt.errors import UserError
-from cxrlt.system.locks import exclusive
+from cxrlt.system.locks import lock_folder
 from cxrlt.training.train import TrainPlan, train
-from tiny import same, tiny_recipe, weights_of
+from tiny import load_weights, same_weights, tiny_recipe
 
 
-def leave_behind(run_dir: Path) -> list[Path]:
+def write_leftovers(run_dir: Path) -> list[Path]:
     names = ("checkpoint-3.safetensors", "snapshot-1.safetensors", ".weights.safetensors.1.tmp")
     left = [
         run_dir / name for name in (*names, "stage1/weights.safetensors", "stage1/checkpoint-1.safetensors")
@@ -25,15 +25,15 @@ def leave_behind(run_dir: Path) -> list[Path]:
 def test_what_lies_in_a_finished_fold_is_removed_unless_another_process_works_there(source):
     plan = TrainPlan("littered", tiny_recipe(**{"schedule.epochs": 1}), folds=(0,))
     (job,) = train(source, plan)
-    weights = weights_of(job)
-    left = leave_behind(job.run_dir)
-    with exclusive(job.run_dir):
+    weights = load_weights(job)
+    left = write_leftovers(job.run_dir)
+    with lock_folder(job.run_dir):
         left[2].touch()
         train(source, plan)
         assert all(path.is_file() for path in left)
     train(source, plan)
     assert not any(path.exists() for path in left)
-    assert same(weights_of(job), weights)
+    assert same_weights(load_weights(job), weights)
 
 
 def test_a_fold_whose_removal_was_cut_short_is_not_taken_for_finished_nor_for_another(source, monkeypatch):

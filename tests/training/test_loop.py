@@ -18,14 +18,14 @@ from cxrlt.inputs.images import ImageSource
 from cxrlt.inputs.sampling import epoch_batches
 from cxrlt.metrics import macro_metric
 from cxrlt.models.backbone import XRayModel
-from cxrlt.training.data import evaluation_set, training_set
+from cxrlt.training.datasets import create_eval_dataset, create_train_dataset
 from cxrlt.training.infer import infer
 from cxrlt.training.job import FoldJob
-from cxrlt.training.optimise import create_optimizer
-from cxrlt.training.setup import create_accelerator, initial_model, loss_of
-from cxrlt.training.train import TrainPlan, fold_jobs, train, train_fold
-from interrupting import each_update
-from tiny import tiny_recipe, weights_of
+from cxrlt.training.optim import create_optimizer
+from cxrlt.training.setup import create_accelerator, create_fold_loss, create_initial_model
+from cxrlt.training.train import TrainPlan, create_fold_jobs, train, train_fold
+from interruptions import on_each_update
+from tiny import load_weights, tiny_recipe
 
 BATCH_SIZE, PER_EPOCH = 7, 5  # 32 rows, which make batches of seven and of six
 N_UPDATES = 2 * PER_EPOCH
@@ -43,11 +43,11 @@ class Step:
 
 
 @contextmanager
-def steps_noted() -> Iterator[list[Step]]:
-    """Fills the list with every step of any optimiser."""
+def recording_steps() -> Iterator[list[Step]]:
+    """Yield a list that records every optimiser step."""
     steps: list[Step] = []
 
-    def note(_: int, optimizer: Optimizer) -> None:
+    def record_call(_: int, optimizer: Optimizer) -> None:
         weights = [weight for group in optimizer.param_groups for weight in group["params"]]
         steps.append(
             Step(
@@ -57,7 +57,7 @@ def steps_noted() -> Iterator[list[Step]]:
             )
         )
 
-    with each_update(note, after=True):
+    with on_each_update(record_call, after=True):
         yield steps
 
 
@@ -67,8 +67,8 @@ def weights_in_order(model: XRayModel, job: FoldJob) -> list[Tensor]:
 
 
 def model_with(job: FoldJob, weights: list[Tensor] | None) -> XRayModel:
-    """The fold's model with these weights; None: with its first ones."""
-    model = initial_model(job, loss_of(job))
+    """Return the fold's model with these weights, or with its initial weights if None."""
+    model = create_initial_model(job, create_fold_loss(job))
     if weights is not None:
         with torch.no_grad():
             for mine, given in zip(weights_in_order(model, job), weights, strict=True):
@@ -92,7 +92,7 @@ def trained(source: ImageSource) -> tuple[FoldJob, list[Step]]:
     optim = {"ema_share": EMA_SHARE, "lr": LR, "clip_grad": CLIP, "batch_size": BATCH_SIZE}
     optim |= {"max_batch_per_device": 3, "backbone_lr_share": 0.5}
     recipe = tiny_recipe(**{f"optim.{name}": value for name, value in optim.items()})
-    with steps_noted() as steps:
+    with recording_steps() as steps:
         (job,) = train(source, TrainPlan("by-hand", recipe, folds=(0,)))
     assert len(steps) == N_UPDATES
     return job, steps
@@ -100,7 +100,7 @@ def trained(source: ImageSource) -> tuple[FoldJob, list[Step]]:
 
 def test_the_saved_weights_are_the_moving_average_of_those_after_every_step(trained):
     job, steps = trained
-    saved = weights_of(job)
+    saved = load_weights(job)
     averaged, last = (
         dict(model_with(job, weights).named_parameters())
         for weights in (moving_average(steps), steps[-1].weights)
@@ -112,7 +112,7 @@ def test_the_saved_weights_are_the_moving_average_of_those_after_every_step(trai
 
 def test_the_scores_of_every_epoch_are_those_of_the_averaged_weights(trained):
     job, steps = trained
-    dataset = evaluation_set(job.recipe, job.data.valid, job.data.classes, job.data.cache)
+    dataset = create_eval_dataset(job.recipe, job.data.valid, job.data.classes, job.data.cache)
     options = {"task": job.challenge.task, "batch_size": 16, "n_workers": 0}
 
     def score(weights: list[Tensor]) -> float:
@@ -129,27 +129,27 @@ def test_the_scores_of_every_epoch_are_those_of_the_averaged_weights(trained):
 @pytest.mark.parametrize("scored", [True, False])
 def test_a_soup_is_made_of_the_averaged_weights_of_the_epochs_that_were_taken(source, scored):
     over = {"optim.ema_share": EMA_SHARE, "soup": {"kind": "average", "snapshots": 2, "holdout_share": 0.25}}
-    (job,) = fold_jobs(source, TrainPlan(f"soup-{scored}", tiny_recipe(**over), folds=(0,)))
+    (job,) = create_fold_jobs(source, TrainPlan(f"soup-{scored}", tiny_recipe(**over), folds=(0,)))
     if not scored:  # then the last epoch stays
         table = job.data.table.copy()
-        table.loc[job.data.held_for_soup, list(job.data.classes)] = np.nan
+        table.loc[job.data.soup_mask, list(job.data.classes)] = np.nan
         job = replace(job, data=replace(job.data, table=table))
     job.run_dir.mkdir(parents=True)
-    with steps_noted() as steps:
+    with recording_steps() as steps:
         train_fold(job, create_accelerator(job.recipe))
     per_epoch = len(steps) // 2
     taken = read_json(job.run_dir / "soup.json", made_by="")["taken"]
     assert taken in ([[2], [1, 2]] if scored else [[2]])
     averages = [moving_average(steps[: per_epoch * epoch], len(steps)) for epoch in taken]
     means = [torch.stack(parts).mean(0) for parts in zip(*averages, strict=True)]
-    saved = weights_of(job)
+    saved = load_weights(job)
     for name, value in model_with(job, means).named_parameters():
         assert torch.allclose(saved[name], value, rtol=0, atol=1e-6), name
 
 
 def test_every_step_takes_the_clipped_gradient_of_the_mean_loss_of_its_whole_batch(trained):
     job, steps = trained
-    dataset, loss = training_set(job, job.data.cache), loss_of(job)
+    dataset, loss = create_train_dataset(job, job.data.cache), create_fold_loss(job)
     before = [None, *(step.weights for step in steps)]
     losses, clipped = [], []
     for update, step in enumerate(steps):
@@ -189,7 +189,7 @@ def ldam(**options: object):
 def test_a_loss_with_a_schedule_is_told_every_epoch_as_it_begins(single_source):
     runs = []
     for name, options in (("plain", {}), ("deferred", {"reweight_epoch": 1})):
-        with steps_noted() as steps:
+        with recording_steps() as steps:
             train(single_source, TrainPlan(f"ldam-{name}", ldam(**options), folds=(0,)))
         runs.append([step.weights for step in steps])
     alike = [all(map(torch.equal, *weights)) for weights in zip(*runs, strict=True)]
@@ -200,11 +200,11 @@ def dropout_masks(source: ImageSource, plan: TrainPlan) -> list[bytes]:
     """Which features the head's dropout kept in every forward pass of a training."""
     masks: list[bytes] = []
 
-    def note(module: nn.Module, _: object, output: object) -> None:
+    def record_call(module: nn.Module, _: object, output: object) -> None:
         if isinstance(module, nn.Dropout) and module.training and module.p and isinstance(output, Tensor):
             masks.append((output != 0).numpy().tobytes())
 
-    handle = register_module_forward_hook(note)
+    handle = register_module_forward_hook(record_call)
     try:
         train(source, plan)
     finally:

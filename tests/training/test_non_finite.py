@@ -10,14 +10,14 @@ import pytest
 import torch
 
 from cxrlt.errors import UserError, listing
-from cxrlt.training.batches import draws_of_epoch
-from cxrlt.training.checkpoint import checkpoints, update_of
-from cxrlt.training.setup import create_accelerator, create_trainer, initial_model, loss_of
-from cxrlt.training.train import TrainPlan, fold_jobs, train
-from interrupting import each_pass, each_update
-from refusal import says
-from thinning import thinned
-from tiny import same, tiny_recipe, weights_of
+from cxrlt.training.batches import epoch_draws
+from cxrlt.training.checkpoint import checkpoint_update, list_checkpoints
+from cxrlt.training.setup import create_accelerator, create_fold_loss, create_initial_model, create_trainer
+from cxrlt.training.train import TrainPlan, create_fold_jobs, train
+from interruptions import on_each_forward, on_each_update
+from sampled_cases import sample_cases
+from tiny import load_weights, same_weights, tiny_recipe
+from user_errors import assert_mentions
 
 pytestmark = pytest.mark.slow
 
@@ -26,8 +26,8 @@ STILL = {"flip": False, "crop_scale": (1.0, 1.0), "rotate": 0.0, "brightness": 0
 
 
 @contextmanager
-def spoiling(update: int, what: str) -> Iterator[None]:
-    """Let the loss or the gradient of an update (from 0) be no number, or the weights after it."""
+def making_non_finite(update: int, what: str) -> Iterator[None]:
+    """Make the loss or gradient of an update (counted from 0), or the weights after it, NaN or infinite."""
     passes = []
 
     def spoil_pass(model, inputs, logits):
@@ -43,15 +43,15 @@ def spoiling(update: int, what: str) -> Iterator[None]:
         if what == "weights" and number == update + 1:
             optimizer.param_groups[0]["params"][0].data[0] = math.inf
 
-    with each_pass(spoil_pass), each_update(spoil_weights, after=True):
+    with on_each_forward(spoil_pass), on_each_update(spoil_weights, after=True):
         yield
 
 
 def images_of(source, plan, update: int) -> list[str]:
-    (job,) = fold_jobs(source, plan)
+    (job,) = create_fold_jobs(source, plan)
     trainer = create_trainer(job, create_accelerator(job.recipe))
     epoch, place = divmod(update, 4)
-    rows = draws_of_epoch(trainer, epoch)[place] % len(trainer.dataset)
+    rows = epoch_draws(trainer, epoch)[place] % len(trainer.dataset)
     return [str(trainer.dataset.ids[row]) for row in sorted(rows)]
 
 
@@ -69,7 +69,7 @@ def images_of(source, plan, update: int) -> list[str]:
 def test_what_is_no_number_is_named_with_all_that_may_explain_it(source, what, update, said, clip_grad):
     name = f"bad-{what}-{update}-{clip_grad}"
     plan = TrainPlan(name, tiny_recipe(**FIELDS, **{"optim.clip_grad": clip_grad}), folds=(0,))
-    with spoiling(update, what), pytest.raises(UserError) as error:
+    with making_non_finite(update, what), pytest.raises(UserError) as error:
         train(source, plan)
     sentence = str(error.value)
     run_dir = source.workspace.run_dir("csv", name) / "fold0"
@@ -77,12 +77,12 @@ def test_what_is_no_number_is_named_with_all_that_may_explain_it(source, what, u
     assert re.search(where, sentence), sentence
     images = images_of(source, plan, update)
     assert len(images) == 8
-    says(sentence, listing(images), "--optim.lr", "--optim.clip-grad", "--force")
+    assert_mentions(sentence, listing(images), "--optim.lr", "--optim.clip-grad", "--force")
     good = update // 4 * 4
-    kept = [update_of(path) for path in checkpoints(run_dir)]
+    kept = [checkpoint_update(path) for path in list_checkpoints(run_dir)]
     assert kept == [at for at in (good, good - 4) if at > 0]
     if good:
-        says(sentence, f"update {good}", checkpoints(run_dir)[0])
+        assert_mentions(sentence, f"update {good}", list_checkpoints(run_dir)[0])
     else:
         assert "checkpoint-" not in sentence
 
@@ -91,10 +91,10 @@ def test_the_learning_rate_is_that_of_the_update(source):
     plan = TrainPlan("bad-rate", tiny_recipe(**FIELDS), folds=(0,))
     rates = []
 
-    def note(_, optimizer):
+    def record_call(_, optimizer):
         rates.append(max(group["lr"] for group in optimizer.param_groups))
 
-    with spoiling(5, "loss"), each_update(note), pytest.raises(UserError) as error:
+    with making_non_finite(5, "loss"), on_each_update(record_call), pytest.raises(UserError) as error:
         train(source, plan)
     told = re.search(r"learning rate (\S+) on", str(error.value))
     assert told is not None
@@ -102,7 +102,7 @@ def test_the_learning_rate_is_that_of_the_update(source):
     assert told[1] not in {f"{rates[4]:.3g}", f"{rates[6]:.3g}"}
 
 
-@pytest.mark.parametrize("update", thinned([3, 7]))
+@pytest.mark.parametrize("update", sample_cases([3, 7]))
 def test_nothing_is_made_of_a_bad_update(source, update):
     soup = {"kind": "average", "snapshots": 2, "holdout_share": 0.25}
     kinds = {"best": {"predict.weights": "best"}, "souped": {"soup": soup}}
@@ -110,7 +110,7 @@ def test_nothing_is_made_of_a_bad_update(source, update):
         name = f"{kind}-{update}"
         plan = TrainPlan(name, tiny_recipe(**{**FIELDS, "schedule.epochs": 2}, **over), folds=(0,))
         last = (6 if kind == "souped" else 8) * (update + 1) // 8 - 1  # of its epoch
-        with spoiling(last, "gradient"), pytest.raises(UserError, match="gradient"):
+        with making_non_finite(last, "gradient"), pytest.raises(UserError, match="gradient"):
             train(source, plan)
         run_dir = source.workspace.run_dir("csv", name) / "fold0"
         first = update == 3
@@ -119,7 +119,7 @@ def test_nothing_is_made_of_a_bad_update(source, update):
         assert len(list(run_dir.glob("snapshot-*"))) == (kind == "souped" and not first)
         assert not (run_dir / "weights.safetensors").exists()
         (job,) = train(source, plan)  # it was nothing but our doing
-        assert job.finished
+        assert job.is_finished
 
 
 @pytest.mark.parametrize(("update", "noticed"), [(0, 10), (9, 10), (10, 16), (15, 16), (16, 26)])
@@ -128,8 +128,8 @@ def test_ten_updates_at_a_time_are_checked_and_the_bad_one_among_them_is_named(s
     plan = TrainPlan(f"ten-{update}", tiny_recipe(**{"optim.batch_size": 2}), folds=(0,))
     made = []
     named = rf"update {update + 1} \(epoch {update // 16 + 1}\)"
-    counting = each_update(lambda number, _: made.append(number))
-    with spoiling(update, "loss"), counting, pytest.raises(UserError, match=named):
+    counting = on_each_update(lambda number, _: made.append(number))
+    with making_non_finite(update, "loss"), counting, pytest.raises(UserError, match=named):
         train(source, plan)
     assert len(made) == noticed
 
@@ -138,7 +138,7 @@ def test_a_clip_that_nothing_reaches_changes_nothing(source):
     """With none the norm is another function's."""
     recipes = {clip: tiny_recipe(**{"optim.clip_grad": clip}) for clip in (1e9, None)}
     (far,), (off,) = (train(source, TrainPlan(f"clip-{c}", r, folds=(0,))) for c, r in recipes.items())
-    assert same(weights_of(far), weights_of(off))
+    assert same_weights(load_weights(far), load_weights(off))
     losses = [list(pd.read_csv(job.run_dir / "log.csv")["loss"]) for job in (far, off)]
     assert losses[0] == losses[1]
 
@@ -149,7 +149,7 @@ def test_the_loss_of_an_epoch_is_the_mean_over_its_images(source, at_once):
     still = {"loss.name": "bce", "optim.lr": 1e-12, "schedule.epochs": 1, "data.augment": STILL}
     recipe = tiny_recipe(**still, **{"optim.max_batch_per_device": at_once})
     (job,) = train(source, TrainPlan(f"still-{at_once}", recipe, folds=(0,)))
-    model = initial_model(job, loss_of(job)).eval()
+    model = create_initial_model(job, create_fold_loss(job)).eval()
     planes = [
         torch.tensor(job.data.cache.images[row]) for row in job.data.cache.rows_of(list(job.data.train.index))
     ]

@@ -10,10 +10,10 @@ from cxrlt.errors import UserError
 from cxrlt.metrics import macro_metric
 from cxrlt.predictions.predict import predict
 from cxrlt.predictions.store import read_predictions
-from cxrlt.training.train import TrainPlan, fold_jobs, train
-from interrupting import each_pass, n_rows
-from thinning import thinned
-from tiny import CLASSES, same, tiny_recipe, weights_of
+from cxrlt.training.train import TrainPlan, create_fold_jobs, train
+from interruptions import n_rows, on_each_forward
+from sampled_cases import sample_cases
+from tiny import CLASSES, load_weights, same_weights, tiny_recipe
 
 pytestmark = pytest.mark.slow
 
@@ -29,17 +29,17 @@ def trained(source, name, **over):
     return job
 
 
-@pytest.mark.parametrize("over", thinned(WEIGHTED, first=1), ids=lambda over: over["loss.name"])
+@pytest.mark.parametrize("over", sample_cases(WEIGHTED, first=1), ids=lambda over: over["loss.name"])
 def test_parts_of_a_batch_add_up_where_the_loss_divides_by_the_weights_of_its_rows(single_source, over):
     whole = trained(single_source, f"{over['loss.name']}-at-once", **over)
     for largest in (4, 3):
         name = f"{over['loss.name']}-by-{largest}"
-        parts = weights_of(trained(single_source, name, **over, **{"optim.max_batch_per_device": largest}))
-        for key, value in weights_of(whole).items():
+        parts = load_weights(trained(single_source, name, **over, **{"optim.max_batch_per_device": largest}))
+        for key, value in load_weights(whole).items():
             assert torch.allclose(value, parts[key], atol=2e-5), key
 
 
-@pytest.mark.parametrize("loss", thinned(["ce", "balanced_softmax", "asl"], first=1))
+@pytest.mark.parametrize("loss", sample_cases(["ce", "balanced_softmax", "asl"], first=1))
 def test_the_log_and_the_predictions_agree_on_what_the_classifier_reaches(single_source, loss):
     job = trained(single_source, f"log-{loss}", **{"loss.name": loss, "predict.tta": {"flip": False}})
     log = pd.read_csv(job.run_dir / "log.csv")
@@ -67,7 +67,7 @@ def test_the_epochs_line_and_log_begin_with_the_challenges_own_metric(single_sou
 
 def test_the_best_epoch_is_the_best_by_the_challenges_own_metric(single_source):
     over = {"loss.name": "lmf", "predict.weights": "best"}
-    (job,) = fold_jobs(single_source, TrainPlan("best-f1", tiny_recipe(**over), folds=(0,)))
+    (job,) = create_fold_jobs(single_source, TrainPlan("best-f1", tiny_recipe(**over), folds=(0,)))
     right, validated = torch.tensor(job.data.targets(job.data.valid)), []
     some_wrong = right.clone()
     some_wrong[::3] = some_wrong[::3].roll(1, dims=1)
@@ -80,17 +80,19 @@ def test_the_best_epoch_is_the_best_by_the_challenges_own_metric(single_source):
         validated.append({key: value.clone() for key, value in model.state_dict().items()})
         return some_wrong if len(validated) == 1 else first_class_always
 
-    with each_pass(contrary):
+    with on_each_forward(contrary):
         job = trained(single_source, "best-f1", **over)
     log = pd.read_csv(job.run_dir / "log.csv")
     assert log["oof_macro-F1"][0] > log["oof_macro-F1"][1]
     assert log["oof_mAP"][0] < log["oof_mAP"][1]
-    assert same(weights_of(job), validated[0])
-    assert not same(weights_of(job), validated[1])
+    assert same_weights(load_weights(job), validated[0])
+    assert not same_weights(load_weights(job), validated[1])
 
 
 def test_a_single_label_loss_on_a_multi_label_challenge_is_refused_before_any_fold_is_trained(source):
-    with pytest.raises(UserError, match=r"'lmf' takes one class per image.*Losses that fit: apl.*bce.*ral"):
+    with pytest.raises(
+        UserError, match=r"'lmf' needs exactly one class per image.*Losses that fit: apl.*bce.*ral"
+    ):
         train(source, TrainPlan("wrong-task", tiny_recipe(**{"loss.name": "lmf"})))
     assert not source.workspace.run_dir("csv", "wrong-task").exists()
 
@@ -118,7 +120,7 @@ def test_a_network_of_three_channels_trains_and_predicts(single_source):
     challenge = dataclasses.replace(single_source.challenge, channels=3)
     source = dataclasses.replace(single_source, challenge=challenge)
     job = trained(source, "colour", **{"loss.name": "ce", "schedule.epochs": 1})
-    assert weights_of(job)["backbone.stem.0.weight"].shape[1] == 3
+    assert load_weights(job)["backbone.stem.0.weight"].shape[1] == 3
     (path,) = predict(source, "colour", "oof")
     assert read_predictions(path, CLASSES)[0].notna().all(axis=None)
 

@@ -1,4 +1,4 @@
-"""A soup of a fold's last epochs is judged by rows of its own, never by those the fold leaves out."""
+"""A soup of a fold's last epochs is scored on holdout rows, never on the fold's validation rows."""
 
 import dataclasses
 import math
@@ -15,13 +15,13 @@ from sklearn.metrics import average_precision_score
 from cxrlt.artifacts import read_json
 from cxrlt.metrics import macro_metric
 from cxrlt.models.backbone import create_model
-from cxrlt.training.data import evaluation_set
+from cxrlt.training.datasets import create_eval_dataset
 from cxrlt.training.infer import infer
 from cxrlt.training.setup import create_accelerator
-from cxrlt.training.soup import average, greedy, mean_of, soup_holdout
-from cxrlt.training.train import TrainPlan, fold_jobs, train, train_fold
-from interrupting import DiedError, die, dying_in_update, each_pass
-from tiny import CLASSES, same, tiny_recipe, weights_of
+from cxrlt.training.soup import average_soup, average_weights, greedy_soup, soup_holdout
+from cxrlt.training.train import TrainPlan, create_fold_jobs, train, train_fold
+from interruptions import CrashError, crash_in_update, on_each_forward, raise_crash
+from tiny import CLASSES, load_weights, same_weights, tiny_recipe
 
 pytestmark = pytest.mark.slow
 
@@ -47,15 +47,15 @@ def epochs_done(run_dir):
 
 
 @contextmanager
-def keeping(run_dir):
-    """The snapshots by their epoch, read while the training within has them in its folder."""
+def recording_snapshots(run_dir):
+    """Collect the snapshots by epoch while the training inside the context manager still has them."""
     kept = {}
 
     def keep(*_):
         for path in run_dir.glob("snapshot-*.safetensors"):
             kept.setdefault(int(path.stem.removeprefix("snapshot-")), load_file(path))
 
-    with each_pass(keep):
+    with on_each_forward(keep):
         yield kept
 
 
@@ -67,40 +67,40 @@ def mean(kept, epochs):
 
 
 def logits_on(job, table, weights):
-    """What a model with these weights makes of the rows."""
+    """Return the logits of the rows for a model with these weights."""
     model = create_model(job.recipe.model, len(CLASSES), job.recipe.data.size)
     model.load_state_dict({key: value.float() for key, value in weights.items()})
-    dataset = evaluation_set(job.recipe, table, CLASSES, job.data.cache)
+    dataset = create_eval_dataset(job.recipe, table, CLASSES, job.data.cache)
     options = {"task": job.challenge.task, "batch_size": 16, "n_workers": 0}
     accelerator = create_accelerator(job.recipe)
     return infer(model, dataset, list(table.index), tuple(CLASSES), accelerator, **options).to_numpy()
 
 
 @pytest.fixture(scope="module")
-def poured(source):
-    """A souped fold and its snapshots."""
-    with keeping(source.workspace.run_dir("csv", "poured") / "fold0") as kept:
-        (job,) = train(source, plan("poured", "average"))
+def averaged(source):
+    """A fold trained with an average soup, and its snapshots."""
+    with recording_snapshots(source.workspace.run_dir("csv", "averaged") / "fold0") as kept:
+        (job,) = train(source, plan("averaged", "average"))
     return job, kept
 
 
 def test_greedy_adds_what_does_not_lower_the_score_of_the_average():
-    tried = greedy((1, 2, 3), SCORES.__getitem__)
+    tried = greedy_soup((1, 2, 3), SCORES.__getitem__)
     assert [(one.epochs, one.taken) for one in tried] == [((2,), True), ((2, 3), True), ((1, 2, 3), False)]
 
 
 def test_of_equal_epochs_greedy_begins_with_the_last():
-    assert greedy((1, 2), lambda epochs: 0.5)[0].epochs == (2,)
+    assert greedy_soup((1, 2), lambda epochs: 0.5)[0].epochs == (2,)
 
 
 @pytest.mark.parametrize(("mean", "taken"), [(0.6, True), (0.61, True), (0.59, False)])
 def test_the_average_of_all_is_taken_if_it_scores_no_less_than_the_last(mean, taken):
-    last, everything = average((1, 2, 3), {(3,): 0.6, (1, 2, 3): mean}.__getitem__)
+    last, everything = average_soup((1, 2, 3), {(3,): 0.6, (1, 2, 3): mean}.__getitem__)
     assert (last.epochs, last.taken) == ((3,), True)
     assert (everything.epochs, everything.taken) == ((1, 2, 3), taken)
 
 
-@pytest.mark.parametrize("choose", [greedy, average])
+@pytest.mark.parametrize("choose", [greedy_soup, average_soup])
 def test_without_a_score_the_last_epoch_stays(choose):
     taken = [one.epochs for one in choose((1, 2, 3), lambda epochs: math.nan) if one.taken]
     assert taken == [(3,)]
@@ -111,7 +111,7 @@ def test_a_mean_takes_floats_of_all_and_the_rest_of_the_last(tmp_path):
     for n, path in enumerate(paths):
         running = torch.full((2,), float(n * n))
         save_file({"bn.running_var": running, "bn.num_batches_tracked": torch.tensor(n)}, path)
-    mean = mean_of(paths)
+    mean = average_weights(paths)
     assert torch.equal(mean["bn.running_var"], torch.full((2,), 5 / 3))
     assert mean["bn.running_var"].dtype == torch.float32
     assert mean["bn.num_batches_tracked"] == 2
@@ -119,11 +119,13 @@ def test_a_mean_takes_floats_of_all_and_the_rest_of_the_last(tmp_path):
 
 def test_a_mean_of_one_is_that_one(tmp_path):
     save_file({"weight": torch.rand(9)}, tmp_path / "one.safetensors")
-    assert same(mean_of([tmp_path / "one.safetensors"]), load_file(tmp_path / "one.safetensors"))
+    assert same_weights(
+        average_weights([tmp_path / "one.safetensors"]), load_file(tmp_path / "one.safetensors")
+    )
 
 
-def test_the_weights_are_the_mean_of_the_last_epochs_and_the_report_says_so(poured):
-    job, kept = poured
+def test_the_weights_are_the_mean_of_the_last_epochs_and_the_report_says_so(averaged):
+    job, kept = averaged
     report = report_of(job)
     assert set(kept) == {2, 3, 4} == {int(epoch) for epoch in report["snapshots"]}
     last, everything = report["tried"]
@@ -133,12 +135,12 @@ def test_the_weights_are_the_mean_of_the_last_epochs_and_the_report_says_so(pour
     assert report["taken"] == ([2, 3, 4] if everything["taken"] else [4])
     assert report["n_holdout_images"] == len(job.data.soup_holdout)
     expected = mean(kept, report["taken"])
-    for key, value in weights_of(job).items():
+    for key, value in load_weights(job).items():
         assert torch.allclose(value.double(), expected[key], atol=1e-7), key
 
 
-def test_snapshots_are_removed_when_the_fold_is_done(poured):
-    job, _ = poured
+def test_snapshots_are_removed_when_the_fold_is_done(averaged):
+    job, _ = averaged
     assert [path.name for path in job.run_dir.glob("*.safetensors")] == ["weights.safetensors"]
 
 
@@ -146,19 +148,19 @@ def test_a_snapshot_is_what_its_epoch_was_validated_with(source):
     run_dir = source.workspace.run_dir("csv", "snapshots") / "fold0"
     validated = {}
 
-    def note(model, *_):
+    def record_call(model, *_):
         if not model.training:
             state = {key: value.clone() for key, value in model.state_dict().items()}
             validated.setdefault(epochs_done(run_dir) + 1, state)
 
-    with keeping(run_dir) as kept, each_pass(note):
+    with recording_snapshots(run_dir) as kept, on_each_forward(record_call):
         train(source, plan("snapshots", "average"))
     assert set(kept) == {2, 3, 4}
-    assert all(same(kept[epoch], validated[epoch]) for epoch in kept)
+    assert all(same_weights(kept[epoch], validated[epoch]) for epoch in kept)
 
 
 def test_every_score_is_of_the_inner_rows(source):
-    with keeping(source.workspace.run_dir("csv", "judged") / "fold0") as kept:
+    with recording_snapshots(source.workspace.run_dir("csv", "judged") / "fold0") as kept:
         (job,) = train(source, plan("judged", **{"optim.lr": 3e-2, "optim.ema_share": 0.1}))
 
     def score(epochs, table=job.data.soup_holdout):
@@ -177,11 +179,11 @@ def test_every_score_is_of_the_inner_rows(source):
 
 
 def test_a_class_with_positives_and_blanks_only_is_not_in_the_scores_of_a_soup(source):
-    (job,) = fold_jobs(source, plan("judged-blank", "average"))
+    (job,) = create_fold_jobs(source, plan("judged-blank", "average"))
     table = job.data.table.assign(Effusion=job.data.table["Effusion"].where(job.data.table["Effusion"] == 1))
     job = with_table(job, table)
     job.run_dir.mkdir(parents=True)
-    with keeping(job.run_dir) as kept:
+    with recording_snapshots(job.run_dir) as kept:
         train_fold(job, create_accelerator(job.recipe))
     labels = job.data.soup_holdout[CLASSES].to_numpy()
     others = [c for c in (1, 2) if len(set(labels[:, c])) == 2]
@@ -198,7 +200,7 @@ def test_a_class_with_positives_and_blanks_only_is_not_in_the_scores_of_a_soup(s
 @pytest.mark.parametrize("refit", [False, True])
 def test_no_patient_is_trained_on_judges_and_is_left_out(source, refit):
     wanted = dataclasses.replace(plan("parted", folds=None), refit=refit)
-    for job in fold_jobs(source, wanted):
+    for job in create_fold_jobs(source, wanted):
         parts = [
             set(table["patient"])
             for table in (job.data.train, job.data.soup_holdout, job.data.valid)
@@ -211,48 +213,51 @@ def test_no_patient_is_trained_on_judges_and_is_left_out(source, refit):
         assert job.data.class_counts == {name: int(job.data.train[name].sum()) for name in CLASSES}
 
 
-def test_the_labels_of_the_left_out_rows_do_not_change_the_soup(source, poured):
-    job, _ = poured
-    (fresh,) = fold_jobs(source, plan("flipped", "average"))
+def test_the_labels_of_the_left_out_rows_do_not_change_the_soup(source, averaged):
+    job, _ = averaged
+    (fresh,) = create_fold_jobs(source, plan("flipped", "average"))
     flipped = fresh.data.table.copy()
-    flipped.loc[fresh.data.left_out, CLASSES] = 1 - fresh.data.valid[CLASSES]
+    flipped.loc[fresh.data.valid_mask, CLASSES] = 1 - fresh.data.valid[CLASSES]
     fresh.run_dir.mkdir(parents=True)
     train_fold(with_table(fresh, flipped), create_accelerator(fresh.recipe))
-    assert same(weights_of(fresh), weights_of(job))
+    assert same_weights(load_weights(fresh), load_weights(job))
     assert report_of(fresh) == report_of(job)
     logs = [pd.read_csv(one.run_dir / "log.csv")["oof_mAP"] for one in (fresh, job)]
     assert not np.allclose(*logs)
 
 
 @contextmanager
-def dying_in_the_soup(run_dir):
-    """The training within dies in its first pass after the last epoch is logged."""
-    with pytest.raises(DiedError), each_pass(lambda *_: die() if epochs_done(run_dir) == 4 else None):
+def crashing_in_soup(run_dir):
+    """Crash the training in its first forward pass after the last epoch is logged."""
+    with (
+        pytest.raises(CrashError),
+        on_each_forward(lambda *_: raise_crash() if epochs_done(run_dir) == 4 else None),
+    ):
         yield
 
 
 @pytest.mark.parametrize("update", [8, 12, None])
-def test_an_interrupted_fold_pours_the_same_soup(source, poured, update):
+def test_an_interrupted_fold_pours_the_same_soup(source, averaged, update):
     again = plan(f"spilled-{update}", "average", checkpoint_minutes=1e-9)
     run_dir = source.workspace.run_dir("csv", again.name) / "fold0"
-    with dying_in_the_soup(run_dir) if update is None else dying_in_update(update):
+    with crashing_in_soup(run_dir) if update is None else crash_in_update(update):
         train(source, again)
     assert not (run_dir / "soup.json").exists()
     (resumed,) = train(source, again)
-    job, _ = poured
-    assert same(weights_of(resumed), weights_of(job))
+    job, _ = averaged
+    assert same_weights(load_weights(resumed), load_weights(job))
     assert report_of(resumed) == report_of(job)
 
 
 def test_a_frozen_fold_pours_its_head_and_keeps_its_backbone(source):
-    with keeping(source.workspace.run_dir("csv", "frozen-soup") / "fold0") as kept:
+    with recording_snapshots(source.workspace.run_dir("csv", "frozen-soup") / "fold0") as kept:
         (job,) = train(source, plan("frozen-soup", **{"model.frozen": True}))
     assert {key.split(".")[0] for key in kept[4]} == {"head", "logit_scale"}
-    assert any(key.startswith("backbone.") for key in weights_of(job))
+    assert any(key.startswith("backbone.") for key in load_weights(job))
     assert report_of(job)["taken"]
 
 
-def test_only_the_last_training_of_a_fold_with_stages_is_poured(source):
+def test_only_the_last_training_of_a_fold_with_stages_makes_a_soup(source):
     (job,) = train(source, plan("staged-soup", **{"schedule.stages": ({"epochs": 1},)}))
     assert report_of(job)["taken"]
     (stage,) = job.stages
@@ -272,7 +277,7 @@ def test_a_soup_and_the_best_epoch_are_refused_together():
 
 
 def test_which_rows_judge_depends_on_seed_and_fold_alone(source):
-    (job,) = fold_jobs(source, TrainPlan("asked", tiny_recipe(), folds=(0,)))
+    (job,) = create_fold_jobs(source, TrainPlan("asked", tiny_recipe(), folds=(0,)))
     rows = job.data.train
 
     def chosen(seed=0, fold="0", share=0.25):
@@ -284,7 +289,7 @@ def test_which_rows_judge_depends_on_seed_and_fold_alone(source):
 
 
 def test_a_finding_of_one_patient_stays_with_the_rows_trained_on(source):
-    (job,) = fold_jobs(source, TrainPlan("rare", tiny_recipe(), folds=(0,)))
+    (job,) = create_fold_jobs(source, TrainPlan("rare", tiny_recipe(), folds=(0,)))
     rows = job.data.train
     for patient in rows["patient"].unique():
         rare = rows.assign(Rare=(rows["patient"] == patient).astype(float))

@@ -8,21 +8,21 @@ from accelerate import Accelerator
 from safetensors import safe_open
 
 from cxrlt.artifacts import read_json
-from cxrlt.ensembles.final_logits import read_oof
+from cxrlt.ensembles.final_logits import load_oof_scores
 from cxrlt.errors import UserError
 from cxrlt.metrics import macro_metric
+from cxrlt.predictions.current_data import CurrentData
 from cxrlt.predictions.predict import predict
-from cxrlt.predictions.present import Present
 from cxrlt.predictions.store import read_predictions
 from cxrlt.recipe import OptimConfig, load_recipe
-from cxrlt.system.locks import exclusive
-from cxrlt.training.data import evaluation_set
+from cxrlt.system.locks import lock_folder
+from cxrlt.training.datasets import create_eval_dataset
 from cxrlt.training.infer import infer
-from cxrlt.training.setup import create_accelerator, initial_model, loss_of
-from cxrlt.training.train import TrainPlan, fold_jobs, train
-from interrupting import each_pass, each_update, n_rows
-from refusal import refused
-from tiny import CLASSES, make_tiny, same, tiny_recipe, weights_of
+from cxrlt.training.setup import create_accelerator, create_fold_loss, create_initial_model
+from cxrlt.training.train import TrainPlan, create_fold_jobs, train
+from interruptions import n_rows, on_each_forward, on_each_update
+from tiny import CLASSES, load_weights, make_tiny, same_weights, tiny_recipe
+from user_errors import raises_user_error
 
 pytestmark = pytest.mark.slow
 
@@ -33,9 +33,9 @@ def test_a_finished_fold_says_what_it_is(source):
     assert load_recipe(None, job.run_dir / "config.yaml") == recipe
     run = read_json(job.run_dir / "run.json", made_by="")
     assert (run["challenge"], run["name"], run["fold"], run["seed"]) == ("csv", "whole", "1", 0)
-    assert len(run["made_of"]["rows"]) == 64
+    assert len(run["provenance"]["rows"]) == 64
     with safe_open(job.run_dir / "weights.safetensors", "pt") as file:
-        assert file.metadata()["rows"] == run["made_of"]["rows"]
+        assert file.metadata()["rows"] == run["provenance"]["rows"]
     log = pd.read_csv(job.run_dir / "log.csv")
     assert list(log["epoch"]) == [1, 2]
     assert log["loss"].notna().all()
@@ -62,10 +62,10 @@ def test_finished_folds_are_skipped_and_force_trains_again(source, capsys):
     train(source, plan)
     assert "already done" in capsys.readouterr().out
     assert (job.run_dir / "weights.safetensors").stat().st_mtime_ns == written
-    before = weights_of(job)
+    before = load_weights(job)
     train(source, dataclasses.replace(plan, force=True))
     assert (job.run_dir / "weights.safetensors").stat().st_mtime_ns > written
-    assert same(weights_of(job), before)
+    assert same_weights(load_weights(job), before)
 
 
 def test_another_config_under_the_same_name_is_refused_with_the_fields_that_differ(source):
@@ -89,8 +89,8 @@ def test_a_name_with_a_slash_is_a_folder_in_a_folder_for_training_and_prediction
     train(source, TrainPlan(name, recipe, folds=(1,)))
     assert f"train {name} fold 1: already done" in capsys.readouterr().out
     with pytest.raises(UserError, match=rf"cxrlt train RECIPE --name {name} --challenge csv --fold 0"):
-        read_oof(name, Present(source.challenge, source.workspace))
-    with refused("'compare-losses/absent'", "train RECIPE --name compare-losses/absent"):
+        load_oof_scores(name, CurrentData(source.challenge, source.workspace))
+    with raises_user_error("'compare-losses/absent'", "train RECIPE --name compare-losses/absent"):
         predict(source, "compare-losses/absent", "oof")
 
 
@@ -126,19 +126,19 @@ def test_accumulation_equals_one_large_batch(source):
     parts = tiny_recipe(**{"optim.max_batch_per_device": 3})
     (a,) = train(source, TrainPlan("at-once", whole, folds=(0,)))
     (b,) = train(source, TrainPlan("in-parts", parts, folds=(0,)))
-    for key, value in weights_of(a).items():
-        assert torch.allclose(value, weights_of(b)[key], atol=2e-5), key
+    for key, value in load_weights(a).items():
+        assert torch.allclose(value, load_weights(b)[key], atol=2e-5), key
 
 
 def test_workers_do_not_change_the_weights(source):
     (a,) = train(source, TrainPlan("no-workers", tiny_recipe(), folds=(0,)))
     (b,) = train(source, TrainPlan("two-workers", tiny_recipe(**{"data.n_workers": 2}), folds=(0,)))
-    assert same(weights_of(a), weights_of(b))
+    assert same_weights(load_weights(a), load_weights(b))
 
 
 def test_best_weights_are_a_copy_that_later_epochs_do_not_change(source):
     plan = TrainPlan("best", tiny_recipe(**{"predict.weights": "best"}), folds=(0,))
-    (job,) = fold_jobs(source, plan)
+    (job,) = create_fold_jobs(source, plan)
     right, validated = torch.tensor(job.data.targets(job.data.valid)), []
 
     def falling(model, inputs, logits):
@@ -148,12 +148,12 @@ def test_best_weights_are_a_copy_that_later_epochs_do_not_change(source):
         validated.append({key: value.clone() for key, value in model.state_dict().items()})
         return right if len(validated) == 1 else -right  # the first epoch is the best
 
-    with each_pass(falling):
+    with on_each_forward(falling):
         (job,) = train(source, plan)
     first, second = pd.read_csv(job.run_dir / "log.csv")["oof_mAP"]
     assert first == 1 > second
-    assert same(weights_of(job), validated[0])
-    assert not same(weights_of(job), validated[1])
+    assert same_weights(load_weights(job), validated[0])
+    assert not same_weights(load_weights(job), validated[1])
 
 
 def test_a_loss_that_is_no_number_stops_the_run_with_a_sentence(source):
@@ -176,11 +176,11 @@ def test_the_log_holds_the_share_of_updates_whose_gradient_was_clipped(source):
     assert clipped_shares(source, "clips-off", None) == [0.0, 0.0]
     norms = []
 
-    def note(_, optimizer):
+    def record_call(_, optimizer):
         gradients = [weight.grad for group in optimizer.param_groups for weight in group["params"]]
         norms.append(torch.nn.utils.get_total_norm(gradients).item())
 
-    with each_update(note):
+    with on_each_update(record_call):
         shares = clipped_shares(source, "clips-some", 2.4)
     assert max(norms) == pytest.approx(2.4, rel=1e-4)  # what was larger has this norm when it is clipped
     clipped = [norm > 2.4 * (1 - 1e-4) for norm in norms]
@@ -197,7 +197,7 @@ def test_a_wrong_loss_option_is_found_before_training(source):
 
 def test_another_process_in_the_same_fold_is_refused(source):
     folder = source.workspace.run_dir("csv", "busy") / "fold0"
-    with exclusive(folder), pytest.raises(UserError, match=f"in use by process {os.getpid()}"):
+    with lock_folder(folder), pytest.raises(UserError, match=f"in use by process {os.getpid()}"):
         train(source, TrainPlan("busy", tiny_recipe(), folds=(0,)))
 
 
@@ -223,7 +223,7 @@ def test_a_missing_compiler_is_said_and_training_goes_on(source, monkeypatch, ca
         source, TrainPlan("uncompiled", tiny_recipe(compile=True, **{"schedule.epochs": 1}), folds=(0,))
     )
     assert "no working compiler" in capsys.readouterr().out
-    assert job.finished
+    assert job.is_finished
 
 
 def test_precision_is_float32_without_a_gpu():
@@ -240,25 +240,25 @@ def test_a_compiled_run_saves_weights_an_eager_model_loads(source, monkeypatch):
     recipe = tiny_recipe(compile=True, **{"schedule.epochs": 1})
     (compiled,) = train(source, TrainPlan("compiled", recipe, folds=(0,)))
     (eager,) = train(source, TrainPlan("eager", tiny_recipe(**{"schedule.epochs": 1}), folds=(0,)))
-    assert weights_of(compiled).keys() == weights_of(eager).keys()
-    for key, value in weights_of(eager).items():
-        assert torch.allclose(value, weights_of(compiled)[key], atol=1e-4), key
+    assert load_weights(compiled).keys() == load_weights(eager).keys()
+    for key, value in load_weights(eager).items():
+        assert torch.allclose(value, load_weights(compiled)[key], atol=1e-4), key
 
 
 def test_the_averaged_weights_move(source):
     (job,) = train(source, TrainPlan("moving", tiny_recipe(), folds=(0,)))
-    start = initial_model(job, loss_of(job)).state_dict()
-    still = [key for key, value in weights_of(job).items() if torch.equal(start[key], value)]
+    start = create_initial_model(job, create_fold_loss(job)).state_dict()
+    still = [key for key, value in load_weights(job).items() if torch.equal(start[key], value)]
     assert still == ["logit_scale"]
 
 
 def test_the_averaged_weights_are_not_below_the_last_ones_at_the_end_of_a_short_run(source):
     models = {}
     over = {"schedule.epochs": 8, "optim.lr": 5e-3, "optim.ema_share": OptimConfig().ema_share}
-    with each_pass(lambda model, *_: models.update({"last" if model.training else "averaged": model})):
+    with on_each_forward(lambda model, *_: models.update({"last" if model.training else "averaged": model})):
         (job,) = train(source, TrainPlan("short", tiny_recipe(**over), folds=(0,)))
-    assert same(models["averaged"].state_dict(), weights_of(job))
-    assert not same(models["last"].state_dict(), weights_of(job))
+    assert same_weights(models["averaged"].state_dict(), load_weights(job))
+    assert not same_weights(models["last"].state_dict(), load_weights(job))
     scores = {name: score_of(job, model) for name, model in models.items()}
     assert scores["averaged"] == pytest.approx(pd.read_csv(job.run_dir / "log.csv")["oof_mAP"].iloc[-1])
     assert scores["averaged"] > 0.5
@@ -266,7 +266,7 @@ def test_the_averaged_weights_are_not_below_the_last_ones_at_the_end_of_a_short_
 
 
 def score_of(job, model):
-    dataset = evaluation_set(job.recipe, job.data.valid, job.data.classes, job.data.cache)
+    dataset = create_eval_dataset(job.recipe, job.data.valid, job.data.classes, job.data.cache)
     options = {"task": job.challenge.task, "batch_size": 16, "n_workers": 0}
     accelerator = create_accelerator(job.recipe)
     logits = infer(model, dataset, list(job.data.valid.index), job.data.classes, accelerator, **options)

@@ -6,7 +6,7 @@ import torch
 from scipy.special import log_softmax, logsumexp
 
 from cxrlt.recipe import TTAConfig
-from cxrlt.training.tta import NO_TTA, describe_tta, merge_logits, only_as_they_are, variants
+from cxrlt.training.tta import NO_TTA, describe_tta, is_identity, merge_logits, tta_variants
 
 EVERYTHING = TTAConfig(flip=True, scales=(0.9, 1.2), crop=0.75)
 LOGITS = torch.tensor([[[-100.0, 100.0, 0.3, 14.9]], [[100.0, 99.0, -2.0, 15.1]], [[-3.0, 40.0, 8.0, 16.0]]])
@@ -21,12 +21,12 @@ def images() -> torch.Tensor:
 
 
 def test_an_empty_set_is_the_image_itself(images):
-    (only,) = variants(images, NO_TTA)
+    (only,) = tta_variants(images, NO_TTA)
     assert torch.equal(only, images)
 
 
 def test_every_variant_has_its_mirror_image_beside_it(images):
-    found = list(variants(images, EVERYTHING))
+    found = list(tta_variants(images, EVERYTHING))
     assert len(found) == 2 * (1 + 2 + 5)
     for straight, mirrored in zip(found[::2], found[1::2], strict=True):
         assert torch.equal(straight.flip(-1), mirrored)
@@ -37,26 +37,26 @@ def test_every_variant_has_its_mirror_image_beside_it(images):
 def test_variants_keep_shape_and_type_for_images_and_for_studies(shape):
     for dtype in (torch.uint8, torch.float32):
         images = torch.ones(shape).to(dtype)
-        assert all((v.shape, v.dtype) == (images.shape, dtype) for v in variants(images, EVERYTHING))
+        assert all((v.shape, v.dtype) == (images.shape, dtype) for v in tta_variants(images, EVERYTHING))
 
 
 def test_a_study_is_augmented_as_its_images_are(images):
-    alone, together = variants(images, EVERYTHING), variants(images[None], EVERYTHING)
+    alone, together = tta_variants(images, EVERYTHING), tta_variants(images[None], EVERYTHING)
     assert all(torch.equal(a, b[0]) for a, b in zip(alone, together, strict=True))
 
 
 def test_zooming_in_shows_the_middle_and_zooming_out_puts_a_black_border_around_the_whole():
     images = torch.zeros(1, 1, 32, 32, dtype=torch.uint8)
     images[..., 8:24, 8:24] = 200
-    _, larger, smaller = variants(images, TTAConfig(flip=False, scales=(2.0, 0.5)))
+    _, larger, smaller = tta_variants(images, TTAConfig(flip=False, scales=(2.0, 0.5)))
     assert (larger == 200).all()
-    _, smaller = variants(torch.full_like(images, 200), TTAConfig(flip=False, scales=(0.5,)))
+    _, smaller = tta_variants(torch.full_like(images, 200), TTAConfig(flip=False, scales=(0.5,)))
     assert (smaller[..., 8:24, 8:24] == 200).all()
     assert smaller.sum() == 200 * 16 * 16
 
 
 def test_a_scale_of_one_changes_nothing(images):
-    first, second = variants(images, TTAConfig(flip=False, scales=(1.0,)))
+    first, second = tta_variants(images, TTAConfig(flip=False, scales=(1.0,)))
     assert torch.equal(first, second)
 
 
@@ -65,24 +65,26 @@ def test_the_crops_are_the_corners_and_the_centre():
     images = torch.zeros(1, 1, 32, 32)
     for y, x in corners:
         images[..., y, x] = 1.0
-    _, *crops = variants(images, TTAConfig(flip=False, crop=0.5))
+    _, *crops = tta_variants(images, TTAConfig(flip=False, crop=0.5))
     seen = [[crop[0, 0, y, x].item() > 0 for y, x in corners] for crop in crops]
     assert seen == [*np.eye(4, dtype=bool).tolist(), [False] * 4]
     images = torch.zeros(1, 1, 32, 32)
     images[..., 8:24, 8:24] = 1.0
-    _, *crops = variants(images, TTAConfig(flip=False, crop=0.5))
+    _, *crops = tta_variants(images, TTAConfig(flip=False, crop=0.5))
     assert (crops[-1] == 1).all()
 
 
 def test_the_centre_stays_the_centre():
     images = torch.rand(1, 1, 33, 33)
     symmetric = images + images.flip(-1)
-    for variant in list(variants(symmetric, TTAConfig(flip=False, scales=(0.83, 1.31)))):
+    for variant in list(tta_variants(symmetric, TTAConfig(flip=False, scales=(0.83, 1.31)))):
         assert torch.allclose(variant, variant.flip(-1), atol=1e-5)
 
 
 def test_variants_do_not_depend_on_the_rest_of_the_batch(images):
-    for whole, alone in zip(variants(images, EVERYTHING), variants(images[:1], EVERYTHING), strict=True):
+    for whole, alone in zip(
+        tta_variants(images, EVERYTHING), tta_variants(images[:1], EVERYTHING), strict=True
+    ):
         assert torch.equal(whole[:1], alone)
 
 
@@ -139,4 +141,4 @@ def test_sets_are_described_in_words():
     assert describe_tta(TTAConfig(flip=False, crop=0.9, merge="geometric")) == (
         "crops 0.9, merged as geometric means"
     )
-    assert only_as_they_are(NO_TTA) and not only_as_they_are(TTAConfig(flip=False, crop=0.9))
+    assert is_identity(NO_TTA) and not is_identity(TTAConfig(flip=False, crop=0.9))

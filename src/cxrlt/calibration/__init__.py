@@ -1,10 +1,11 @@
-"""What may be chosen about probabilities, where the command line can read it without waiting for scipy."""
+"""Options of calibration, in a module that the command line imports without scipy."""
 
 from typing import Literal, get_args
 
 Method = Literal["temperature", "logistic", "isotonic"]
 METHODS: tuple[Method, ...] = get_args(Method)
-"""From the simplest to the most flexible."""
+"""Methods from the simplest to the most flexible."""
 Variant = Literal["raw", "calibrated", "f1"]
-"""The sigmoid of a logit as it is, of the calibrated logit, or of that one with the threshold moved to 0."""
+"""The sigmoid of the logit, of the calibrated logit, or of the calibrated logit shifted so that the threshold
+with the best F1 becomes a probability of 0.5."""
 VARIANTS: tuple[Variant, ...] = get_args(Variant)

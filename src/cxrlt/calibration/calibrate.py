@@ -1,11 +1,12 @@
-"""The stage `cxrlt calibrate`: probabilities that mean what they say, fitted on out-of-fold rows.
+"""The stage `cxrlt calibrate`: fit calibrated probabilities on out-of-fold rows.
 
-Losses for long tails are no proper scores: where one in 500 images is positive, RAL's own optimum is a
-probability of .35. The maps fitted here rise strictly in every class, so no ranking changes; what changes is
-what a probability of .5 means.
+Losses for long-tailed data are not proper scoring rules: if 1 in 500 images is positive, the optimum of RAL
+is a probability of 0.35. The maps fitted here are strictly increasing in every class. No ranking changes,
+only the values of the probabilities.
 
-Folds' logits and their average for dev and test have been put on one scale (`FinalLogits`), on which the
-maps are fitted and applied. An average is a little surer than one fold's logit, which the maps do not know.
+`FinalLogits` puts the logits of the folds, and their average for dev and test, on one scale. The maps are
+fitted and applied on this scale. An average over folds is slightly more confident than the logit of one fold;
+the maps do not correct this.
 """
 
 from collections.abc import Mapping
@@ -17,37 +18,38 @@ import pandas as pd
 
 from cxrlt.artifacts import Workspace
 from cxrlt.calibration import METHODS, VARIANTS, Method, Variant
-from cxrlt.calibration.fitted import Calibration, fit_calibration, write_calibration
+from cxrlt.calibration.artifact import Calibration, fit_calibration, write_calibration
 from cxrlt.challenges.base import Challenge
-from cxrlt.ensembles.current import notes_of
-from cxrlt.ensembles.final_logits import load_final_logits, present_for
+from cxrlt.ensembles.final_logits import get_current_data, load_final_logits
+from cxrlt.ensembles.provenance import collect_notes
 from cxrlt.errors import UserError
 from cxrlt.folds.read import REFIT
 from cxrlt.metrics import BootstrapSamples, Interval, has_both_values, macro, macro_metric, paired_difference
 from cxrlt.metrics.calibration import LOG_LOSS, calibration_bootstrap
-from cxrlt.predictions.present import Present
+from cxrlt.predictions.current_data import CurrentData
 from cxrlt.predictions.scoring import N_DRAWS
-from cxrlt.predictions.standardise import predicted_rows
+from cxrlt.predictions.standardise import predicted_ids
 
 
 @dataclass(frozen=True)
 class VariantScore:
-    """Nested out-of-fold figures of one variant.
+    """Nested out-of-fold metrics of one variant.
 
-    `ranking` is the challenge's metric within each fold, averaged over folds: a fold's rows are mapped by one
-    map. `figures` are those of `calibration_bootstrap`, `differences` theirs minus the raw logits'.
+    `ranking` is the challenge's metric within each fold, averaged over folds, because each fold has its own
+    maps. `metrics` are those of `calibration_bootstrap`; `differences` are `metrics` minus those of raw
+    logits.
     """
 
     ranking: float
-    figures: Mapping[str, Interval]
+    metrics: Mapping[str, Interval]
     differences: Mapping[str, Interval]
 
 
 @dataclass(frozen=True)
 class CalibrationReport:
-    """What `cxrlt calibrate` found.
+    """The result of `cxrlt calibrate`.
 
-    `behind` are the nested log-losses of the methods tried minus the best one's.
+    `behind` has the nested log-loss of every tried method minus that of the best one.
     """
 
     challenge: str
@@ -73,24 +75,25 @@ def calibrate(
     *,
     partial: bool = False,
 ) -> CalibrationReport:
-    """Fit maps and thresholds of a run or an ensemble, write calibration.json, and say what they are worth.
+    """Fit maps and thresholds of a run or an ensemble, write calibration.json, and measure the improvement.
 
-    Every figure is nested: a row of fold k is calibrated by what was fitted without fold k, on predictions
-    that were put together without it. Without `method` the simplest one is taken whose nested log-loss is
-    within noise of the best. With `partial` the folds that are finished are enough. Raises UserError for one
-    class per row, a refit, incomplete out-of-fold predictions, and labels that leave nothing to fit.
+    Every metric is nested: a row of fold k is calibrated by maps that were fitted without fold k, on
+    predictions that were combined without it. Without `method` the simplest method is taken whose nested
+    log-loss is within noise of the best. `partial` uses the finished folds only. Raises UserError for a
+    single-label task, a refit, incomplete predictions, and if no class has positives and negatives.
     """
     require_multi_label(challenge, name)
-    present = _present_folds(challenge, workspace, name, partial)
-    nested = Nested.read(name, present)
-    mapped = {each: nested.logits(each) for each in ([method] if method else METHODS)}
-    drawn = {each: nested.draw(logits["calibrated"], n_draws, seed) for each, logits in mapped.items()}
-    behind = _behind({each: figures[LOG_LOSS] for each, figures in drawn.items()})
-    chosen = next(each for each, gap in behind.items() if gap.low <= 0)
-    final = load_final_logits(name, "oof", present).logits
+    current = _finished_folds(challenge, workspace, name, partial)
+    nested = NestedLogits.read(name, current)
+    methods = (method,) if method else METHODS
+    mapped = {each: nested.logits(each) for each in methods}
+    draws = {each: nested.bootstrap(logits["calibrated"], n_draws, seed) for each, logits in mapped.items()}
+    behind = _differences_to_best({each: samples[LOG_LOSS] for each, samples in draws.items()})
+    chosen = next(each for each, difference in behind.items() if difference.low <= 0)
+    final = load_final_logits(name, "oof", current).logits
     calibration = fit_calibration(chosen, final.loc[nested.ids], nested.labels)
-    figures = {
-        each: drawn[chosen] if each == "calibrated" else nested.draw(logits, n_draws, seed)
+    samples = {
+        each: draws[chosen] if each == "calibrated" else nested.bootstrap(logits, n_draws, seed)
         for each, logits in mapped[chosen].items()
     }
     rankings = {each: nested.ranking(challenge.metric, logits) for each, logits in mapped[chosen].items()}
@@ -99,44 +102,48 @@ def calibrate(
         name=name,
         metric=challenge.metric,
         calibration=calibration,
-        path=write_calibration(name, present, calibration),
+        path=write_calibration(name, current, calibration),
         n_rows=len(nested.ids),
         forced=method is not None,
         behind=behind,
-        variants={each: _variant_score(rankings[each], figures[each], figures["raw"]) for each in figures},
-        n_positive=(nested.labels == 1).sum().to_dict(),
-        notes=tuple(notes_of(name, "oof", present)),
+        variants={each: _variant_score(rankings[each], samples[each], samples["raw"]) for each in samples},
+        n_positive={name: int((nested.labels[name] == 1).sum()) for name in challenge.classes},
+        notes=tuple(collect_notes(name, "oof", current)),
     )
 
 
-def _present_folds(challenge: Challenge, workspace: Workspace, name: str, partial: bool) -> Present:
-    """The folds to calibrate on. Raises UserError for an unknown run, a refit, and a fold that is alone."""
+def _finished_folds(challenge: Challenge, workspace: Workspace, name: str, partial: bool) -> CurrentData:
+    """Return the folds to calibrate on. Raises UserError for an unknown run, a refit, or a single fold."""
     if (workspace.run_dir(challenge.name, name) / REFIT).is_dir():
         raise UserError(
             f"{name} was fitted on all rows (--refit), so it has no out-of-fold predictions to calibrate on. "
             "Submit it with --probabilities raw"
         )
-    present = present_for(challenge, workspace, name, partial=partial)
-    if partial and len(present.folds.held) < 2:
+    current = get_current_data(challenge, workspace, name, partial=partial)
+    if partial and len(current.folds.fold_numbers) < 2:
         raise UserError(
-            f"Only fold {present.folds.held[0]} of {name} is finished, and what calibrates a fold is fitted "
-            f"on others. Finish one more: cxrlt train RECIPE --name {name} --challenge {challenge.name}"
+            f"Only fold {current.folds.fold_numbers[0]} of {name} is finished, but the calibration of a "
+            f"fold is fitted on the other folds. Train one more: cxrlt train RECIPE --name {name} "
+            f"--challenge {challenge.name}"
         )
-    return present
+    return current
 
 
 def require_multi_label(challenge: Challenge, name: str) -> None:
-    """Raises UserError for one class per row."""
+    """Raise UserError for a single-label task."""
     if challenge.task == "single_label":
         raise UserError(
-            f"{challenge.name} has one class per row, and a map per class would change which one is highest: "
-            f"{name} cannot be calibrated. Submit it with --probabilities raw"
+            f"{name} cannot be calibrated: {challenge.name} is a single-label task, and a map per class "
+            "would change which class is highest. Submit it with --probabilities raw"
         )
 
 
 @dataclass(frozen=True)
-class Nested:
-    """Logits of all rows as they are without each fold (fold -> frame), with their labels and patients."""
+class NestedLogits:
+    """Logits of all rows, computed without each fold, with labels, folds and patients.
+
+    `without[k]` (index image_id, one column per class) has all rows, computed without fold k.
+    """
 
     without: Mapping[int, pd.DataFrame]
     labels: pd.DataFrame
@@ -144,16 +151,19 @@ class Nested:
     patients: pd.Series
 
     @classmethod
-    def read(cls, name: str, present: Present) -> "Nested":
-        """Raises UserError as `load_final_logits`, and if no class has both values."""
-        challenge, rows = present.challenge, present.rows
+    def read(cls, name: str, current: CurrentData) -> "NestedLogits":
+        """Load the logits of a run or an ensemble.
+
+        Raises UserError as `load_final_logits` does, and if no class has positives and negatives.
+        """
+        challenge, rows = current.challenge, current.rows
         without = {
-            fold: load_final_logits(name, "oof", present, exclude_fold=fold).logits
-            for fold in present.folds.held
+            fold: load_final_logits(name, "oof", current, exclude_fold=fold).logits
+            for fold in current.folds.fold_numbers
         }
         ids = rows.table.index
         for frame in without.values():
-            ids = ids.intersection(predicted_rows(frame), sort=False)
+            ids = ids.intersection(predicted_ids(frame), sort=False)
         table = rows.table.loc[ids]
         labels = table[list(challenge.classes)]
         if not has_both_values(labels.to_numpy()).any():
@@ -163,10 +173,14 @@ class Nested:
 
     @property
     def ids(self) -> pd.Index:
+        """Ids of the rows."""
         return self.labels.index
 
     def logits(self, method: Method) -> dict[Variant, pd.DataFrame]:
-        """Every row's logits, mapped by what was fitted on the rows of other folds."""
+        """Return the logits of every row by variant, mapped by maps that were fitted on the other folds.
+
+        Each frame has the index image_id and one column per class.
+        """
         parts: dict[Variant, list[pd.DataFrame]] = {variant: [] for variant in VARIANTS}
         for fold, frame in self.without.items():
             inside = self.fold == fold
@@ -175,28 +189,34 @@ class Nested:
                 frames.append(fitted.apply(frame[inside], variant))
         return {variant: pd.concat(frames).loc[self.ids] for variant, frames in parts.items()}
 
-    def draw(self, logits: pd.DataFrame, n_draws: int, seed: int) -> Mapping[str, BootstrapSamples]:
-        """Local ECE, F1 at .5 and log-loss, with patients drawn, or rows where they are not known."""
+    def bootstrap(self, logits: pd.DataFrame, n_draws: int, seed: int) -> Mapping[str, BootstrapSamples]:
+        """Return local ECE, F1 at 0.5 and log-loss of logits (index image_id, one column per class).
+
+        The bootstrap resamples patients, or rows if a patient is unknown.
+        """
         by_row = self.patients.isna().any()
         clusters = np.arange(len(logits)) if by_row else self.patients.to_numpy(str)
         return calibration_bootstrap(self.labels, logits, clusters, n_draws, seed)
 
     def ranking(self, metric: str, logits: pd.DataFrame) -> float:
-        """The mean over folds of `metric` within each."""
+        """Return the mean over folds of `metric` within each fold.
+
+        `logits` have the index image_id and one column per class.
+        """
         parts = [part for _, part in logits.groupby(self.fold)]
         return float(macro([macro_metric(metric, self.labels.loc[part.index], part) for part in parts]))
 
 
-def _behind(losses: Mapping[Method, BootstrapSamples]) -> dict[Method, Interval]:
-    best = min(losses.values(), key=lambda drawn: drawn.value)
-    return {method: paired_difference(drawn, best) for method, drawn in losses.items()}
+def _differences_to_best(losses: Mapping[Method, BootstrapSamples]) -> dict[Method, Interval]:
+    best = min(losses.values(), key=lambda samples: samples.value)
+    return {method: paired_difference(samples, best) for method, samples in losses.items()}
 
 
 def _variant_score(
-    ranking: float, mine: Mapping[str, BootstrapSamples], raw: Mapping[str, BootstrapSamples]
+    ranking: float, variant: Mapping[str, BootstrapSamples], raw: Mapping[str, BootstrapSamples]
 ) -> VariantScore:
     return VariantScore(
         ranking,
-        {name: each.interval() for name, each in mine.items()},
-        {name: paired_difference(each, raw[name]) for name, each in mine.items()},
+        {name: samples.interval() for name, samples in variant.items()},
+        {name: paired_difference(samples, raw[name]) for name, samples in variant.items()},
     )

@@ -1,4 +1,4 @@
-"""The competitions this project knows, by name; their modules are imported when one of them is asked for."""
+"""The supported challenges by name. The module of a challenge is imported on first use."""
 
 from cxrlt.challenges.registry import CHALLENGES, challenge, challenge_names, get_challenge
 

@@ -1,4 +1,4 @@
-"""What a challenge is: the rules of one competition and nothing else."""
+"""The base class of challenges: classes, splits, metric and submission format of one competition."""
 
 import re
 from abc import ABC, abstractmethod
@@ -9,22 +9,22 @@ from typing import TYPE_CHECKING, Literal
 
 from cxrlt.errors import UserError
 
-if TYPE_CHECKING:  # the names of challenges are known without waiting for pandas
+if TYPE_CHECKING:  # `cxrlt --help` does not wait for pandas
     import pandas as pd
 
-METADATA = ("patient", "study", "view", "path")
+METADATA_COLUMNS = ("patient", "study", "view", "path")
 VIEWS = ("frontal", "lateral", "unknown")
 SPLITS = ("train", "dev", "test")
-# columns that tables and predictions have beside the classes
-RESERVED = ("image_id", *METADATA, "file", "fold")
-# what challenges usually call an image on which nothing was found
+RESERVED_COLUMNS = ("image_id", *METADATA_COLUMNS, "file", "fold")
+"""Columns of tables and predictions that are not classes."""
 NO_FINDING = ("No Finding", "Normal")
+"""Usual names of the class for images without a finding."""
 HEAD_SHARE, TAIL_SHARE = 0.10, 0.01
+"""Limits of head and tail classes, as shares of the training images: our choice, used for all challenges."""
 
 Task = Literal["multi_label", "single_label"]
-# what a challenge has unless it says otherwise
-USUAL_METRIC: Mapping[Task, str] = {"multi_label": "mAP", "single_label": "macro-F1"}
-USUAL_RECIPES: Mapping[Task, tuple[str, ...]] = {
+DEFAULT_METRIC: Mapping[Task, str] = {"multi_label": "mAP", "single_label": "macro-F1"}
+DEFAULT_RECIPES: Mapping[Task, tuple[str, ...]] = {
     "multi_label": ("ral_convnext_small", "ral_efficientnetv2_s"),
     "single_label": ("lmf_efficientnetv2_s", "lmf_resnet50"),
 }
@@ -34,8 +34,8 @@ USUAL_RECIPES: Mapping[Task, tuple[str, ...]] = {
 class Challenge(ABC):
     """The rules of one competition.
 
-    `train_counts` are the positives per class in the official full training set of `train_images` rows;
-    their order is the order of the classes, and they fix which classes are head, medium and tail.
+    `train_counts` are the positives per class in the official training set of `train_images` rows. They set
+    the order of the classes, and which classes are head, medium and tail.
     """
 
     name: str
@@ -43,43 +43,44 @@ class Challenge(ABC):
     train_counts: Mapping[str, int]
     train_images: int
     splits: tuple[str, ...]
-    recipes: tuple[str, ...] = USUAL_RECIPES["multi_label"]
+    recipes: tuple[str, ...] = DEFAULT_RECIPES["multi_label"]
     n_folds: int = 5
-    """How many folds unless the user says otherwise."""
+    """Default number of folds."""
     id_column: str = "dicom_id"
-    """The ids' column in tables, and in submissions unless `template_id` names another."""
+    """Name of the id column in tables, and in submissions if `template_id` is None."""
     template_id: str | None = None
+    """Name of the id column in submissions, if it differs."""
     container: Literal["zip", "csv"] = "zip"
-    """What the server takes: a zip with one CSV in it, or that CSV."""
+    """File type that the server accepts: a zip file with one CSV file in it, or the CSV file."""
     channels: Literal[1, 3] = 1
-    """1: grey; 3: red, green and blue."""
+    """1: greyscale; 3: RGB."""
     task: Task = "multi_label"
-    """Whether a row has any number of classes or exactly one of them (the class columns are then one-hot)."""
-    metric: str = USUAL_METRIC["multi_label"]
-    """What models are compared by: one of metric_names(task)."""
+    """multi_label: any number of classes per row. single_label: exactly one; class columns are one-hot."""
+    metric: str = DEFAULT_METRIC["multi_label"]
+    """The metric of the leaderboard, of ensembles and of comparisons: one of metric_names(task)."""
     strict_patients: bool = False
-    """A patient in train and in dev or test is an error (else a warning, as official splits are given)."""
+    """A patient both in train and in dev or test is an error. Off: a warning."""
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Class names in the order of the submission template's columns."""
+        """Class names in the column order of the submission template."""
         return tuple(self.train_counts)
 
     @property
     def no_finding(self) -> str | None:
-        """The class of images on which nothing was found, if there is one.
+        """The class of images without a finding, or None.
 
-        Case, blanks, hyphens and underscores do not matter; of several the one in its usual spelling, else
-        the first.
+        Case, blanks, hyphens and underscores are ignored. If several classes match, an exact match comes
+        first, then the order of the classes.
         """
-        usual = [name for name in self.classes if name in NO_FINDING]
+        exact = [name for name in self.classes if name in NO_FINDING]
         words = set(map(_without_separators, NO_FINDING))
-        alike = [name for name in self.classes if _without_separators(name) in words]
-        return next(iter(usual + alike), None)
+        similar = [name for name in self.classes if _without_separators(name) in words]
+        return next(iter(exact + similar), None)
 
     @property
     def submission_id(self) -> str:
-        """The ids' column in submissions."""
+        """Name of the id column in submissions."""
         return self.template_id or self.id_column
 
     @property
@@ -89,36 +90,36 @@ class Challenge(ABC):
 
     @property
     def groups(self) -> dict[str, list[str]]:
-        """head (> 10 % of the official training images), medium (1-10 %) and tail (< 1 %) classes."""
+        """Classes per group: head (> 10 % of the official training images), medium (1-10 %), tail (< 1 %)."""
         groups: dict[str, list[str]] = {"head": [], "medium": [], "tail": []}
         for name, count in self.train_counts.items():
             share = count / self.train_images
             groups["head" if share > HEAD_SHARE else "tail" if share < TAIL_SHARE else "medium"].append(name)
         return groups
 
-    def require(self, split: str) -> None:
-        """Raises UserError naming the splits there are if `split` is not one of them."""
+    def require_split(self, split: str) -> None:
+        """Raise UserError, with the existing splits, if `split` is not one of them."""
         if split not in self.splits:
             raise UserError(f"{self.name} has no split {split!r}: it has {', '.join(self.splits)}.")
 
     @abstractmethod
     def read(self, split: str, inputs_dir: Path) -> "pd.DataFrame":
-        """The table of `split`: index image_id; patient, study, view, path; a column per class.
+        """Return the table of `split`: index image_id; columns patient, study, view, path and one per class.
 
-        Class columns are float32: 1, 0, or NaN where unknown (all NaN in a split without labels).
-        Raises UserError naming file and rows.
+        Class columns are float32: 1, 0, or NaN for unknown (all NaN in a split without labels).
+        Raises UserError with file and rows for anything wrong in the files.
         """
 
     @abstractmethod
     def template(self, split: str, inputs_dir: Path) -> list[str]:
-        """The ids a submission for `split` must hold, in the order the server expects."""
+        """Return the ids that a submission for `split` must contain, in the order that the server expects."""
 
     def notes(self, inputs_dir: Path) -> list[str]:
-        """Sentences for the report of `cxrlt check`: what reading the tables decided and left out."""
+        """Return sentences for the report of `cxrlt check`, for example about rows that were removed."""
         return []
 
     def image_folders(self) -> tuple[str, ...]:
-        """Glob patterns, below the images folder, of the folders that `path` may be relative to."""
+        """Return glob patterns of the folders, inside the images folder, that `path` can be relative to."""
         return (".",)
 
 

@@ -1,4 +1,4 @@
-"""A CSV file as text columns, found by name. Nothing in it is ever guessed to be a number."""
+"""Read a CSV file as text columns. Cells are never converted to numbers."""
 
 import csv
 import io
@@ -15,69 +15,73 @@ import pyarrow.compute
 import pyarrow.csv
 
 from cxrlt.errors import UserError, listing, quoted, shortened
-from cxrlt.spelling import nearest
+from cxrlt.spelling import closest_match
 from cxrlt.system.user_files import count_columns, read_text, require_file, require_text
 
-SOURCE = "inputs/README.md says where to get it and where it goes."
+DOWNLOAD_HINT = "docs/challenges.md says where to get it and where it goes."
 BLOCK_BYTES = 1 << 24
-LARGEST_TABLE = 1 << 29
-MOST_ROWS = 5_000_000
+"""Bytes that are read at once."""
+MAX_TABLE_BYTES = 1 << 29
+"""Limit against memory errors: half a gigabyte."""
+MAX_ROWS = 5_000_000
+"""Limit against memory errors; CXR-LT 2024 has 377,110 rows."""
 
 
 @dataclass(frozen=True)
 class CsvFile:
-    """Columns of stripped text in the order of the file, header cells without a name left out."""
+    """Columns of stripped text, in file order, without columns that have no name."""
 
     path: Path
     columns: dict[str, pa.ChunkedArray]
 
     @property
     def row_numbers(self) -> pd.RangeIndex:
-        """As a spreadsheet numbers them: the header is row 1."""
+        """Row numbers as in a spreadsheet: the header is row 1, the first data row is row 2."""
         return pd.RangeIndex(2, 2 + len(next(iter(self.columns.values()))))
 
     def text(self, name: str) -> pd.Series:
-        """The column as text, indexed by row number."""
+        """Return a column as text, indexed by row number."""
         return self.columns[name].to_pandas().set_axis(self.row_numbers)
 
     def column(self, *names: str) -> str:
-        """The first of `names` that the file has. Raises UserError with the nearest name it has instead."""
+        """Return the first of `names` that the file has. Raises UserError with the most similar column."""
         for name in names:
             if name in self.columns:
                 return name
         wanted = " or ".join(map(quoted, names))
-        raise UserError(f"{self.path} has no column {wanted}{self._instead(names)}.")
+        raise UserError(f"{self.path} has no column {wanted}{self._suggestion(names)}.")
 
     def optional_column(self, *names: str) -> str | None:
-        """As `column`, but None if the file has neither the column nor one with nearly that name."""
-        if not any(name in self.columns for name in names) and self.near(names) is None:
+        """Like `column`, but return None if the file has no such column and none with a similar name."""
+        if not any(name in self.columns for name in names) and self.closest_column(names) is None:
             return None
         return self.column(*names)
 
-    def near(self, names: Iterable[str]) -> str | None:
-        """The file's column that is nearest to one of `names`, if any is near."""
-        return next((match for name in names if (match := nearest(name, self.columns))), None)
+    def closest_column(self, names: Iterable[str]) -> str | None:
+        """Return the column with the name most similar to one of `names`, or None."""
+        return next((match for name in names if (match := closest_match(name, self.columns))), None)
 
-    def _instead(self, names: Sequence[str]) -> str:
-        if near := self.near(names):
-            return f"; the nearest name there is {quoted(near)}: rename that column if it is meant"
-        return self.separated or f"; it has {listing(self.columns)}"
+    def _suggestion(self, names: Sequence[str]) -> str:
+        if column := self.closest_column(names):
+            return f"; did you mean {quoted(column)}? Then rename that column"
+        return self.separator_hint or f"; it has {listing(self.columns)}"
 
     @property
-    def separated(self) -> str:
-        """What to say of a file whose columns are separated by something else than commas."""
+    def separator_hint(self) -> str:
+        """The end of an error about a file whose columns are separated by semicolons or tabs."""
         if len(self.columns) == 1 and (found := {";", "\t"} & set(next(iter(self.columns)))):
             return f"; its columns seem to be separated by {found.pop()!r}: save it with commas"
         return ""
 
 
-def read_csv(path: Path, source: str = SOURCE, *, unnamed: Sequence[str] = ()) -> CsvFile:
-    """Every cell of the file as stripped text; `source` tells what to do if there is no such file.
+def read_csv(path: Path, missing_hint: str = DOWNLOAD_HINT, *, unnamed: Sequence[str] = ()) -> CsvFile:
+    """Return every cell of the file as stripped text.
 
-    Header cells without a name get those of `unnamed` if there are exactly as many. Raises MissingFileError,
-    or UserError for what is no whole UTF-8 CSV file, a name used twice, and a table of absurd size.
+    `missing_hint` ends the error for a missing file. Header cells without a name get the names in `unnamed`,
+    if their number matches. Raises MissingFileError, or UserError for a file that is not a complete UTF-8 CSV
+    file, for a repeated column name and for a table that is too large.
     """
-    require_file(path, source, LARGEST_TABLE)
+    require_file(path, missing_hint, MAX_TABLE_BYTES)
     cells = _read_cells(path)
     header = [str(column[0]).strip() for column in cells.columns]
     if header.count("") == len(unnamed):
@@ -95,10 +99,10 @@ def read_csv(path: Path, source: str = SOURCE, *, unnamed: Sequence[str] = ()) -
     if not columns:
         raise UserError(f"{path} has no column with a name in its first row. Name the columns there.")
     if body.num_rows == 0:
-        raise UserError(f"{path} has a header and no rows.")
-    if body.num_rows > MOST_ROWS:
+        raise UserError(f"{path} has a header but no rows.")
+    if body.num_rows > MAX_ROWS:
         raise UserError(
-            f"{path} has {body.num_rows:,} rows; {MOST_ROWS:,} are the most. Is it the right one?"
+            f"{path} has {body.num_rows:,} rows; the maximum is {MAX_ROWS:,}. Is it the right file?"
         )
     return CsvFile(path, columns)
 
@@ -112,7 +116,7 @@ def _read_cells(path: Path) -> pa.Table:
         try:
             cells = pyarrow.csv.read_csv(
                 file,
-                # one thread: only then does an error say in which row it is
+                # one thread: otherwise errors do not contain the row
                 read_options=pyarrow.csv.ReadOptions(
                     use_threads=False, autogenerate_column_names=True, block_size=BLOCK_BYTES
                 ),
@@ -125,18 +129,20 @@ def _read_cells(path: Path) -> pa.Table:
         except pa.ArrowInvalid as error:
             problem = shortened(error, 200)
             raise UserError(
-                f"{path} is not a whole CSV file ({problem}). If it was cut short, fetch it again."
+                f"{path} is not a complete CSV file ({problem}). If it was truncated, download it again."
             ) from error
     if n_columns != cells.num_columns or n_rows not in (None, cells.num_rows):
-        raise UserError(f"{path} can be read in two ways. Save it again with every quoted cell closed.")
+        raise UserError(
+            f"{path} has quotes that can be read in two ways. Save it again with every quoted cell closed."
+        )
     return cells
 
 
 def _count_rows(file: BinaryIO, path: Path) -> int | None:
-    """The rows by the strict rules of quoting, None if nothing is quoted.
+    """Return the number of rows by the strict quoting rules, or None if nothing is quoted.
 
-    pyarrow takes what follows a quotation mark that is never closed, or closed by the next stray one, for one
-    cell: rows would be lost without a word. Raises UserError with the line.
+    After a quotation mark that is not closed, pyarrow reads many rows as one cell and loses them silently.
+    Raises UserError with the line.
     """
     file.seek(0)
     if not any(b'"' in block for block in iter(lambda: file.read(BLOCK_BYTES), b"")):
@@ -149,20 +155,20 @@ def _count_rows(file: BinaryIO, path: Path) -> int | None:
     except csv.Error as error:
         raise UserError(
             f"{path}: the cell that ends in line {reader.line_num} is quoted wrongly, or too long "
-            f"({error}). Close every quotation mark, and double those within a cell."
+            f"({error}). Close every quotation mark, and double quotation marks inside a cell."
         ) from error
     finally:
-        lines.detach()  # or it would close the file
+        lines.detach()  # otherwise it closes the file
 
 
 def read_lines(path: Path) -> list[str]:
-    """The stripped lines of a list of ids, blank ones left out.
+    """Return the stripped lines of a list of ids, without blank lines.
 
-    Raises MissingFileError, or UserError for a repeated line and for what is no list of UTF-8 text.
+    Raises MissingFileError, or UserError for an empty file, a repeated line, and text that is not UTF-8.
     """
-    lines = [line.strip() for line in read_text(path, SOURCE).splitlines() if line.strip()]
+    lines = [line.strip() for line in read_text(path, DOWNLOAD_HINT).splitlines() if line.strip()]
     if not lines:
-        raise UserError(f"{path} is empty. If it was cut short, fetch it again.")
+        raise UserError(f"{path} is empty. If it was truncated, download it again.")
     twice = [line for line, count in Counter(lines).items() if count > 1]
     if twice:
         raise UserError(f"{path} lists {listing(twice)} more than once. Keep one line of each.")
@@ -170,18 +176,18 @@ def read_lines(path: Path) -> list[str]:
 
 
 def read_classes(path: Path, known: Sequence[str]) -> tuple[str, ...]:
-    """The classes of a file with one per line, in its order; blanks and tabs at the ends are left out.
+    """Return the classes of a file with one stripped name per line, in file order.
 
-    Raises MissingFileError, or UserError if they are not the `known` ones.
+    Raises MissingFileError, or UserError if they are not exactly the `known` ones.
     """
     found = read_lines(path)
     if missing := [name for name in known if name not in found]:
         raise UserError(f"{path} lacks the class{'es' if len(missing) > 1 else ''} {listing(missing)}.")
     if strange := [name for name in found if name not in known]:
-        raise UserError(f"{path} has classes that are not known: {listing(strange)}. Is it another task's?")
+        raise UserError(f"{path} has unknown classes: {listing(strange)}. Is it the file of another task?")
     return tuple(found)
 
 
-def rows(values: pd.Series, where: pd.Series | np.ndarray) -> str:
-    """'row 3 ('12.0'), row 9 ('7.0')': the rows of a column where `where` holds, first ten and count."""
+def describe_rows(values: pd.Series, where: pd.Series | np.ndarray) -> str:
+    """Return "row 3 ('12.0'), row 9 ('7.0')": the first ten rows where `where` is true, and their count."""
     return listing(f"row {row} ({quoted(value)})" for row, value in values[where].items())

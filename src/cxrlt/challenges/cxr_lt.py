@@ -8,19 +8,18 @@ from pathlib import Path
 import pandas as pd
 
 from cxrlt.challenges import columns
-from cxrlt.challenges.base import USUAL_METRIC, Challenge
-from cxrlt.challenges.csv_file import SOURCE, read_classes, read_csv
+from cxrlt.challenges.base import DEFAULT_METRIC, Challenge
+from cxrlt.challenges.csv_file import DOWNLOAD_HINT, read_classes, read_csv
 from cxrlt.challenges.registry import challenge
-from cxrlt.challenges.views import views
+from cxrlt.challenges.views import parse_views
 from cxrlt.errors import UserError, listing
 from cxrlt.spelling import other_spellings
 
 CLASS_FILE = "EVAL_CLASSES.txt"
 PATH_COLUMNS = ("path", "fpath")
-# a blank ViewPosition, one image in 24, is often told by the second
 VIEW_COLUMNS = ("ViewPosition", "ViewCodeSequence_CodeMeaning")
+"""ViewPosition is blank in one image of 24; the second column often has the view of these."""
 
-# positives among the 264,849 training images of 2023, in the order of the template
 COUNTS_2023 = {
     "Atelectasis": 67597,
     "Calcification of the Aorta": 4361,
@@ -49,7 +48,7 @@ COUNTS_2023 = {
     "Support Devices": 89140,
     "Tortuous Aorta": 3499,
 }
-# positives among the 258,871 training images of 2024, in the order of task 1's template
+"""Positives among the 264,849 training images of CXR-LT 2023, in the order of the template."""
 COUNTS_2024 = {
     "Adenopathy": 3409,
     "Atelectasis": 65376,
@@ -92,27 +91,29 @@ COUNTS_2024 = {
     "Tortuous Aorta": 3336,
     "Tuberculosis": 2078,
 }
-# task 2 keeps the slots of 2023, where No Finding had another name: Normal stands before Nodule
+"""Positives among the 258,871 training images of CXR-LT 2024, in the order of the template of task 1."""
 TASK2_CLASSES = tuple("Normal" if name == "No Finding" else name for name in COUNTS_2023)
+"""Task 2 has the class order of 2023, with Normal in the place of No Finding: before Nodule."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CxrLt(Challenge):
-    """`tables`, and where labels come in a file of their own `labeled`, by split; `samples`: the templates.
+    """A CXR-LT challenge. `tables`, `labeled` (tables with labels) and `samples` (templates) are per split.
 
-    A published labelled table also stands in for a split's own table when only that was downloaded. `kits`
-    are glob patterns of folders looked into first, the servers' starting kits: those of two tasks hold files
-    of the same name. `source` tells what to do if a table is not there.
+    If only the labelled table of a split exists, it is used for both. `kits` are glob patterns of the
+    starting kits of the server, which are searched first, because the kits of two tasks have files with the
+    same names. `missing_hint` ends the error for a missing table.
     """
 
     tables: Mapping[str, str]
     samples: Mapping[str, str]
     labeled: Mapping[str, str] = field(default_factory=dict)
     kits: tuple[str, ...] = ()
-    source: str = SOURCE
+    missing_hint: str = DOWNLOAD_HINT
 
     def read(self, split: str, inputs_dir: Path) -> pd.DataFrame:
-        self.require(split)
+        """Return the table of `split` (index image_id); raises UserError as `Challenge.read`."""
+        self.require_split(split)
         table_path = self._find(inputs_dir, self.tables[split])
         labeled_path = self._find(inputs_dir, self.labeled.get(split, self.tables[split]))
         if labeled_path == table_path or not os.path.lexists(labeled_path):
@@ -130,33 +131,33 @@ class CxrLt(Challenge):
         return table
 
     def _read_table(self, path: Path, labels_required: bool) -> pd.DataFrame:
-        file = read_csv(path, self.source)
-        projections = [file.optional_column(name) for name in VIEW_COLUMNS]
-        return columns.contract_table(
+        file = read_csv(path, self.missing_hint)
+        projections = [file.text(found) for name in VIEW_COLUMNS if (found := file.optional_column(name))]
+        return columns.build_table(
             file,
-            image_id=columns.ids(file, file.column(self.id_column)),
-            patient=columns.ids(file, file.column("subject_id")),
-            study=columns.ids(file, file.column("study_id")),
-            view=views(*(file.text(name) for name in projections if name)),
-            path=columns.paths(file, file.column(*PATH_COLUMNS)),
-            class_labels=columns.labels(file, self.classes, labels_required, self.task),
+            image_id=columns.read_ids(file, file.column(self.id_column)),
+            patient=columns.read_ids(file, file.column("subject_id")),
+            study=columns.read_ids(file, file.column("study_id")),
+            view=parse_views(*projections) if projections else None,
+            path=columns.read_paths(file, file.column(*PATH_COLUMNS)),
+            class_labels=columns.read_labels(file, self.classes, labels_required, self.task),
         )
 
     def template(self, split: str, inputs_dir: Path) -> list[str]:
-        """The ids of the sample submission; without that file those of the split's table, in its order.
+        """Return the ids of the sample submission, or of the table without one, in file order.
 
-        Raises UserError for a starting kit of other classes, or of the same in another order.
+        Raises UserError for a starting kit with other classes or another order of classes.
         """
-        self.require(split)
+        self.require_split(split)
         self._check_kits(inputs_dir)
         if split in self.samples and os.path.lexists(path := self._find(inputs_dir, self.samples[split])):
-            return columns.template_ids(self, path)
+            return columns.read_template_ids(self, path)
         return self.read(split, inputs_dir).index.tolist()
 
     def _find(self, inputs_dir: Path, name: str) -> Path:
-        """Where the file is, in a starting kit or beside them; where it should be if it is nowhere."""
-        found = (folder / name for folder in self._kit_folders(inputs_dir) if os.path.lexists(folder / name))
-        return next(found, inputs_dir / name)
+        """Return the path of a file in a starting kit or in `inputs_dir`; the latter if it does not exist."""
+        paths = (folder / name for folder in self._kit_folders(inputs_dir) if os.path.lexists(folder / name))
+        return next(paths, inputs_dir / name)
 
     def _kit_folders(self, inputs_dir: Path) -> list[Path]:
         return [folder for kit in self.kits for folder in sorted(inputs_dir.glob(kit))]
@@ -168,12 +169,13 @@ class CxrLt(Challenge):
                 place = next(k for k, name in enumerate(self.classes) if found[k] != name)
                 raise UserError(
                     f"{path} has the classes of {self.name} in another order: line {place + 1} is "
-                    f"{found[place]!r}, but should be {self.classes[place]!r}. Take the kit's own file."
+                    f"{found[place]!r}, but should be {self.classes[place]!r}. Use the original file."
                 )
 
 
 @challenge("cxrlt2023")
 def cxr_lt_2023(name: str) -> CxrLt:
+    """Return CXR-LT 2023: 26 classes, MIMIC-CXR-JPG."""
     return CxrLt(
         name=name,
         title="CXR-LT 2023 (ICCV CVAMD)",
@@ -187,41 +189,44 @@ def cxr_lt_2023(name: str) -> CxrLt:
 
 @challenge("demo")
 def demo(name: str) -> CxrLt:
+    """Return the demo: generated radiographs in the layout of CXR-LT 2023."""
     return replace(
         cxr_lt_2023(name),
         title="Generated chest phantom in the layout of CXR-LT 2023",
         recipes=("demo_resnet", "demo_darknet"),
         n_folds=3,
-        source="Make it with: cxrlt demo",
+        missing_hint="Create it with: cxrlt demo",
     )
 
 
 @challenge("demo-single")
 def demo_single(name: str) -> CxrLt:
-    """Its classes have the official shares of all positives, as if each were a picture of its own."""
+    """Return the single-label demo. Head and tail come from the shares of a class among all positives."""
     return replace(
         demo(name),
-        title="Generated chest phantom with one finding per picture",
+        title="Generated chest phantom with one finding per image",
         train_images=sum(COUNTS_2023.values()),
         task="single_label",
-        metric=USUAL_METRIC["single_label"],
+        metric=DEFAULT_METRIC["single_label"],
         recipes=("single_resnet", "single_darknet"),
-        source="Make it with: cxrlt demo demo-single",
+        missing_hint="Create it with: cxrlt demo demo-single",
     )
 
 
 @challenge("cxrlt2024-task1")
 def cxr_lt_2024_task1(name: str) -> CxrLt:
+    """Return CXR-LT 2024 task 1: 40 classes, automatic labels in the test set."""
     return _cxr_lt_2024(name, 1, COUNTS_2024)
 
 
 @challenge("cxrlt2024-task2")
 def cxr_lt_2024_task2(name: str) -> CxrLt:
+    """Return CXR-LT 2024 task 2: 26 classes, manual labels in the test set."""
     return _cxr_lt_2024(name, 2, {each: COUNTS_2024[each] for each in TASK2_CLASSES})
 
 
 def _cxr_lt_2024(name: str, task: int, counts: Mapping[str, int]) -> CxrLt:
-    """A task of CXR-LT 2024: they share the training images and differ in classes and evaluation."""
+    """Return a task of CXR-LT 2024. Tasks have the same training images, but other classes and test sets."""
     return CxrLt(
         name=name,
         title=f"CXR-LT 2024 (MICCAI), task {task}",

@@ -1,4 +1,4 @@
-"""NIH ChestX-ray14 with its official lists, and NIH-CXR-LT, its long-tailed relabelling."""
+"""NIH ChestX-ray14 with its official split, and NIH-CXR-LT with its long-tailed labels."""
 
 import os
 from dataclasses import dataclass, replace
@@ -8,19 +8,18 @@ import numpy as np
 import pandas as pd
 
 from cxrlt.challenges import columns
-from cxrlt.challenges.base import USUAL_METRIC, USUAL_RECIPES, Challenge
-from cxrlt.challenges.csv_file import SOURCE, CsvFile, read_csv, read_lines, rows
+from cxrlt.challenges.base import DEFAULT_METRIC, DEFAULT_RECIPES, Challenge
+from cxrlt.challenges.csv_file import DOWNLOAD_HINT, CsvFile, describe_rows, read_csv, read_lines
 from cxrlt.challenges.registry import challenge
-from cxrlt.challenges.views import views
+from cxrlt.challenges.views import parse_views
 from cxrlt.errors import MissingFileError, UserError, listing, quoted
-from cxrlt.spelling import nearest, other_spellings
+from cxrlt.spelling import did_you_mean, other_spellings
 
 ENTRY_FILES = ("Data_Entry_2017_v2020.csv", "Data_Entry_2017.csv")
 NO_FINDING = "No Finding"
-# the archives unpack to images_001/images or all into images; some people flatten them
 IMAGE_FOLDERS = ("images_*/images", "images", "images_*", ".")
+"""The archives unpack to images_001/images, or all into images; some copies have other folders."""
 
-# positives among the 86,524 images of train_val_list.txt
 COUNTS_NIH14 = {
     "Atelectasis": 8280,
     "Cardiomegaly": 1707,
@@ -37,7 +36,7 @@ COUNTS_NIH14 = {
     "Pleural_Thickening": 2242,
     "Hernia": 141,
 }
-# positives among the 78,506 training images, in the order of the label files
+"""Positives among the 86,524 images of train_val_list.txt."""
 COUNTS_NIHLT = {
     "Atelectasis": 7587,
     "Cardiomegaly": 1590,
@@ -60,7 +59,7 @@ COUNTS_NIHLT = {
     "Calcification of the Aorta": 368,
     "No Finding": 44625,
 }
-# the same among the 65,815 training images with exactly one of the classes
+"""Positives among the 78,506 training images, in the order of the label files."""
 COUNTS_NIHLT_SINGLE = {
     "Atelectasis": 2985,
     "Cardiomegaly": 692,
@@ -83,118 +82,133 @@ COUNTS_NIHLT_SINGLE = {
     "Calcification of the Aorta": 168,
     "No Finding": 44625,
 }
+"""Positives among the 65,815 training images with exactly one class."""
 
 
 class NihImages(Challenge):
-    """What the two share: where images lie, and ids that are file names."""
+    """Base class for both: image folders, and ids that are file names."""
 
     def image_folders(self) -> tuple[str, ...]:
+        """See `Challenge.image_folders`."""
         return IMAGE_FOLDERS
 
     def template(self, split: str, inputs_dir: Path) -> list[str]:
-        """There is no sample submission: the ids of the split in the order of its official file."""
+        """Return the ids of the split in the order of its official file; there is no sample submission."""
         return self.read(split, inputs_dir).index.tolist()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Nih14(NihImages):
-    """Labels are per image and hospitals' studies are not told apart, so every image is its own study."""
+    """NIH ChestX-ray14. The tables do not have studies, so every image is its own study."""
 
     def read(self, split: str, inputs_dir: Path) -> pd.DataFrame:
-        self.require(split)
+        """Return the table of `split` (index image_id); raises UserError as `Challenge.read`."""
+        self.require_split(split)
         list_path = inputs_dir / {"train": "train_val_list.txt", "test": "test_list.txt"}[split]
         listed = read_lines(list_path)
-        entries = self._read_entries(entry_file(inputs_dir))
+        entries = self._read_entries(read_entry_file(inputs_dir))
         if len(unknown := pd.Index(listed).difference(entries.index)):
             raise UserError(
-                f"{list_path} lists images that {entry_file(inputs_dir).path} lacks: {listing(unknown)}."
+                f"{list_path} lists images that are not in {read_entry_file(inputs_dir).path}: "
+                f"{listing(unknown)}."
                 f"{other_spellings(unknown, entries.index)}"
             )
         return entries.loc[listed]
 
     def _read_entries(self, file: CsvFile) -> pd.DataFrame:
-        image_id = columns.ids(file, file.column(self.id_column))
-        return columns.contract_table(
+        image_id = columns.read_ids(file, file.column(self.id_column))
+        return columns.build_table(
             file,
             image_id=image_id,
-            patient=columns.ids(file, file.column("Patient ID")),
+            patient=columns.read_ids(file, file.column("Patient ID")),
             study=None,
-            view=views(file.text(file.column("View Position"))),
-            path=columns.paths(file, self.id_column),
-            class_labels=findings(file, self.classes),
+            view=parse_views(file.text(file.column("View Position"))),
+            path=columns.read_paths(file, self.id_column),
+            class_labels=parse_findings(file, self.classes),
         )
 
 
-def findings(file: CsvFile, classes: tuple[str, ...]) -> pd.DataFrame:
-    """The 0/1 columns behind `Finding Labels`, which joins names with |; No Finding is all zero."""
+def parse_findings(file: CsvFile, classes: tuple[str, ...]) -> pd.DataFrame:
+    """Return one float32 0/1 column per class, indexed by row number, from the column `Finding Labels`.
+
+    That column joins names with |; No Finding is all 0. Raises UserError for an unknown finding, or for No
+    Finding together with another one.
+    """
     texts = file.text(file.column("Finding Labels"))
     names = {text: [name.strip() for name in text.split("|")] for text in texts.unique()}
     for text, found in names.items():
         for name in found:
             if name not in (*classes, NO_FINDING):
-                hint = f" (nearest: {near!r})" if (near := nearest(name, classes)) else ""
+                hint = did_you_mean(name, classes)
                 raise UserError(
                     f"{file.path}, column 'Finding Labels': unknown finding {quoted(name)}{hint} in "
-                    f"{rows(texts, texts == text)}. The findings are {listing((*classes, NO_FINDING), 20)}."
+                    f"{describe_rows(texts, texts == text)}. The findings are "
+                    f"{listing((*classes, NO_FINDING), 20)}."
                 )
         if NO_FINDING in found and len(found) > 1:
-            where = rows(texts, texts == text)
-            raise UserError(f"{file.path}, column 'Finding Labels': No Finding beside a finding in {where}.")
+            where = describe_rows(texts, texts == text)
+            raise UserError(
+                f"{file.path}, column 'Finding Labels': No Finding together with a finding in {where}."
+            )
     vectors = {text: [float(name in found) for name in classes] for text, found in names.items()}
     matrix = np.array(list(vectors.values()), np.float32)
     positions = texts.map({text: position for position, text in enumerate(vectors)})
     return pd.DataFrame(matrix[positions], texts.index, list(classes))
 
 
-def entry_file(inputs_dir: Path) -> CsvFile:
-    """The official table, in the revision of 2020 if that is there."""
+def read_entry_file(inputs_dir: Path) -> CsvFile:
+    """Return the official table, of 2020 if it exists, else of 2017. Raises MissingFileError without one."""
     for name in ENTRY_FILES:
         if os.path.lexists(inputs_dir / name):
             return read_csv(inputs_dir / name)
-    raise MissingFileError(f"{inputs_dir} holds neither {' nor '.join(ENTRY_FILES)}. {SOURCE}")
+    raise MissingFileError(f"{inputs_dir} does not contain {' or '.join(ENTRY_FILES)}. {DOWNLOAD_HINT}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class NihLt(NihImages):
-    """The lists of 2023; views come from the official table where that is there.
+    """NIH-CXR-LT: the label files of 2023. Views come from the official table of NIH if it exists.
 
-    As a single-label task it is the rows of the same lists that have exactly one of the classes. The
-    single-label lists of 2022 split the images otherwise and are not read.
+    The single-label task has the rows of the same files with exactly one class. The single-label files of
+    2022 have another split and are not used.
     """
 
     def read(self, split: str, inputs_dir: Path) -> pd.DataFrame:
-        self.require(split)
+        """Return the table of `split` (index image_id); raises UserError as `Challenge.read`."""
+        self.require_split(split)
         part = {"train": "train", "dev": "val", "test": "test"}[split]
         file = read_csv(inputs_dir / f"miccai2023_nih-cxr-lt_labels_{part}.csv")
-        image_id = columns.ids(file, file.column(self.id_column))
-        table = columns.contract_table(
+        image_id = columns.read_ids(file, file.column(self.id_column))
+        table = columns.build_table(
             file,
             image_id=image_id,
-            patient=columns.ids(file, file.column("subj_id")),
+            patient=columns.read_ids(file, file.column("subj_id")),
             study=None,
-            view=self._views(image_id, inputs_dir),
-            path=columns.paths(file, self.id_column),
-            class_labels=columns.labels(file, self.classes, required=True),
+            view=self._read_views(image_id, inputs_dir),
+            path=columns.read_paths(file, self.id_column),
+            class_labels=columns.read_labels(file, self.classes, required=True),
         )
         if self.task == "multi_label":
             return table
         return table[table[list(self.classes)].sum(axis=1, skipna=False) == 1]
 
-    def _views(self, image_id: pd.Series, inputs_dir: Path) -> pd.Series | None:
+    def _read_views(self, image_id: pd.Series, inputs_dir: Path) -> pd.Series | None:
         try:
-            file = entry_file(inputs_dir)
+            file = read_entry_file(inputs_dir)
         except MissingFileError:
             return None
         images = file.text(file.column("Image Index"))
         if (twice := images.duplicated(keep=False)).any():
-            raise UserError(f"{file.path} has more than one row for an image: {rows(images, twice)}.")
-        of_image = views(file.text(file.column("View Position")))
-        of_image.index = images
-        return image_id.map(of_image).fillna("unknown")
+            raise UserError(
+                f"{file.path} has more than one row for an image: {describe_rows(images, twice)}."
+            )
+        view_of_image = parse_views(file.text(file.column("View Position")))
+        view_of_image.index = images
+        return image_id.map(view_of_image).fillna("unknown")
 
 
 @challenge("nih14")
 def nih14(name: str) -> Nih14:
+    """Return NIH ChestX-ray14: 14 classes, official split."""
     return Nih14(
         name=name,
         title="NIH ChestX-ray14, official split",
@@ -208,6 +222,7 @@ def nih14(name: str) -> Nih14:
 
 @challenge("nihlt")
 def nihlt(name: str) -> NihLt:
+    """Return NIH-CXR-LT: 20 classes, multi-label."""
     return NihLt(
         name=name,
         title="NIH-CXR-LT, multi-label",
@@ -220,12 +235,13 @@ def nihlt(name: str) -> NihLt:
 
 @challenge("nihlt-single")
 def nihlt_single(name: str) -> NihLt:
+    """Return NIH-CXR-LT with only the images that have exactly one class."""
     return replace(
         nihlt(name),
         title="NIH-CXR-LT, images with exactly one class",
         train_counts=COUNTS_NIHLT_SINGLE,
         train_images=65_815,
         task="single_label",
-        metric=USUAL_METRIC["single_label"],
-        recipes=USUAL_RECIPES["single_label"],
+        metric=DEFAULT_METRIC["single_label"],
+        recipes=DEFAULT_RECIPES["single_label"],
     )

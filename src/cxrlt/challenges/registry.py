@@ -1,4 +1,4 @@
-"""Challenges by name, each registered where it is defined."""
+"""The registry of challenges: `@challenge("name")` adds one."""
 
 import re
 from collections.abc import Callable
@@ -6,38 +6,40 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from pathlib import Path
+from typing import TypeVar
 
 from cxrlt.challenges.base import Challenge
 from cxrlt.errors import UserError
-from cxrlt.spelling import nearest
+from cxrlt.spelling import closest_match
 
 Create = Callable[..., Challenge]
+CreateFunction = TypeVar("CreateFunction", bound=Create)
 REGISTERED = re.compile(r'^@challenge\("([^"]+)"', re.MULTILINE)
-"""The line that registers a challenge. run.sh looks for the same before Python has any package."""
+"""The line that registers a challenge. run.sh searches for the same line before any package is installed."""
 
 
 @dataclass(frozen=True)
 class Registration:
-    """`create(name)`, or `create(name, inputs_dir)` if the challenge is `from_inputs`."""
+    """A registered challenge: `create(name)`, or `create(name, inputs_dir)` with `from_inputs`."""
 
     create: Create
     from_inputs: bool
 
 
 CHALLENGES: dict[str, Registration] = {}
-"""Those whose modules have been imported."""
+"""Challenges whose modules have been imported."""
 
 
-def challenge(name: str, *, from_inputs: bool = False) -> Callable[[Create], Create]:
-    """Decorator: `cxrlt` knows the challenge that the function makes as `name`, which is its first argument.
+def challenge(name: str, *, from_inputs: bool = False) -> Callable[[CreateFunction], CreateFunction]:
+    """Decorator that registers a function `create(name)` which returns the challenge `name`.
 
-    With `from_inputs` the second one is the inputs folder, whose content decides. A module of this package
-    that has such a function needs no mention elsewhere. Raises ValueError for a name twice.
+    With `from_inputs` it is called as `create(name, inputs_dir)`, and reads the challenge from that folder. A
+    module of this package needs no other registration. Raises ValueError if the name is already registered.
     """
 
-    def register(create: Create) -> Create:
+    def register(create: CreateFunction) -> CreateFunction:
         if name in CHALLENGES:
-            raise ValueError(f"two challenges are called {name!r}")
+            raise ValueError(f"two challenges have the name {name!r}")
         CHALLENGES[name] = Registration(create, from_inputs)
         return create
 
@@ -45,32 +47,32 @@ def challenge(name: str, *, from_inputs: bool = False) -> Callable[[Create], Cre
 
 
 def challenge_names() -> list[str]:
-    """Every name `get_challenge` knows, in alphabetical order."""
+    """Return all names that `get_challenge` accepts, sorted."""
     return sorted({*CHALLENGES, *_modules()})
 
 
 def get_challenge(name: str, inputs_dir: Path | None = None) -> Challenge:
-    """The challenge of that name; some follow from what is in `inputs_dir`.
+    """Return the challenge `name`; some read their definition from `inputs_dir`.
 
-    Raises UserError for an unknown name.
+    Raises UserError for an unknown name, and for a wrong or missing inputs folder.
     """
     if name not in CHALLENGES and name in _modules():
         import_module(_modules()[name])
     if name not in CHALLENGES:
-        near = nearest(name, challenge_names())
-        meant = f" Did you mean {near!r}?" if near else ""
+        match = closest_match(name, challenge_names())
+        meant = f" Did you mean {match!r}?" if match else ""
         raise UserError(f"There is no challenge {name!r}.{meant} Known: {', '.join(challenge_names())}.")
     entry = CHALLENGES[name]
     if not entry.from_inputs:
         return entry.create(name)
     if inputs_dir is None:
-        raise UserError(f"The challenge {name} follows from its inputs: name their folder with --inputs.")
+        raise UserError(f"The challenge {name} is defined by its inputs folder: set it with --inputs.")
     return entry.create(name, inputs_dir)
 
 
 @cache
 def _modules() -> dict[str, str]:
-    """Name -> module of this package, by its source: `cxrlt --help` does not wait for pandas."""
+    """Return name -> module, from the source files, so that `cxrlt --help` does not import pandas."""
     sources = sorted(Path(__file__).parent.glob("*.py"))
     return {
         name: f"{__package__}.{source.stem}"

@@ -1,4 +1,4 @@
-"""Radiographic projections in the words of hospitals, brought down to three views."""
+"""Map the projections of radiographs, as hospitals write them, to frontal, lateral and unknown."""
 
 import re
 
@@ -8,11 +8,11 @@ FRONTAL_WORDS = {"AP", "PA", "ANTEROPOSTERIOR", "POSTEROANTERIOR", "FRONTAL"}
 LATERAL_WORDS = {"LATERAL", "LAT", "LL", "RL", "L"}
 
 
-def view_of(projection: str) -> str:
-    """`frontal`, `lateral`, or `unknown` for a blank, an oblique and anything else.
+def parse_view(projection: str) -> str:
+    """Return `frontal`, `lateral`, or `unknown` for a blank, an oblique view and all others.
 
-    A decubitus film is frontal if it says AP or PA (the patient lies on the side, the beam is horizontal)
-    and unknown otherwise, although its name may hold the word lateral.
+    A decubitus view is frontal if it is AP or PA (the patient is on the side, the beam is horizontal),
+    otherwise unknown, even if its name contains "lateral".
     """
     text = projection.upper().replace("ANTERO-POSTERIOR", "AP").replace("POSTERO-ANTERIOR", "PA")
     words = set(re.split(r"[^A-Z0-9]+", text))
@@ -21,11 +21,9 @@ def view_of(projection: str) -> str:
     return "lateral" if words & LATERAL_WORDS and "DECUBITUS" not in words else "unknown"
 
 
-def views(*columns: pd.Series) -> pd.Series | None:
-    """The view of every row; a later column counts where the earlier ones are blank. None without columns."""
-    if not columns:
-        return None
-    merged = columns[0]
-    for column in columns[1:]:
-        merged = merged.where(merged != "", column)
-    return merged.map({text: view_of(text) for text in merged.unique()})
+def parse_views(column: pd.Series, *others: pd.Series) -> pd.Series:
+    """Return the view of every row, with the index of `column`; where it is blank, `others` are used."""
+    merged = column
+    for other in others:
+        merged = merged.where(merged != "", other)
+    return merged.map({text: parse_view(text) for text in merged.unique()})

@@ -1,15 +1,34 @@
-"""What the command line offers: one frozen value per stage, whose fields are its flags.
+"""The subcommands of `cxrlt`: one frozen dataclass per stage, whose fields are its flags.
 
-Stages are imported when they run: `cxrlt --help` need not wait for torch.
+Each stage is imported only when it runs, so `cxrlt --help` does not wait for torch.
 """
 
-from cxrlt.commands.base import Folders
+from cxrlt.commands.base import Command
 from cxrlt.commands.inputs import Cache, Check, Demo, MakeFolds
 from cxrlt.commands.models import Calibrate, Ensemble, Evaluate, Predict, Train
+from cxrlt.commands.pipeline import Compare, Run
 from cxrlt.commands.submissions import Score, Submit, Validate
-from cxrlt.commands.whole import Compare, Run
 
-COMMANDS: dict[str, type[Folders]] = {
+__all__ = [
+    "COMMANDS",
+    "Cache",
+    "Calibrate",
+    "Check",
+    "Command",
+    "Compare",
+    "Demo",
+    "Ensemble",
+    "Evaluate",
+    "MakeFolds",
+    "Predict",
+    "Run",
+    "Score",
+    "Submit",
+    "Train",
+    "Validate",
+]
+
+COMMANDS: dict[str, type[Command]] = {
     "demo": Demo,
     "check": Check,
     "cache": Cache,

@@ -1,4 +1,4 @@
-"""The flags that several commands share."""
+"""Base classes of the commands: the flags that several commands share."""
 
 import os
 from dataclasses import dataclass, field
@@ -20,39 +20,50 @@ ChallengeName = Positional[Annotated[str, arg(help=f"One of {', '.join(challenge
 
 
 @dataclass(frozen=True, kw_only=True)
-class Folders:
+class Command:
+    """Flags of every command: where files are."""
+
     root: Path = field(default_factory=lambda: Path(os.environ.get("CXRLT_ROOT", ".")))
-    """Where inputs/, folds/ and submissions/ lie (default: $CXRLT_ROOT, else the current directory)."""
+    """Folder with inputs/, folds/ and submissions/ (default: $CXRLT_ROOT, else the current directory)."""
     inputs: Path | None = None
-    """Where the challenge's tables lie (default: inputs/CHALLENGE)."""
+    """Folder with the tables of the challenge (default: inputs/CHALLENGE)."""
     images: Path | None = None
-    """The folder that image paths are relative to, if it is not the inputs folder."""
+    """Folder that image paths are relative to (default: the inputs folder)."""
     cache_dir: Path | None = None
-    """Where decoded images are kept (default: inputs/cache)."""
+    """Folder for decoded images (default: inputs/cache)."""
+
+    def run(self) -> None:
+        """Run the command. Raises UserError for what the user can fix."""
+        raise NotImplementedError
 
     @property
     def workspace(self) -> Workspace:
+        """The folders that the flags set."""
         return Workspace(self.root.absolute(), self.inputs, self.images, self.cache_dir)
 
-    def challenge_of(self, name: str) -> Challenge:
+    def load_challenge(self, name: str) -> Challenge:
+        """Return the challenge `name`. Raises UserError for an unknown one."""
         return get_challenge(name, self.workspace.inputs_dir(name))
 
     def print_outdated(self, challenge: Challenge, names: "Collection[str] | None" = None) -> None:
-        """Print what is outdated of all that depends on the runs `names`, or on any, and what renews it."""
-        from cxrlt.submissions.dependents import outdated_listing
+        """Print outdated files that depend on the runs `names` (default: any), and how to renew them."""
+        from cxrlt.submissions.outdated import describe_outdated
 
-        if text := outdated_listing(challenge, self.workspace, names):
+        if text := describe_outdated(challenge, self.workspace, names):
             print(text)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Images(Folders):
-    allow_missing: bool = False
-    """Go on with the rows whose image exists, and say how many that is."""
-    quarantine: bool = False
-    """Drop images that cannot be read, and record them."""
+class ImageCommand(Command):
+    """Flags of the commands that read images."""
 
-    def source(self, name: str) -> "ImageSource":
+    allow_missing: bool = False
+    """Use only the rows whose image exists, and print how many rows that is."""
+    quarantine: bool = False
+    """Skip images that cannot be read, and record them in a file."""
+
+    def image_source(self, name: str) -> "ImageSource":
+        """Return the images of a challenge with these flags. Raises UserError for an unknown challenge."""
         from cxrlt.inputs.images import ImageSource
 
-        return ImageSource(self.challenge_of(name), self.workspace, self.allow_missing, self.quarantine)
+        return ImageSource(self.load_challenge(name), self.workspace, self.allow_missing, self.quarantine)

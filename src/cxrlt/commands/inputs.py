@@ -1,27 +1,29 @@
-"""Radiographs, tables and folds: what comes before training."""
+"""The commands before training: demo, check, cache, folds."""
 
 from dataclasses import dataclass
 from typing import Literal
 
 from tyro.conf import Positional
 
-from cxrlt.commands.base import ChallengeName, Folders, Images
+from cxrlt.commands.base import ChallengeName, Command, ImageCommand
 from cxrlt.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
-class Demo(Folders):
-    """Make a demo challenge's radiographs: chest phantoms with the layout of CXR-LT 2023."""
+class Demo(Command):
+    """Generate a demo challenge: synthetic chest radiographs (phantoms) in the layout of CXR-LT 2023."""
 
     challenge: Positional[Literal["demo", "demo-single"]] = "demo"
-    """demo: any number of findings in a picture; demo-single: exactly one, or none."""
+    """demo: multi-label, any number of findings per image. demo-single: one class per image."""
     patients: int | None = None
-    """How many patients (default: about 1,500 train, 400 development and 1,500 test images)."""
+    """Number of patients (default: enough for about 1,500 train, 400 dev and 1,500 test images)."""
     seed: int = 0
+    """Random seed."""
     force: bool = False
-    """Draw them again."""
+    """Generate the images again."""
 
     def run(self) -> None:
+        """Run the command."""
         from cxrlt.phantom.demo import make_demo
 
         inputs_dir = self.workspace.inputs_dir(self.challenge)
@@ -29,22 +31,23 @@ class Demo(Folders):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Check(Folders):
-    """Read every table of a challenge, find every image, and report; changes nothing.
+class Check(Command):
+    """Read every table of a challenge, find every image, and print a report. Changes no file.
 
-    Also lists what of the folds, runs and submissions there are is outdated, with the commands that renew it.
+    Also lists folds, runs and submissions that are outdated, with the commands that renew them.
     """
 
     challenge: ChallengeName
     allow_missing: bool = False
-    """Missing images are counted, not an error."""
+    """Count missing images instead of stopping with an error."""
     drop_shared_patients: bool = False
-    """Take patients that dev or test has too out of train."""
+    """Remove patients from train who are also in dev or test."""
 
     def run(self) -> None:
+        """Run the command."""
         from cxrlt.inputs.check import check
 
-        challenge = self.challenge_of(self.challenge)
+        challenge = self.load_challenge(self.challenge)
         print(
             check(
                 challenge,
@@ -58,46 +61,51 @@ class Check(Folders):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cache(Images):
-    """Decode every image once into a packed cache; says first what it costs in disk and time."""
+class Cache(ImageCommand):
+    """Decode every image once into a packed cache. Prints the disk space and time it needs first."""
 
     challenge: Positional[str]
+    """Name of the challenge."""
     size: int = 512
-    """Side of the square images in pixels: a recipe's data.size, divided by its data.crop_pct."""
+    """Side of the square images in pixels: data.size / data.crop_pct of the recipe."""
 
     def run(self) -> None:
-        for split, cache in self.source(self.challenge).all_splits(self.size).items():
+        """Run the command."""
+        for split, cache in self.image_source(self.challenge).load_all_splits(self.size).items():
             print(f"cache {split}: {len(cache.ids):,} images ({cache.directory})")
 
 
 @dataclass(frozen=True, kw_only=True)
-class MakeFolds(Folders):
-    """Split the training rows: patients whole, every label spread evenly."""
+class MakeFolds(Command):
+    """Split the training rows into folds, grouped by patient and stratified by all labels."""
 
     challenge: Positional[str]
+    """Name of the challenge."""
     n_folds: int | None = None
-    """How many (default: 5; 3 for the demos)."""
+    """Number of folds (default: 5; 3 for the demos)."""
     seed: int = 0
+    """Random seed."""
     allow_missing: bool = False
-    """Split only the rows whose image exists."""
+    """Use only the rows whose image exists."""
     drop_shared_patients: bool = False
-    """Take patients that dev or test has too out of train."""
+    """Remove patients from train who are also in dev or test."""
     group_duplicates: bool = False
-    """Make patients who share an identical picture one; needs decoded images (cxrlt cache)."""
+    """Treat patients who share an identical image as one patient. Needs decoded images (cxrlt cache)."""
     extend: bool = False
-    """Take in the rows that the table has got since, and take out those it has lost; no row moves."""
+    """Add rows that are new in the table, remove rows that are gone, and keep the fold of all others."""
     force: bool = False
-    """Replace the split that is there; runs trained on it are refused from then on."""
+    """Replace an existing split. Runs trained on the old split can then no longer be used."""
 
     def run(self) -> None:
+        """Run the command. Raises UserError for --extend with flags that change the split."""
         from cxrlt.folds.make import extend_folds, make_folds
 
-        challenge = self.challenge_of(self.challenge)
+        challenge = self.load_challenge(self.challenge)
         flags = {"allow_missing": self.allow_missing, "drop_shared_patients": self.drop_shared_patients}
         if self.extend:
             if self.force or self.n_folds or self.group_duplicates:
                 raise UserError(
-                    "--extend keeps the split there is: leave --force, --n-folds, --group-duplicates out."
+                    "--extend keeps the existing split: remove --force, --n-folds and --group-duplicates."
                 )
             print(extend_folds(challenge, self.workspace, **flags))
         else:

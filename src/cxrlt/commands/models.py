@@ -1,4 +1,4 @@
-"""Training, and everything that predictions go through."""
+"""The commands for training and predictions: train, predict, evaluate, ensemble, calibrate."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -7,52 +7,57 @@ from typing import Annotated, Literal
 from tyro.conf import FlagConversionOff, Positional, arg
 
 from cxrlt.calibration import Method
-from cxrlt.commands.base import Folders, Images
+from cxrlt.commands.base import Command, ImageCommand
 from cxrlt.recipe import Recipe, run_name
 
 
 @dataclass(frozen=True, kw_only=True)
-class Train(Images):
-    """Train a recipe's model on every fold, and predict the rows each fold leaves out.
+class Train(ImageCommand):
+    """Train a recipe on every fold, then predict the out-of-fold (OOF) rows.
 
-    Any field of the recipe is a flag. An interrupted run goes on from its last checkpoint when started again.
+    Every field of the recipe is a flag. To continue an interrupted run from its last checkpoint, run the same
+    command again.
     """
 
     recipe: Positional[str | None] = None
-    """A recipe's name, or a YAML file with a recipe's fields; comes first."""
+    """Name of a recipe, or a YAML file with recipe fields. Must come first."""
     challenge: str = "demo"
+    """Name of the challenge."""
     fold: tuple[int, ...] | None = None
-    """Which folds (default: every fold)."""
+    """Folds to train (default: all)."""
     refit: bool = False
-    """One model on all rows instead of folds; it has no out-of-fold predictions."""
+    """Train one model on all rows instead of folds. It has no OOF predictions."""
     name: str | None = None
-    """Name of the run (default: the recipe's, with -refit behind it for a refit)."""
+    """Name of the run (default: the name of the recipe, plus -refit for a refit)."""
     seed: int = 0
+    """Random seed."""
     config: Path | None = None
-    """A YAML file whose fields go before the recipe's; may name a `base`."""
+    """A YAML file whose fields override those of the recipe. It may name a `base` recipe."""
     force: bool = False
-    """Train again what is finished."""
+    """Train finished folds again."""
     keep_trained: bool = False
-    """Keep finished folds although labels, pixels or rows they were trained on have changed; noted in
-    run.json.
-    """
+    """Keep finished folds even if their training labels, pixels or rows changed. Noted in run.json."""
     fields: Annotated[FlagConversionOff[Recipe], arg(name="")] = field(default_factory=Recipe)
 
     def run(self) -> None:
+        """Run the command."""
         from accelerate import PartialState
 
         from cxrlt.predictions.predict import predict
-        from cxrlt.predictions.run_names import require_start
-        from cxrlt.training.timing import timed
-        from cxrlt.training.train import TrainPlan, train
+        from cxrlt.predictions.run_names import require_init_from
+        from cxrlt.training.plan import TrainPlan
+        from cxrlt.training.timing import record_training_time
+        from cxrlt.training.train import train
 
         name = self.name or run_name(self.recipe) + ("-refit" if self.refit else "")
-        source = self.source(self.challenge)
+        source = self.image_source(self.challenge)
         if (start := self.fields.model.init_from) and start != name:
-            require_start(source.challenge, source.workspace, start)
+            require_init_from(source.challenge, source.workspace, start)
         flags = {"force": self.force, "keep_trained": self.keep_trained}
         plan = TrainPlan(name, self.fields, self.fold, self.refit, self.seed, **flags)
-        with timed(source.workspace.run_dir(source.challenge.name, name), self.fold or (), self.force):
+        with record_training_time(
+            source.workspace.run_dir(source.challenge.name, name), self.fold or (), self.force
+        ):
             train(source, plan)
         if not self.refit:
             predict(source, name, "oof", only=self.fold)
@@ -61,43 +66,47 @@ class Train(Images):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Predict(Images):
-    """Predict with every trained fold of a run, or with an ensemble's members."""
+class Predict(ImageCommand):
+    """Predict with every trained fold of a run, or with all members of an ensemble."""
 
     name: Positional[str]
     """A run or an ensemble."""
     challenge: str = "demo"
+    """Name of the challenge."""
     split: Literal["oof", "train_set", "dev", "test"] = "test"
-    """oof: the training rows each fold left out; train_set: as many that it was trained on."""
+    """oof: rows that the fold's model was not trained on. train_set: as many that it was trained on."""
     force: bool = False
-    """Predict again what is finished."""
+    """Predict finished splits again."""
 
     def run(self) -> None:
-        from cxrlt.ensembles.ensemble import models_of, predict_run
+        """Run the command."""
+        from cxrlt.ensembles.ensemble import member_models, predict_run
 
-        source = self.source(self.challenge)
+        source = self.image_source(self.challenge)
         predict_run(source, self.name, self.split, force=self.force)
         if self.force:
-            self.print_outdated(source.challenge, [self.name, *models_of(source, self.name)])
+            self.print_outdated(source.challenge, [self.name, *member_models(source, self.name)])
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluate(Folders):
-    """Score one model or ensemble; without a name, the leaderboard of everything trained."""
+class Evaluate(Command):
+    """Score one run or ensemble. Without a name: print the leaderboard of all trained runs and ensembles."""
 
     name: Positional[str | None] = None
     """A run or an ensemble."""
     challenge: str = "demo"
+    """Name of the challenge."""
     split: Literal["oof", "dev", "test"] = "oof"
-    """dev and test need published labels."""
+    """Predictions to score. dev and test need published labels."""
     partial: bool = False
-    """Score a model by the folds that are finished."""
+    """Score a run on its finished folds only."""
 
     def run(self) -> None:
+        """Run the command."""
         from cxrlt.reports.score_table import leaderboard_table, score_table
         from cxrlt.submissions.evaluate import evaluate, leaderboard
 
-        challenge = self.challenge_of(self.challenge)
+        challenge = self.load_challenge(self.challenge)
         if self.name is None:
             print(leaderboard_table(leaderboard(challenge, self.workspace, self.split)))
         else:
@@ -107,49 +116,63 @@ class Evaluate(Folders):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ensemble(Folders):
-    """Combine runs on the evidence of their out-of-fold predictions."""
+class Ensemble(Command):
+    """Combine runs into an ensemble, fitted on their OOF predictions."""
 
     name: Positional[str] = "ensemble"
-    """Name of the ensemble; it is evaluated and submitted like a run."""
+    """Name of the ensemble. You evaluate and submit it like a run."""
     members: tuple[str, ...]
     """Names of finished runs."""
     challenge: str = "demo"
+    """Name of the challenge."""
     kind: Literal["mean", "greedy", "per_class", "stack"] | None = None
-    """How they are combined (default: the simplest kind that is not clearly behind the best)."""
+    """Method (default: the simplest one that is not clearly worse than the best in cross-validation)."""
     context: bool = False
-    """Let stacking also see the view, how many images there are of study and patient, and their scores."""
+    """Stacking also gets the view, the number of images of the study and of the patient, and their scores."""
     study_mean: Literal["auto", "on", "off", "search"] = "auto"
-    """Average over studies; auto: if the out-of-fold score says so; search: with the best view weights."""
+    """Mean over the images of a study. auto: if it improves the OOF score. search: optimise view weights."""
     force: bool = False
-    """Fit again what is finished."""
+    """Fit a finished ensemble again."""
 
     def run(self) -> None:
+        """Run the command."""
         from cxrlt.ensembles.ensemble import make_ensemble
 
-        challenge = self.challenge_of(self.challenge)
-        how = {"kind": self.kind, "context": self.context, "study_mean": self.study_mean}
-        print(make_ensemble(challenge, self.workspace, self.name, self.members, **how, force=self.force))
+        challenge = self.load_challenge(self.challenge)
+        print(
+            make_ensemble(
+                challenge,
+                self.workspace,
+                self.name,
+                self.members,
+                kind=self.kind,
+                context=self.context,
+                study_mean=self.study_mean,
+                force=self.force,
+            )
+        )
         if self.force:
             self.print_outdated(challenge, [self.name])
 
 
 @dataclass(frozen=True, kw_only=True)
-class Calibrate(Folders):
-    """Make a model's probabilities mean what they say, on the evidence of out-of-fold predictions."""
+class Calibrate(Command):
+    """Calibrate the probabilities of a run or ensemble on its OOF predictions."""
 
     name: Positional[str]
     """A run or an ensemble."""
     challenge: str = "demo"
+    """Name of the challenge."""
     method: Method | None = None
-    """How (default: the simplest within noise of the best out-of-fold log-loss)."""
+    """Calibration method (default: the simplest one within noise of the best OOF log loss)."""
     partial: bool = False
-    """Fit on the folds that are finished."""
+    """Fit on the finished folds only."""
 
     def run(self) -> None:
+        """Run the command."""
         from cxrlt.calibration.calibrate import calibrate
         from cxrlt.reports.score_table import calibration_table
 
-        challenge = self.challenge_of(self.challenge)
+        challenge = self.load_challenge(self.challenge)
         report = calibrate(challenge, self.workspace, self.name, self.method, partial=self.partial)
         print(calibration_table(report))

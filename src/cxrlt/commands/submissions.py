@@ -1,4 +1,4 @@
-"""Submission files: written, validated, scored."""
+"""The commands for submission files: submit, validate, score."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,81 +7,94 @@ from typing import Annotated, Literal
 from tyro.conf import Positional, arg
 
 from cxrlt.calibration import Variant
-from cxrlt.commands.base import Folders
+from cxrlt.commands.base import Command
 
 
 @dataclass(frozen=True, kw_only=True)
-class Submit(Folders):
-    """Write a submission from a run's predictions, validate it and zip it."""
+class Submit(Command):
+    """Write a submission from the predictions of a run or ensemble, validate it and zip it."""
 
     name: Positional[str]
     """A run or an ensemble."""
     challenge: str = "demo"
+    """Name of the challenge."""
     split: Literal["dev", "test"] = "test"
+    """The split of the submission."""
     from_: Annotated[str | None, arg(name="from")] = None
-    """Another challenge whose run NAME is: its classes are picked by name."""
+    """The challenge that run NAME belongs to, if it is another one. Classes are matched by name."""
     probabilities: Variant = "raw"
-    """raw: the model's own. calibrated: how likely a class is. f1: .5 where F1 is best. All rank alike."""
+    """raw: of the model. calibrated: true frequencies. f1: 0.5 at the best F1 threshold. All rank equally."""
     with_code: bool = False
-    """Put the code and the recipes into the zip."""
+    """Add the code and the recipes to the zip."""
     partial: bool = False
-    """Submit the mean of the folds that are finished."""
+    """Submit the mean of the finished folds only."""
 
     def run(self) -> None:
+        """Run the command."""
         from cxrlt.submissions.submit import submit
 
-        origin = self.challenge_of(self.from_) if self.from_ else None
-        challenge = self.challenge_of(self.challenge)
-        flags = {
-            "origin": origin,
-            "variant": self.probabilities,
-            "with_code": self.with_code,
-            "partial": self.partial,
-        }
-        print(submit(challenge, self.workspace, self.name, self.split, **flags))
+        origin = self.load_challenge(self.from_) if self.from_ else None
+        challenge = self.load_challenge(self.challenge)
+        print(
+            submit(
+                challenge,
+                self.workspace,
+                self.name,
+                self.split,
+                origin=origin,
+                variant=self.probabilities,
+                with_code=self.with_code,
+                partial=self.partial,
+            )
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
-class Validate(Folders):
-    """Would the server accept this file?"""
+class Validate(Command):
+    """Check that the challenge server will accept a submission file."""
 
     file: Positional[Path]
-    """A CSV, or a zip that holds one."""
+    """A CSV file, or a zip file with one CSV file in it."""
     challenge: str = "demo"
+    """Name of the challenge."""
     split: Literal["dev", "test"] = "test"
+    """The split of the submission."""
 
     def run(self) -> None:
-        from cxrlt.submissions.record import outdated_line
+        """Run the command."""
+        from cxrlt.submissions.record import outdated_message
         from cxrlt.submissions.validate import validate
 
-        challenge = self.challenge_of(self.challenge)
+        challenge = self.load_challenge(self.challenge)
         print(validate(self.file, challenge, self.split, self.workspace))
-        if line := outdated_line(self.file, challenge, self.workspace):
+        if line := outdated_message(self.file, challenge, self.workspace):
             print(line)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Score(Folders):
-    """The challenge's metrics for any submission file."""
+class Score(Command):
+    """Score a submission file with the metrics of the challenge."""
 
     file: Positional[Path]
-    """A CSV, or a zip that holds one."""
+    """A CSV file, or a zip file with one CSV file in it."""
     truth: Path
-    """A CSV with the ids and the true labels."""
+    """A CSV file with ids and true labels."""
     against: Path | None = None
-    """Another submission: by how much the first one is ahead, on the same patients drawn."""
+    """Another submission file, to compare with on the same bootstrap samples of patients."""
     challenge: str = "demo"
+    """Name of the challenge."""
 
     def run(self) -> None:
-        from cxrlt.reports.score_table import ahead_line, score_table
-        from cxrlt.submissions.record import outdated_line
+        """Run the command."""
+        from cxrlt.reports.score_table import difference_line, score_table
+        from cxrlt.submissions.record import outdated_message
         from cxrlt.submissions.score import score_file
 
-        challenge = self.challenge_of(self.challenge)
+        challenge = self.load_challenge(self.challenge)
         first = score_file(self.file, self.truth, challenge, self.workspace)
         print(score_table(first))
-        if line := outdated_line(self.file, challenge, self.workspace):
+        if line := outdated_message(self.file, challenge, self.workspace):
             print(f"\n{line}")
         if self.against is not None:
             second = score_file(self.against, self.truth, challenge, self.workspace)
-            print(f"\n{ahead_line(first, second, str(self.against))}")
+            print(f"\n{difference_line(first, second, str(self.against))}")

@@ -1,4 +1,4 @@
-"""What a row's study and patient say about it, from scores and counts alone."""
+"""Context features of a row: its view, and counts and scores of its study and patient. No labels are used."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from cxrlt.inputs.table import study_codes
 from cxrlt.predictions.study_mean import group_sums, patient_codes
 
-CONTEXT = (
+CONTEXT_FEATURES = (
     "lateral",
     "unknown_view",
     "log_images_of_study",
@@ -19,34 +19,35 @@ CONTEXT = (
     "other_images",
     "other_studies",
 )
-"""In this order: five counts and indicators of the row, then two means of scores, which each class has."""
+"""Names and order: six features of the row, then two means of scores, which differ by class."""
 
 
 @dataclass(frozen=True)
 class Context:
-    """`shared` (n, 6) holds what is the same for every class, `means` (2, c, n) the rest of CONTEXT."""
+    """Context features: `shared` (n_rows, 6) of all classes and `means` (2, n_classes, n_rows) per class."""
 
     shared: NDArray[np.float64]
     means: NDArray[np.float64]
 
     def for_class(self, c: int) -> NDArray[np.float64]:
-        """The columns of CONTEXT for class number c: (n, 8)."""
+        """Return the features (n_rows, 8) of class number c, in the order of CONTEXT_FEATURES."""
         return np.hstack([self.shared, self.means[:, c].T])
 
-    def rows(self, chosen: NDArray[np.bool_]) -> "Context":
-        return Context(self.shared[chosen], self.means[:, :, chosen])
+    def select(self, mask: NDArray[np.bool_]) -> "Context":
+        """Return the rows where `mask` (n_rows,) is true."""
+        return Context(self.shared[mask], self.means[:, :, mask])
 
 
-def context_of(scores: NDArray[np.float64], rows: pd.DataFrame) -> Context:
-    """The context of scores (c, n), NaN = not predicted, whose rows stand in the table `rows`.
+def compute_context(scores: NDArray[np.float64], rows: pd.DataFrame) -> Context:
+    """Compute the context of scores (n_classes, n_rows; NaN = not predicted) for the table rows `rows`.
 
-    Means of scores are 0 where there is nothing to average. A patient's other studies are its images outside
-    the row's study; where the patient is unknown there are none, and where the study is, no other images of
-    it. Images of another `fold` take no part, if the table has folds.
+    "Other images" are the other images of the row's study, "other studies" are the patient's images outside
+    this study. Means of scores are 0 if there are no such images, as for an unknown study or patient. If the
+    table has a column `fold`, images in other folds do not count.
     """
     study, patient = study_codes(rows), patient_codes(rows)
     n_study, n_patient = (group_sums(codes, np.ones((len(rows), 1))) for codes in (study, patient))
-    predicted = ~np.isnan(scores).any(axis=0)[:, None]
+    predicted = ~np.any(np.isnan(scores), axis=0)[:, None]
     values = np.where(predicted, scores.T, 0.0)
     own = np.hstack([values, predicted])
     of_study = group_sums(study, own)

@@ -1,4 +1,4 @@
-"""The stage `cxrlt ensemble`: average models as out-of-fold evidence says, and write down how."""
+"""The stage `cxrlt ensemble`: fit the weights of an ensemble on out-of-fold scores and save them."""
 
 from collections.abc import Sequence
 from contextlib import suppress
@@ -7,27 +7,27 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import cxrlt
-from cxrlt.artifacts import Workspace, write_model
+from cxrlt.artifacts import Workspace, write_artifact
 from cxrlt.challenges.base import Challenge
 from cxrlt.ensembles.candidates import (
-    BY_SIMPLICITY,
-    N_DRAWS,
+    KINDS,
     STACK_CONTEXT,
-    candidates,
-    choose,
-    compare,
+    candidate_kinds,
+    choose_kind,
+    compare_kinds,
     cross_fit,
 )
-from cxrlt.ensembles.current import made_of_evidence, made_of_final
-from cxrlt.ensembles.final_logits import load_final_logits, read_oof
-from cxrlt.ensembles.weights import Candidate, EnsembleRequest, EnsembleWeights, Kind, read_weights
+from cxrlt.ensembles.final_logits import load_final_logits, load_oof_scores
+from cxrlt.ensembles.provenance import final_provenance, oof_provenance
+from cxrlt.ensembles.weights import EnsembleRequest, EnsembleWeights, Kind, NestedScore, read_weights
 from cxrlt.errors import UserError, listing
-from cxrlt.predictions.present import Present
+from cxrlt.predictions.current_data import CurrentData
 from cxrlt.predictions.run_names import WEIGHTS_FILE, is_ensemble, require_run
+from cxrlt.predictions.scoring import N_DRAWS
 from cxrlt.predictions.store import PredictionsMeta, read_meta, require_current_oof, write_predictions
 from cxrlt.predictions.study_mean import StudyMeanOption, choose_study_mean
-from cxrlt.provenance import OutdatedError, in_words
-from cxrlt.system.locks import exclusive
+from cxrlt.provenance import OutdatedError, describe_differences
+from cxrlt.system.locks import lock_folder
 
 if TYPE_CHECKING:
     from cxrlt.inputs.images import ImageSource
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class EnsembleReport:
-    """What `cxrlt ensemble` did: the weights, and the predictions written from them."""
+    """The result of `cxrlt ensemble`: the weights, and the paths of the predictions made with them."""
 
     weights: EnsembleWeights
     paths: tuple[Path, ...]
@@ -57,49 +57,52 @@ def make_ensemble(
     study_mean: StudyMeanOption = "auto",
     force: bool = False,
 ) -> EnsembleReport:
-    """Combine `members`: write weights.json, oof.parquet, and dev and test where all have them.
+    """Combine `members`: write weights.json, oof.parquet, and dev and test if all members predicted them.
 
-    Every kind is fitted on all out-of-fold rows, for dev and test, and without each fold, for that fold's
-    rows. These give its nested score; the simplest kind that is not clearly behind the best is taken, or
-    `kind`. With `context` stacking also sees views, counts of images, and scores of the same study and
-    patient. Raises UserError for an unknown, repeated, refitted or incomplete member, for a kind that the
-    challenge does not allow, and if `name` is taken by something else than this ensemble.
+    Every kind of ensemble is fitted on all out-of-fold rows, for dev and test, and without each fold, for the
+    rows of this fold, which gives its nested score. Without `kind` the simplest kind is taken that is not
+    clearly worse than the best. `context` gives stacking more features: views, counts of images, and scores
+    of the same study and patient. Raises UserError for an unknown, repeated, refitted or incomplete member,
+    for a kind that the challenge does not allow, and if `name` belongs to a model or to another ensemble.
     """
     request = EnsembleRequest(kind=kind, context=context, study_mean=study_mean)
     run_dir = workspace.run_dir(challenge.name, name)
     _require_members(challenge, workspace, name, members)
     _require_possible(challenge, request)
-    present = Present(challenge, workspace)
-    made_of = made_of_evidence(members, present)
-    notes = present.rows.notes(challenge.name)
-    with exclusive(run_dir):
+    current = CurrentData(challenge, workspace)
+    provenance = oof_provenance(members, current)
+    notes = current.rows.notes(challenge.name)
+    with lock_folder(run_dir):
         skipped = is_ensemble(run_dir) and not force
         if skipped:
             weights = read_weights(run_dir, challenge)
             _require_same(run_dir, weights, members, request)
-            if found := present.differing(weights.made_of, made_of, None):
-                notes.insert(0, f"fitted again, for there are {in_words(found)} now")
+            if found := current.find_differences(weights.provenance, provenance, None):
+                notes.insert(0, f"fitting again, as there are {describe_differences(found)} now")
                 skipped = False
         if skipped:
             for member in members:
-                require_current_oof(member, present)
+                require_current_oof(member, current)
         else:
-            weights = _combine(members, request, present)
-            write_model(run_dir / WEIGHTS_FILE, weights)
-        paths = _predict_available(name, present)
+            weights = _combine(members, request, current)
+            write_artifact(run_dir / WEIGHTS_FILE, weights)
+        paths = _predict_available(name, current)
     done = f"ensemble {name}: already done ({run_dir})"
     text = done if skipped else _describe(challenge, name, weights, paths)
     return EnsembleReport(weights, paths, skipped, "\n".join([text, *(f"  {note}" for note in notes)]))
 
 
 def predict_run(source: "ImageSource", name: str, split: str, *, force: bool = False) -> list[Path]:
-    """As `predict`, for an ensemble too: its members first, then what its weights.json makes of them."""
-    from cxrlt.predictions.predict import predict  # torch takes seconds, and the rest does without it
+    """Predict with a model, or with an ensemble: first with its members, then by its weights.json.
+
+    Raises UserError for an unknown name, for split "train_set" of an ensemble, and as `predict` does.
+    """
+    from cxrlt.predictions.predict import predict  # here, because importing torch takes seconds
 
     require_run(source.challenge, source.workspace, name)
-    models = models_of(source, name)
+    models = member_models(source, name)
     if split == "train_set" and models != (name,):
-        raise UserError(f"--split train_set is of single models, and {name} is an ensemble: name a member.")
+        raise UserError(f"--split train_set needs a single model, and {name} is an ensemble. Use a member.")
     for model in models:
         paths = predict(source, model, split, force=force)
     if models == (name,):
@@ -109,8 +112,8 @@ def predict_run(source: "ImageSource", name: str, split: str, *, force: bool = F
     return [path]
 
 
-def models_of(source: "ImageSource", name: str) -> tuple[str, ...]:
-    """The members of an ensemble; a model is its own."""
+def member_models(source: "ImageSource", name: str) -> tuple[str, ...]:
+    """Return the members of an ensemble, or `(name,)` for a model."""
     run_dir = source.workspace.run_dir(source.challenge.name, name)
     return read_weights(run_dir, source.challenge).members if is_ensemble(run_dir) else (name,)
 
@@ -118,55 +121,56 @@ def models_of(source: "ImageSource", name: str) -> tuple[str, ...]:
 def predict_ensemble(
     challenge: Challenge, workspace: Workspace, name: str, split: str, *, force: bool = False
 ) -> Path:
-    """Write `split`.parquet of an ensemble ("oof", "dev" or "test"): the logits that weights.json stands for.
+    """Write `split`.parquet ("oof", "dev" or "test") of an ensemble and return its path.
 
-    A file made of the same weights and the same predictions of the members is left alone, unless `force`.
+    A current file is skipped, unless `force`. Raises UserError as `load_final_logits` does.
     """
-    with exclusive(workspace.run_dir(challenge.name, name)):
-        return _write_split(name, split, Present(challenge, workspace), force)
+    with lock_folder(workspace.run_dir(challenge.name, name)):
+        return _write_split(name, split, CurrentData(challenge, workspace), force)
 
 
-def is_predicted(name: str, split: str, present: Present) -> bool:
-    """Whether an ensemble's `split`.parquet is what weights.json and the members' predictions make now."""
-    path = present.workspace.run_dir(present.challenge.name, name) / f"{split}.parquet"
+def is_predicted(name: str, split: str, current: CurrentData) -> bool:
+    """Return whether an ensemble's `split`.parquet matches its weights.json and its members' predictions."""
+    path = current.workspace.run_dir(current.challenge.name, name) / f"{split}.parquet"
     try:
-        return read_meta(path).made_of == made_of_final(name, split, present)
+        return read_meta(path).provenance == final_provenance(name, split, current)
     except UserError:  # missing or damaged
         return False
 
 
-def _write_split(name: str, split: str, present: Present, force: bool = False) -> Path:
-    run_dir = present.workspace.run_dir(present.challenge.name, name)
+def _write_split(name: str, split: str, current: CurrentData, force: bool = False) -> Path:
+    run_dir = current.workspace.run_dir(current.challenge.name, name)
     path = run_dir / f"{split}.parquet"
-    if not force and is_predicted(name, split, present):
+    if not force and is_predicted(name, split, current):
         return path
-    final = load_final_logits(name, split, present)
+    final = load_final_logits(name, split, current)
     meta = PredictionsMeta(
-        challenge=present.challenge.name,
+        challenge=current.challenge.name,
         name=name,
         fold="all",
         split=split,
         tta="members'",
         study_mean=final.study_mean.text,
         version=cxrlt.__version__,
-        made_of=made_of_final(name, split, present),
+        provenance=final_provenance(name, split, current),
     )
     write_predictions(path, final.logits, meta)
     return path
 
 
-def _combine(names: Sequence[str], request: EnsembleRequest, present: Present) -> EnsembleWeights:
-    challenge, rows = present.challenge, present.rows
-    frames = {name: read_oof(name, present).frame for name in names}
-    mean = sum(frames.values()) / len(frames)
+def _combine(names: Sequence[str], request: EnsembleRequest, current: CurrentData) -> EnsembleWeights:
+    challenge, rows = current.challenge, current.rows
+    frames = {name: load_oof_scores(name, current).frame for name in names}
+    first, *others = frames.values()
+    mean = sum(others, start=first) / len(frames)
     study_mean = choose_study_mean(challenge, mean, rows.table, request.study_mean)
-    kinds = candidates(challenge, len(names), request.context)
+    kinds = candidate_kinds(challenge, len(names), request.context)
     wanted = STACK_CONTEXT if request.context and request.kind == "stack" else request.kind
     if wanted and wanted not in kinds:
-        kinds = tuple(kind for kind in BY_SIMPLICITY if kind in {*kinds, wanted})
+        kinds = tuple(kind for kind in KINDS if kind in {*kinds, wanted})
     fitted = cross_fit(kinds, challenge, frames, rows, study_mean)
-    nested = compare(challenge, fitted, rows, N_DRAWS)
-    kind, why = (wanted, "as asked for") if wanted else choose(nested)
+    nested = compare_kinds(challenge, fitted, rows, N_DRAWS)
+    kind, why = (wanted, "as requested") if wanted else choose_kind(nested)
     return EnsembleWeights(
         challenge=challenge.name,
         kind=kind,
@@ -178,8 +182,8 @@ def _combine(names: Sequence[str], request: EnsembleRequest, present: Present) -
         study_mean=study_mean,
         nested=nested,
         n_draws=N_DRAWS,
-        asked=request,
-        made_of=made_of_evidence(names, present),
+        request=request,
+        provenance=oof_provenance(names, current),
     )
 
 
@@ -187,11 +191,11 @@ def _require_possible(challenge: Challenge, request: EnsembleRequest) -> None:
     if challenge.task == "single_label" and (request.kind in ("per_class", "stack") or request.context):
         flag = "--context" if request.context else f"--kind {request.kind}"
         raise UserError(
-            f"{flag} weighs members class by class, but {challenge.name} has one class per image, whose "
-            "scores must stay comparable within a row: use --kind mean or greedy, or leave it out."
+            f"{flag} needs weights per class, but {challenge.name} is a single-label task, whose scores must "
+            f"stay comparable within a row. Use --kind mean or greedy, or remove {flag}."
         )
     if request.context and request.kind not in (None, "stack"):
-        raise UserError(f"--context is seen by stacking alone: it does not go with --kind {request.kind}.")
+        raise UserError(f"--context works only with stacking. Remove --context or --kind {request.kind}.")
 
 
 def _require_same(
@@ -199,14 +203,14 @@ def _require_same(
 ) -> None:
     differing = []
     if set(weights.members) != set(members):
-        differing.append(f"the ensemble of {listing(weights.members)}")
-    for flag, value in weights.asked:
+        differing.append(f"--members {' '.join(weights.members)}")
+    for flag, value in weights.request:
         if value != getattr(request, flag, None):
-            differing.append(f"made with --{flag.replace('_', '-')} {value}")
+            differing.append(f"--{flag.replace('_', '-')} {value}")
     if differing:
         raise UserError(
-            f"{run_dir} already is {' and '.join(differing)}. "
-            "Give this one a name of its own, or --force to replace it."
+            f"{run_dir} already has another ensemble, made with {' '.join(differing)}. "
+            "Choose another name for this one, or use --force to replace it."
         )
 
 
@@ -214,32 +218,32 @@ def _require_members(challenge: Challenge, workspace: Workspace, name: str, memb
     twice = {member for member in members if list(members).count(member) > 1}
     if not members or twice:
         wrong = f"{listing(sorted(twice))} named more than once" if twice else "none named"
-        raise UserError(f"--members: {wrong}. Name each model once.")
+        raise UserError(f"--members: {wrong}. Name every member exactly once.")
     for member in members:
         require_run(challenge, workspace, member)
     inner = [member for member in members if is_ensemble(workspace.run_dir(challenge.name, member))]
     if inner:
-        raise UserError(f"--members: {listing(inner)} is an ensemble itself. Name its members instead.")
+        raise UserError(f"--members: {listing(inner)} is an ensemble. Use its members instead.")
     run_dir = workspace.run_dir(challenge.name, name)
     if run_dir.is_dir() and not is_ensemble(run_dir) and any(folder.is_dir() for folder in run_dir.iterdir()):
-        raise UserError(f"{run_dir} already holds a trained model. Give the ensemble a name of its own.")
+        raise UserError(f"{run_dir} already has a trained model. Choose another name for the ensemble.")
 
 
-def _predict_available(name: str, present: Present) -> tuple[Path, ...]:
-    """The out-of-fold predictions, and those of each split that every fold of every member has predicted.
+def _predict_available(name: str, current: CurrentData) -> tuple[Path, ...]:
+    """Write the out-of-fold predictions, and those of each split that all folds of all members predicted.
 
-    A split that some fold has to predict again waits until it has: `cxrlt predict` then writes both.
+    A split with outdated predictions of a fold is skipped: `cxrlt predict` writes it later.
     """
-    challenge, workspace = present.challenge, present.workspace
-    members = read_weights(workspace.run_dir(challenge.name, name), challenge).used
+    challenge, workspace = current.challenge, current.workspace
+    members = read_weights(workspace.run_dir(challenge.name, name), challenge).active_members
     folders = [
         f for m in members for f in workspace.run_dir(challenge.name, m).glob("fold[0-9]*") if f.is_dir()
     ]
-    paths = [_write_split(name, "oof", present)]
+    paths = [_write_split(name, "oof", current)]
     for split in ("dev", "test"):
         if all((folder / f"{split}.parquet").is_file() for folder in folders):
             with suppress(OutdatedError):
-                paths.append(_write_split(name, split, present))
+                paths.append(_write_split(name, split, current))
     return tuple(paths)
 
 
@@ -250,14 +254,14 @@ def _describe(challenge: Challenge, name: str, weights: EnsembleWeights, paths: 
         f"ensemble {name}: {weights.kind} of {shares}{over}; {weights.study_mean.text}",
         f"  {weights.kind}: {weights.why}",
     ]
-    lines += [_line(challenge, kind, figures, weights) for kind, figures in weights.nested.items()]
+    lines += [_score_line(challenge, kind, score, weights) for kind, score in weights.nested.items()]
     return "\n".join([*lines, *(f"  {path}" for path in paths)])
 
 
-def _line(challenge: Challenge, kind: str, figures: Candidate, weights: EnsembleWeights) -> str:
-    line = f"  nested OOF {challenge.metric}  {kind:<13} {figures.score:.4f}"
+def _score_line(challenge: Challenge, kind: str, score: NestedScore, weights: EnsembleWeights) -> str:
+    line = f"  nested OOF {challenge.metric}  {kind:<13} {score.score:.4f}"
     if len(weights.nested) == 1:
         return line
-    if figures.behind == 0:
-        return f"{line}  best (intervals: patients drawn {weights.n_draws:,} times)"
-    return f"{line}  behind by {figures.behind:.4f} [{figures.low:.4f}, {figures.high:.4f}]"
+    if score.behind == 0:
+        return f"{line}  best (intervals: {weights.n_draws:,} bootstrap samples of patients)"
+    return f"{line}  lower by {score.behind:.4f} [{score.low:.4f}, {score.high:.4f}]"

@@ -9,19 +9,20 @@ from scipy.special import softmax
 
 from cxrlt.challenges.base import Task
 from cxrlt.metrics import METRICS, has_both_values, macro
-from cxrlt.metrics.classification import count_classes, metric_of_counts
+from cxrlt.metrics.classification import count_classes, metric_from_counts
 from cxrlt.metrics.ranking import class_rows
 
-ROUNDS = 20
-OWN_EVIDENCE = 100
-"""Positives at which a class's own weights count as much as all classes' together. With n of them a paired
-difference in AP of good members has a standard error of about .2 / sqrt(n), and members differ by about .02:
-it takes 100 to tell one from chance."""
-THREADS_FROM = 50_000
-"""Rows whose sorting takes long enough for threads to pay; with fewer they wait for each other."""
+N_ROUNDS = 20
+"""Members added by greedy selection; with replacement, so weights are multiples of about 1/20."""
+SHRINKAGE_POSITIVES = 100
+"""Positives at which a class's own weights count as much as the weights over all classes. Measured: with n
+positives, a paired difference in AP between good members has a standard error of about 0.2 / sqrt(n), and
+members differ by about 0.02, so 100 positives are needed to tell such a difference from chance."""
+MIN_ROWS_FOR_THREADS = 50_000
+"""With fewer rows, sorting is so fast that threads only wait for each other."""
 Scores = NDArray[np.float32]
-Judge = Callable[[Scores, Scores, int], float]
-"""(sum of members' scores, those of one member more, how many these are together) -> the metric."""
+SumMetric = Callable[[Scores, Scores, int], float]
+"""(sum of scores, scores of one more member, number of members with it) -> the metric of the new sum."""
 
 
 def greedy_weights(
@@ -29,93 +30,103 @@ def greedy_weights(
     targets: NDArray[np.float64],
     metric: str,
     task: Task = "multi_label",
-    rounds: int = ROUNDS,
+    rounds: int = N_ROUNDS,
 ) -> NDArray[np.float64]:
-    """Weights (m,) that sum to 1, for members' scores (c, n) and targets (n, c) of 1, 0 or NaN.
+    """Return weights (n_members,) that sum to 1 and maximise the metric of the weighted mean.
 
-    Starting with the best member, the member that helps the average most is added, with replacement, for
-    `rounds` rounds; the best average met on the way is kept, the smaller one where two are equal.
+    `members` are scores of shape (n_classes, n_rows), `targets` (n_rows, n_classes) are 1, 0 or NaN. The
+    search starts with the best member and adds, with replacement, the member that helps most, for `rounds`
+    rounds. It returns the best weights on the way; on equal scores the ones of the earlier round.
     """
     if METRICS[metric].kind == "decisions":
-        judge = _confusion_judge(targets, metric)
+        metric_with = _decision_metric(targets, metric)
     else:
-        judge = _ranking_judge(targets, metric, task)
+        metric_with = _ranking_metric(targets, metric, task)
     with _threads(len(targets)) as parallel:
-        return _climb(
-            members, lambda total, n: parallel(delayed(judge)(total, member, n) for member in members), rounds
+        return _greedy_search(
+            members,
+            lambda total, n: parallel(delayed(metric_with)(total, member, n) for member in members),
+            rounds,
         )
 
 
-def _climb(
-    members: Sequence[Scores], judged: Callable[[Scores, int], list[float]], rounds: int
+def _greedy_search(
+    members: Sequence[Scores], score_all: Callable[[Scores, int], list[float]], rounds: int
 ) -> NDArray[np.float64]:
-    """`judged` tells the metric of a sum with each member added to it, `n` members in all."""
+    """`score_all(total, n)` returns the metric of `total` plus each member; the sum then has n members."""
     total, counts = np.zeros_like(members[0]), np.zeros(len(members), dtype=np.int64)
-    tried, reached = [], []
+    weights, scores = [], []
     for n in range(1, 2 + (rounds if len(members) > 1 else 0)):
-        values = judged(total, n)
+        values = score_all(total, n)
         added = int(np.argmax(values))
         counts[added] += 1
         total += members[added]
-        tried.append(counts / n)
-        reached.append(values[added])
-    return tried[int(np.argmax(reached))]
+        weights.append(counts / n)
+        scores.append(values[added])
+    return weights[int(np.argmax(scores))]
 
 
-def class_weights(
+def per_class_weights(
     members: Sequence[Scores],
     targets: NDArray[np.float64],
     metric: str,
     overall: NDArray[np.float64],
 ) -> NDArray[np.float64]:
-    """Weights (c, m) of every class: its own greedy ones, shrunk towards `overall` (m,) as positives are few.
+    """Return weights (n_classes, n_members): the greedy weights of each class, shrunk towards `overall`.
 
-    (n own + OWN_EVIDENCE overall) / (n + OWN_EVIDENCE), with n positives of the class; arguments are those of
-    `greedy_weights`.
+    With n positives, a class has (n * own + SHRINKAGE_POSITIVES * overall) / (n + SHRINKAGE_POSITIVES).
+    `overall` (n_members,) are weights for all classes; the other arguments are those of `greedy_weights`.
     """
     weights = np.tile(np.asarray(overall, dtype=np.float64), (targets.shape[1], 1))
     n_positive = (targets == 1).sum(axis=0)
-    chosen = np.flatnonzero(has_both_values(targets))
+    scored = np.flatnonzero(has_both_values(targets))
     with _threads(len(targets)) as parallel:
         found = parallel(
-            delayed(_own_weights)([member[c : c + 1] for member in members], targets[:, [c]], metric)
-            for c in chosen
+            delayed(_one_class_weights)([member[c : c + 1] for member in members], targets[:, [c]], metric)
+            for c in scored
         )
-    for c, own in zip(chosen, found, strict=True):
-        weights[c] = (n_positive[c] * own + OWN_EVIDENCE * overall) / (n_positive[c] + OWN_EVIDENCE)
+    for c, own in zip(scored, found, strict=True):
+        weights[c] = (n_positive[c] * own + SHRINKAGE_POSITIVES * overall) / (
+            n_positive[c] + SHRINKAGE_POSITIVES
+        )
     return weights
 
 
-def _own_weights(members: Sequence[Scores], targets: NDArray[np.float64], metric: str) -> NDArray[np.float64]:
-    judge = _ranking_judge(targets, metric, "multi_label")
-    return _climb(members, lambda total, n: [judge(total, member, n) for member in members], ROUNDS)
+def _one_class_weights(
+    members: Sequence[Scores], targets: NDArray[np.float64], metric: str
+) -> NDArray[np.float64]:
+    metric_with = _ranking_metric(targets, metric, "multi_label")
+    return _greedy_search(
+        members, lambda total, n: [metric_with(total, member, n) for member in members], N_ROUNDS
+    )
 
 
 def _threads(n_rows: int) -> Parallel:
-    return Parallel(n_jobs=-1 if n_rows >= THREADS_FROM else 1, prefer="threads")
+    return Parallel(n_jobs=-1 if n_rows >= MIN_ROWS_FOR_THREADS else 1, prefer="threads")
 
 
-def _ranking_judge(targets: NDArray[np.float64], metric: str, task: Task) -> Judge:
-    """Ranks by the sum, or by the softmax of the mean where a row has one class."""
+def _ranking_metric(targets: NDArray[np.float64], metric: str, task: Task) -> SumMetric:
+    """Rank by the sum of scores, or by the softmax of the mean in single-label tasks."""
     metric_of, rows = METRICS[metric].definition.value, class_rows(targets)
 
-    def judge(total: Scores, member: Scores, n: int) -> float:
+    def metric_with(total: Scores, member: Scores, n: int) -> float:
         if task == "single_label":
             scores = softmax((total + member).astype(np.float64) / n, axis=0)
         else:
-            scores = map(np.add, total, member)  # a class at a time: all of them would leave the cache
+            scores = map(np.add, total, member)  # one class at a time stays in the CPU cache
         columns = zip(rows, scores, strict=True)
-        return float(macro([metric_of(*of_class.in_order(score)) for of_class, score in columns]))
+        return float(macro([metric_of(*of_class.sorted_scores(score)) for of_class, score in columns]))
 
-    return judge
+    return metric_with
 
 
-def _confusion_judge(targets: NDArray[np.float64], metric: str) -> Judge:
+def _decision_metric(targets: NDArray[np.float64], metric: str) -> SumMetric:
+    """Predict the class with the highest sum of scores."""
     known = ~np.isnan(targets).any(axis=1)
     true = targets[known].argmax(axis=1)
 
-    def judge(total: Scores, member: Scores, n: int) -> float:
+    def metric_with(total: Scores, member: Scores, n: int) -> float:
         predicted = (total + member).argmax(axis=0)[known]
-        return float(metric_of_counts(metric, count_classes(true, predicted, len(total))))
+        return float(metric_from_counts(metric, count_classes(true, predicted, len(total))))
 
-    return judge
+    return metric_with

@@ -1,39 +1,39 @@
-"""Variants of one recipe compared. Here: the flags, which the command line shows without torch."""
+"""Experiments that compare variants of one recipe. This file holds the flags, so `--help` needs no torch."""
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-FLAGS_OF = {"losses": ("losses", "ablation", "rates"), "tricks": ("tricks",)}
-"""Flags that only one list of variants takes."""
+EXPERIMENT_FLAGS = {"losses": ("losses", "ablation", "rates"), "tricks": ("tricks",)}
+"""Kind of experiment -> the flags that only this kind accepts."""
 Ablation = Literal["class_aware", "ral", "ral_sensitivity"]
 
 
 @dataclass(frozen=True)
 class ExperimentPlan:
-    """None means the challenge's own, or all of them."""
+    """The flags of `cxrlt compare`."""
 
     recipe: str | None = None
-    """A recipe's name or YAML file (default: the challenge's first), which the experiment changes."""
+    """Base recipe: a name or a YAML file (default: the first recipe of the challenge)."""
     losses: tuple[str, ...] | None = None
-    """Of losses: their names; the first is what the others are compared with (default: the papers')."""
+    """Losses only: names of the losses; the first is the reference (default: the losses of the papers)."""
     ablation: Ablation | None = None
-    """Of losses, instead: one loss without each of its parts, or with other settings."""
+    """Losses only, instead of --losses: one loss without each of its parts, or with other settings."""
     tricks: tuple[str, ...] | None = None
-    """Of tricks: their names (default: all that fit the challenge and the recipe)."""
+    """Tricks only: names of the tricks (default: all that fit the challenge and the recipe)."""
     seeds: int = 2
-    """How many trainings of each loss, or with each trick, and fold."""
+    """Number of seeds: trainings of each variant on each fold."""
     folds: tuple[int, ...] | None = None
-    """Which folds (default: every fold)."""
+    """Folds to use (default: all)."""
     rates: tuple[float, ...] = (1 / 3, 1.0, 3.0)
-    """Of losses: factors on the recipe's learning rate to choose from."""
+    """Losses only: factors on the recipe's learning rate; the best is chosen for each loss."""
     truth: tuple[Path, ...] = ()
-    """Further CSV files of true labels of the training images to score against."""
+    """Additional CSV files with ground-truth labels of the training images to score against."""
     workers: int | None = None
-    """Trainings side by side (default: one per visible GPU, else one per core)."""
+    """Number of parallel trainings (default: one per visible GPU, without a GPU one per core)."""
     name: str | None = None
-    """Name of the experiment (default: compare-losses or compare-tricks, or compare- and the ablation)."""
+    """Name of the experiment (default: compare-losses, compare-tricks or compare-ABLATION)."""
     force: bool = False
-    """Do again what is finished."""
+    """Redo finished work."""
     list_jobs: bool = False
-    """Print the commands that are to be run, wave by wave, and run none of them."""
+    """Print the commands of every wave and run none of them."""

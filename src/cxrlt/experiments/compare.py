@@ -1,57 +1,57 @@
-"""The stage `cxrlt compare`: one recipe trained with every variant, all else equal, and how these differ."""
+"""The stage `cxrlt compare`: train one recipe with every variant, all else equal, and compare the scores."""
 
 from collections.abc import Mapping, Sequence
 
-from cxrlt.calibration.fitted import read_calibration
+from cxrlt.calibration.artifact import read_calibration
 from cxrlt.errors import UserError
-from cxrlt.experiments.derived import derive, is_derived
 from cxrlt.experiments.experiment import Experiment, Run
-from cxrlt.experiments.report import report
+from cxrlt.experiments.linked_runs import create_linked_run, is_linked
+from cxrlt.experiments.report import write_report
 from cxrlt.experiments.score import read_truths
 from cxrlt.experiments.tuning import tune
-from cxrlt.experiments.variants import Setting, VariantKind
+from cxrlt.experiments.variants import OptimSettings, VariantKind
 from cxrlt.experiments.waves import Failures, cache_job, ensemble_job, run_job, run_wave, train_wave
 
 
 def compare(experiment: Experiment) -> str:
-    """Tune, train, predict, combine and score what is not done yet, and write the tables as Markdown.
+    """Tune, train, predict, ensemble and score what is not finished. Return the tables as Markdown.
 
-    Raises UserError, after everything else is done, for runs that failed. With --list-jobs writes recipes,
-    prints what there is to do, and does nothing else.
+    With --list-jobs, only write the recipes and print the commands. Raises UserError for failed runs, after
+    everything else is done, and before any training if a run of another experiment has the same name.
     """
-    print(experiment.opening(), flush=True)
-    if not experiment.tuned:  # what lies there of another experiment is refused before anything is trained
+    print(experiment.start_message(), flush=True)
+    if not experiment.needs_tuning:  # refuse runs of another experiment before any training
         for run in _of_kind(experiment.runs({}), "trained", "second stage"):
             for fold in experiment.folds:
                 experiment.is_trained(run, fold)
     if experiment.plan.list_jobs:
         run_wave(experiment, "first", [cache_job(experiment)])
         _run(experiment)
-        return "# then the same command without --list-jobs, which goes on from what they leave"
+        return "# To finish, run the same command without --list-jobs. It uses the results of these jobs."
     truths = read_truths(experiment)
-    table, size = experiment.present.rows.table, experiment.base.data.cache_size
-    experiment.source.folded(table, size)  # one process builds the cache
+    table, size = experiment.current_data.rows.table, experiment.base.data.cache_size
+    experiment.source.load_train_rows(table, size)  # build the cache in one process
     runs, settings, failures = _run(experiment)
-    text, unscored = report(experiment, runs, truths, settings)
+    text, unscored = write_report(experiment, runs, truths, settings)
     _require_none_failed(failures | unscored)
     return text
 
 
-def _run(experiment: Experiment) -> tuple[list[Run], dict[str, Setting], Failures]:
-    """Wave after wave. Returns the runs of the variants that succeeded with every seed."""
-    settings, failures = tune(experiment) if experiment.tuned else ({}, {})
+def _run(experiment: Experiment) -> tuple[list[Run], dict[str, OptimSettings], Failures]:
+    """Run all waves. Return the runs of variants that succeeded with every seed, settings and failures."""
+    settings, failures = tune(experiment) if experiment.needs_tuning else ({}, {})
     runs = experiment.runs(settings)
-    if experiment.tuned and experiment.plan.list_jobs and not runs:
-        print("# the trainings that follow depend on the scores of these: list them again after these")
+    if experiment.needs_tuning and experiment.plan.list_jobs and not runs:
+        print("# The next trainings depend on the scores of these jobs. Run them, then list the jobs again.")
     failures |= train_wave(experiment, "train", _of_kind(runs, "trained"), experiment.folds)
     _require_reference(experiment, runs, failures)
     second = _of_kind(runs, "second stage")
     failures |= train_wave(experiment, "train second stages", second, experiment.folds)
     trained = _succeeded(_of_kind(runs, "trained", "second stage"), failures)
-    if experiment.train_set:
+    if experiment.predicts_train_set:
         failures |= _predict_train_set(experiment, trained)
         _require_reference(experiment, runs, failures)
-    failures |= _predict_otherwise(experiment, runs)
+    failures |= _run_predictions(experiment, runs)
     failures |= _ensemble(experiment, runs, trained)
     return _succeeded(runs, failures), settings, failures
 
@@ -65,15 +65,17 @@ def _predict_train_set(experiment: Experiment, runs: Sequence[Run]) -> Failures:
     return run_wave(experiment, "predict", jobs)
 
 
-def _predict_otherwise(experiment: Experiment, runs: Sequence[Run]) -> Failures:
-    """Folders of the variants that only predict otherwise, and their predictions and probabilities."""
-    title, failures = "predict otherwise", Failures()
-    base_of = {run.seed: run for run in runs if experiment.is_reference(run)}
+def _run_predictions(experiment: Experiment, runs: Sequence[Run]) -> Failures:
+    """Create the folders of the prediction variants, predict and calibrate."""
+    title, failures = "predict variants", Failures()
+    reference_by_seed = {run.seed: run for run in runs if experiment.is_reference(run)}
     runs = _of_kind(runs, "prediction")
     if runs and experiment.plan.list_jobs:
-        print(f"# {title}: first the same command without --list-jobs makes the folders of these runs")
+        print(
+            f"# {title}: these runs have no folders yet. The same command without --list-jobs creates them."
+        )
     else:
-        failures |= _derive(experiment, base_of, runs)
+        failures |= _link_runs(experiment, reference_by_seed, runs)
     jobs = [
         run_job(experiment, title, run, "predict", "--split", "oof")
         for run in _succeeded(runs, failures)
@@ -89,14 +91,14 @@ def _predict_otherwise(experiment: Experiment, runs: Sequence[Run]) -> Failures:
     return failures | run_wave(experiment, "calibrate", jobs)
 
 
-def _derive(experiment: Experiment, base_of: Mapping[int, Run], runs: Sequence[Run]) -> Failures:
-    """Here and not as jobs: a few links each."""
+def _link_runs(experiment: Experiment, reference_by_seed: Mapping[int, Run], runs: Sequence[Run]) -> Failures:
+    """Link the reference's files for every run. Fast enough to need no job."""
     failures = Failures()
     for run in runs:
-        base = base_of[run.seed]
+        base = reference_by_seed[run.seed]
         try:
-            if experiment.plan.force or not is_derived(experiment, base, run):
-                derive(experiment, base, run)
+            if experiment.plan.force or not is_linked(experiment, base, run):
+                create_linked_run(experiment, base, run)
         except UserError as error:
             failures[run.name] = str(error)
     return failures
@@ -104,7 +106,7 @@ def _derive(experiment: Experiment, base_of: Mapping[int, Run], runs: Sequence[R
 
 def _is_calibrated(experiment: Experiment, run: Run) -> bool:
     try:
-        read_calibration(run.name, experiment.scored)
+        read_calibration(run.name, experiment.scored_data)
     except UserError:
         return False
     return True
@@ -113,14 +115,14 @@ def _is_calibrated(experiment: Experiment, run: Run) -> bool:
 def _ensemble(experiment: Experiment, runs: Sequence[Run], trained: Sequence[Run]) -> Failures:
     jobs, failures = [], Failures()
     for run in _of_kind(runs, "ensemble"):
-        alone = run.variant.alone
+        only_reference = run.variant.only_reference
         members = [
             member.name
             for member in trained
-            if member.seed == run.seed and (experiment.is_reference(member) or not alone)
+            if member.seed == run.seed and (experiment.is_reference(member) or not only_reference)
         ]
-        if len(members) < 2 and not alone:
-            failures[run.name] = "there is nothing to combine, as no other training was finished."
+        if len(members) < 2 and not only_reference:
+            failures[run.name] = "nothing to ensemble, as no other training finished."
         else:
             jobs.append(ensemble_job(experiment, run, members))
     return failures | run_wave(experiment, "ensemble", jobs)
@@ -131,7 +133,7 @@ def _of_kind(runs: Sequence[Run], *kinds: VariantKind) -> list[Run]:
 
 
 def _succeeded(runs: Sequence[Run], failures: Failures) -> list[Run]:
-    """The runs of the variants that have not failed with any seed."""
+    """Return the runs of the variants that failed with no seed."""
     failed = {
         run.variant.name
         for run in runs
@@ -141,15 +143,16 @@ def _succeeded(runs: Sequence[Run], failures: Failures) -> list[Run]:
 
 
 def _require_reference(experiment: Experiment, runs: Sequence[Run], failures: Failures) -> None:
-    own = [run for run in runs if experiment.is_reference(run)]
-    if len(_succeeded(own, failures)) < experiment.plan.seeds:
+    reference_runs = [run for run in runs if experiment.is_reference(run)]
+    if len(_succeeded(reference_runs, failures)) < experiment.plan.seeds:
         _require_none_failed(failures)
 
 
 def _require_none_failed(failures: Failures) -> None:
-    """Raises UserError naming what failed and why."""
+    """Raise UserError with the failed jobs and the reasons."""
     if failures:
         reasons = "; ".join(f"{label}: {reason}" for label, reason in failures.items())
         raise UserError(
-            f"{len(failures)} of the experiment's jobs failed. {reasons} The same command goes on."
+            f"{len(failures)} of the experiment's jobs failed. {reasons} "
+            "To continue, run the same command again."
         )

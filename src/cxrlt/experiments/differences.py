@@ -1,18 +1,18 @@
-"""Differences between the rows of an experiment, and which of them exceed the noise of patients and of seeds.
+"""Differences between variants and the reference, and which of them exceed the noise of patients and seeds.
 
-Noise of patients: the bootstrap draws whole patients, the same ones for all losses and seeds, so a difference
-of two losses' means over seeds has draws of its own. Noise of seeds: s^2, the variance of the challenge's
-metric between the seeds of one loss, averaged over all losses; the difference of two means over n seeds has
-2 s^2 / n of it. Both together are the variance of a difference:
+Sampling noise of patients: the bootstrap draws whole patients, the same ones for all variants and seeds, so
+the draws of two variants are paired. Noise of seeds: s^2 is the variance of the challenge's metric between
+the seeds of one variant, averaged over all trained variants; the difference of two means over n seeds has the
+variance 2 s^2 / n. The variance of a difference is the sum of both:
 
     SE^2 = var(draws of the difference) + 2 s^2 / n
 
-A row that is computed from the first one's own models shares their noise. For it 2 s^2 is the variance
-between seeds of its difference to the first row with the same seed, averaged over the rows of its kind.
+A variant that uses the reference's models shares their noise. For this variant, 2 s^2 is the variance
+between seeds of its difference to the reference with the same seed, averaged over all variants of its kind.
 
-A difference is beyond the noise if its bootstrap interval leaves 0 out and it is larger than 1.96 SE. A
-difference that is met with 80 % power is (1.96 + 0.84) SE; with the mean SE^2 of all compared losses that is
-the smallest difference the design can detect. Nothing here is corrected for how many losses are compared.
+A difference is significant if its bootstrap interval excludes 0 and it is larger than 1.96 SE. The smallest
+difference that the design detects with 80 % power is (1.96 + 0.84) SE, with the mean SE^2 of all variants.
+There is no correction for the number of comparisons.
 """
 
 import math
@@ -24,14 +24,14 @@ import pandas as pd
 
 from cxrlt.metrics import BootstrapSamples, Interval, paired_difference
 
-SIGNIFICANT = 1.96  # two-sided 5 %
-POWER = 0.84  # 80 %
-WITHIN = "within noise"
+Z_SIGNIFICANCE = 1.96  # normal quantile of 97.5 %: 5 % two-sided
+Z_POWER = 0.84  # normal quantile of 80 %: 80 % power
+WITHIN_NOISE = "within noise"
 
 
 @dataclass(frozen=True)
 class Truth:
-    """Labels (index image_id, a column per class) of all rows of folds.csv, and each row's patient."""
+    """Ground-truth labels (index image_id, one column per class) and patient of every row of folds.csv."""
 
     name: str
     labels: pd.DataFrame
@@ -40,99 +40,108 @@ class Truth:
 
 @dataclass(frozen=True)
 class RunScore:
-    """`metrics` in the order of the table, the challenge's first; `classes` has a row per class.
+    """Scores of one run on one truth.
 
-    First of its columns is what the table's means are means of. `beside` are further numbers without draws.
+    `metrics`: by name, in the order of the table, the challenge's metric first.
+    `classes`: one row per class; its first column is the metric whose macro mean is in the table.
+    `extra_values`: further values without bootstrap draws.
     """
 
     metrics: dict[str, BootstrapSamples]
     classes: pd.DataFrame
-    beside: Mapping[str, float] = field(default_factory=dict)
+    extra_values: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
-class Compared:
+class VariantResult:
     """One variant on one truth: means over seeds, and differences to the reference.
 
-    `spreads` are standard deviations between seeds, NaN for one seed; `differences` have their bootstrap
-    intervals; `error` is SE of the challenge's metric; `beside` are means over seeds too. The reference
-    has no differences and no verdict.
+    `seed_stds`: standard deviations between seeds, NaN for one seed.
+    `differences`: by metric, with bootstrap intervals.
+    `standard_error`: of the difference in the challenge's metric.
+    `extra_values`, `classes`: means over seeds.
+    The reference has no differences and no verdict.
     """
 
     name: str
     means: Mapping[str, float]
-    spreads: Mapping[str, float]
+    seed_stds: Mapping[str, float]
     differences: Mapping[str, Interval]
-    error: float
+    standard_error: float
     verdict: str
-    beside: Mapping[str, float]
+    extra_values: Mapping[str, float]
     classes: pd.DataFrame
 
 
 @dataclass(frozen=True)
 class TruthResult:
-    """What the runs are worth against one truth; `scores` by the run's name."""
+    """Scores of all runs and variants against one truth; `scores` by the run's name."""
 
     truth: Truth
     scores: Mapping[str, RunScore]
-    compared: Sequence[Compared]
+    variant_results: Sequence[VariantResult]
 
     @property
     def metrics(self) -> list[str]:
-        """In the order of the table, the challenge's first."""
-        return list(self.compared[0].means)
+        """Names of the metrics in the order of the table, the challenge's metric first."""
+        return list(self.variant_results[0].means)
 
 
-def compare(
+def compare_to_reference(
     scores: Mapping[str, Sequence[RunScore]], kinds: Mapping[str, str] | None = None
-) -> list[Compared]:
-    """Every variant's scores, one per seed, against those of the first.
+) -> list[VariantResult]:
+    """Compare every variant's scores (one per seed) with those of the first variant, the reference.
 
-    `kinds` names the variants that are computed from the first one's models, seed by seed, and their kinds.
+    `kinds`: the variants that use the reference's models of the same seed, and their kinds.
     """
     means = {name: _mean_over_seeds(runs) for name, runs in scores.items()}
-    first = next(iter(scores))
-    noise = _noise_of_seeds(scores, kinds or {})
-    return [_compared(name, runs, means[name], means[first], noise[name]) for name, runs in scores.items()]
+    reference = next(iter(scores))
+    seed_variances = _seed_variances(scores, kinds or {})
+    return [
+        _variant_result(name, runs, means[name], means[reference], seed_variances[name])
+        for name, runs in scores.items()
+    ]
 
 
-def detectable(compared: Sequence[Compared]) -> float:
-    """The smallest difference of the challenge's metric that is found with 80 % power; NaN without any."""
-    errors = [row.error for row in compared if not math.isnan(row.error)]
-    return (SIGNIFICANT + POWER) * math.sqrt(np.mean(np.square(errors))) if errors else math.nan
+def min_detectable_difference(results: Sequence[VariantResult]) -> float:
+    """Return the smallest difference of the challenge's metric that is detected with 80 % power, or NaN."""
+    errors = [row.standard_error for row in results if not math.isnan(row.standard_error)]
+    return (Z_SIGNIFICANCE + Z_POWER) * math.sqrt(np.mean(np.square(errors))) if errors else math.nan
 
 
-def _compared(
+def _variant_result(
     name: str,
     runs: Sequence[RunScore],
     means: Mapping[str, BootstrapSamples],
-    first: Mapping[str, BootstrapSamples],
-    noise_of_seeds: float,
-) -> Compared:
+    reference: Mapping[str, BootstrapSamples],
+    seed_variance: float,
+) -> VariantResult:
     metric = next(iter(means))
     differences: dict[str, Interval] = {}
-    error, verdict = math.nan, ""
-    if means is not first:
-        differences = {key: paired_difference(means[key], first[key]) for key in means}
-        sampled = float(np.nanvar(means[metric].draws - first[metric].draws))
-        error = math.sqrt(sampled + noise_of_seeds)
-        verdict = _verdict(differences[metric], error)
-    return Compared(
+    standard_error, verdict = math.nan, ""
+    if means is not reference:
+        differences = {key: paired_difference(means[key], reference[key]) for key in means}
+        bootstrap_variance = float(np.nanvar(means[metric].draws - reference[metric].draws))
+        standard_error = math.sqrt(bootstrap_variance + seed_variance)
+        verdict = _verdict(differences[metric], standard_error)
+    return VariantResult(
         name=name,
-        means={key: drawn.value for key, drawn in means.items()},
-        spreads={key: _spread([run.metrics[key].value for run in runs]) for key in means},
+        means={key: samples.value for key, samples in means.items()},
+        seed_stds={key: _std([run.metrics[key].value for run in runs]) for key in means},
         differences=differences,
-        error=error,
+        standard_error=standard_error,
         verdict=verdict,
-        beside={key: float(np.mean([run.beside[key] for run in runs])) for key in runs[0].beside},
-        classes=sum(run.classes for run in runs) / len(runs),
+        extra_values={
+            key: float(np.mean([run.extra_values[key] for run in runs])) for key in runs[0].extra_values
+        },
+        classes=sum((run.classes for run in runs[1:]), runs[0].classes) / len(runs),
     )
 
 
-def _verdict(difference: Interval, error: float) -> str:
-    outside = difference.low > 0 or difference.high < 0
-    if not outside or not abs(difference.value) > SIGNIFICANT * error:
-        return WITHIN
+def _verdict(difference: Interval, standard_error: float) -> str:
+    excludes_zero = difference.low > 0 or difference.high < 0
+    if not excludes_zero or not abs(difference.value) > Z_SIGNIFICANCE * standard_error:
+        return WITHIN_NOISE
     return "higher" if difference.value > 0 else "lower"
 
 
@@ -141,23 +150,23 @@ def _mean_over_seeds(runs: Sequence[RunScore]) -> dict[str, BootstrapSamples]:
         key: BootstrapSamples(
             float(np.mean([run.metrics[key].value for run in runs])),
             np.mean([run.metrics[key].draws for run in runs], axis=0),
-            drawn.bounds,
+            samples.bounds,
         )
-        for key, drawn in runs[0].metrics.items()
+        for key, samples in runs[0].metrics.items()
     }
 
 
-def _noise_of_seeds(scores: Mapping[str, Sequence[RunScore]], kinds: Mapping[str, str]) -> dict[str, float]:
-    """Variance that seeds give every variant's difference to the first; 0 for one seed, which shows none."""
-    first = next(iter(scores))
+def _seed_variances(scores: Mapping[str, Sequence[RunScore]], kinds: Mapping[str, str]) -> dict[str, float]:
+    """Return the variance from seeds in every variant's difference to the reference; 0 for one seed."""
+    reference = next(iter(scores))
     values = {name: _metric_values(runs) for name, runs in scores.items()}
-    trained = [_spread(own) for name, own in values.items() if name not in kinds]
-    spreads: dict[str, list[float]] = {}
+    trained = [_std(seed_values) for name, seed_values in values.items() if name not in kinds]
+    seed_stds: dict[str, list[float]] = {}
     for name, kind in kinds.items():
-        spreads.setdefault(kind, []).append(_spread(values[name] - values[first]))
-    alone = 2 * _mean_variance(trained)
+        seed_stds.setdefault(kind, []).append(_std(values[name] - values[reference]))
+    independent = 2 * _mean_variance(trained)
     return {
-        name: (_mean_variance(spreads[kinds[name]]) if name in kinds else alone) / len(runs)
+        name: (_mean_variance(seed_stds[kinds[name]]) if name in kinds else independent) / len(runs)
         for name, runs in scores.items()
     }
 
@@ -167,9 +176,9 @@ def _metric_values(runs: Sequence[RunScore]) -> np.ndarray:
     return np.array([run.metrics[metric].value for run in runs])
 
 
-def _mean_variance(spreads: Sequence[float]) -> float:
-    return float(np.nan_to_num(np.mean(np.square(spreads))))
+def _mean_variance(seed_stds: Sequence[float]) -> float:
+    return float(np.nan_to_num(np.mean(np.square(seed_stds))))
 
 
-def _spread(values: Sequence[float] | np.ndarray) -> float:
+def _std(values: Sequence[float] | np.ndarray) -> float:
     return float(np.std(values, ddof=1)) if len(values) > 1 else math.nan

@@ -1,33 +1,33 @@
-"""What an experiment is to do, and where everything of it lies; lists of variants subclass it."""
+"""The base class of experiments: what to compare, which recipe, seeds and folds, and where the files are."""
 
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 
 from cxrlt.challenges.base import Challenge
 from cxrlt.errors import UserError, listing
-from cxrlt.experiments import FLAGS_OF, ExperimentPlan
+from cxrlt.experiments import EXPERIMENT_FLAGS, ExperimentPlan
 from cxrlt.experiments.differences import RunScore, TruthResult
-from cxrlt.experiments.variants import ExperimentVariant, Setting
+from cxrlt.experiments.variants import ExperimentVariant, OptimSettings
 from cxrlt.folds.read import Folds
 from cxrlt.inputs.images import ImageSource
-from cxrlt.predictions.predict import rows_to_predict, what_is_behind
-from cxrlt.predictions.present import Present
-from cxrlt.provenance import in_words
-from cxrlt.recipe import Recipe, override_recipe, differing_fields_affecting, load_recipe, run_name
+from cxrlt.predictions.current_data import CurrentData
+from cxrlt.predictions.predict import find_pending, rows_to_predict
+from cxrlt.provenance import describe_differences
+from cxrlt.recipe import Recipe, differing_fields_affecting, load_recipe, override_recipe, run_name
 from cxrlt.reports.experiment_page import PageFigure, PageTable, Section
-from cxrlt.training.record import read_run
+from cxrlt.training.plan import TrainPlan
+from cxrlt.training.record import read_run_record
 from cxrlt.training.run_paths import CONFIG, RUN, WEIGHTS
-from cxrlt.training.train import TrainPlan
 
 TUNING_SEED = 1000
-"""The seed that learning rate and clipping are chosen on; its runs are not reported."""
-Row = dict[str, object]
+"""The seed of the runs that choose learning rate and clipping. These runs are not reported."""
+Row = dict[str, Any]
 """One row of a CSV file."""
 
 
@@ -41,12 +41,13 @@ class Run:
     recipe: Recipe
 
     def plan(self, fold: int) -> TrainPlan:
+        """Return the training plan of one fold."""
         return TrainPlan(self.name, self.recipe, (fold,), seed=self.seed)
 
 
 @dataclass(frozen=True)
 class ExperimentFigures:
-    """Figures of the results against each truth, by its name, and sections that come after the results."""
+    """Figures of the results, by the truth's name, and sections that follow the results."""
 
     results: Mapping[str, Sequence[PageFigure]]
     sections: Sequence[Section] = ()
@@ -54,47 +55,48 @@ class ExperimentFigures:
 
 @dataclass(frozen=True)
 class Experiment:
-    """A plan with everything looked up and checked. Raises UserError for what does not fit.
+    """A checked plan. Raises UserError for flags, folds or files that are wrong.
 
-    A list of variants subclasses it, in a module of its own in lists/: it has to say its `what` and its
-    `variants`, and may say more.
+    Every module in lists/ defines one subclass with its `kind` and `variants`; the other class attributes and
+    methods are optional.
     """
 
     source: ImageSource
     plan: ExperimentPlan
 
-    what: ClassVar[str]
-    """What is compared, as `cxrlt compare` calls it."""
-    key: ClassVar[str] = "variant"
-    """The column of the CSV files that names the variant."""
+    kind: ClassVar[str]
+    """The word after `cxrlt compare`."""
+    key_column: ClassVar[str] = "variant"
+    """Column of the CSV files with the variant's name."""
     heading: ClassVar[str] = "variant"
-    """The same column in texts."""
-    tuned: ClassVar[bool] = False
-    """Whether learning rate and clipping are chosen for every variant first."""
-    train_set: ClassVar[bool] = False
-    """Whether rows that the models were trained on are predicted, too."""
-    as_evaluated: ClassVar[bool] = True
-    """Whether runs are scored as `cxrlt evaluate` scores them, or without mean over studies and gate."""
-    probabilities: ClassVar[bool] = False
-    """Whether metrics of probabilities are added to those of their order."""
+    """Heading of this column in the report's tables."""
+    needs_tuning: ClassVar[bool] = False
+    """Whether learning rate and clipping are tuned for every variant first."""
+    predicts_train_set: ClassVar[bool] = False
+    """Whether the models also predict rows that they were trained on."""
+    uses_final_logits: ClassVar[bool] = True
+    """Whether runs are scored as in `cxrlt evaluate`. If not, without study mean and gate."""
+    scores_probabilities: ClassVar[bool] = False
+    """Whether to add metrics of probabilities (mF1, calibration error) to the ranking metrics."""
     difference_last: ClassVar[bool] = False
-    """Whether the tables' difference comes after all metrics, or after the challenge's own."""
-    columns: ClassVar[Sequence[tuple[str, Callable[[Row], str]]]] = ()
-    """Further columns of the tables: heading, and cell from the row of results.csv."""
+    """Whether the difference column follows all metrics. If not, it follows the challenge's metric."""
+    extra_columns: ClassVar[Sequence[tuple[str, Callable[[Row], str]]]] = ()
+    """Further columns of the tables: heading, and the function that formats a row of results.csv."""
     legend: ClassVar[Sequence[str]] = ()
+    """Further sentences that explain the tables."""
 
     def __post_init__(self) -> None:
-        for other, flags in FLAGS_OF.items():
+        for other, flags in EXPERIMENT_FLAGS.items():
             given = [
                 f"--{flag}" for flag in flags if getattr(self.plan, flag) != getattr(ExperimentPlan(), flag)
             ]
-            if given and other != self.what:
-                raise UserError(f"Only cxrlt compare {other} takes {' and '.join(given)}.")
+            if given and other != self.kind:
+                raise UserError(f"Only cxrlt compare {other} accepts {' and '.join(given)}.")
         if self.plan.seeds < 1:
             raise UserError("--seeds must be at least 1.")
-        wrong = [fold for fold in self.folds if not 0 <= fold < self.split.n_folds]
+        wrong = [fold for fold in self.folds if not 0 <= fold < self.fold_assignment.n_folds]
         if wrong or not self.folds:
-            last = self.split.n_folds - 1
+            last = self.fold_assignment.n_folds - 1
             raise UserError(f"--folds {listing(wrong)}: {self.challenge.name} has folds 0 to {last}.")
         missing = [path for path in self.plan.truth if not path.is_file()]
         if missing:
@@ -102,101 +104,111 @@ class Experiment:
 
     @property
     def variants(self) -> tuple[ExperimentVariant, ...]:
-        """The reference first."""
+        """All variants, the reference first. Raises NotImplementedError in this base class."""
         raise NotImplementedError
 
     @property
-    def left_out(self) -> Mapping[str, str]:
-        """Variants that do not fit, and why."""
+    def excluded(self) -> Mapping[str, str]:
+        """Variants that cannot be compared -> the reason."""
         return {}
 
-    def opening(self) -> str:
-        """The first lines that are printed."""
+    def start_message(self) -> str:
+        """Return the lines to print at the start."""
         n_runs = sum(variant.kind in ("trained", "second stage") for variant in self.variants)
         lines = [
             f"{self.title}: {', '.join(variant.name for variant in self.variants[1:])}",
-            *self.left_out_lines(),
+            *self.excluded_lines(),
             f"{self.plan.seeds} seeds, {len(self.folds)} folds: "
             f"{n_runs * self.plan.seeds * len(self.folds)} trainings, {self.n_workers} at a time",
         ]
         return "\n".join(lines)
 
-    def design(self, runs: Sequence[Run]) -> list[str]:
-        """Paragraphs that say how the experiment was done."""
+    def describe_design(self, runs: Sequence[Run]) -> list[str]:
+        """Return the report's paragraphs about the design of the experiment."""
         recipe, folds = self.base, ", ".join(map(str, self.folds))
         return [
             f"{self.recipe_name}: {recipe.model.backbone}, {recipe.data.size} px, {recipe.schedule.epochs} "
-            f"epochs; folds {folds} of {self.split.n_folds}, {self.plan.seeds} seeds."
+            f"epochs; folds {folds} of {self.fold_assignment.n_folds}, {self.plan.seeds} seeds."
         ]
 
-    def describe(self, run: Run) -> Row:
-        """What results.csv says of the variant of `run` before its numbers."""
-        return {"what": run.variant.about}
+    def variant_columns(self, run: Run) -> Row:
+        """Return the columns of results.csv that describe the variant of `run`."""
+        return {"what": run.variant.description}
 
-    def measure(self, runs: Sequence[Run], settings: Mapping[str, Setting]) -> Mapping[str, Row]:
-        """Further columns of results.csv for every variant, by its name."""
+    def measured_columns(
+        self, runs: Sequence[Run], settings: Mapping[str, OptimSettings]
+    ) -> Mapping[str, Row]:
+        """Return further measured columns of results.csv for every variant, by its name."""
         return {run.variant.name: {} for run in runs}
 
-    def run_values(self, run: Run, score: RunScore) -> Row:
-        """Further columns of runs.csv."""
+    def run_columns(self, run: Run, score: RunScore) -> Row:
+        """Return further columns of runs.csv."""
         return {}
 
-    def more_tables(self, result: TruthResult) -> list[PageTable]:
-        """Tables beside that of the results."""
+    def extra_tables(self, result: TruthResult) -> list[PageTable]:
+        """Return the tables that follow the table of results."""
         return []
 
-    def figures(self, runs: Sequence[Run], results: Sequence[TruthResult]) -> ExperimentFigures:
-        """The report's figures, written into `results_dir`."""
+    def make_figures(self, runs: Sequence[Run], results: Sequence[TruthResult]) -> ExperimentFigures:
+        """Save the report's figures in `results_dir` and return them."""
         return ExperimentFigures({result.truth.name: () for result in results})
 
     @property
     def challenge(self) -> Challenge:
+        """The challenge of the image source."""
         return self.source.challenge
 
     @property
     def name(self) -> str:
-        return self.plan.name or f"compare-{self.what}"
+        """Name of the experiment, and of the folder of its runs and results."""
+        return self.plan.name or f"compare-{self.kind}"
 
     @property
     def title(self) -> str:
+        """Title of the report."""
         return f"{self.name} on {self.challenge.name}"
 
     @property
     def command(self) -> str:
-        """What makes the experiment's files, as errors name it."""
-        return f"cxrlt compare {self.what} {self.challenge.name}"
+        """The command that writes the experiment's files, for error messages."""
+        return f"cxrlt compare {self.kind} {self.challenge.name}"
 
-    def left_out_lines(self) -> list[str]:
-        return [f"{name} is left out: {why}." for name, why in self.left_out.items()]
+    def excluded_lines(self) -> list[str]:
+        """Return one sentence per excluded variant."""
+        return [f"{name} is excluded: {why}." for name, why in self.excluded.items()]
 
     @property
     def reference(self) -> ExperimentVariant:
+        """The variant that the others are compared with."""
         return self.variants[0]
 
     def is_reference(self, run: Run) -> bool:
+        """Return whether the run is of the reference variant."""
         return run.variant.name == self.reference.name
 
     @cached_property
-    def present(self) -> Present:
-        """Tables, folds and pixels as they are when the experiment begins."""
-        return Present(self.challenge, self.source.workspace)
+    def current_data(self) -> CurrentData:
+        """Tables, folds and pixels at the start of the experiment."""
+        return CurrentData(self.challenge, self.source.workspace)
 
     @cached_property
-    def scored(self) -> Present:
-        """The same of the rows that the experiment's folds leave out."""
-        return self.present.only(self.folds)
+    def scored_data(self) -> CurrentData:
+        """The rows of `current_data` in the experiment's folds."""
+        return self.current_data.for_folds(self.folds)
 
     @property
-    def split(self) -> Folds:
-        return self.present.folds
+    def fold_assignment(self) -> Folds:
+        """The fold of every training row."""
+        return self.current_data.folds
 
     @property
     def recipe_name(self) -> str:
+        """Name of the base recipe."""
         return run_name(self.plan.recipe or self.challenge.recipes[0])
 
     @cached_property
     def base(self) -> Recipe:
-        """The recipe that every run changes; loader processes are shared out among the workers."""
+        """The recipe that every variant changes. Parallel trainings share the cores for data loading."""
         recipe = load_recipe(self.plan.recipe or self.challenge.recipes[0])
         if recipe.data.n_workers is not None or not torch.cuda.is_available():
             return recipe
@@ -205,85 +217,95 @@ class Experiment:
 
     @property
     def folds(self) -> tuple[int, ...]:
-        return tuple(range(self.split.n_folds)) if self.plan.folds is None else self.plan.folds
+        """The folds to train, predict and score."""
+        return tuple(range(self.fold_assignment.n_folds)) if self.plan.folds is None else self.plan.folds
 
     @property
     def n_workers(self) -> int:
-        """Processes that work side by side: one per GPU, or one per core."""
+        """Number of parallel processes (default: one per GPU, without a GPU one per core)."""
         return self.plan.workers or torch.cuda.device_count() or os.cpu_count() or 1
 
     @property
     def runs_dir(self) -> Path:
+        """Folder of the experiment's runs, under folds/."""
         return self.source.workspace.run_dir(self.challenge.name, self.name)
 
     @property
     def results_dir(self) -> Path:
+        """Folder of the experiment's tables and report, under submissions/."""
         return self.source.workspace.submission_dir(self.challenge.name, self.name)
 
     def fold_dir(self, run: Run, fold: int) -> Path:
+        """Return the folder of one fold of a run."""
         return self.run_dir(run) / f"fold{fold}"
 
     def run_dir(self, run: Run) -> Path:
+        """Return the folder of a run."""
         return self.source.workspace.run_dir(self.challenge.name, run.name)
 
-    def runs(self, settings: Mapping[str, Setting]) -> list[Run]:
-        """Every variant with every seed; of a tuned experiment those that `settings` has, by name."""
-        variants = [v for v in self.variants if not self.tuned or v.name in settings]
+    def runs(self, settings: Mapping[str, OptimSettings]) -> list[Run]:
+        """Return every variant with every seed; in a tuned experiment only the variants in `settings`."""
+        variants = [v for v in self.variants if not self.needs_tuning or v.name in settings]
         return [self.run(v, seed, settings.get(v.name)) for v in variants for seed in range(self.plan.seeds)]
 
-    def run(self, variant: ExperimentVariant, seed: int, setting: Setting | None = None) -> Run:
-        """A reported run; its name holds the setting, so that one chosen from further rates has another."""
+    def run(self, variant: ExperimentVariant, seed: int, setting: OptimSettings | None = None) -> Run:
+        """Return a reported run. Its name includes the setting, so that another choice gets another name."""
         recipe = variant.recipe(self.base)
         if variant.kind == "second stage":
-            start = self._run_name(self.reference, seed, setting)
-            recipe = override_recipe(recipe, {"model": {"init_from": start}})
-        recipe = setting.on(recipe) if setting else recipe
+            init_from = self._run_name(self.reference, seed, setting)
+            recipe = override_recipe(recipe, {"model": {"init_from": init_from}})
+        recipe = setting.apply_to(recipe) if setting else recipe
         return Run(variant, seed, self._run_name(variant, seed, setting), recipe)
 
-    def _run_name(self, variant: ExperimentVariant, seed: int, setting: Setting | None) -> str:
+    def _run_name(self, variant: ExperimentVariant, seed: int, setting: OptimSettings | None) -> str:
         return f"{self.name}/{variant.name}{f'-{setting}' if setting else ''}-seed{seed}"
 
-    def tuning_run(self, variant: ExperimentVariant, setting: Setting) -> Run:
-        """A run that only chooses: its first fold is its only one."""
-        name = f"{self.name}/tuning/{variant.tuning}-{setting}"
-        return Run(variant, TUNING_SEED, name, setting.on(variant.recipe(self.base)))
+    def candidate_run(self, variant: ExperimentVariant, setting: OptimSettings) -> Run:
+        """Return a run that evaluates one candidate setting on the first fold."""
+        name = f"{self.name}/tuning/{variant.tuning_name}-{setting}"
+        return Run(variant, TUNING_SEED, name, setting.apply_to(variant.recipe(self.base)))
 
     def is_trained(self, run: Run, fold: int) -> bool:
-        """Raises UserError if something else was trained in this run's place: recipe, split or data."""
+        """Return whether the fold has weights.
+
+        Raises UserError if the folder holds a run with another recipe, split or data.
+        """
         directory = self.fold_dir(run, fold)
         if (directory / RUN).is_file() and not self.plan.force:
-            record = read_run(directory, self.challenge.name)
-            differing = differing_fields_affecting(load_recipe(None, directory / CONFIG), run.recipe, "weights")
-            if not self.split.has_trained(record.made_of, fold):
+            record = read_run_record(directory, self.challenge.name)
+            differing = differing_fields_affecting(
+                load_recipe(None, directory / CONFIG), run.recipe, "weights"
+            )
+            if not self.fold_assignment.was_training_split(record.provenance, fold):
                 differing.append("another split into folds")
-            elif changes := self.present.changes_in_data(record, run.recipe):
-                differing.append(in_words(changes))
+            elif changes := self.current_data.data_changes(record, run.recipe):
+                differing.append(describe_differences(changes))
             if differing:
                 raise UserError(
                     f"{directory} already holds another run ({'; '.join(differing)}). "
-                    "Give this experiment a --name of its own, or --force to do all of the old one again."
+                    "Choose another --name for this experiment, or use --force to redo the old one."
                 )
         return (directory / WEIGHTS).is_file()
 
     def is_predicted(self, run: Run, folds: Collection[int], split: str = "oof") -> bool:
-        """Whether the predictions of these folds are what `cxrlt predict` would write now."""
+        """Return whether the predictions of these folds are up to date."""
         return all(self._is_predicted(self.fold_dir(run, fold), fold, split) for fold in folds)
 
     def _is_predicted(self, directory: Path, fold: int, split: str) -> bool:
-        path, rows = directory / f"{split}.parquet", rows_to_predict(fold, split, self.present)
-        return path.is_file() and what_is_behind(path, split, rows, self.present).reason is None
+        path, rows = directory / f"{split}.parquet", rows_to_predict(fold, split, self.current_data)
+        return path.is_file() and find_pending(path, split, rows, self.current_data).reason is None
 
-    def unfinished(self, runs: Sequence[Run], folds: Sequence[int]) -> list[tuple[Run, int]]:
-        """The folds of `runs` that are to be trained or predicted, interleaved by fold and seed.
+    def unfinished_folds(self, runs: Sequence[Run], folds: Sequence[int]) -> list[tuple[Run, int]]:
+        """Return the folds of `runs` that need training or prediction.
 
-        So machine noise affects all variants equally.
+        Interleaved by fold and seed, so that machine noise affects all variants equally.
         """
-        every = sorted(
-            ((run, fold) for run in runs for fold in folds), key=lambda unit: (unit[1], unit[0].seed)
+        pairs = sorted(
+            ((run, fold) for run in runs for fold in folds), key=lambda pair: (pair[1], pair[0].seed)
         )
-        trained = [self.is_trained(*unit) for unit in every]  # all are looked at before any is begun
+        trained = [self.is_trained(run, fold) for run, fold in pairs]  # check all before training any
         return [
             (run, fold)
-            for (run, fold), done in zip(every, trained, strict=True)
+            for (run, fold), done in zip(pairs, trained, strict=True)
             if self.plan.force or not done or not self.is_predicted(run, (fold,))
         ]

@@ -1,4 +1,4 @@
-"""What an experiment found, written down: CSV, Markdown and one HTML page."""
+"""The report of an experiment: CSV files, Markdown and one HTML page."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -6,74 +6,84 @@ from pathlib import Path
 
 import pandas as pd
 
-from cxrlt.experiments.differences import Compared, RunScore, Truth, TruthResult, compare, detectable
+from cxrlt.experiments.differences import (
+    RunScore,
+    Truth,
+    TruthResult,
+    VariantResult,
+    compare_to_reference,
+    min_detectable_difference,
+)
 from cxrlt.experiments.experiment import Experiment, Row, Run
 from cxrlt.experiments.score import RunLogits, read_runs, score_run
-from cxrlt.experiments.variants import Setting, VariantKind
+from cxrlt.experiments.variants import OptimSettings, VariantKind
 from cxrlt.reports.experiment_page import PageTable, Section, write_experiment_page
 from cxrlt.system.atomic_files import atomic_path, write_text
 
-KINDS: Mapping[VariantKind, str] = {
-    "trained": "for a training of its own",
+KIND_LABELS: Mapping[VariantKind, str] = {
+    "trained": "for a separate training",
     "second stage": "for a second stage",
-    "prediction": "for another prediction",
+    "prediction": "for a prediction variant",
     "ensemble": "for an ensemble",
 }
 LEGEND = (
-    "Values are means ± standard deviations over seeds of pooled out-of-fold scores.",
-    "Differences have paired bootstrap intervals over patients. The verdict is higher or lower where the "
-    "interval leaves 0 out and the difference exceeds 1.96 SE, SE² = bootstrap variance + 2 s²/seeds, s² the "
-    "mean variance between seeds. It is not corrected for the number of comparisons.",
+    "Values are means ± standard deviations over seeds of the pooled out-of-fold score.",
+    "Differences have paired bootstrap intervals over patients. The verdict is higher or lower if the "
+    "interval excludes 0 and the difference exceeds 1.96 SE, where SE² = bootstrap variance + 2 s²/seeds and "
+    "s² is the mean variance between seeds. There is no correction for the number of comparisons.",
 )
 
 
-def report(
-    experiment: Experiment, runs: Sequence[Run], truths: Sequence[Truth], settings: Mapping[str, Setting]
+def write_report(
+    experiment: Experiment,
+    runs: Sequence[Run],
+    truths: Sequence[Truth],
+    settings: Mapping[str, OptimSettings],
 ) -> tuple[str, dict[str, str]]:
-    """Score the finished runs and write every table and figure.
+    """Score the finished runs and write all tables and figures.
 
-    Returns the tables as Markdown, none without the reference, and of the runs that cannot be scored why.
+    Returns the tables as Markdown (empty if the reference has no score), and {run: why it has no score}.
     """
     if not any(experiment.is_reference(run) for run in runs):
         return "", {}
     logits, unscored = read_runs(experiment, runs)
-    left_out = {run.variant.name for run in runs if run.name in unscored}
-    runs = [run for run in runs if run.variant.name not in left_out]
-    if experiment.reference.name in left_out:
+    failed_variants = {run.variant.name for run in runs if run.name in unscored}
+    runs = [run for run in runs if run.variant.name not in failed_variants]
+    if experiment.reference.name in failed_variants:
         return "", unscored
-    measured = experiment.measure(runs, settings)
+    measured_columns = experiment.measured_columns(runs, settings)
     results = [_result(experiment, runs, logits, truth) for truth in truths]
-    tables = _write_tables(experiment, runs, results, measured)
-    design = [*experiment.design(runs), *experiment.left_out_lines()]
+    tables = _write_tables(experiment, runs, results, measured_columns)
+    design = [*experiment.describe_design(runs), *experiment.excluded_lines()]
     text = _markdown(experiment, design, tables)
     write_text(experiment.results_dir / "results.md", text + "\n")
     _write_page(experiment, runs, results, tables, design)
-    return f"{text}\n\nmore in {experiment.results_dir / 'report.html'}", unscored
+    return f"{text}\n\nfull report: {experiment.results_dir / 'report.html'}", unscored
 
 
 def _result(
     experiment: Experiment, runs: Sequence[Run], logits: Mapping[str, RunLogits], truth: Truth
 ) -> TruthResult:
-    """Every run scored against `truth`, and the variants compared with the reference."""
+    """Score every run against `truth` and compare the variants with the reference."""
     print(f"score against {truth.name}", flush=True)
     scores = {run.name: score_run(experiment, run, logits[run.name], truth) for run in runs}
     by_variant: dict[str, list[RunScore]] = {}
     for run in runs:
         by_variant.setdefault(run.variant.name, []).append(scores[run.name])
     kinds = {run.variant.name: run.variant.kind for run in runs if run.variant.kind != "trained"}
-    return TruthResult(truth, scores, compare(by_variant, kinds))
+    return TruthResult(truth, scores, compare_to_reference(by_variant, kinds))
 
 
 def _write_tables(
     experiment: Experiment,
     runs: Sequence[Run],
     results: Sequence[TruthResult],
-    measured: Mapping[str, Row],
+    measured_columns: Mapping[str, Row],
 ) -> dict[str, list[PageTable]]:
-    """The CSV files. Returns the tables of texts, by truth."""
+    """Write the CSV files. Return the tables of the Markdown and HTML reports, by the truth's name."""
     folder = experiment.results_dir
-    rows = {result.truth.name: _result_rows(experiment, runs, result, measured) for result in results}
-    _write_csv(folder / "results.csv", [row for own in rows.values() for row in own])
+    rows = {result.truth.name: _result_rows(experiment, runs, result, measured_columns) for result in results}
+    _write_csv(folder / "results.csv", [row for truth_rows in rows.values() for row in truth_rows])
     _write_csv(
         folder / "runs.csv", [row for result in results for row in _run_rows(experiment, runs, result)]
     )
@@ -81,10 +91,10 @@ def _write_tables(
     return {
         result.truth.name: [
             PageTable(
-                _detects(experiment, runs, result),
+                _detection_limit(experiment, runs, result),
                 *_result_table(experiment, rows[result.truth.name], result.metrics),
             ),
-            *experiment.more_tables(result),
+            *experiment.extra_tables(result),
         ]
         for result in results
     }
@@ -96,129 +106,134 @@ def _write_csv(path: Path, rows: Sequence[Row]) -> None:
 
 
 def _result_rows(
-    experiment: Experiment, runs: Sequence[Run], result: TruthResult, measured: Mapping[str, Row]
+    experiment: Experiment, runs: Sequence[Run], result: TruthResult, measured_columns: Mapping[str, Row]
 ) -> list[Row]:
-    """One row per variant, the reference first, with every number that the texts show and more."""
+    """Return the rows of results.csv: one per variant, the reference first."""
     rows = []
-    for row in result.compared:
-        own = [run for run in runs if run.variant.name == row.name]
+    for row in result.variant_results:
+        variant_runs = [run for run in runs if run.variant.name == row.name]
         rows.append(
-            {"truth": result.truth.name, experiment.key: row.name}
-            | experiment.describe(own[0])
-            | {"seeds": len(own)}
-            | _compared_values(row)
-            | dict(row.beside)
-            | measured[row.name]
+            {"truth": result.truth.name, experiment.key_column: row.name}
+            | experiment.variant_columns(variant_runs[0])
+            | {"seeds": len(variant_runs)}
+            | _metric_columns(row)
+            | dict(row.extra_values)
+            | measured_columns[row.name]
         )
     return rows
 
 
-def _compared_values(row: Compared) -> Row:
-    """Every metric's mean, spread and difference, and the verdict on the challenge's."""
+def _metric_columns(row: VariantResult) -> Row:
+    """Return mean, standard deviation and difference of every metric, the standard error and the verdict."""
     values: Row = {}
     for key, mean in row.means.items():
-        values |= {key: mean, f"{key} sd over seeds": row.spreads[key]}
+        values |= {key: mean, f"{key} sd over seeds": row.seed_stds[key]}
     for key, interval in row.differences.items():
         values |= {f"{key} difference": interval.value}
         values |= {f"{key} difference low": interval.low, f"{key} difference high": interval.high}
-    return values | {"standard error of the difference": row.error, "verdict": row.verdict}
+    return values | {"standard error of the difference": row.standard_error, "verdict": row.verdict}
 
 
 def _run_rows(experiment: Experiment, runs: Sequence[Run], result: TruthResult) -> list[Row]:
-    """One row per run."""
+    """Return the rows of runs.csv: one per run."""
     return [
         {
             "truth": result.truth.name,
-            experiment.key: run.variant.name,
+            experiment.key_column: run.variant.name,
             "seed": run.seed,
-            **{key: drawn.value for key, drawn in result.scores[run.name].metrics.items()},
-            **experiment.run_values(run, result.scores[run.name]),
+            **{key: samples.value for key, samples in result.scores[run.name].metrics.items()},
+            **experiment.run_columns(run, result.scores[run.name]),
         }
         for run in runs
     ]
 
 
 def _class_rows(result: TruthResult) -> list[Row]:
-    """One row per variant and class: means over seeds."""
+    """Return the rows of classes.csv: one per variant and class, means over seeds."""
     return [
-        {"truth": result.truth.name, "variant": row.name, "class": name, **values}
-        for row in result.compared
+        {"truth": result.truth.name, "variant": row.name, "class": name}
+        | {str(metric): value for metric, value in values.items()}
+        for row in result.variant_results
         for name, values in row.classes.to_dict("index").items()
     ]
 
 
-def _detects(experiment: Experiment, runs: Sequence[Run], result: TruthResult) -> str:
-    """The smallest differences that the design finds, by kind where there are several."""
+def _detection_limit(experiment: Experiment, runs: Sequence[Run], result: TruthResult) -> str:
+    """Return a sentence with the smallest detectable difference, for each kind of variant."""
     kind_of = {run.variant.name: run.variant.kind for run in runs}
-    by_kind: dict[VariantKind, list[Compared]] = {}
-    for row in result.compared[1:]:
+    by_kind: dict[VariantKind, list[VariantResult]] = {}
+    for row in result.variant_results[1:]:
         by_kind.setdefault(kind_of[row.name], []).append(row)
-    least = {kind: detectable(rows) for kind, rows in by_kind.items()}
-    several = {variant.kind for variant in experiment.variants} != {"trained"}
-    found = [
-        f"{number(value)}{f' {KINDS[kind]}' if several else ''}"
-        for kind, value in least.items()
+    limits = {kind: min_detectable_difference(rows) for kind, rows in by_kind.items()}
+    has_several_kinds = {variant.kind for variant in experiment.variants} != {"trained"}
+    sentences = [
+        f"{format_number(value)}{f' {KIND_LABELS[kind]}' if has_several_kinds else ''}"
+        for kind, value in limits.items()
         if not math.isnan(value)
     ]
-    if not found:
-        return "Nothing to compare with."
-    seeds = "" if experiment.plan.seeds > 1 else " One seed: the noise of seeds is not in it."
+    if not sentences:
+        return "There is no variant to compare with the reference."
+    seeds = "" if experiment.plan.seeds > 1 else " With one seed, the noise between seeds is not included."
     return (
         f"Smallest {experiment.challenge.metric} difference that this design detects "
-        f"(80 % power, 5 % two-sided): {', '.join(found)}.{seeds}"
+        f"(80 % power, 5 % two-sided): {', '.join(sentences)}.{seeds}"
     )
 
 
 def _result_table(
     experiment: Experiment, rows: Sequence[Row], metrics: Sequence[str]
 ) -> tuple[list[str], list[list[str]]]:
-    """Headings and cells of one truth's results, for a person to read."""
-    reference, metric = rows[0][experiment.key], metrics[0]
+    """Return headings and formatted cells of the results of one truth."""
+    reference, metric = rows[0][experiment.key_column], metrics[0]
     n_first = len(metrics) if experiment.difference_last else 1
     headings = [experiment.heading, *metrics[:n_first], f"{metric} minus {reference} [95 %]", "verdict"]
-    headings += [*metrics[n_first:], *(heading for heading, _ in experiment.columns)]
+    headings += [*metrics[n_first:], *(heading for heading, _ in experiment.extra_columns)]
     cells = []
     for row in rows:
-        values = [_with_spread(row[key], row[f"{key} sd over seeds"]) for key in metrics]
-        difference = "" if row is rows[0] else _difference(row, metric)
+        values = [_format_mean_std(row[key], row[f"{key} sd over seeds"]) for key in metrics]
+        difference = "" if row is rows[0] else _format_difference(row, metric)
         cells.append(
             [
-                str(row[experiment.key]),
+                str(row[experiment.key_column]),
                 *values[:n_first],
                 difference,
                 str(row["verdict"]),
                 *values[n_first:],
-                *(cell(row) for _, cell in experiment.columns),
+                *(cell(row) for _, cell in experiment.extra_columns),
             ]
         )
     return headings, cells
 
 
-def _difference(row: Row, metric: str) -> str:
-    value, low, high = (signed(row[f"{metric} difference{end}"]) for end in ("", " low", " high"))
+def _format_difference(row: Row, metric: str) -> str:
+    value, low, high = (format_signed(row[f"{metric} difference{end}"]) for end in ("", " low", " high"))
     return f"{value} [{low}, {high}]"
 
 
 def _class_table(result: TruthResult) -> tuple[list[str], list[list[str]]]:
-    """The first figure of every class, the most frequent first, a column per variant."""
+    """Return headings and cells of the first class metric: a row per class, a column per variant."""
     names = list(result.truth.labels.sum().sort_values(ascending=False, kind="stable").index)
-    figure = result.compared[0].classes.columns[0]
+    class_metric = result.variant_results[0].classes.columns[0]
     positives = (result.truth.labels == 1).sum()
     rows = [
-        [name, f"{positives[name]:,}", *(number(row.classes.loc[name, figure]) for row in result.compared)]
+        [
+            name,
+            f"{positives[name]:,}",
+            *(format_number(row.classes.loc[name, class_metric]) for row in result.variant_results),
+        ]
         for name in names
     ]
-    return [f"{figure} of class", "positives", *(row.name for row in result.compared)], rows
+    return [f"{class_metric} of class", "positives", *(row.name for row in result.variant_results)], rows
 
 
 def _markdown(
     experiment: Experiment, design: Sequence[str], tables: Mapping[str, Sequence[PageTable]]
 ) -> str:
-    """The whole report as text; `tables` by the name of the truth."""
+    """Return the report as Markdown; `tables` by the truth's name."""
     blocks = [f"## {experiment.title}", *design]
-    for truth, own in tables.items():
+    for truth, truth_tables in tables.items():
         blocks.append(f"### Scored against {truth}")
-        for table in own:
+        for table in truth_tables:
             lines = [table.headings, ["---"] * len(table.headings), *table.rows]
             blocks += [table.caption, "\n".join(f"| {' | '.join(cells)} |" for cells in lines)]
     return "\n\n".join([*blocks, " ".join([*LEGEND, *experiment.legend])])
@@ -231,28 +246,36 @@ def _write_page(
     tables: Mapping[str, Sequence[PageTable]],
     design: Sequence[str],
 ) -> None:
-    figures = experiment.figures(runs, results)
-    described = [[variant.name, variant.about] for variant in experiment.variants if variant.about]
-    about = (
-        [PageTable(f"The {experiment.what}", [experiment.heading, "what"], described)] if described else []
+    figures = experiment.make_figures(runs, results)
+    descriptions = [
+        [variant.name, variant.description] for variant in experiment.variants if variant.description
+    ]
+    description_tables = (
+        [PageTable(f"The {experiment.kind}", [experiment.heading, "what"], descriptions)]
+        if descriptions
+        else []
     )
-    sections = [Section("How it was done", (*design, *LEGEND, *experiment.legend), about)]
+    sections = [Section("Method", (*design, *LEGEND, *experiment.legend), description_tables)]
     for result in results:
         name = result.truth.name
-        classes = PageTable("Class by class, means over seeds", *_class_table(result))
-        own = figures.results.get(name, ())
-        sections.append(Section(f"Scored against {name}", tables=(*tables[name], classes), figures=own))
+        classes = PageTable("Per class, means over seeds", *_class_table(result))
+        result_figures = figures.results.get(name, ())
+        sections.append(
+            Section(f"Scored against {name}", tables=(*tables[name], classes), figures=result_figures)
+        )
     page = experiment.results_dir / "report.html"
     write_experiment_page(page, experiment.title, [*sections, *figures.sections])
 
 
-def number(value: float) -> str:
+def format_number(value: float) -> str:
+    """Return the value with 3 decimals; a dash for NaN."""
     return "–" if math.isnan(value) else f"{value:.3f}"
 
 
-def signed(value: float) -> str:
+def format_signed(value: float) -> str:
+    """Return the value with its sign and 3 decimals; a dash for NaN."""
     return "–" if math.isnan(value) else f"{value:+.3f}".replace("-", "−")
 
 
-def _with_spread(value: float, spread: float) -> str:
-    return number(value) if math.isnan(spread) else f"{number(value)} ± {number(spread)}"
+def _format_mean_std(value: float, std: float) -> str:
+    return format_number(value) if math.isnan(std) else f"{format_number(value)} ± {format_number(std)}"

@@ -1,4 +1,4 @@
-"""What an experiment compares: variants of one recipe, at which settings, and where they apply."""
+"""Variants of a recipe that an experiment compares, their tuned settings, and their requirements."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,17 +10,17 @@ from cxrlt.calibration import Variant as Probabilities
 from cxrlt.challenges.base import Challenge
 from cxrlt.ensembles.weights import Kind as EnsembleKind
 from cxrlt.errors import UserError
-from cxrlt.recipe import Recipe, override_recipe, differing_fields
+from cxrlt.recipe import Recipe, differing_fields, override_recipe
 
 VariantKind = Literal["trained", "second stage", "prediction", "ensemble"]
 Fields = Mapping[str, Any]
-ONLY_NAMES = ("data.augment.policy",)
-"""Fields that only name the values of others."""
+PRESET_FIELDS = ("data.augment.policy",)
+"""Fields that are only the name of a preset. Other fields hold its values."""
 
 
 @dataclass(frozen=True)
 class Context:
-    """What a variant may need to know; `all_folds` says whether every fold is trained."""
+    """What a requirement can check. `all_folds`: whether every fold is trained."""
 
     challenge: Challenge
     table: pd.DataFrame
@@ -28,44 +28,47 @@ class Context:
     all_folds: bool = True
 
 
-Need = Callable[[Context], str | None]
-"""Why a variant cannot be compared in that context; None if it can."""
+Requirement = Callable[[Context], str | None]
+"""Returns the reason why a variant is not applicable in a context, or None."""
 
 
-def _same(base: Recipe) -> Recipe:
+def _identity(base: Recipe) -> Recipe:
     return base
 
 
 @dataclass(frozen=True)
 class ExperimentVariant:
-    """One row of the comparison; `recipe` makes its recipe from the experiment's.
+    """One row of the comparison. `recipe` returns the variant's recipe, given the experiment's.
 
-    The first variant of an experiment is the reference, which the others are compared with. By kind:
-    trained: a training of its own. second stage: one that starts from the reference's folds. prediction: the
-    reference's weights with another recipe or other `probabilities`. ensemble: an `ensemble` of this kind of
-    everything that was trained with the same seed, or with `alone` stacking with context of the reference.
-    `tuned_as` names the learning rate and clipping that it shares with other variants.
+    The first variant of an experiment is the reference. Kinds of variants:
+    - trained: trained from the start of the recipe.
+    - second stage: trained from the reference's weights of the same fold and seed.
+    - prediction: the reference's weights, predicted with another recipe or with other `probabilities`.
+    - ensemble: an `ensemble` of all models with the same seed; with `only_reference`, stacking with context
+      of the reference's models only.
+    Variants with the same `tuned_as` share their learning rate and clipping.
     """
 
     name: str
-    about: str = ""
+    description: str = ""
     kind: VariantKind = "trained"
-    recipe: Callable[[Recipe], Recipe] = _same
-    needs: tuple[Need, ...] = ()
+    recipe: Callable[[Recipe], Recipe] = _identity
+    requirements: tuple[Requirement, ...] = ()
     ensemble: EnsembleKind | None = None
-    alone: bool = False
+    only_reference: bool = False
     probabilities: Probabilities = "raw"
-    """Which probabilities are scored; all keep the order of the raw ones."""
+    """Which probabilities to score. All keep the ranking of the raw ones."""
     tuned_as: str = ""
 
     @property
-    def tuning(self) -> str:
+    def tuning_name(self) -> str:
+        """Name of the tuned setting, which variants can share."""
         return self.tuned_as or self.name
 
 
 @dataclass(frozen=True)
 class Trial:
-    """A setting and its score, NaN where training broke off (the loss became infinite)."""
+    """A setting and its score; NaN if the training stopped (infinite loss)."""
 
     lr: float
     clip_grad: float | None
@@ -73,8 +76,8 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class Setting:
-    """Learning rate and clipping. `edge`: the best rate is the lowest or highest of the `trials`."""
+class OptimSettings:
+    """Learning rate and gradient clipping. `edge`: "lowest" or "highest" if `lr` is an end of the range."""
 
     lr: float
     clip_grad: float | None
@@ -84,33 +87,34 @@ class Setting:
     def __str__(self) -> str:
         return f"lr{self.lr:g}-clip" + ("off" if self.clip_grad is None else f"{self.clip_grad:g}")
 
-    def on(self, recipe: Recipe) -> Recipe:
+    def apply_to(self, recipe: Recipe) -> Recipe:
+        """Return the recipe with this learning rate and clipping."""
         optim = recipe.optim.model_copy(update={"lr": self.lr, "clip_grad": self.clip_grad})
         return recipe.model_copy(update={"optim": optim})
 
 
 def with_fields(fields: Fields) -> Callable[[Recipe], Recipe]:
-    """A variant's `recipe` that puts `fields` on top of the experiment's, as a YAML file would."""
+    """Return a function that overrides `fields` of the experiment's recipe, as a YAML file does."""
     return lambda base: override_recipe(base, dict(fields))
 
 
-def require_names(flag: str, names: Sequence[str], known: Collection[str], fitting: str) -> None:
-    """Raises UserError for a name that is not `known`, with those that are, and for one given twice."""
+def require_known_names(flag: str, names: Sequence[str], known: Collection[str], known_label: str) -> None:
+    """Raise UserError for a name that is not in `known`, and for a duplicate."""
     if wrong := [name for name in names if name not in known]:
-        raise UserError(f"{flag} {', '.join(wrong)}: {fitting} {', '.join(known)}.")
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise UserError(f"{flag} names {', '.join(twice)} more than once.")
+        raise UserError(f"{flag} {', '.join(wrong)}: {known_label} {', '.join(known)}.")
+    if duplicates := sorted({name for name in names if names.count(name) > 1}):
+        raise UserError(f"{flag} has duplicates: {', '.join(duplicates)}.")
 
 
 def why_not_applicable(variant: ExperimentVariant, context: Context) -> str | None:
-    """Why a variant of `context.base` cannot be compared with it; None if it can."""
-    for need in variant.needs:
-        if reason := need(context):
+    """Return why the variant is not applicable to `context.base`; None if it is."""
+    for requirement in variant.requirements:
+        if reason := requirement(context):
             return reason
     try:
         recipe = variant.recipe(context.base)
     except UserError as error:
         return str(error).removeprefix("the recipe: ").rstrip(".")
-    differing = [f for f in differing_fields(context.base, recipe) if not f.startswith(ONLY_NAMES)]
+    differing = [f for f in differing_fields(context.base, recipe) if not f.startswith(PRESET_FIELDS)]
     changes_recipe = variant.kind != "ensemble" and variant.probabilities == "raw"
     return "it changes nothing in this recipe" if changes_recipe and not differing else None

@@ -1,4 +1,4 @@
-"""The split of a challenge as every later stage reads it: the file that was made, and a sound one."""
+"""Read folds.csv and check it: unchanged since it was made, and a valid split."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 from pydantic import ConfigDict, Field
 
-from cxrlt.artifacts import Artifact, Workspace, read_model
+from cxrlt.artifacts import Artifact, Workspace, read_artifact
 from cxrlt.challenges.base import Challenge
-from cxrlt.challenges.csv_file import LARGEST_TABLE, read_csv
+from cxrlt.challenges.csv_file import MAX_TABLE_BYTES, read_csv
 from cxrlt.errors import UserError, listing
 from cxrlt.provenance import digest
 from cxrlt.system.atomic_files import sha256_of
@@ -19,11 +19,11 @@ from cxrlt.system.user_files import require_file
 
 COLUMNS = ("image_id", "patient", "fold")
 REFIT = "refit"
-"""What stands for a fold where a model is trained on all rows."""
+"""Used in place of a fold number for a model that is trained on all rows."""
 
 
 class SplitIdentity:
-    """Digests of a split into folds: of the whole, and for each fold of the rows that it is trained on."""
+    """Digests of a split: one of the whole split, and one of the training rows of each fold."""
 
     def __init__(self, frame: pd.DataFrame) -> None:
         self._frame = frame
@@ -31,11 +31,11 @@ class SplitIdentity:
 
     @cached_property
     def split(self) -> str:
-        """Of every row's patient and fold."""
+        """Digest of the patient and fold of every row."""
         return digest(self._frame[["patient", "fold"]])
 
     def rows(self, fold: int | str) -> str:
-        """Of ids and patients of the rows that `fold` is trained on: all others, or all rows for a refit."""
+        """Return the digest of ids and patients of the training rows of `fold` (all rows for a refit)."""
         fold = str(fold)
         if fold not in self._rows:
             trained_on = self._frame["fold"].astype(str) != fold
@@ -45,66 +45,72 @@ class SplitIdentity:
 
 @dataclass(frozen=True)
 class Folds:
-    """folds.csv as it is used: `frame` has index image_id and columns patient (str or NA) and fold (int).
+    """folds.csv: `frame` has index image_id and columns patient (str or NA) and fold (int).
 
-    `identity` is that of all rows, even where `frame` holds the rows of some folds alone. `made` is what
-    folds.json says.
+    `identity` always belongs to all rows, even if `frame` contains the rows of some folds only. `record` is
+    the content of folds.json.
     """
 
     frame: pd.DataFrame
     identity: SplitIdentity
-    made: "FoldsRecord"
+    record: "FoldsRecord"
 
     @property
     def n_folds(self) -> int:
-        return self.made.n_folds
+        """Number of folds of the whole split."""
+        return self.record.n_folds
 
     @property
-    def held(self) -> list[int]:
-        """The folds whose rows `frame` holds: all of them, unless some were picked."""
+    def fold_numbers(self) -> list[int]:
+        """The folds whose rows are in `frame`."""
         return sorted(int(fold) for fold in self.frame["fold"].unique())
 
-    def only(self, folds: Collection[int]) -> "Folds":
-        """The same split with the rows of these folds alone."""
+    def for_folds(self, folds: Collection[int]) -> "Folds":
+        """Return the same split with the rows of these folds only."""
         return replace(self, frame=self.frame[self.frame["fold"].isin(folds)])
 
-    def accepting(self, before: Mapping[str, object], fold: int | str | None) -> Mapping[str, object]:
-        """`before` with the digests there are now, where the split has only been extended since.
+    def with_current_digests(
+        self, provenance: Mapping[str, object], fold: int | str | None
+    ) -> Mapping[str, object]:
+        """Return `provenance` with the current digests if the split has only been extended since.
 
-        Then no row has moved to another fold, so what was trained or fitted without a fold never saw its
-        rows.
+        `cxrlt folds --extend` moves no row to another fold, so a model that was trained without a fold has
+        not seen any row of that fold.
         """
         now = self._digests(fold)
-        return {**before, **{part: now[part] for part in self.extended_since(before, fold)}}
+        return {**provenance, **{part: now[part] for part in self.parts_changed_by_extend(provenance, fold)}}
 
-    def has_trained(self, before: Mapping[str, object], fold: int | str) -> bool:
-        """Whether weights of `fold`, made of `before`, were trained on this split, extended since or not."""
-        return self.accepting(before, fold).get("rows") == self.identity.rows(fold)
+    def was_training_split(self, provenance: Mapping[str, object], fold: int | str) -> bool:
+        """Return whether weights of `fold` with this provenance were trained on this split.
 
-    def extended_since(self, before: Mapping[str, object], fold: int | str | None) -> list[str]:
-        """The parts, of "split" and "rows", that were made before `cxrlt folds --extend` changed them."""
+        Also true if the split has only been extended since.
+        """
+        return self.with_current_digests(provenance, fold).get("rows") == self.identity.rows(fold)
+
+    def parts_changed_by_extend(self, provenance: Mapping[str, object], fold: int | str | None) -> list[str]:
+        """Return which digests of `provenance` ("split", "rows") `cxrlt folds --extend` has changed since."""
         parts = []
-        for former in self.made.former:
-            if before.get("split") == former.split:
+        for former in self.record.former:
+            if provenance.get("split") == former.split:
                 parts.append("split")
-            if fold is not None and before.get("rows") == former.rows.get(str(fold)):
+            if fold is not None and provenance.get("rows") == former.rows.get(str(fold)):
                 parts.append("rows")
         now = self._digests(fold)
-        return [part for part in dict.fromkeys(parts) if before.get(part) != now[part]]
+        return [part for part in dict.fromkeys(parts) if provenance.get(part) != now[part]]
 
     def _digests(self, fold: int | str | None) -> dict[str, str | None]:
         return {"split": self.identity.split, "rows": None if fold is None else self.identity.rows(fold)}
 
 
 class FormerSplit(Artifact):
-    """Digests of a split before it was extended: `rows` by fold."""
+    """Digests of a split before `cxrlt folds --extend`: `rows` are by fold."""
 
     split: str
     rows: dict[str, str]
 
 
 class FoldsRecord(Artifact):
-    """folds.json: how folds.csv was made. The figures of its report stand beside these keys."""
+    """folds.json: how folds.csv was made. The file also contains the result of `balance`."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -113,42 +119,44 @@ class FoldsRecord(Artifact):
     seed: int = Field(strict=True)
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
     allow_missing: bool = False
-    """Rows without an image were left out."""
+    """Rows without an image were excluded."""
     drop_shared_patients: bool = False
-    """Patients that dev or test has too were left out."""
+    """Patients that are also in dev or test were excluded."""
     group_duplicates: bool = False
-    """Patients that share an identical picture were made one."""
+    """Patients who share an identical image were merged."""
     former: tuple[FormerSplit, ...] = ()
-    """What it was before each `--extend`."""
+    """The digests before each `--extend`."""
 
 
 def report_path(folds_path: Path) -> Path:
+    """Return the path of folds.json."""
     return folds_path.with_suffix(".json")
 
 
 def folds_command(challenge: Challenge, n_folds: int, seed: int) -> str:
+    """Return the command that makes a split with these options."""
     return f"cxrlt folds {challenge.name} --n-folds {n_folds} --seed {seed}"
 
 
 def read_folds(challenge: Challenge, workspace: Workspace) -> Folds:
-    """folds.csv of the challenge.
+    """Read folds.csv of the challenge.
 
-    Raises UserError, with the command that makes it again, if it is missing, is not the file that was made,
-    or is no split: an image twice, a patient in two folds, other folds than there should be.
+    Raises UserError, with the command that makes it again, if the file is missing, was changed, or is not a
+    valid split (an image twice, a patient in two folds, missing or unknown folds).
     """
     path = workspace.folds_path(challenge.name)
-    made = read_model(report_path(path), FoldsRecord, f"cxrlt folds {challenge.name}")
-    again = folds_command(challenge, made.n_folds, made.seed)
+    record = read_artifact(report_path(path), FoldsRecord, f"cxrlt folds {challenge.name}")
+    command = folds_command(challenge, record.n_folds, record.seed)
     try:
-        require_file(path, "", LARGEST_TABLE)
-        if sha256_of(path) != made.sha256:
+        require_file(path, "", MAX_TABLE_BYTES)
+        if sha256_of(path) != record.sha256:
             raise UserError(
                 f"{path} was changed after it was made: its hash is not the one in {report_path(path).name}."
             )
-        frame = _read_split(path, made.n_folds)
+        frame = _read_split(path, record.n_folds)
     except UserError as error:
-        raise UserError(f"{error} Make it again with: {again} --force") from error
-    return Folds(frame, SplitIdentity(frame), made)
+        raise UserError(f"{error} Renew it with: {command} --force") from error
+    return Folds(frame, SplitIdentity(frame), record)
 
 
 def _read_split(path: Path, n_folds: int) -> pd.DataFrame:
@@ -156,8 +164,8 @@ def _read_split(path: Path, n_folds: int) -> pd.DataFrame:
     if tuple(file.columns) != COLUMNS:
         raise UserError(f"{path} should have the columns {listing(COLUMNS)}, not {listing(file.columns)}.")
     image_id, patient, fold = (file.text(name) for name in COLUMNS)
-    if (twice := image_id.duplicated()).any():
-        raise UserError(f"{path} has an image more than once: {listing(image_id[twice])}.")
+    if (repeated := image_id.duplicated()).any():
+        raise UserError(f"{path} has an image more than once: {listing(image_id[repeated])}.")
     if n_folds > len(fold) or set(fold) != set(map(str, range(n_folds))):
         found = listing(sorted(set(fold)))
         raise UserError(f"{path} should have the folds 0 to {n_folds - 1}, not {found}.")

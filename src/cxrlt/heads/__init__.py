@@ -1,6 +1,6 @@
-"""Classifiers on the features of an image, or of a study's images; usable without the rest of the package.
+"""Classification heads for the features of an image or a study; usable without the rest of the package.
 
-Every module here that holds a class under `@head(...)` needs no mention elsewhere.
+A class with the decorator `@head(...)` in a module of this package is found automatically.
 """
 
 from cxrlt.heads.registry import (

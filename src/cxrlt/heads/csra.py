@@ -1,4 +1,4 @@
-"""Class-specific residual attention."""
+"""Class-specific residual attention (CSRA)."""
 
 import torch
 import torch.nn.functional as F
@@ -10,12 +10,13 @@ from cxrlt.heads.registry import head
 
 @head("csra", about="class-specific residual attention", reads_map=True)
 class CSRAHead(nn.Module):
-    """Per class the mean score of all places, plus `weight` times their mean weighted by the scores' softmax.
+    """Per class, the mean score over positions plus `weight` times the softmax-weighted mean score.
 
-    A place's score is x . m / |m| for the class's vector m. Zhu and Wu, Residual Attention: A Simple but
-    Effective Method for Multi-Label Recognition, ICCV 2021, section 3, in the form of its code, with one head
-    and temperature 1. The bias is not theirs: with it training can start at the loss's minimiser. Computed in
-    float32 under any autocast.
+    The score of a position x is x . m / |m|, with the class's vector m. Input: features (n, n_tokens, dim)
+    and a mask (n, n_tokens); output: logits (n, n_classes). Source: Zhu and Wu, Residual Attention: A Simple
+    but Effective Method for Multi-Label Recognition, ICCV 2021, section 3, as in the authors' code, with one
+    head and temperature 1. The bias is an addition, so that training can start at the minimum of the loss.
+    Always computed in float32. Raises ValueError if `weight` is negative.
     """
 
     def __init__(self, dim: int, n_classes: int, drop_rate: float = 0.0, *, weight: float = 0.1) -> None:
@@ -27,6 +28,7 @@ class CSRAHead(nn.Module):
         self.bias = nn.Parameter(torch.zeros(n_classes))
 
     def forward(self, features: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Return logits (n, n_classes) of features (n, n_tokens, dim), over the positions in `mask`."""
         with torch.autocast(features.device.type, enabled=False):
             scores = F.linear(self.dropout(features.float()), F.normalize(self.directions, eps=1e-6))
             if mask is not None:

@@ -1,4 +1,4 @@
-"""A query per class that looks at the feature map."""
+"""ML-Decoder: one query per class attends to the feature map."""
 
 import torch
 from torch import Tensor, nn
@@ -8,11 +8,13 @@ from cxrlt.heads.registry import head
 
 @head("ml_decoder", about="a query per class attends to the feature map", reads_map=True)
 class MLDecoderHead(nn.Module):
-    """Every class's query attends to the places, passes a feed-forward, and meets its own weight vector.
+    """One learned query per class: cross-attention to the positions, a feed-forward layer, a weight vector.
 
-    Ridnik et al., ML-Decoder: Scalable and Versatile Classification Head, WACV 2023, with as many queries as
-    classes (group size 1), learned. No attention between queries, so a class's logit owes nothing to the
-    others'. The feed-forward is 4 x `dim` wide. Dropout is also of attention and feed-forward.
+    Input: features (n, n_tokens, in_dim) and a mask (n, n_tokens); output: logits (n, n_classes). Source:
+    Ridnik et al., ML-Decoder: Scalable and Versatile Classification Head, WACV 2023, with one query per class
+    (group size 1). There is no attention between queries, so classes are independent. The feed-forward layer
+    is 4 x `dim` wide. Attention and feed-forward have dropout too. Raises ValueError if `dim` is not a
+    multiple of `n_heads`.
     """
 
     def __init__(
@@ -33,10 +35,13 @@ class MLDecoderHead(nn.Module):
         self.bias = nn.Parameter(torch.zeros(n_classes))
 
     def forward(self, features: Tensor, mask: Tensor | None = None) -> Tensor:
-        places = self.embed(features)
+        """Return logits (n, n_classes) of features (n, n_tokens, in_dim), over the positions in `mask`."""
+        positions = self.embed(features)
         queries = self.norm_queries(self.queries).expand(len(features), -1, -1)
         padding = None if mask is None else ~mask
-        attended, _ = self.attention(queries, places, places, key_padding_mask=padding, need_weights=False)
+        attended, _ = self.attention(
+            queries, positions, positions, key_padding_mask=padding, need_weights=False
+        )
         classes = self.norm_attended(queries + self.dropout(attended))
         classes = self.norm_out(classes + self.dropout(self.feed_forward(classes)))
         return (self.dropout(classes) * self.weight).sum(dim=-1) + self.bias

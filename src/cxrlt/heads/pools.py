@@ -1,21 +1,23 @@
-"""From features of many places to one vector: (n, t, d) to (n, d), over the valid places of a mask (n, t)."""
+"""Pooling layers: features (n, n_tokens, dim) to (n, dim), over the valid positions of a mask."""
 
 import torch
 from torch import Tensor, nn
 
 
 class AveragePool(nn.Module):
-    """Mean over the valid places."""
+    """Mean over the valid positions: (n, n_tokens, dim) to (n, dim)."""
 
     def forward(self, features: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Return (n, dim) from features (n, n_tokens, dim), pooled over `mask` (n, n_tokens)."""
         return masked_mean(features, mask)
 
 
 class GeMPool(nn.Module):
     """Generalised mean (mean x^p)^(1/p) of each channel, negative values as 0; p is learned, from 3.
 
-    Radenovic et al., Fine-tuning CNN Image Retrieval with No Human Annotation, TPAMI 2019, section 3.2.
-    Computed in float32 and relative to the largest value, so that no power overflows.
+    Input: features (n, n_tokens, dim); output: (n, dim). Source: Radenovic et al., Fine-tuning CNN Image
+    Retrieval with No Human Annotation, TPAMI 2019, section 3.2. Always computed in float32 and relative to
+    the largest value, so that powers do not overflow.
     """
 
     def __init__(self) -> None:
@@ -23,6 +25,7 @@ class GeMPool(nn.Module):
         self.p = nn.Parameter(torch.full((1,), 3.0))
 
     def forward(self, features: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Return (n, dim) from features (n, n_tokens, dim), pooled over `mask` (n, n_tokens)."""
         with torch.autocast(features.device.type, enabled=False):
             power = self.p.clamp(min=1.0)
             values = features.float().clamp(min=1e-6)
@@ -34,13 +37,17 @@ class GeMPool(nn.Module):
 
 
 class AttentionPool(nn.Module):
-    """Mean weighted by softmax(x . q / sqrt(d)) over the places; q is learned, from 0: the plain mean."""
+    """Mean over positions weighted by softmax(x . q / sqrt(dim)); q is learned, from 0 (the plain mean).
+
+    Input: features (n, n_tokens, dim); output: (n, dim).
+    """
 
     def __init__(self, dim: int) -> None:
         super().__init__()
         self.query = nn.Parameter(torch.zeros(dim))
 
     def forward(self, features: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Return (n, dim) from features (n, n_tokens, dim), pooled over `mask` (n, n_tokens)."""
         scores = (features @ self.query).float() / self.query.numel() ** 0.5
         weights = masked_softmax(scores, mask)
         if mask is not None:
@@ -49,12 +56,12 @@ class AttentionPool(nn.Module):
 
 
 def create_pool(name: str, dim: int) -> nn.Module:
-    """The pool of a recipe, for features of `dim` channels."""
+    """Create the pooling layer of a recipe for features of `dim` channels."""
     return {"gem": GeMPool, "attention": lambda: AttentionPool(dim)}.get(name, AveragePool)()
 
 
 def masked_mean(values: Tensor, mask: Tensor | None) -> Tensor:
-    """Mean over dimension 1 of (n, t, d), of the valid entries alone."""
+    """Return the mean over dimension 1 of (n, n_tokens, dim), over the valid entries only."""
     if mask is None:
         return values.mean(dim=1)
     kept = values.masked_fill(~mask[..., None], 0)
@@ -62,8 +69,8 @@ def masked_mean(values: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def masked_softmax(scores: Tensor, mask: Tensor | None) -> Tensor:
-    """Softmax over dimension 1 of (n, t) or (n, t, c), 0 where the mask (n, t) says so."""
+    """Return the softmax over dimension 1 of (n, n_tokens) or (n, n_tokens, c), 0 if `mask` is False."""
     if mask is not None:
-        shaped = mask if scores.ndim == 2 else mask[..., None]
-        scores = scores.masked_fill(~shaped, -torch.inf)
+        expanded = mask if scores.ndim == 2 else mask[..., None]
+        scores = scores.masked_fill(~expanded, -torch.inf)
     return scores.softmax(dim=1)

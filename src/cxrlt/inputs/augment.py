@@ -1,4 +1,4 @@
-"""Training-time augmentation: the one file that knows albumentations."""
+"""Training-time augmentation. Only this file imports albumentations."""
 
 import math
 import os
@@ -12,31 +12,39 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # else the import asks the network for a newer version
+os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # otherwise the import checks online for a new version
 import albumentations as A
 
 CROP_RATIO = (0.9, 1.1)
-"""Width over height of a crop. The usual 3/4 to 4/3 cuts an apex or a costophrenic angle off, and stretches
-a heart more than patients differ."""
-CROP_TRIES = 10
-"""Draws of a crop's area and ratio before the largest one in the middle is taken."""
+"""Range of width / height of a crop.
+
+The range 3/4 to 4/3 of torchvision cuts off lung apices or costophrenic angles. It also stretches the heart
+by more than hearts differ between patients.
+"""
+N_CROP_TRIES = 10
+"""Tries to sample a crop that fits into the image. After these the largest central crop is used, as in
+torchvision's RandomResizedCrop."""
 BLUR_SIGMA = (0.001, 0.003)
-"""Standard deviation as a share of the side: up to about 1 mm of a chest, less than a small nodule."""
-LEAST_BLUR = 0.5
-"""Standard deviation in pixels below which a blur does nothing to an image of few pixels."""
+"""Range of the standard deviation of the blur, as a share of the side.
+
+0.003 is about 1 mm on a chest radiograph, less than a small nodule.
+"""
+MIN_BLUR_SIGMA = 0.5
+"""Smallest standard deviation in pixels. On a small image a weaker blur changes nothing."""
 NOISE_STD = (0.01, 0.03)
-"""Standard deviation as a share of white: 3 to 8 of 255 greys, from a grainy film to a portable one."""
-ERASED_SIDE = (0.1, 0.25)
-"""Sides of the erased rectangle, as shares of the image's: at most a sixteenth of the area is lost."""
-GREYS = np.arange(256) / 255
+"""Range of the standard deviation of the noise, as a share of white: 3 to 8 of 255 grey levels."""
+ERASE_SIDE = (0.1, 0.25)
+"""Range of the sides of the erased rectangle, as shares of the image's sides: at most 1/16 of the area."""
+GREY_LEVELS = np.arange(256) / 255
+"""All grey levels, as shares of white."""
 
 
-class Draw(NamedTuple):
-    """What is done to one image, in this order: geometry, then grey values as shares of white.
+class AugmentParams(NamedTuple):
+    """Parameters of the augmentation of one image. Geometry is applied first, then grey levels.
 
-    The angle is in degrees, counter-clockwise; the crop (left, top, width, height) in pixels from the edges
-    of the flipped and rotated image, whole ones or not. A grey becomes (contrast * grey + brightness) **
-    gamma, between black and white.
+    `angle` is in degrees, counter-clockwise. `crop` is (left, top, width, height) in pixels of the flipped
+    and rotated image; the numbers need not be whole. A grey level (share of white) becomes
+    (contrast * grey + brightness) ** gamma, clipped to 0 and 1.
     """
 
     flip: bool
@@ -49,13 +57,14 @@ class Draw(NamedTuple):
 
 @dataclass(frozen=True)
 class Transform:
-    """Augmentation as a pure function of (image, seed): uint8 (h, w) or (h, w, 3) to size x size.
+    """Augmentation as a pure function of (image, seed): uint8 (h, w[, 3]) to uint8 (size, size[, 3]).
 
-    `crop_scale` is the range of the cropped share of the area, `rotate` the largest angle in degrees,
-    `brightness` the largest shift as a share of white, `contrast` the largest relative change, `gamma` that
-    of the exponent of grey values; `blur`, `noise` and `erase` (one black rectangle) are probabilities.
-    Geometry comes before greys, so that a border is as dark as a border can be; noise after blur, as in a
-    detector. Three channels are treated alike. Raises ValueError for values out of range.
+    `crop_scale` is the range of the crop's share of the area. `rotate` is the maximum angle in degrees,
+    `brightness` the maximum shift as a share of white, `contrast` the maximum relative change, `gamma` the
+    maximum relative change of the exponent of grey levels. `blur`, `noise` and `erase` (one black rectangle)
+    are probabilities. The order is geometry, grey levels, blur, noise, erasing: black borders of a rotation
+    then get the same change of brightness as the image, and noise is not blurred, as in a detector. All
+    channels get the same changes. Raises ValueError for values out of range.
     """
 
     size: int
@@ -71,24 +80,24 @@ class Transform:
 
     def __post_init__(self) -> None:
         if not 0 < self.crop_scale[0] <= self.crop_scale[1] <= 1:
-            raise ValueError(f"crop_scale {self.crop_scale} is no range of shares of the area")
-        for name, most in {"rotate": 180, "brightness": 1, "contrast": 1, "gamma": 1}.items():
-            if not 0 <= getattr(self, name) <= most:
-                raise ValueError(f"{name} {getattr(self, name)} is not from 0 to {most}")
-        _ = self.finish  # raises for the others
+            raise ValueError(f"crop_scale is {self.crop_scale}, not a range between 0 and 1")
+        for name, maximum in {"rotate": 180, "brightness": 1, "contrast": 1, "gamma": 1}.items():
+            if not 0 <= getattr(self, name) <= maximum:
+                raise ValueError(f"{name} is {getattr(self, name)}, not between 0 and {maximum}")
+        _ = self.blur_noise_erase  # albumentations checks the probabilities
 
     @cached_property
-    def finish(self) -> A.Compose | None:
-        """What comes after geometry and greys, if there is anything."""
-        sigma = tuple(max(share * self.size, LEAST_BLUR) for share in BLUR_SIGMA)
+    def blur_noise_erase(self) -> A.Compose | None:
+        """The steps after geometry and grey levels; None if all their probabilities are 0."""
+        sigma = tuple(max(share * self.size, MIN_BLUR_SIGMA) for share in BLUR_SIGMA)
         return compose(
             lambda: [
                 A.GaussianBlur(blur_limit=0, sigma_limit=sigma, p=self.blur),
                 A.GaussNoise(std_range=NOISE_STD, per_channel=False, p=self.noise),
                 A.CoarseDropout(
                     num_holes_range=(1, 1),
-                    hole_height_range=ERASED_SIDE,
-                    hole_width_range=ERASED_SIDE,
+                    hole_height_range=ERASE_SIDE,
+                    hole_width_range=ERASE_SIDE,
                     fill=0,
                     p=self.erase,
                 ),
@@ -96,23 +105,28 @@ class Transform:
         )
 
     def __call__(self, image: np.ndarray, seed: int) -> np.ndarray:
-        draw = self.draw(image.shape, seed)
-        image = self.place(image, draw)
+        """Return the augmented image, uint8 (size, size) or (size, size, 3). `image` is not changed."""
+        params = self.sample_params(image.shape, seed)
+        image = self.warp(image, params)
         if self.brightness or self.contrast or self.gamma:
-            image = cv2.LUT(image, self.greys(draw), dst=image)
-        if self.finish is None:
+            image = cv2.LUT(image, self.lookup_table(params), dst=image)
+        steps = self.blur_noise_erase
+        if steps is None:
             return image
-        # One stream for all steps, and not that of `draw`. Compose.set_random_seed gives every step the same
-        # stream, so that one draw decides several of them.
-        self.finish.set_random_state(np.random.default_rng([seed, 1]), random.Random(seed))  # nosec B311  # pictures
-        return self.finish(image=image)["image"]
+        # One random stream for all steps, other than that of `sample_params`. Compose.set_random_seed would
+        # give every step the same stream, so that their random numbers would be equal.
+        steps.set_random_state(np.random.default_rng([seed, 1]), random.Random(seed))  # nosec B311  # images
+        return steps(image=image)["image"]
 
-    def draw(self, shape: tuple[int, ...], seed: int) -> Draw:
-        """What `seed` does to an image of that shape. A step draws the same whichever others are on."""
+    def sample_params(self, shape: tuple[int, ...], seed: int) -> AugmentParams:
+        """Return the parameters of `seed` for an image of shape (h, w[, 3]).
+
+        A parameter does not depend on which other steps are on.
+        """
         height, width = shape[:2]
-        shares = np.random.default_rng(seed).random(7 + 2 * CROP_TRIES).tolist()
+        shares = np.random.default_rng(seed).random(7 + 2 * N_CROP_TRIES).tolist()
         flip, angle, contrast, brightness, gamma = shares[:5]
-        return Draw(
+        return AugmentParams(
             self.flip and flip < 0.5,
             self.rotate * (2 * angle - 1),
             self._crop(width, height, shares[5:]),
@@ -122,55 +136,56 @@ class Transform:
         )
 
     def _crop(self, width: int, height: int, shares: list[float]) -> tuple[float, float, float, float]:
-        """As of torchvision's RandomResizedCrop, but not rounded to pixels."""
-        (least, most), (narrowest, widest) = self.crop_scale, CROP_RATIO
+        """Return (left, top, width, height) as torchvision's RandomResizedCrop, but not rounded to pixels."""
+        (min_scale, max_scale), (min_ratio, max_ratio) = self.crop_scale, CROP_RATIO
         x, y, *tries = shares
-        for scale, bend in zip(tries[::2], tries[1::2], strict=True):
-            area = (least + (most - least) * scale) * width * height
-            ratio = narrowest * (widest / narrowest) ** bend
-            across, down = math.sqrt(area * ratio), math.sqrt(area / ratio)
-            if across <= width and down <= height:
-                return x * (width - across), y * (height - down), across, down
-        across, down = min(width, widest * height), min(height, width / narrowest)
-        return (width - across) / 2, (height - down) / 2, float(across), float(down)
+        for scale_share, ratio_share in zip(tries[::2], tries[1::2], strict=True):
+            area = (min_scale + (max_scale - min_scale) * scale_share) * width * height
+            ratio = min_ratio * (max_ratio / min_ratio) ** ratio_share
+            crop_width, crop_height = math.sqrt(area * ratio), math.sqrt(area / ratio)
+            if crop_width <= width and crop_height <= height:
+                return x * (width - crop_width), y * (height - crop_height), crop_width, crop_height
+        crop_width, crop_height = min(width, max_ratio * height), min(height, width / min_ratio)
+        return (width - crop_width) / 2, (height - crop_height) / 2, float(crop_width), float(crop_height)
 
-    def place(self, image: np.ndarray, draw: Draw) -> np.ndarray:
-        """Flip, rotate and crop `image` in one step: pixels are interpolated once."""
+    def warp(self, image: np.ndarray, params: AugmentParams) -> np.ndarray:
+        """Flip, rotate and crop uint8 `image` (h, w[, 3]) to size x size; pixels are interpolated once."""
         height, width = image.shape[:2]
-        matrix = sampling_matrix(width, height, self.size, draw)
-        shrink = int(min(draw.crop[2:]) / self.size)
-        if shrink > 1:  # interpolating between neighbours would pass over pixels
+        matrix = sampling_matrix(width, height, self.size, params)
+        shrink = int(min(params.crop[2:]) / self.size)
+        if shrink > 1:  # linear interpolation would skip pixels
             smaller = width // shrink, height // shrink
             image = cv2.resize(image, smaller, interpolation=cv2.INTER_AREA)
             zoom = np.array([[smaller[0] / width], [smaller[1] / height]])
             matrix *= zoom
-            matrix[:, 2:] += zoom / 2 - 0.5  # pixel 0 has its centre at a half
+            matrix[:, 2:] += zoom / 2 - 0.5  # the centre of pixel 0 is at 0.5
         return cv2.warpAffine(
             image,
             matrix,
             (self.size, self.size),
             flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
-            # black where a rotation brings nothing in; without one only half pixels lie beyond the edges
+            # a rotation leaves black corners; without rotation only half a pixel is outside of the image
             borderMode=cv2.BORDER_CONSTANT if self.rotate else cv2.BORDER_REPLICATE,
         )
 
-    def greys(self, draw: Draw) -> np.ndarray:
-        """What each of the 256 greys becomes: uint8 (256,)."""
-        changed = (draw.contrast * GREYS + draw.brightness).clip(0, 1) ** draw.gamma
+    def lookup_table(self, params: AugmentParams) -> np.ndarray:
+        """Return the new value of each of the 256 grey levels: uint8 (256,)."""
+        changed = (params.contrast * GREY_LEVELS + params.brightness).clip(0, 1) ** params.gamma
         return np.rint(255 * changed).astype(np.uint8)
 
 
-def sampling_matrix(width: int, height: int, size: int, draw: Draw) -> np.ndarray:
-    """float64 (2, 3): where in an image of width x height the pixels of the result, size x size, come from.
+def sampling_matrix(width: int, height: int, size: int, params: AugmentParams) -> np.ndarray:
+    """Return the affine matrix (2, 3) float64 from pixels of the result (size x size) to pixels of the image.
 
-    Both count pixels from the centre of the upper left one.
+    Coordinates are (x, y); (0, 0) is the centre of the upper left pixel.
     """
-    left, top, across, down = draw.crop
-    zoom_x, zoom_y = across / size, down / size
+    left, top, crop_width, crop_height = params.crop
+    zoom_x, zoom_y = crop_width / size, crop_height / size
     centre_x, centre_y = (width - 1) / 2, (height - 1) / 2
-    x, y = left + zoom_x / 2 - 0.5 - centre_x, top + zoom_y / 2 - 0.5 - centre_y  # of the first, from there
-    cos, sin = math.cos(math.radians(draw.angle)), math.sin(math.radians(draw.angle))
-    side = -1 if draw.flip else 1
+    # the first pixel of the crop, relative to the centre of the image
+    x, y = left + zoom_x / 2 - 0.5 - centre_x, top + zoom_y / 2 - 0.5 - centre_y
+    cos, sin = math.cos(math.radians(params.angle)), math.sin(math.radians(params.angle))
+    side = -1 if params.flip else 1
     return np.array(
         [
             [side * cos * zoom_x, -side * sin * zoom_y, centre_x + side * (cos * x - sin * y)],
@@ -180,14 +195,14 @@ def sampling_matrix(width: int, height: int, size: int, draw: Draw) -> np.ndarra
 
 
 def compose(steps: Callable[[], list[A.BasicTransform]]) -> A.Compose | None:
-    """Those of `steps` that ever happen, None if none does.
+    """Return a Compose of the steps with a probability above 0; None if there are none.
 
-    An argument that albumentations does not know is an error.
+    Raises ValueError for an argument that albumentations does not know (albumentations only warns).
     """
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         try:
-            happening = [step for step in steps() if step.p]
-            return A.Compose(happening) if happening else None
+            active = [step for step in steps() if step.p]
+            return A.Compose(active) if active else None
         except UserWarning as warning:
             raise ValueError(str(warning)) from warning

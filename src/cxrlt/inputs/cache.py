@@ -1,12 +1,16 @@
-"""The packed cache: every radiograph decoded once, then memory-mapped.
+"""The image cache: every radiograph is decoded once and then memory-mapped.
 
-A folder `<challenge>-<split>-<key>` holds images.npy (n, size, size) uint8, or (n, size, size, 3) in the
-order red, green, blue where a challenge has three channels; ids.csv with the image id of each row;
-thumbs.npy (n, 16, 16) uint8, small grey copies of all images; hashes.npy (n, 32) uint8, the SHA-256 of the
-bytes that a row was decoded from; sources.npy (n, 4) int64, the stat of the file that they were read from
-(see sources.py; zeros: not yet); quarantine.csv, and meta.json. A row counts only once its stat is in
-sources.npy, which is written after the others are on disk; so a build may be killed at any moment. A file
-whose stat differs is hashed again, and decoded again if its bytes differ.
+A folder `<challenge>-<split>-<key>` contains, with one row per image:
+
+- images.npy (n, size, size) uint8, or (n, size, size, 3) RGB if the challenge has three channels;
+- ids.csv, the image ids;
+- thumbs.npy (n, 16, 16) uint8, grey thumbnails;
+- hashes.npy (n, 32) uint8, the SHA-256 of the file's bytes;
+- sources.npy (n, 4) int64, the stat of the file (see file_stats.py); zeros if the row is not decoded yet;
+- quarantine.csv, the unreadable images, and meta.json.
+
+The row of sources.npy is written after the other arrays are on disk, so a build can be killed at any moment.
+A file whose stat has changed is hashed again, and decoded again if its bytes have changed.
 """
 
 import hashlib
@@ -22,63 +26,69 @@ import pandas as pd
 
 from cxrlt.errors import UserError
 from cxrlt.inputs.decode import DECODERS
-from cxrlt.inputs.inverted import THUMB
-from cxrlt.inputs.packed import META, Arrays, DamagedError, PackedRows, read_csv, read_packed
-from cxrlt.inputs.sources import HASH_BYTES, STAT, hex_of
+from cxrlt.inputs.file_stats import HASH_BYTES, STAT_FIELDS, to_hex
+from cxrlt.inputs.inverted import THUMB_SIZE
+from cxrlt.inputs.packed import META, ArraySpecs, DamagedError, PackedRows, read_csv, read_packed
 
 EMPTY_QUARANTINE = (
-    pd.DataFrame(columns=["image_id", "path", *STAT, "sha256", "reason"])
-    .astype(dict.fromkeys(STAT, np.int64))
+    pd.DataFrame(columns=["image_id", "path", *STAT_FIELDS, "sha256", "reason"])
+    .astype(dict.fromkeys(STAT_FIELDS, np.int64))
     .set_index("image_id")
 )
-"""Of most caches, and made once: it is asked for many times."""
-CHANNELS = {decoder: channels for channels, decoder in DECODERS.items()}
+"""The quarantine of a cache without unreadable images."""
+CHANNELS_OF_DECODER = {decoder: channels for channels, decoder in DECODERS.items()}
+"""Number of channels by the decoder's description in meta.json."""
 
 
 @dataclass(frozen=True, eq=False)
 class ImageCache(PackedRows):
-    """A finished cache: `cache[image_id]` is uint8 of shape (size, size), or (size, size, 3) in colour.
+    """A finished cache: `cache[image_id]` is uint8 (size, size), or (size, size, 3) for colour images.
 
-    `rows` and `ids` are those of the readable images, without the `quarantined` ones.
+    `rows` and `ids` contain the readable images only; `quarantined` are the ids of the others.
     """
 
     size: int
     quarantined: tuple[str, ...]
-    absent = "Not in the image cache {}, whose quarantine.csv lists images that cannot be read"
+    not_found = "Not in the image cache {} (unreadable images are listed in its quarantine.csv)"
 
     @cached_property
     def images(self) -> np.ndarray:
-        """All rows, read-only, uint8 (n, size, size) or (n, size, size, 3)."""
+        """Images of all rows, read-only: uint8 (n, size, size) or (n, size, size, 3)."""
         return self.array("images.npy")
 
     @property
     def channels(self) -> int:
+        """Number of channels: 1 (grey) or 3 (RGB)."""
         return 3 if self.images.ndim == 4 else 1
 
     @cached_property
     def hashes(self) -> np.ndarray:
-        """Of the bytes that each row was decoded from, read-only, uint8 (n, 32)."""
+        """SHA-256 of the file of each row, read-only: uint8 (n, 32)."""
         return self.array("hashes.npy")
 
     @property
     def thumbs(self) -> np.ndarray:
-        """Small grey copies of the images `ids`, uint8 (n, 16, 16)."""
+        """Grey thumbnails of the images `ids`: uint8 (n, 16, 16)."""
         return self.array("thumbs.npy")[self.rows.to_numpy()]
 
-    def hash_of(self, ids: Iterable[str]) -> pd.Series:
-        """SHA-256 of the bytes that each of these images was decoded from, in hexadecimal.
+    def hashes_of(self, ids: Iterable[str]) -> pd.Series:
+        """Return the SHA-256 of the files of these images, in hexadecimal: index image_id.
 
-        Index image_id. Raises UserError for ids that are not in the cache.
+        Raises UserError for ids that are not in the cache.
         """
         index = pd.Index(ids, name="image_id")
-        return pd.Series(hex_of(self.hashes[self.rows_of(index)]), index, dtype=object)
+        return pd.Series(to_hex(self.hashes[self.rows_of(index)]), index, dtype=object)
 
     def all_hashes(self) -> pd.Series:
-        """As `hash_of`, of every image, unreadable ones included; None where there was no file."""
+        """Return the SHA-256 of every image, also of unreadable ones (None if the file did not exist).
+
+        Index image_id.
+        """
         unreadable = read_quarantine(self.directory)["sha256"].reindex(list(self.quarantined))
-        return pd.concat([self.hash_of(self.ids), unreadable.replace("", None).astype(object)])
+        return pd.concat([self.hashes_of(self.ids), unreadable.replace("", None).astype(object)])
 
     def __getitem__(self, image_id: str) -> np.ndarray:
+        """Return the image of an id: uint8 (size, size) or (size, size, 3)."""
         return self.images[self.rows_of([image_id])[0]]
 
     def __reduce__(self) -> tuple:
@@ -86,66 +96,67 @@ class ImageCache(PackedRows):
 
 
 def open_cache(directory: Path) -> ImageCache:
-    """The finished cache in `directory`.
+    """Open the finished cache in `directory`.
 
-    Raises UserError where there is none, where its files are damaged, and where some rows are not done.
+    Raises UserError if there is no cache, if its files are damaged, or if some rows are not decoded yet.
     """
     if not (directory / META).is_file():
-        raise UserError(f"{directory} holds no image cache. Make it with: cxrlt cache CHALLENGE --size N")
+        raise UserError(f"{directory} contains no image cache. Build it with: cxrlt cache CHALLENGE --size N")
     try:
-        meta, ids = read_parts(directory)
+        meta, ids = read_cache_files(directory)
     except DamagedError as error:
         raise UserError(
-            f"The image cache {directory} is damaged ({error}): cxrlt cache builds it again."
+            f"The image cache {directory} is damaged ({error}). Build it again with: "
+            "cxrlt cache CHALLENGE --size N"
         ) from error
-    unread = ~is_done(np.load(directory / "sources.npy"))
-    absent = unread & ids.isin(read_quarantine(directory).index)
-    n_left = np.count_nonzero(unread & ~absent)
-    if n_left:
+    not_decoded = ~is_decoded(np.load(directory / "sources.npy"))
+    quarantined = not_decoded & ids.isin(read_quarantine(directory).index)
+    n_missing = np.count_nonzero(not_decoded & ~quarantined)
+    if n_missing:
         raise UserError(
-            f"The image cache {directory} lacks {n_left:,} of {len(ids):,} images. "
+            f"The image cache {directory} lacks {n_missing:,} of {len(ids):,} images. "
             f"Finish it with: cxrlt cache {meta['challenge']} --size {meta['size']}"
         )
-    rows = pd.Series(np.flatnonzero(~absent), index=ids[~absent])
-    return ImageCache(directory, rows, meta["size"], tuple(ids[absent]))
+    rows = pd.Series(np.flatnonzero(~quarantined), index=ids[~quarantined])
+    return ImageCache(directory, rows, meta["size"], tuple(ids[quarantined]))
 
 
-def arrays_of(n_images: int, size: int, channels: int) -> Arrays:
-    """What a cache consists of."""
-    square = (size, size) if channels == 1 else (size, size, channels)
+def array_specs(n_images: int, size: int, channels: int) -> ArraySpecs:
+    """Return dtype and shape of every array of a cache, by file name."""
+    image_shape = (size, size) if channels == 1 else (size, size, channels)
     return {
-        "images.npy": (np.uint8, (n_images, *square)),
-        "thumbs.npy": (np.uint8, (n_images, THUMB, THUMB)),
+        "images.npy": (np.uint8, (n_images, *image_shape)),
+        "thumbs.npy": (np.uint8, (n_images, THUMB_SIZE, THUMB_SIZE)),
         "hashes.npy": (np.uint8, (n_images, HASH_BYTES)),
-        "sources.npy": (np.int64, (n_images, len(STAT))),
+        "sources.npy": (np.int64, (n_images, len(STAT_FIELDS))),
     }
 
 
-def read_parts(directory: Path) -> tuple[dict, pd.Index]:
-    """meta.json and the ids of all rows. Raises DamagedError unless the files fit together."""
+def read_cache_files(directory: Path) -> tuple[dict, pd.Index]:
+    """Return meta.json and the ids of all rows. Raises DamagedError if the files do not fit together."""
 
-    def arrays(meta: dict) -> Arrays:
+    def arrays(meta: dict) -> ArraySpecs:
         _ = meta["challenge"], meta["split"], meta["images"]
         read_quarantine(directory)
-        return arrays_of(meta["n_images"], meta["size"], CHANNELS[meta["decoder"]])
+        return array_specs(meta["n_images"], meta["size"], CHANNELS_OF_DECODER[meta["decoder"]])
 
     return read_packed(directory, arrays)
 
 
-def caches_of(cache_dir: Path, challenge: str) -> Iterator[tuple[Path, dict, pd.Index]]:
-    """Folder, meta.json and ids of every cache of a challenge that is begun and not damaged."""
+def find_caches(cache_dir: Path, challenge: str) -> Iterator[tuple[Path, dict, pd.Index]]:
+    """Yield folder, meta.json and ids of every undamaged cache of a challenge, finished or not."""
     for path in sorted(cache_dir.glob(f"{challenge}-*/{META}")):
         try:
-            meta, ids = read_parts(path.parent)
+            meta, ids = read_cache_files(path.parent)
         except DamagedError:
             continue
         if meta["challenge"] == challenge:
             yield path.parent, meta, ids
 
 
-def is_done(sources: np.ndarray) -> np.ndarray:
-    """bool (n,): which rows of sources.npy are of an image that is decoded; no image has 0 bytes."""
-    return sources[:, 0] != 0
+def is_decoded(sources: np.ndarray) -> np.ndarray:
+    """Return which rows of sources.npy (n, 4) belong to a decoded image: bool (n,)."""
+    return sources[:, 0] != 0  # the file size: no image has 0 bytes
 
 
 def cache_path(
@@ -157,29 +168,29 @@ def cache_path(
     images_dir: Path,
     channels: int = 1,
 ) -> Path:
-    """Folder of the cache of these files (index image_id), in any order, at this size.
+    """Return the folder of the cache of `files` (index image_id, in any order) at this size.
 
-    Its name is a function of ids, of where the files lie below `images_dir`, of where that folder really
-    lies, and of the decoder of these channels: data sets with the same ids never share a cache.
+    Its name depends on the ids, the paths of the files below `images_dir`, the real path of `images_dir` and
+    the decoder. So two data sets with the same ids never share a cache.
     """
     identity = hashlib.sha256(json.dumps([DECODERS[channels], size, real_path(images_dir)]).encode())
-    start = str(images_dir.absolute()).rstrip(os.sep) + os.sep
+    prefix = str(images_dir.absolute()).rstrip(os.sep) + os.sep
     files = files.sort_index()
     pairs = zip(files.index.tolist(), files.tolist(), strict=True)
-    lines = "".join(f"\n{image_id}\0{file.removeprefix(start)}" for image_id, file in pairs)
+    lines = "".join(f"\n{image_id}\0{file.removeprefix(prefix)}" for image_id, file in pairs)
     identity.update(lines.encode(errors="surrogateescape"))
     return cache_dir / f"{challenge}-{split}-{identity.hexdigest()[:12]}"
 
 
 def real_path(images_dir: Path) -> str:
-    """One name for a folder, whichever links lead to it."""
+    """Return the path of a folder with all symbolic links resolved."""
     return os.fsencode(os.path.realpath(images_dir)).decode(errors="backslashreplace")
 
 
 def read_quarantine(directory: Path) -> pd.DataFrame:
-    """Unreadable images: index image_id; path, STAT of the file when it was tried, sha256, reason."""
+    """Read the unreadable images: index image_id, columns path, STAT_FIELDS of the file, sha256, reason."""
     path = directory / "quarantine.csv"
     if not path.is_file():
         return EMPTY_QUARANTINE
     frame = read_csv(path)[["image_id", *EMPTY_QUARANTINE]]
-    return frame.astype(dict.fromkeys(STAT, np.int64)).set_index("image_id")
+    return frame.astype(dict.fromkeys(STAT_FIELDS, np.int64)).set_index("image_id")

@@ -1,4 +1,4 @@
-"""Building the packed cache: in parallel, in any number of attempts, by one process at a time."""
+"""Build the image cache: in parallel, resumable, by one process at a time."""
 
 import sys
 import time
@@ -16,33 +16,33 @@ from tqdm import tqdm
 from cxrlt.errors import UserError, listing
 from cxrlt.inputs.cache import (
     ImageCache,
-    arrays_of,
+    array_specs,
     cache_path,
-    caches_of,
-    is_done,
+    find_caches,
+    is_decoded,
     open_cache,
-    read_parts,
+    read_cache_files,
     read_quarantine,
     real_path,
 )
-from cxrlt.inputs.cache_rows import Decoded, Unreadable, decode_rows
+from cxrlt.inputs.cache_rows import DecodeResult, Unreadable, decode_rows
 from cxrlt.inputs.decode import DECODERS
+from cxrlt.inputs.file_stats import STAT_FIELDS, get_stats, hash_files
 from cxrlt.inputs.packed import META, DamagedError, create_packed, remove_packed, write_csv
-from cxrlt.inputs.sources import STAT, hashing, stats_of
-from cxrlt.system.locks import exclusive, remove_leftovers
-from cxrlt.system.processes import in_processes
-from cxrlt.system.resumable_array import require_room, write_rows, writing_rows
+from cxrlt.system.locks import lock_folder, remove_leftovers
+from cxrlt.system.processes import map_in_processes
+from cxrlt.system.resumable_array import require_disk_space, write_rows, writing_rows
 
-CHUNK = 64
-"""Rows that one process decodes before they are marked as done."""
+DECODE_CHUNK = 64
+"""Rows that a worker process decodes before they are marked as decoded."""
 COPY_CHUNK = 1024
-"""Rows that are copied from another cache before they are marked as done."""
+"""Rows copied from another cache before they are marked as decoded."""
 N_TIMED = 8
-"""Images decoded by one process before the others, to say how long the rest will take."""
-DECODED = ("images.npy", "thumbs.npy", "hashes.npy")
-"""What is made of a file, a row each; a row of sources.npy says that they are there."""
-NOT_YET = np.zeros(len(STAT), np.int64)
-"""What sources.npy holds of a row that is not decoded."""
+"""Images decoded first, in one process, to estimate how long the rest takes."""
+DECODED_ARRAYS = ("images.npy", "thumbs.npy", "hashes.npy")
+"""Arrays with one row per decoded file. A row counts if the same row of sources.npy is not zero."""
+NOT_DECODED = np.zeros(len(STAT_FIELDS), np.int64)
+"""The row of sources.npy of an image that is not decoded."""
 
 
 def build_cache(
@@ -57,26 +57,27 @@ def build_cache(
     workers: int | None = None,
     quarantine: bool = False,
 ) -> ImageCache:
-    """The cache of the images in `table` (index image_id, column `file`), made or finished where needed.
+    """Return the cache of the images in `table` (index image_id, column `file`); build or finish it first.
 
-    The files lie below `images_dir`. Decodes with `workers` processes (default: one per core), after saying
-    what it will cost in disk and time; what another cache of the challenge has of the same files is copied.
-    Files that have another stat than before are hashed, and decoded again if their bytes are others. Of
-    several builders one works and the others wait. Raises UserError if the disk lacks the room, and if
-    images cannot be read: with `quarantine` those are recorded in quarantine.csv and left out instead, and
-    are tried again once their file has changed.
+    The files are below `images_dir`. Rows that another cache of the challenge has of the same files are
+    copied; the others are decoded by `workers` processes (default: one per core), after a message with the
+    needed disk space and time. Files whose stat has changed are hashed, and decoded again if their bytes
+    have changed. If several processes build the same cache, one works and the others wait.
+
+    Raises UserError if the disk is too small or if images cannot be read. With `quarantine`, unreadable
+    images are excluded and listed in quarantine.csv, and are tried again when their file changes.
     """
     if table.empty:
         raise UserError(f"{challenge} {split} has no images to cache.")
     table = table.sort_index()
     directory = cache_path(table["file"], size, cache_dir, challenge, split, images_dir, channels)
     images = real_path(images_dir)
-    build = _Build(directory, challenge, split, images, size, channels, table, workers or cpu_count())
+    build = _CacheBuild(directory, challenge, split, images, size, channels, table, workers or cpu_count())
     if build.is_finished():
         remove_leftovers(directory)
     else:
         try:
-            with exclusive(directory, wait=True):
+            with lock_folder(directory, wait=True):
                 build.run(quarantine)
         except OSError as error:
             raise UserError(
@@ -87,7 +88,9 @@ def build_cache(
 
 
 @dataclass(frozen=True, eq=False)
-class _Build:
+class _CacheBuild:
+    """One run of `build_cache` in `directory`."""
+
     directory: Path
     challenge: str
     split: str
@@ -98,7 +101,7 @@ class _Build:
     workers: int
 
     @property
-    def decoding(self) -> tuple[int, str]:
+    def size_and_decoder(self) -> tuple[int, str]:
         return self.size, DECODERS[self.channels]
 
     @property
@@ -107,65 +110,68 @@ class _Build:
 
     @cached_property
     def stats(self) -> np.ndarray:
-        """Of every file as it is now, int64 (n, 4)."""
-        return stats_of(self.table["file"].tolist())
+        """Current stat of every file: int64 (n, 4)."""
+        return get_stats(self.table["file"].tolist())
 
     @property
     def sources(self) -> np.ndarray:
         return np.load(self.directory / "sources.npy")
 
     def is_finished(self) -> bool:
-        return self.is_begun and self.fault() is None and not len(self.changed()) and not len(self.pending())
+        return (
+            self.is_begun and self.problem() is None and not len(self.changed()) and not len(self.pending())
+        )
 
     @property
     def is_begun(self) -> bool:
         return (self.directory / META).is_file()
 
-    def fault(self) -> str | None:
-        """What is wrong with what lies here."""
+    def problem(self) -> str | None:
+        """Return what is wrong with the files of the cache; None if they are fine."""
         try:
-            _, ids = read_parts(self.directory)
+            _, ids = read_cache_files(self.directory)
         except DamagedError as error:
             return str(error)
-        return None if ids.equals(self.table.index) else "ids.csv holds other ids"
+        return None if ids.equals(self.table.index) else "ids.csv has other ids"
 
     def changed(self) -> np.ndarray:
-        """Rows decoded from a file that had another stat than it has now."""
+        """Return the decoded rows whose file has another stat now: int64 (k,)."""
         sources = self.sources
-        return np.flatnonzero(is_done(sources) & (sources != self.stats).any(axis=1))
+        return np.flatnonzero(is_decoded(sources) & (sources != self.stats).any(axis=1))
 
     def pending(self) -> np.ndarray:
-        """Rows that are not decoded and were not found unreadable in the file as it is now."""
-        tried = read_quarantine(self.directory)[list(STAT)].reindex(self.table.index, fill_value=-1)
-        return np.flatnonzero(~is_done(self.sources) & (tried.to_numpy() != self.stats).any(axis=1))
+        """Return the rows that are not decoded, without those whose file is known to be unreadable."""
+        tried = read_quarantine(self.directory)[list(STAT_FIELDS)].reindex(self.table.index, fill_value=-1)
+        return np.flatnonzero(~is_decoded(self.sources) & (tried.to_numpy() != self.stats).any(axis=1))
 
     def run(self, quarantine: bool) -> None:
-        if self.is_finished():  # by the process that held the lock before
+        """Build the cache. Raises UserError for unreadable images, unless `quarantine`."""
+        if self.is_finished():  # by the process that had the lock before
             return
-        if self.is_begun and (fault := self.fault()):
-            remove_packed(self.directory, ["sources.npy", *DECODED, "quarantine.csv"], fault)
-        self.check_room()
+        if self.is_begun and (problem := self.problem()):
+            remove_packed(self.directory, ["sources.npy", *DECODED_ARRAYS, "quarantine.csv"], problem)
+        self.check_disk_space()
         self.create()
-        self.rehash(self.changed())
-        self.copy(self.pending())
+        self.rehash_changed(self.changed())
+        self.copy_from_caches(self.pending())
         failures = self.decode_pending(self.pending())
-        self.record(failures if quarantine else {})
+        self.write_quarantine(failures if quarantine else {})
         if failures and not quarantine:
             bad = [f"{self.table['file'].iloc[row]} ({failures[row].reason})" for row in sorted(failures)]
             raise UserError(
                 f"{self.challenge} {self.split}: {len(bad):,} of {len(self.table):,} images cannot be read: "
                 f"{listing(bad)}. "
-                f"Replace the files and run again, or leave them out with: "
+                f"Replace the files and run the same command again, or exclude them with: "
                 f"cxrlt cache {self.challenge} --size {self.size} --quarantine"
             )
 
-    def check_room(self) -> None:
-        """Every image needs a byte per pixel and channel, less what an earlier attempt has already taken."""
-        taken = np.count_nonzero(is_done(self.sources)) if self.is_begun else 0
-        require_room(
+    def check_disk_space(self) -> None:
+        """Raise UserError if the disk has no room for the images that are not decoded yet."""
+        n_decoded = int(np.count_nonzero(is_decoded(self.sources))) if self.is_begun else 0
+        require_disk_space(
             self.directory / "images.npy",
-            (len(self.table) - taken) * self.image_bytes,
-            "Make room, choose a smaller --size, or put the cache on another disk with --cache-dir DIR.",
+            (len(self.table) - n_decoded) * self.image_bytes,
+            "Free disk space, choose a smaller --size, or use another disk with --cache-dir DIR.",
         )
 
     def create(self) -> None:
@@ -179,63 +185,66 @@ class _Build:
             "images": self.images,
             "decoder": DECODERS[self.channels],
         }
-        arrays = arrays_of(len(self.table), self.size, self.channels)
+        arrays = array_specs(len(self.table), self.size, self.channels)
         create_packed(self.directory, self.table.index, arrays, meta)
 
-    def rehash(self, rows: np.ndarray) -> None:
-        """Hash these rows' files: rows of the same bytes are done, the others are to be decoded."""
+    def rehash_changed(self, rows: np.ndarray) -> None:
+        """Hash the files of these rows (k,). Unchanged bytes: still decoded. Changed bytes: pending."""
         if not len(rows):
             return
-        self.say(f"{len(rows):,} of {len(self.table):,} image files have changed: they are hashed again")
+        self.log(f"{len(rows):,} of {len(self.table):,} image files have changed: hashing them again")
         known = np.load(self.directory / "hashes.npy", mmap_mode="r")
         with (
-            hashing(self.table["file"].iloc[rows].tolist()) as found,
+            hash_files(self.table["file"].iloc[rows].tolist()) as found,
             writing_rows(self.directory / "sources.npy") as mark,
         ):
-            for row, (stat, sha256) in zip(rows.tolist(), self.bar(found, len(rows), "hash"), strict=True):
-                mark(row, np.array(stat, np.int64) if sha256 == known[row].tobytes() else NOT_YET)
+            for row, (stat, sha256) in zip(
+                rows.tolist(), self.progress_bar(found, len(rows), "hash"), strict=True
+            ):
+                mark(row, np.array(stat, np.int64) if sha256 == known[row].tobytes() else NOT_DECODED)
 
-    def copy(self, pending: np.ndarray) -> None:
-        """Take rows from other caches of the challenge whose files had the stat that these have now."""
+    def copy_from_caches(self, pending: np.ndarray) -> None:
+        """Copy rows from other caches of the challenge if the stat of the file is the same."""
         if not len(pending):
             return
-        for directory, meta, ids in caches_of(self.directory.parent, self.challenge):
-            if directory == self.directory or (meta["size"], meta["decoder"]) != self.decoding:
+        for directory, meta, ids in find_caches(self.directory.parent, self.challenge):
+            if directory == self.directory or (meta["size"], meta["decoder"]) != self.size_and_decoder:
                 continue
-            there = ids.get_indexer(self.table.index[pending])
-            theirs = np.load(directory / "sources.npy", mmap_mode="r")
-            same = (there >= 0) & is_done(self.stats[pending])
-            same &= (theirs[there] == self.stats[pending]).all(axis=1)
+            other_rows = ids.get_indexer(self.table.index[pending])
+            other_sources = np.load(directory / "sources.npy", mmap_mode="r")
+            same = (other_rows >= 0) & is_decoded(self.stats[pending])
+            same &= (other_sources[other_rows] == self.stats[pending]).all(axis=1)
             if same.any():
-                self.copy_from(directory, there[same], pending[same])
+                self.copy_from_cache(directory, other_rows[same], pending[same])
                 pending = pending[~same]
 
-    def copy_from(self, directory: Path, there: np.ndarray, rows: np.ndarray) -> None:
-        self.say(f"{len(rows):,} of {len(self.table):,} images are copied from {directory}")
-        with self.bar(None, len(rows), "copy") as bar:
+    def copy_from_cache(self, directory: Path, other_rows: np.ndarray, rows: np.ndarray) -> None:
+        self.log(f"copying {len(rows):,} of {len(self.table):,} images from {directory}")
+        with self.progress_bar(None, len(rows), "copy") as bar:
             for chunk in np.array_split(np.arange(len(rows)), -(-len(rows) // COPY_CHUNK)):
-                self.copy_chunk(directory, there[chunk], rows[chunk])
+                self.copy_rows(directory, other_rows[chunk], rows[chunk])
                 bar.update(len(chunk))
 
-    def copy_chunk(self, directory: Path, there: np.ndarray, rows: np.ndarray) -> None:
-        for name in DECODED:
-            theirs = np.load(directory / name, mmap_mode="r")
-            write_rows(self.directory / name, rows.tolist(), (theirs[row] for row in there.tolist()))
-        now = np.load(directory / "sources.npy", mmap_mode="r")[there]
-        same = (now == self.stats[rows]).all(axis=1)  # others were decoded again by another process meanwhile
-        write_rows(self.directory / "sources.npy", rows[same].tolist(), now[same])
+    def copy_rows(self, directory: Path, other_rows: np.ndarray, rows: np.ndarray) -> None:
+        for name in DECODED_ARRAYS:
+            other = np.load(directory / name, mmap_mode="r")
+            write_rows(self.directory / name, rows.tolist(), (other[row] for row in other_rows.tolist()))
+        # read last: meanwhile another process may have decoded some rows again
+        stats = np.load(directory / "sources.npy", mmap_mode="r")[other_rows]
+        same = (stats == self.stats[rows]).all(axis=1)
+        write_rows(self.directory / "sources.npy", rows[same].tolist(), stats[same])
 
     def decode_pending(self, pending: np.ndarray) -> dict[int, Unreadable]:
-        """Decode the pending rows. Returns why, for each row that cannot be read."""
+        """Decode the pending rows. Return those that cannot be read, with the reason."""
         if not len(pending):
             return {}
         first = np.linspace(0, len(pending) - 1, min(N_TIMED, len(pending))).astype(int)
         start = time.perf_counter()
-        timed = decode_rows(*self.files(pending[first]))
-        self.announce(len(pending), (time.perf_counter() - start) / len(first))
+        timed = decode_rows(*self.decode_arguments(pending[first]))
+        self.log_estimate(len(pending), (time.perf_counter() - start) / len(first))
         failures: dict[int, Unreadable] = {}
         with (
-            self.bar(None, len(pending), "cache") as bar,
+            self.progress_bar(None, len(pending), "cache") as bar,
             writing_rows(self.directory / "sources.npy") as mark,
         ):
             for readable, failed in chain([timed], self.decode_chunks(np.delete(pending, first))):
@@ -245,38 +254,40 @@ class _Build:
                 bar.update(len(readable) + len(failed))
         return failures
 
-    def decode_chunks(self, rows: np.ndarray) -> Iterator[Decoded]:
-        chunks = np.array_split(rows, -(-len(rows) // CHUNK)) if len(rows) else []
+    def decode_chunks(self, rows: np.ndarray) -> Iterator[DecodeResult]:
+        chunks = np.array_split(rows, -(-len(rows) // DECODE_CHUNK)) if len(rows) else []
         workers = max(min(self.workers, len(chunks)), 1)
-        return in_processes((delayed(decode_rows)(*self.files(chunk)) for chunk in chunks), workers, "decode")
+        return map_in_processes(
+            (delayed(decode_rows)(*self.decode_arguments(chunk)) for chunk in chunks), workers, "decode"
+        )
 
-    def files(self, rows: np.ndarray) -> tuple[Path, np.ndarray, list[str]]:
+    def decode_arguments(self, rows: np.ndarray) -> tuple[Path, np.ndarray, list[str]]:
         return self.directory, rows, self.table["file"].iloc[rows].tolist()
 
-    def bar(self, items: Iterable | None, total: int, work: str) -> tqdm:
+    def progress_bar(self, items: Iterable | None, total: int, work: str) -> tqdm:
         return tqdm(items, total=total, desc=work, unit="image", disable=None)
 
-    def announce(self, n_pending: int, seconds_each: float) -> None:
+    def log_estimate(self, n_pending: int, seconds_each: float) -> None:
         seconds = seconds_each * n_pending / min(self.workers, cpu_count())
-        self.say(
+        self.log(
             f"{n_pending:,} of {len(self.table):,} images to decode "
             f"at {self.size} px into {self.directory}: {n_pending * self.image_bytes / 1e9:.2f} GB, "
             + (f"about {seconds / 60:.0f} min" if seconds > 90 else f"about {seconds:.0f} s")
         )
 
-    def say(self, sentence: str) -> None:
-        print(f"{self.challenge} {self.split}: {sentence}", file=sys.stderr, flush=True)
+    def log(self, message: str) -> None:
+        print(f"{self.challenge} {self.split}: {message}", file=sys.stderr, flush=True)
 
-    def record(self, failures: dict[int, Unreadable]) -> None:
-        """Write quarantine.csv: what it held, less the rows that can be read by now, and `failures`."""
+    def write_quarantine(self, failures: dict[int, Unreadable]) -> None:
+        """Update quarantine.csv: add `failures` and remove the rows that are readable now."""
         old = read_quarantine(self.directory)
-        readable = self.table.index[is_done(self.sources)]
+        readable = self.table.index[is_decoded(self.sources)]
         rows = sorted(failures)
-        stats = np.array([failures[row].stat for row in rows], np.int64).reshape(-1, len(STAT))
+        stats = np.array([failures[row].stat for row in rows], np.int64).reshape(-1, len(STAT_FIELDS))
         new = pd.DataFrame(
             {
                 "path": self.table["file"].iloc[rows].astype(str).to_numpy(),
-                **dict(zip(STAT, stats.T, strict=True)),
+                **dict(zip(STAT_FIELDS, stats.T, strict=True)),
                 "sha256": [failures[row].sha256 for row in rows],
                 "reason": [failures[row].reason for row in rows],
             },

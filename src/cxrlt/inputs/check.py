@@ -1,4 +1,4 @@
-"""`cxrlt check`: reads every table, looks for every image and at what caches know; changes nothing."""
+"""`cxrlt check`: read every table and look for every image; read no pixels and change nothing."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,17 +9,17 @@ import pandas as pd
 from cxrlt.artifacts import Workspace
 from cxrlt.challenges.base import VIEWS, Challenge
 from cxrlt.errors import UserError, listing
-from cxrlt.inputs.pixels import inverted_in_caches, recorded_hashes
+from cxrlt.inputs.duplicate_images import find_duplicate_images
+from cxrlt.inputs.image_hashes import cached_hashes, inverted_warnings_from_caches
 from cxrlt.inputs.shared_patients import find_shared_patients
-from cxrlt.inputs.shared_pictures import same_pictures
-from cxrlt.inputs.table import missing_images, with_files, without_shared
+from cxrlt.inputs.table import add_file_column, apply_patient_policy, missing_images_message
 from cxrlt.spelling import other_spellings
 from cxrlt.text_table import text_table
 
 
 @dataclass(frozen=True)
 class Report:
-    """The lines of the report so far, and every problem met on the way."""
+    """The lines of the report and the problems found so far."""
 
     lines: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
@@ -32,11 +32,10 @@ def check(
     allow_missing: bool = False,
     drop_shared_patients: bool = False,
 ) -> str:
-    """A report of rows, patients, studies, views, positives, images, shared patients and pictures.
+    """Return a report of rows, patients, studies, views, positives, images and shared patients.
 
-    Of pictures only those that caches have are known; none is read.
-
-    Raises UserError with the report and all problems at its end, so that one run shows every one of them.
+    Duplicate and inverted images are found only among those in an image cache; no image is read. Raises
+    UserError with the report and all problems, so that one run shows every problem.
     """
     report = Report()
     report.lines.append(f"{challenge.name}: {challenge.title}")
@@ -49,9 +48,9 @@ def check(
         tables = _locate_all(challenge, workspace, tables, allow_missing, report)
         report.lines.extend(["", _split_table(tables), "", _class_table(challenge, tables)])
     if "train" in tables:
-        report.lines.extend(_without_positives(challenge, tables["train"]))
+        report.lines.extend(_classes_without_positives(challenge, tables["train"]))
         _check_patients(challenge, tables, drop_shared_patients, report)
-    report.lines.extend(_from_caches(challenge, workspace, tables))
+    report.lines.extend(_cache_warnings(challenge, workspace, tables))
     if report.problems:
         count = len(report.problems)
         title = "1 problem:" if count == 1 else f"{count} problems:"
@@ -61,7 +60,7 @@ def check(
 
 
 def _read_all(challenge: Challenge, workspace: Workspace, report: Report) -> dict[str, pd.DataFrame]:
-    """Tables by split, one that cannot be read left out."""
+    """Return the tables by split. A table that cannot be read is a problem of the report."""
     tables = {}
     inputs_dir = workspace.inputs_dir(challenge.name)
     for split in challenge.splits:
@@ -75,11 +74,11 @@ def _read_all(challenge: Challenge, workspace: Workspace, report: Report) -> dic
 
 
 def _check_template(challenge: Challenge, split: str, inputs_dir: Path, table: pd.DataFrame) -> None:
-    asked = pd.Index(challenge.template(split, inputs_dir))
-    if len(strange := asked.difference(table.index)):
+    template_ids = pd.Index(challenge.template(split, inputs_dir))
+    if len(unknown := template_ids.difference(table.index)):
         raise UserError(
-            f"{challenge.name} {split}: the template asks for {len(strange):,} images that the table lacks: "
-            f"{listing(strange)}.{other_spellings(strange, table.index)} Are both files of the same release?"
+            f"{challenge.name} {split}: the template has {len(unknown):,} images that the table lacks: "
+            f"{listing(unknown)}.{other_spellings(unknown, table.index)} Are both files of the same release?"
         )
 
 
@@ -91,17 +90,17 @@ def _locate_all(
     report: Report,
 ) -> dict[str, pd.DataFrame]:
     try:
-        tables = {split: with_files(challenge, table, workspace) for split, table in tables.items()}
+        tables = {split: add_file_column(challenge, table, workspace) for split, table in tables.items()}
     except UserError as error:
         report.problems.append(str(error))
         return {split: table.assign(file=None) for split, table in tables.items()}
     for split, table in tables.items():
         if table["file"].isna().any():
-            sentence = missing_images(challenge, split, table, workspace)
+            message = missing_images_message(challenge, split, table, workspace)
             if allow_missing:
-                report.lines.append(sentence)
+                report.lines.append(message)
             else:
-                report.problems.append(f"{sentence} --allow-missing continues without them.")
+                report.problems.append(f"{message} To continue without these images, use --allow-missing.")
     return tables
 
 
@@ -110,27 +109,27 @@ def _check_patients(
 ) -> None:
     others = {split: table for split, table in tables.items() if split != "train"}
     shared = find_shared_patients(tables["train"], others)
-    report.lines.extend(["", shared.sentence(with_ids=True)])
+    report.lines.extend(["", shared.summary(with_ids=True)])
     try:
-        without_shared(challenge, tables["train"], shared, drop)
+        apply_patient_policy(challenge, tables["train"], shared, drop)
     except UserError as error:
         report.problems.append(str(error))
 
 
-def _from_caches(challenge: Challenge, workspace: Workspace, tables: dict[str, pd.DataFrame]) -> list[str]:
-    """What caches know of identical and inverted pictures; no image is read."""
+def _cache_warnings(challenge: Challenge, workspace: Workspace, tables: dict[str, pd.DataFrame]) -> list[str]:
+    """Return warnings about duplicate and inverted images in the caches; read no image file."""
     if not tables:
         return []
-    found = recorded_hashes(challenge, workspace, pd.concat([table[["file"]] for table in tables.values()]))
+    found = cached_hashes(challenge, workspace, pd.concat([table[["file"]] for table in tables.values()]))
     if found is None:
         return []
     hashes, start = {}, 0
     for split, table in tables.items():
         hashes[split] = found.hashes.iloc[start : start + len(table)]
         start += len(table)
-    sentences = same_pictures(hashes, tables).sentences(challenge.name)
-    sentences += inverted_in_caches(challenge, workspace)
-    return [line for sentence in sentences for line in ("", sentence)]
+    warnings = find_duplicate_images(hashes, tables).warnings(challenge.name)
+    warnings += inverted_warnings_from_caches(challenge, workspace)
+    return [line for warning in warnings for line in ("", warning)]
 
 
 def _split_table(tables: dict[str, pd.DataFrame]) -> str:
@@ -146,7 +145,7 @@ def _split_table(tables: dict[str, pd.DataFrame]) -> str:
 
 
 def _class_table(challenge: Challenge, tables: dict[str, pd.DataFrame]) -> str:
-    """Positives per class and split, beside the official full training count that fixes the group."""
+    """Positives per class and split, and the official training count that decides head, medium or tail."""
     group_of = {name: group for group, names in challenge.groups.items() for name in names}
     rows = []
     for name in challenge.classes:
@@ -157,8 +156,8 @@ def _class_table(challenge: Challenge, tables: dict[str, pd.DataFrame]) -> str:
     return text_table(["class", "group", "official", *tables], rows, n_text=2)
 
 
-def _without_positives(challenge: Challenge, train: pd.DataFrame) -> list[str]:
+def _classes_without_positives(challenge: Challenge, train: pd.DataFrame) -> list[str]:
     names = [name for name in challenge.classes if not (train[name] == 1).any()]
     if not names:
         return []
-    return ["", f"No positive in train: {listing(names)}. Nothing shows a model what these look like."]
+    return ["", f"No positives in train: {listing(names)}. A model cannot learn these classes."]

@@ -1,6 +1,7 @@
-"""Batches that depend on (seed, epoch, image id) alone: not on workers, processes or interruptions.
+"""Data sets and loaders whose batches depend only on (seed, epoch, image id).
 
-An item is asked for by (epoch, draw), so that the epoch reaches worker processes with the row itself.
+The number of workers or processes and interruptions change nothing. The index of an item is (epoch, draw),
+so that worker processes know the epoch.
 """
 
 import hashlib
@@ -23,16 +24,19 @@ from cxrlt.inputs.mixing import Mix, Mixing
 from cxrlt.inputs.packed import rows_of_ids
 
 Item = tuple[int, int]
-"""(epoch, draw); a draw is row + n_rows * copy, copy 0 being the first time a row comes in an epoch."""
+"""Index of an item: (epoch, draw).
+
+A draw is row + n_rows * copy: copy 0 is the first time that an epoch uses the row, copy 1 the second time.
+"""
 Inputs = dict[str, torch.Tensor]
-"""What a model takes: for single images {"images": uint8 (b, channels, size, size)}; items lack the b."""
+"""Inputs of a model. For single images: {"images": uint8 (b, channels, size, size)}; items have no b."""
 
 
 class ImageReader:
-    """Images of a cache, uint8 (channels, size, size), augmented by (seed, epoch, image id, copy) alone.
+    """Read images of a cache and augment them; augmentation depends only on (seed, epoch, image id, copy).
 
-    Where the cached images are larger than `size`, the central size x size of them is used; only then comes
-    `transform`, without which the image is as it is in the cache. Raises UserError if the cache lacks an id.
+    Cached images larger than `size` are centre-cropped to size x size, before `transform`. Raises UserError
+    if the cache lacks an id, ValueError if the cached images are smaller than `size`.
     """
 
     name = "images"
@@ -42,7 +46,7 @@ class ImageReader:
     ) -> None:
         self.size = size or cache.size
         if self.size > cache.size:
-            raise ValueError(f"no {size} px can be cut out of images of {cache.size} px")
+            raise ValueError(f"cannot crop {size} px from cached images of {cache.size} px")
         self.cache = cache
         self.cache_rows = cache.rows_of(ids)
         self.id_hashes = np.fromiter((hash64(image_id.encode()) for image_id in ids), np.uint64, len(ids))
@@ -52,37 +56,38 @@ class ImageReader:
         self.window = slice(margin, margin + self.size)
 
     def read(self, row: int, epoch: int, copy: int) -> torch.Tensor:
-        return as_planes(self.pixels(row, self.seed_of(row, epoch, copy)))
+        """Return the augmented image of a row: uint8 (channels, size, size)."""
+        return to_chw_tensor(self.pixels(row, self.image_seed(row, epoch, copy)))
 
     def pixels(self, row: int, seed: int) -> np.ndarray:
-        """uint8 (size, size) or (size, size, 3), augmented with that seed."""
-        # copied in order first: a rotated warp would read scattered places of the memory map
+        """Return the image of a row, augmented with `seed`: uint8 (size, size) or (size, size, 3)."""
+        # copy first: a rotation would read the memory map in scattered order
         image = np.array(self.cache.images[self.cache_rows[row], self.window, self.window])
         return image if self.transform is None else self.transform(image, seed)
 
-    def seed_of(self, row: int, epoch: int, copy: int) -> int:
-        """A function of (seed, epoch, image id, copy) and nothing else."""
+    def image_seed(self, row: int, epoch: int, copy: int) -> int:
+        """Return the augmentation seed, which depends only on (seed, epoch, image id, copy)."""
         image = struct.pack("<qqQ", self.seed, epoch, int(self.id_hashes[row]))
         return hash64(image + struct.pack("<q", copy) if copy else image)
 
 
-def reader_of(
+def make_reader(
     cache: ImageCache | FeatureCache,
     ids: Sequence[str],
     seed: int,
     transform: Transform | None,
     size: int | None,
 ) -> ImageReader | FeatureReader:
-    """What reads the rows of these ids. Features are as they were computed: the rest is for images."""
+    """Return a reader of the rows of these ids. `seed`, `transform` and `size` are for images only."""
     if isinstance(cache, FeatureCache):
         return FeatureReader(cache, ids)
     return ImageReader(cache, ids, seed, transform, size)
 
 
-class LabelledRows(Dataset):
-    """Rows with targets (n, n_classes): what all data sets share.
+class LabelledDataset(Dataset):
+    """Base class of all data sets: rows with float32 `targets` (n, n_classes).
 
-    `row_of` says of every image (index image_id) that is predicted in which row.
+    `row_of` (index image_id) is the row of every predicted image.
     """
 
     def __init__(self, row_of: pd.Series, targets: np.ndarray) -> None:
@@ -94,24 +99,25 @@ class LabelledRows(Dataset):
 
     @property
     def ids(self) -> pd.Index:
-        """The images that are predicted."""
+        """Ids of the predicted images."""
         return self.row_of.index
 
     def rows_of(self, ids: Sequence[str]) -> np.ndarray:
-        """The row in which each image is predicted (int64). Raises UserError for one that is in none."""
-        return rows_of_ids(self.row_of, ids, "Not among the rows of this data set")
+        """Return the row of each image: int64 (n_ids,). Raises UserError for unknown ids."""
+        return rows_of_ids(self.row_of, ids, "Not in this data set")
 
     def targets_of(self, epoch: int, draws: np.ndarray) -> torch.Tensor:
-        """What the items of these draws have as targets: float32 (b, n_classes), without reading an image."""
+        """Return the targets of these draws (b,): float32 (b, n_classes). Reads no image."""
         return self.targets[draws % len(self)]
 
 
-class XRayDataset(LabelledRows):
-    """Item (epoch, draw): {"images": uint8 (channels, size, size)}, float32 targets (n_classes,), row.
+class XRayDataset(LabelledDataset):
+    """Single images. Item: {"images": uint8 (channels, size, size)}, float32 targets (n_classes,), row.
 
-    `targets` (n, n_classes) has one row per id. For the images see ImageReader; with `mixing` some of them
-    are made of several, each augmented first. Of cached features {"features": float32 (t, d)} is read as it
-    is.
+    `targets` (n, n_classes) has one row per id. For images see ImageReader; `mixing` (mixup, cutmix, mosaic)
+    combines images after augmentation. With a feature cache the inputs are {"features": float32 (t, d)},
+    without augmentation. Raises ValueError if ids and targets differ in number, or if images and `size` do
+    not fit.
     """
 
     def __init__(
@@ -128,72 +134,80 @@ class XRayDataset(LabelledRows):
         if targets.shape[:1] != (len(ids),):
             raise ValueError(f"{len(ids)} ids but targets of shape {targets.shape}")
         super().__init__(pd.Series(np.arange(len(ids)), index=pd.Index(ids)), targets)
-        self.reader = reader_of(cache, ids, seed, transform, size)
+        self.reader = make_reader(cache, ids, seed, transform, size)
         self.mixing = mixing
 
     def __getitem__(self, item: Item) -> tuple[Inputs, torch.Tensor, int]:
+        """Return inputs, targets (n_classes,) and row of item (epoch, draw)."""
         epoch, draw = item
         copy, row = divmod(draw, len(self))
-        mix = self._mix(epoch, draw)
+        mix = self._sample_mix(epoch, draw)
         if mix is None:
             return {self.reader.name: self.reader.read(row, epoch, copy)}, self.targets[row], row
         seed = self.augmentation_seed(epoch, draw)
-        # by its place, for a row may be mixed with itself
-        seeds = [hash64(struct.pack("<Qq", seed, place)) for place in range(len(mix.rows))]
-        parts = [self.reader.pixels(*part) for part in zip(mix.rows, seeds, strict=True)]
-        if len(parts[0]) != self.reader.size:
-            raise ValueError(f"images of {len(parts[0])} px to be mixed at {self.reader.size} px")
-        return {"images": as_planes(mix.image(parts))}, self._mixed_targets(mix), row
+        # the seed depends on the position, as a row may be mixed with itself
+        seeds = [hash64(struct.pack("<Qq", seed, position)) for position in range(len(mix.rows))]
+        reader = self._image_reader()
+        parts = [reader.pixels(*part) for part in zip(mix.rows, seeds, strict=True)]
+        if len(parts[0]) != reader.size:
+            raise ValueError(f"cannot mix images of {len(parts[0])} px at {reader.size} px")
+        return {"images": to_chw_tensor(mix.image(parts))}, self._mixed_targets(mix), row
 
     def augmentation_seed(self, epoch: int, draw: int) -> int:
-        """A function of (seed, epoch, image id, copy) and nothing else."""
+        """Return the augmentation seed, which depends only on (seed, epoch, image id, copy)."""
         copy, row = divmod(draw, len(self))
-        return self.reader.seed_of(row, epoch, copy)
+        return self._image_reader().image_seed(row, epoch, copy)
 
     def targets_of(self, epoch: int, draws: np.ndarray) -> torch.Tensor:
+        """Return the targets of these draws (b,), mixed ones included: float32 (b, n_classes)."""
         targets = super().targets_of(epoch, draws).clone()
         if self.mixing is not None:
-            for place, draw in enumerate(draws.tolist()):
-                mix = self._mix(epoch, draw)
+            for position, draw in enumerate(draws.tolist()):
+                mix = self._sample_mix(epoch, draw)
                 if mix is not None:
-                    targets[place] = self._mixed_targets(mix)
+                    targets[position] = self._mixed_targets(mix)
         return targets
 
-    def _mix(self, epoch: int, draw: int) -> Mix | None:
+    def _sample_mix(self, epoch: int, draw: int) -> Mix | None:
         if self.mixing is None:
             return None
         seed = hash64(struct.pack("<Q", self.augmentation_seed(epoch, draw)) + b"mix")
-        return self.mixing.draw(seed, draw % len(self), len(self), self.reader.size)
+        return self.mixing.sample(seed, draw % len(self), len(self), self._image_reader().size)
+
+    def _image_reader(self) -> ImageReader:
+        assert isinstance(self.reader, ImageReader), "features are neither augmented nor mixed"
+        return self.reader
 
     def _mixed_targets(self, mix: Mix) -> torch.Tensor:
+        assert self.mixing is not None
         return torch.from_numpy(self.mixing.targets(mix, self.targets[mix.rows].numpy()))
 
 
-def rank_share(
-    batch: np.ndarray, rank: int, world: int, max_batch_per_device: int, at_least: int = 1
+def micro_batches_of_rank(
+    batch: np.ndarray, rank: int, world_size: int, max_batch_per_device: int, min_micro_batch_size: int = 1
 ) -> list[np.ndarray]:
-    """The micro-batches of process `rank`: over all ranks every row of `batch` once.
+    """Return the micro-batches of process `rank`; over all ranks every row of `batch` (b,) is used once.
 
-    All ranks get the same number of them, none empty, for SyncBatchNorm waits for every rank in each one.
-    Where one would have fewer than `at_least` rows there are fewer of them, if need be larger than
-    `max_batch_per_device`. Raises UserError where the batch is too small to be shared.
+    All ranks get the same number of micro-batches and none is empty, because SyncBatchNorm waits for every
+    rank. Micro-batches of fewer than `min_micro_batch_size` rows are avoided, even if others then exceed
+    `max_batch_per_device`. Raises UserError if the batch is too small for the number of processes.
     """
-    largest_share, smallest_share = -(-len(batch) // world), len(batch) // world
+    largest_share, smallest_share = -(-len(batch) // world_size), len(batch) // world_size
     n_micro = -(-largest_share // max_batch_per_device)
-    if at_least > 1:
-        n_micro = min(n_micro, max(smallest_share // at_least, 1))
+    if min_micro_batch_size > 1:
+        n_micro = min(n_micro, max(smallest_share // min_micro_batch_size, 1))
     if smallest_share < n_micro:
         raise UserError(
-            f"A batch of {len(batch)} images cannot be shared evenly by {world} processes with at most "
-            f"{max_batch_per_device} at a time. Raise optim.batch_size or optim.max_batch_per_device, "
+            f"A batch of {len(batch)} images cannot be split evenly over {world_size} processes with at most "
+            f"{max_batch_per_device} at a time. Increase optim.batch_size or optim.max_batch_per_device, "
             f"or use fewer processes."
         )
-    return np.array_split(np.array_split(batch, world)[rank], n_micro)
+    return np.array_split(np.array_split(batch, world_size)[rank], n_micro)
 
 
 @dataclass(frozen=True)
 class ItemBatches:
-    """The items of these batches of draws, made as they are asked for: all at once take 100 bytes a row."""
+    """A batch sampler: the items of these batches of draws, made one batch at a time to save memory."""
 
     epoch: int
     batches: Sequence[np.ndarray]
@@ -206,23 +220,23 @@ class ItemBatches:
 
 
 def make_loader(
-    dataset: LabelledRows,
+    dataset: LabelledDataset,
     epoch: int,
     micro_batches: Sequence[np.ndarray],
     n_workers: int,
     pin_memory: bool = False,
 ) -> DataLoader:
-    """The batches of these draws of one epoch, as `item_loader` gives them."""
+    """Return an `item_loader` over these micro-batches, int64 (n_draws,) each, of one epoch."""
     return item_loader(dataset, ItemBatches(epoch, micro_batches), n_workers, pin_memory)
 
 
 def item_loader(
-    dataset: LabelledRows, batches: Iterable[list[Item]], n_workers: int, pin_memory: bool = False
+    dataset: LabelledDataset, batches: Iterable[list[Item]], n_workers: int, pin_memory: bool = False
 ) -> DataLoader:
-    """Batches (Inputs, float32 targets (b, n_classes), int64 rows (b,)) of these items, in the order given.
+    """Return a loader of batches (Inputs, float32 targets (b, n_classes), int64 rows (b,)), in this order.
 
-    What a worker raises is raised here: no batch is ever skipped or repeated. The global random state is
-    left alone.
+    Exceptions of workers are raised here, so that no batch is skipped or repeated. The global random state
+    is not changed.
     """
     cv2.setNumThreads(0)  # a worker forked while OpenCV has threads may deadlock
     return DataLoader(
@@ -235,17 +249,17 @@ def item_loader(
     )
 
 
-def on_device(inputs: Inputs, device: torch.device) -> Inputs:
-    """The same, moved to `device`."""
+def move_to_device(inputs: Inputs, device: torch.device) -> Inputs:
+    """Return the inputs moved to `device`; shapes stay the same."""
     return {name: values.to(device, non_blocking=True) for name, values in inputs.items()}
 
 
-def as_planes(image: np.ndarray) -> torch.Tensor:
-    """(h, w) or (h, w, channels) to (channels, h, w)."""
+def to_chw_tensor(image: np.ndarray) -> torch.Tensor:
+    """Convert an image (h, w) or (h, w, channels) to a tensor (channels, h, w)."""
     planes = image[None] if image.ndim == 2 else image.transpose(2, 0, 1)
     return torch.from_numpy(np.ascontiguousarray(planes))
 
 
 def hash64(data: bytes) -> int:
-    """64 bits of BLAKE2b, the same on every machine."""
+    """Return 64 bits of BLAKE2b, the same on every machine."""
     return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")

@@ -1,4 +1,4 @@
-"""From an image file to a small square, grey or in colour."""
+"""Decode an image file to a small square image, grey or RGB."""
 
 import os
 from collections.abc import Iterator
@@ -14,12 +14,16 @@ DECODERS = {
     channels: f"{colour} uint8; reduced JPEG; 16 bits by percentile 0.5-99.5; area shrink, linear growth; 1"
     for channels, colour in ((1, "grey"), (3, "RGB"))
 }
-"""What `decode` does to pixels, by its channels; part of every cache's key: change it with the code."""
+"""What `decode` does to pixels, by number of channels.
 
-WINDOW = (0.5, 99.5)
-BLOCK = 1 << 20
-"""Pixels counted at a time."""
-REDUCED = {
+It is part of the key of every cache, so change it when the code changes the pixels.
+"""
+
+WINDOW_PERCENTILES = (0.5, 99.5)
+"""Percentiles of a 16-bit image that become black and white."""
+HISTOGRAM_BLOCK = 1 << 20
+"""Pixels that are counted at once, to save memory."""
+IMREAD_FLAGS = {
     1: {
         8: cv2.IMREAD_REDUCED_GRAYSCALE_8,
         4: cv2.IMREAD_REDUCED_GRAYSCALE_4,
@@ -33,12 +37,12 @@ REDUCED = {
         1: cv2.IMREAD_COLOR,
     },
 }
-DAMAGE = ("Corrupt JPEG data", "Premature end of JPEG", "Inconsistent progression")
-"""Beginnings of libjpeg's messages about data that it could not use; its other messages are harmless."""
+DAMAGE_MESSAGES = ("Corrupt JPEG data", "Premature end of JPEG", "Inconsistent progression")
+"""Beginnings of libjpeg's messages about lost data. Its other messages are harmless."""
 
 
 class UnreadableImageError(Exception):
-    """An image file that cannot be trusted: missing, empty, truncated, corrupt, or of another kind."""
+    """An image file that is missing, empty, truncated, corrupt or neither JPEG nor PNG."""
 
     def __init__(self, path: Path, reason: str) -> None:
         super().__init__(path, reason)
@@ -50,34 +54,39 @@ class UnreadableImageError(Exception):
 
 
 def decode(path: Path, size: int, channels: int = 1) -> np.ndarray:
-    """The image in `path` as uint8, squashed to a square, nothing cut off.
+    """Decode the image in `path` and resize it to a square, without cropping.
 
-    Of shape (size, size) for 1 channel (colours become their luminance), (size, size, 3) in the order red,
-    green, blue for 3 (grey is repeated). Reads JPEG and PNG: grey, palette or colour, with or without alpha
-    (which is dropped), 8 or 16 bits. 16-bit pixels are windowed from their 0.5th to their 99.5th percentile,
-    of all colours together. A side longer than `size` shrinks by area averages, a shorter one grows linearly
-    (area interpolation would repeat pixels). An image is turned as its EXIF says, and as viewers show it.
-    Raises UnreadableImageError, also for files that end early, PNG chunks whose checksum is wrong, JPEG data
-    that libjpeg could not use, and what exceeds the bounds in headers.py. A single bit changed in a JPEG,
-    which has no checksum, mostly passes.
+    Returns uint8 (size, size) for 1 channel (colours become luminance), uint8 (size, size, 3) RGB for 3
+    channels (grey is repeated). Reads JPEG and PNG: grey, palette or colour, 8 or 16 bits; alpha is dropped.
+    16-bit images are windowed from the 0.5th to the 99.5th percentile of all their pixels. A side longer
+    than `size` is shrunk by area averaging, a shorter one is enlarged linearly (area interpolation would
+    repeat pixels). The EXIF orientation is applied.
+
+    Raises UnreadableImageError, also for truncated files, PNG chunks with a wrong checksum, JPEG data that
+    libjpeg could not use, and files beyond the limits in headers.py. JPEG has no checksum, so most changes of
+    a single bit are not detected.
     """
     return decode_bytes(read_image(path), path, size, channels)
 
 
 def read_image(path: Path) -> bytes:
-    """The bytes of an image file, within the bounds of headers.py. Raises UnreadableImageError."""
-    with _reasons(path):
+    """Return the bytes of an image file. Raises UnreadableImageError, also if it is too large."""
+    with _unreadable_errors(path):
         return read_file(path)
 
 
 def decode_bytes(data: bytes, path: Path, size: int, channels: int = 1) -> np.ndarray:
-    """As `decode`, of the bytes that `path` held."""
-    with _reasons(path):
-        return squash(_decode(data, size, channels), size)
+    """Decode the bytes of the file `path`; as `decode`: uint8 (size, size) or (size, size, 3).
+
+    Raises UnreadableImageError.
+    """
+    with _unreadable_errors(path):
+        return resize_to_square(_decode(data, size, channels), size)
 
 
 @contextmanager
-def _reasons(path: Path) -> Iterator[None]:
+def _unreadable_errors(path: Path) -> Iterator[None]:
+    """Turn errors of reading and decoding into UnreadableImageError."""
     try:
         yield
     except OSError as error:
@@ -88,13 +97,13 @@ def _reasons(path: Path) -> Iterator[None]:
         raise UnreadableImageError(path, f"OpenCV cannot decode it: {error.err}") from error
 
 
-def squash(image: np.ndarray, size: int) -> np.ndarray:
-    """`image` (h, w[, 3]) resampled to size x size: area averages where it shrinks, linear where it grows."""
+def resize_to_square(image: np.ndarray, size: int) -> np.ndarray:
+    """Resize (h, w) or (h, w, 3) to (size, size) or (size, size, 3): area to shrink, linear to enlarge."""
     height, width = image.shape[:2]
-    smaller = (min(width, size), min(height, size))
-    if smaller != (width, height):
-        image = cv2.resize(image, smaller, interpolation=cv2.INTER_AREA)
-    if smaller != (size, size):
+    shrunk = (min(width, size), min(height, size))
+    if shrunk != (width, height):
+        image = cv2.resize(image, shrunk, interpolation=cv2.INTER_AREA)
+    if shrunk != (size, size):
         image = cv2.resize(image, (size, size), interpolation=cv2.INTER_LINEAR)
     return image
 
@@ -110,7 +119,7 @@ def _decode(data: bytes, size: int, channels: int) -> np.ndarray:
 
 
 def _decode_jpeg(data: bytes, size: int, channels: int) -> np.ndarray:
-    shorter_side, flags = min(jpeg_shape(data)), REDUCED[channels]
+    shorter_side, flags = min(jpeg_shape(data)), IMREAD_FLAGS[channels]
     # libjpeg rounds reduced sides up
     factor = next(factor for factor in flags if factor == 1 or -(-shorter_side // factor) >= size)
     image = _imdecode(data, flags[factor])
@@ -121,51 +130,52 @@ def _decode_png(data: bytes, size: int, channels: int) -> np.ndarray:
     check_png(data)
     image = _imdecode(data, cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH)
     if image.ndim == 3:
-        to = cv2.COLOR_BGR2GRAY if channels == 1 else cv2.COLOR_BGR2RGB
-        image = cv2.cvtColor(image, to)
+        conversion = cv2.COLOR_BGR2GRAY if channels == 1 else cv2.COLOR_BGR2RGB
+        image = cv2.cvtColor(image, conversion)
     elif channels == 3:
         image = cv2.cvtColor(image, cv2.COLOR_GRAY2RGB)
     return _window(image, size) if image.dtype == np.uint16 else image
 
 
 def _window(image: np.ndarray, size: int) -> np.ndarray:
-    """uint16 (h, w[, 3]) to uint8 of size x size, the percentiles taken over every pixel of the original."""
+    """Convert uint16 (h, w[, 3]) to uint8 (size, size[, 3]). Percentiles are those of the full image."""
     low, high = _percentiles(image)
-    scaled = (squash(image, size).astype(np.float32) - low) * (255 / max(high - low, 1))
+    scaled = (resize_to_square(image, size).astype(np.float32) - low) * (255 / max(high - low, 1))
     return np.rint(scaled.clip(0, 255)).astype(np.uint8)
 
 
 def _percentiles(image: np.ndarray) -> tuple[int, int]:
-    blocks = np.array_split(image.ravel(), -(-image.size // BLOCK))  # bincount takes 8 bytes a value
-    counts = sum(np.bincount(block, minlength=1 << 16) for block in blocks).cumsum()
-    low, high = np.searchsorted(counts, np.array(WINDOW) / 100 * image.size)
-    if low == high:  # nearly every pixel has one value: show those that differ
+    blocks = np.array_split(image.ravel(), -(-image.size // HISTOGRAM_BLOCK))  # bincount: 8 bytes a value
+    histograms = [np.bincount(block, minlength=1 << 16) for block in blocks]
+    counts = np.sum(histograms, axis=0).cumsum()
+    low, high = np.searchsorted(counts, np.array(WINDOW_PERCENTILES) / 100 * image.size)
+    if low == high:  # nearly all pixels have the same value: use the whole range
         low, high = image.min(), image.max()
     return int(low), int(high)
 
 
 def _imdecode(data: bytes, flags: int) -> np.ndarray:
-    with _messages() as messages:
+    with _captured_stderr() as messages:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     if image is None:
         raise ValueError("the pixels cannot be decoded")
-    if damage := [line for line in messages if line.startswith(DAMAGE)]:
-        raise ValueError(f"damaged: libjpeg says {damage[0]!r}")
+    if damage := [line for line in messages if line.startswith(DAMAGE_MESSAGES)]:
+        raise ValueError(f"damaged: libjpeg reports {damage[0]!r}")
     return image
 
 
 @contextmanager
-def _messages() -> Iterator[list[str]]:
-    """The lines that decoders print, known at the end of the block: libjpeg reports damage on stderr only.
+def _captured_stderr() -> Iterator[list[str]]:
+    """Hide the lines that decoders print to stderr, and put them into a list at the end of the block.
 
-    The user does not see them. Not for threads: stderr belongs to the whole process.
+    libjpeg reports damage on stderr only. Not thread-safe: the whole process shares stderr.
     """
     messages: list[str] = []
     try:
         stderr = os.dup(2)
-    except OSError:  # the parent process has closed it
+    except OSError:  # the parent process has closed stderr
         stderr = None
-    if stderr is None or os.name != "posix":  # elsewhere a pipe that is full would stop the decoder
+    if stderr is None or os.name != "posix":  # on other systems a full pipe would block the decoder
         yield messages
         return
     reader, writer = os.pipe()

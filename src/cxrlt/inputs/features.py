@@ -1,9 +1,8 @@
-"""Features of a frozen model, computed once per image and then memory-mapped.
+"""Feature cache: features of a frozen model, computed once per image and then memory-mapped.
 
-A folder holds features.npy (n, t, d) float32, ids.csv with the image id of each row, done.npy (n,) bool, and
-meta.json with the key: whatever the features are a function of. A row counts only once it is in done.npy,
-which is written after the features are on disk; so a writer may be killed at any moment, and the next one
-continues from there.
+A folder contains features.npy (n, t, d) float32, ids.csv with the image id of each row, done.npy (n,) bool,
+and meta.json with the key (everything that the features depend on). A row of done.npy is written after its
+features are on disk, so a writer can be killed at any moment and the next one continues.
 """
 
 import hashlib
@@ -22,28 +21,28 @@ import torch
 from cxrlt.errors import UserError
 from cxrlt.inputs.packed import (
     META,
-    Arrays,
+    ArraySpecs,
     DamagedError,
     PackedRows,
     create_packed,
     read_packed,
     remove_packed,
 )
-from cxrlt.system.locks import exclusive, remove_leftovers
-from cxrlt.system.resumable_array import require_room, write_rows
+from cxrlt.system.locks import lock_folder, remove_leftovers
+from cxrlt.system.resumable_array import require_disk_space, write_rows
 
 Key = Mapping[str, object]
-"""What features are a function of, as JSON knows it: strings, numbers, lists."""
+"""What the features depend on, as JSON values: strings, numbers, lists."""
 
 
 class FeatureCache(PackedRows):
-    """Finished features."""
+    """A finished feature cache."""
 
-    absent = "No features in {}"
+    not_found = "Not in the feature cache {}"
 
     @cached_property
     def features(self) -> np.ndarray:
-        """All rows, read-only, float32 (n, t, d): t tokens of d numbers."""
+        """Features of all rows, read-only: float32 (n, t, d), with t tokens of dimension d."""
         return self.array("features.npy")
 
     def __reduce__(self) -> tuple:
@@ -52,32 +51,32 @@ class FeatureCache(PackedRows):
 
 @dataclass(frozen=True)
 class FeatureWriter:
-    """What `feature_writer` gives; `ids` are sorted."""
+    """Writes the features of `ids` (sorted) into `directory`; made by `feature_writer`."""
 
     directory: Path
     ids: pd.Index
 
     @property
     def pending(self) -> np.ndarray:
-        """Positions in `ids` whose features are not written yet (int64)."""
+        """Rows (positions in `ids`) whose features are not written yet: int64 (n_pending,)."""
         return np.flatnonzero(~np.load(self.directory / "done.npy"))
 
     def write(self, rows: np.ndarray, features: np.ndarray) -> None:
-        """Put `features` (b, t, d) at `rows` (b,); from then on they outlive a kill. One block at a time."""
+        """Write `features` (b, t, d) to `rows` (b,). After that they survive a kill. Not thread-safe."""
         write_rows(self.directory / "features.npy", rows.tolist(), features.astype(np.float32, copy=False))
         write_rows(self.directory / "done.npy", rows.tolist(), np.ones(len(rows), np.bool_))
 
 
 def features_path(cache_dir: Path, name: str, ids: Iterable[str], key: Key) -> Path:
-    """Folder of the features of these ids, in whatever order, under this key."""
+    """Return the folder of the features of these ids (in any order) and this key."""
     identity = json.dumps([key, sorted(ids)], sort_keys=True)
     return cache_dir / f"features-{name}-{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
 
 
 def open_features(directory: Path) -> FeatureCache | None:
-    """The features in `directory`; None where there are none, or damaged ones, or some rows are not done."""
+    """Open the features in `directory`; None if there are none, if they are damaged or not finished."""
     try:
-        _, ids = read_packed(directory, _arrays_of)
+        _, ids = read_packed(directory, _array_specs)
     except DamagedError:
         return None
     if not np.load(directory / "done.npy").all():
@@ -86,7 +85,7 @@ def open_features(directory: Path) -> FeatureCache | None:
     return FeatureCache(directory, pd.Series(np.arange(len(ids)), index=ids))
 
 
-def _arrays_of(meta: Mapping) -> Arrays:
+def _array_specs(meta: Mapping) -> ArraySpecs:
     n, shape = meta["n_images"], meta["shape"]
     return {"features.npy": (np.float32, (n, *shape)), "done.npy": (np.bool_, (n,))}
 
@@ -95,22 +94,22 @@ def _arrays_of(meta: Mapping) -> Arrays:
 def feature_writer(
     directory: Path, ids: Sequence[str], shape: tuple[int, int], key: Key
 ) -> Iterator[FeatureWriter]:
-    """Fill a folder with the features, each float32 of `shape` (t, d), of `ids`, in any number of attempts.
+    """Fill a folder with the features of `ids`, each float32 of `shape` (t, d); continues an earlier run.
 
         with feature_writer(directory, ids, (t, d), key) as writer:
             for rows in blocks(writer.pending):
                 writer.write(rows, features_of(writer.ids[rows]))
 
-    Of several writers one works and the others wait, and then find nothing pending. What another key, other
-    ids or another shape left in `directory` is replaced. Says what is needed of the disk first; raises
-    UserError if the disk lacks the room, or cannot be written.
+    If several processes write the same folder, one works; the others wait and then find nothing pending.
+    Features of another key, other ids or another shape are replaced. Prints the needed disk space first.
+    Raises UserError if the disk is too small or cannot be written.
     """
     index = pd.Index(sorted(ids))
-    # through JSON, as what lies there will be read
+    # through JSON, so that it equals what is read back: JSON has no tuples
     meta = json.loads(json.dumps({"key": dict(key), "n_images": len(index), "shape": shape}))
     try:
-        with exclusive(directory, wait=True):
-            _begin(directory, index, meta)
+        with lock_folder(directory, wait=True):
+            _prepare_folder(directory, index, meta)
             yield FeatureWriter(directory, index)
     except OSError as error:
         raise UserError(
@@ -119,43 +118,43 @@ def feature_writer(
         ) from error
 
 
-def _begin(directory: Path, ids: pd.Index, meta: dict) -> None:
-    arrays, is_begun = _arrays_of(meta), _resumes(directory, ids, meta)
-    n_left = np.count_nonzero(~np.load(directory / "done.npy")) if is_begun else len(ids)
+def _prepare_folder(directory: Path, ids: pd.Index, meta: dict) -> None:
+    arrays, is_begun = _array_specs(meta), _can_resume(directory, ids, meta)
+    n_left = int(np.count_nonzero(~np.load(directory / "done.npy"))) if is_begun else len(ids)
     n_bytes = n_left * int(np.prod(meta["shape"])) * np.dtype(np.float32).itemsize
-    require_room(
+    require_disk_space(
         directory / "features.npy",
         n_bytes,
-        "Make room, choose a smaller model.grid, or put it on another disk with --cache-dir DIR.",
+        "Free disk space, choose a smaller model.grid, or put it on another disk with --cache-dir DIR.",
     )
     if not is_begun:
         create_packed(directory, ids, arrays, meta)
     if n_left:
         print(
-            f"features of {n_left:,} of {len(ids):,} images into {directory}: "
+            f"computing features of {n_left:,} of {len(ids):,} images into {directory}: "
             f"{' x '.join(map(str, meta['shape']))} numbers each, {n_bytes / 1e9:.2f} GB",
             file=sys.stderr,
             flush=True,
         )
 
 
-def _resumes(directory: Path, ids: pd.Index, meta: dict) -> bool:
-    """Whether what lies in the folder is a part of these features; if not, it is removed."""
-    fault = None
+def _can_resume(directory: Path, ids: pd.Index, meta: dict) -> bool:
+    """Return whether the folder contains a part of these features. If not, remove its files."""
+    damage = None
     if (directory / META).is_file():
         try:
-            found, its_ids = read_packed(directory, _arrays_of)
+            found_meta, found_ids = read_packed(directory, _array_specs)
         except DamagedError as error:
-            fault = error
+            damage = error
         else:
-            if found == meta and its_ids.equals(ids):
+            if found_meta == meta and found_ids.equals(ids):
                 return True
-    remove_packed(directory, _arrays_of(meta), fault)
+    remove_packed(directory, _array_specs(meta), damage)
     return False
 
 
 class FeatureReader:
-    """Features out of a cache, float32 (t, d), whatever the epoch. Raises UserError if it lacks an id."""
+    """Reads features from a cache. Raises UserError if the cache lacks an id."""
 
     name = "features"
 
@@ -164,4 +163,5 @@ class FeatureReader:
         self.cache_rows = cache.rows_of(ids)
 
     def read(self, row: int, epoch: int, copy: int) -> torch.Tensor:
+        """Return the features of a row: float32 (t, d), the same for every epoch and copy."""
         return torch.from_numpy(np.array(self.cache.features[self.cache_rows[row]]))

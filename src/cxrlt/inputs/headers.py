@@ -1,4 +1,4 @@
-"""Headers and structure of JPEG and PNG files, checked before any pixel is decoded."""
+"""Check headers and structure of JPEG and PNG files before any pixel is decoded."""
 
 import re
 import stat
@@ -6,57 +6,61 @@ import zlib
 from pathlib import Path
 
 MAX_BYTES = 1 << 28
-"""Of a file: far more than any radiograph has, so that a hostile file is not read into memory."""
+"""Largest image file, 256 MB: more than any radiograph, so that a hostile file does not fill the memory."""
 MAX_PIXELS = 100_000_000
-"""Film of 35 x 43 cm scanned at .05 mm has 60 million. One process takes up to 1.2 GB for 100 million."""
+"""Largest image. A 35 x 43 cm film scanned at 0.05 mm has 60 million. 100 million need up to 1.2 GB."""
 MAX_SCANS = 100
-"""Of a JPEG: each passes over all pixels again. Encoders write a dozen."""
-MAX_UNCHECKED = 1 << 24
-"""Compressed bytes of a PNG's pixels: this many inflate within a minute even if to 1,000 times as many."""
+"""Most scans of a progressive JPEG: each goes over all pixels again. Encoders write about 12."""
+MAX_UNCHECKED_BYTES = 1 << 24
+"""Smaller PNG data (16 MB) are not inflated to check them: 1,000 times as many take under a minute."""
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 IHDR = b"\0\0\0\rIHDR"
 JPEG_START, JPEG_END, SCAN = b"\xff\xd8", b"\xff\xd9", b"\xff\xda"
 FRAME_HEADERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 PROGRESSIVE = frozenset({0xC2, 0xCA})
-WITHOUT_LENGTH = frozenset({0x01, *range(0xD0, 0xD8)})
+MARKERS_WITHOUT_LENGTH = frozenset({0x01, *range(0xD0, 0xD8)})
 
 
 def read_file(path: Path) -> bytes:
-    """The bytes of a file, but not those of a device or a pipe, which may never end."""
-    about = path.stat()
-    if not stat.S_ISREG(about.st_mode):
+    """Return the bytes of a file.
+
+    Raises ValueError for a file that is too large and for a folder, a device or a pipe (which may never end).
+    """
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
         raise ValueError("a folder or a device, not a file")
-    if about.st_size > MAX_BYTES:
+    if status.st_size > MAX_BYTES:
         raise ValueError(f"larger than {MAX_BYTES >> 20} MB")
     return path.read_bytes()
 
 
 def jpeg_shape(data: bytes) -> tuple[int, int]:
-    """(height, width). Raises ValueError for a JPEG that does not reach its end, or of a kind not read."""
+    """Return (height, width). Raises ValueError for a JPEG that is truncated, too large or not of 8 bits."""
     frame, scan = _frame_and_scan(data)
-    # a decoder fills what is missing with grey; sought from the end, where it should be
+    # without this check a decoder fills missing rows with grey; rfind, as the marker is near the end
     if data.rfind(JPEG_END, scan) < 0:
         raise ValueError("the JPEG ends early")
     if data[frame + 4] != 8:
         raise ValueError(f"a JPEG of {data[frame + 4]} bits, not 8")
-    in_parts = data[frame + 1] in PROGRESSIVE or data[scan + 4] < data[frame + 9]
-    if in_parts and len(re.findall(SCAN, data)) > MAX_SCANS:
-        raise ValueError(f"a JPEG of more than {MAX_SCANS} scans")
+    has_many_scans = data[frame + 1] in PROGRESSIVE or data[scan + 4] < data[frame + 9]
+    if has_many_scans and len(re.findall(SCAN, data)) > MAX_SCANS:
+        raise ValueError(f"a JPEG with more than {MAX_SCANS} scans")
     height, width = (int.from_bytes(data[frame + at : frame + at + 2]) for at in (5, 7))
     _check_pixels(height, width)
     return height, width
 
 
 def check_png(data: bytes) -> None:
-    """Raises ValueError for a PNG that ends early, has a wrong checksum, an animation or too many pixels."""
+    """Raise ValueError for a PNG that is truncated, animated, too large or has a wrong checksum."""
     if len(data) < 33:
         raise ValueError("the PNG ends early")
     if data[8:16] != IHDR:
-        raise ValueError("the PNG does not begin with its header")
+        raise ValueError("the PNG does not begin with a header")
     width, height = int.from_bytes(data[16:20]), int.from_bytes(data[20:24])
     _check_pixels(height, width)
-    at, kind, compressed = len(PNG_SIGNATURE), b"", []
+    at, kind = len(PNG_SIGNATURE), b""
+    compressed: list[memoryview] = []
     view = memoryview(data)
     while kind != b"IEND":
         length = int.from_bytes(view[at : at + 4])
@@ -71,24 +75,25 @@ def check_png(data: bytes) -> None:
         if kind == b"IDAT":
             compressed.append(view[at + 8 : end - 4])
         at = end
-    # 8 bytes a pixel is the most that PNG knows, and 1 a row
+    # PNG has at most 8 bytes per pixel and one more per row
     if _inflates_beyond(9 * height * width + 4096, compressed):
-        raise ValueError("the PNG holds more data than its header says")
+        raise ValueError("the PNG contains more data than its header says")
 
 
 def _inflates_beyond(limit: int, parts: list[memoryview]) -> bool:
-    """Whether a stream is longer than `limit` bytes: libpng would inflate it to its very end."""
+    """Return whether the inflated data are longer than `limit` bytes: libpng would inflate all of them."""
     compressed = sum(map(len, parts))
-    if compressed <= MAX_UNCHECKED:
+    if compressed <= MAX_UNCHECKED_BYTES:
         return compressed > limit
     stream, inflated = zlib.decompressobj(), 0
     for part in parts:
-        while part and inflated <= limit:
+        remaining: bytes | memoryview = part
+        while remaining and inflated <= limit:
             try:
-                inflated += len(stream.decompress(part, 1 << 20))
+                inflated += len(stream.decompress(remaining, 1 << 20))
             except zlib.error:
-                return False  # libpng will say so too, and no later
-            part = stream.unconsumed_tail
+                return False  # libpng finds the same error at the same place
+            remaining = stream.unconsumed_tail
     return inflated > limit
 
 
@@ -98,13 +103,13 @@ def _check_pixels(height: int, width: int) -> None:
 
 
 def _frame_and_scan(data: bytes) -> tuple[int, int]:
-    """Where the frame header and the first scan begin, not those of a thumbnail inside of a segment."""
+    """Return the offsets of the frame header and of the first scan, skipping thumbnails inside segments."""
     frame, at = None, len(JPEG_START)
     while at + 10 <= len(data) and data[at] == 0xFF:
         marker = data[at + 1]
         if marker == 0xFF:  # fill byte
             at += 1
-        elif marker in WITHOUT_LENGTH:
+        elif marker in MARKERS_WITHOUT_LENGTH:
             at += 2
         elif marker == SCAN[1] and frame is not None:
             return frame, at

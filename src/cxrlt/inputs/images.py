@@ -1,4 +1,4 @@
-"""A split's rows together with their decoded images."""
+"""The rows of a split together with the cache of their images."""
 
 import ctypes
 import sys
@@ -12,14 +12,14 @@ from cxrlt.challenges.base import Challenge
 from cxrlt.errors import UserError
 from cxrlt.inputs.cache import ImageCache
 from cxrlt.inputs.cache_build import build_cache
-from cxrlt.inputs.inverted import inverted_sentence
-from cxrlt.inputs.shared_pictures import same_pictures
-from cxrlt.inputs.table import NoImagesError, load_table, missing_images, with_files
+from cxrlt.inputs.duplicate_images import find_duplicate_images
+from cxrlt.inputs.inverted import inverted_warning
+from cxrlt.inputs.table import NoImagesError, add_file_column, load_table, missing_images_message
 
 
 @dataclass(frozen=True)
 class ImageSource:
-    """How a challenge's images are found and decoded."""
+    """Where the images of a challenge are, and how to load them."""
 
     challenge: Challenge
     workspace: Workspace
@@ -27,12 +27,12 @@ class ImageSource:
     quarantine: bool = False
 
     def flags(self) -> list[str]:
-        """Those with which another command reads the same images of this challenge."""
+        """Return the flags with which another command reads the same images."""
         optional = ["--quarantine"] * self.quarantine + ["--allow-missing"] * self.allow_missing
         return self.folder_flags() + optional
 
     def folder_flags(self) -> list[str]:
-        """Those with which another command works in the same folders."""
+        """Return the flags with which another command uses the same folders."""
         name, workspace = self.challenge.name, self.workspace
         folders = {
             "--root": workspace.root,
@@ -42,25 +42,29 @@ class ImageSource:
         }
         return [word for flag, folder in folders.items() for word in (flag, str(folder))]
 
-    def split(self, split: str, size: int) -> tuple[pd.DataFrame, ImageCache]:
-        """The table of `split` and the cache of its images at `size` pixels, built where needed."""
+    def load_split(self, split: str, size: int) -> tuple[pd.DataFrame, ImageCache]:
+        """Return the table of `split` (index image_id) and its image cache at `size` pixels.
+
+        Builds the cache if needed. Raises UserError as `load_table` and `build_cache`.
+        """
         table = load_table(self.challenge, split, self.workspace, allow_missing=self.allow_missing)
-        return self._cached(table, split, size)
+        return self._with_cache(table, split, size)
 
-    def all_splits(self, size: int) -> dict[str, ImageCache]:
-        """The cache of every split, or, if images may be missing, of every split that has any.
+    def load_all_splits(self, size: int) -> dict[str, ImageCache]:
+        """Return the image cache of every split; with `allow_missing`, of every split that has images.
 
-        Warns on stderr of pictures that are there twice, and of those that look inverted.
+        Warns on stderr about duplicate images and about images that look inverted. Raises UserError if images
+        are missing (without `allow_missing`) or unreadable (without `quarantine`).
         """
         caches: dict[str, ImageCache] = {}
         patients: dict[str, pd.DataFrame] = {}
         for split in self.challenge.splits:
             try:
-                table, caches[split] = self.split(split, size)
+                table, caches[split] = self.load_split(split, size)
             except NoImagesError as error:
                 if not self.allow_missing or split == "train":
                     raise
-                print(f"{error} That split is left out (--allow-missing).", file=sys.stderr)
+                print(f"{error} Skipping this split (--allow-missing).", file=sys.stderr)
             else:
                 patients[split] = table[["patient"]]
         self._warn(caches, patients)
@@ -68,25 +72,30 @@ class ImageSource:
 
     def _warn(self, caches: dict[str, ImageCache], patients: dict[str, pd.DataFrame]) -> None:
         name = self.challenge.name
-        hashes = {split: cache.hash_of(cache.ids) for split, cache in caches.items()}
-        warnings = same_pictures(hashes, patients).sentences(name)
+        hashes = {split: cache.hashes_of(cache.ids) for split, cache in caches.items()}
+        warnings = find_duplicate_images(hashes, patients).warnings(name)
         if self.challenge.channels == 1:
-            warnings += [inverted_sentence(name, split, one.thumbs, one.ids) for split, one in caches.items()]
-        for sentence in filter(None, warnings):
-            print(sentence, file=sys.stderr)
+            warnings += [
+                inverted_warning(name, split, cache.thumbs, cache.ids) for split, cache in caches.items()
+            ]
+        for warning in filter(None, warnings):
+            print(warning, file=sys.stderr)
 
-    def folded(self, table: pd.DataFrame, size: int) -> tuple[pd.DataFrame, ImageCache]:
-        """The rows of `table` that were split into folds, as far as they can be read, and their cache."""
-        table = with_files(self.challenge, table, self.workspace)
+    def load_train_rows(self, table: pd.DataFrame, size: int) -> tuple[pd.DataFrame, ImageCache]:
+        """Return the rows of the training `table` (index image_id) that are readable, and their image cache.
+
+        `table` contains the rows of the folds. Raises UserError if the image of a row is missing.
+        """
+        table = add_file_column(self.challenge, table, self.workspace)
         if table["file"].isna().any():
-            problem = missing_images(self.challenge, "train", table, self.workspace)
+            problem = missing_images_message(self.challenge, "train", table, self.workspace)
             raise UserError(
-                f"{problem} Fetch them, or take their rows out of the folds: "
+                f"{problem} Download them, or remove their rows from the folds with: "
                 f"cxrlt folds {self.challenge.name} --extend --allow-missing"
             )
-        return self._cached(table, "train", size)
+        return self._with_cache(table, "train", size)
 
-    def _cached(self, table: pd.DataFrame, split: str, size: int) -> tuple[pd.DataFrame, ImageCache]:
+    def _with_cache(self, table: pd.DataFrame, split: str, size: int) -> tuple[pd.DataFrame, ImageCache]:
         cache = build_cache(
             table[["file"]],
             size,
@@ -97,15 +106,15 @@ class ImageSource:
             channels=self.challenge.channels,
             quarantine=self.quarantine,
         )
-        give_back_memory()
-        # the paths are not needed any more, and they are half of the table
+        release_memory()
+        # the paths are no longer needed, and they take half of the table's memory
         return table.drop(columns=["path", "file"])[~table.index.isin(cache.quarantined)], cache
 
 
-def give_back_memory() -> None:
-    """Return to the system what is free: reading a table of 264,849 rows leaves allocators with 250 MB of it.
+def release_memory() -> None:
+    """Return free memory of the allocators to the system.
 
-    They would keep it while the training that comes next takes other memory, in each of its processes.
+    After reading a table of 264,849 rows (CXR-LT 2023) they keep 250 MB, in each process of a training.
     """
     pa.default_memory_pool().release_unused()
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "malloc_trim"):  # musl has none

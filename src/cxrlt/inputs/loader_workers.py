@@ -1,4 +1,4 @@
-"""The worker processes of a loader: which process may end them, and what their death means."""
+"""Worker processes of a DataLoader: only their parent may stop them, and a dead worker is a clear error."""
 
 import os
 import re
@@ -10,42 +10,41 @@ from contextlib import contextmanager
 import cv2
 
 from cxrlt.errors import UserError
-from cxrlt.system.signals import stop_if_asked
+from cxrlt.system.signals import stop_if_requested
 
-DEATH = re.compile(r"DataLoader worker|Pin memory thread")
-"""How torch's message begins where a worker has died; it comes wherever the main thread happens to be."""
+WORKER_DIED = re.compile(r"DataLoader worker|Pin memory thread")
+"""Beginning of PyTorch's error message when a worker has died. It is raised anywhere in the main thread."""
 
 
 def init_worker(worker: int = 0) -> None:
-    """A worker's first act. Only the process that reads through it may end it.
+    """Initialise a worker: it ignores Ctrl-C, and SIGTERM unless its parent sends it.
 
-    Ctrl-C and SIGTERM are often sent to all processes at once, and that one has a step to finish.
+    Ctrl-C and SIGTERM are often sent to all processes at once, but the parent has a step to finish first.
     """
     cv2.setNumThreads(0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if hasattr(signal, "sigwaitinfo"):  # where there is none, as on macOS, anybody's SIGTERM ends a worker
+    if hasattr(signal, "sigwaitinfo"):  # macOS has none: there every SIGTERM ends a worker
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        threading.Thread(target=_end_when_the_parent_says, args=(os.getppid(),), daemon=True).start()
+        threading.Thread(target=_exit_on_sigterm_of_parent, args=(os.getppid(),), daemon=True).start()
 
 
 @contextmanager
 def explain_dead_worker() -> Iterator[None]:
-    """Raises UserError where a worker dies within the block; Stopped where a signal is the reason."""
+    """Raise UserError if a worker dies in the block, or Stopped if a signal is the reason."""
     try:
         yield
     except RuntimeError as error:
-        if not DEATH.match(str(error)):
+        if not WORKER_DIED.match(str(error)):
             raise
-        stop_if_asked()
+        stop_if_requested()
         reason = str(error).partition("\n")[0].rstrip(". ")
         raise UserError(
-            f"A process that reads images has ended ({reason}), perhaps for lack of memory. What was "
-            "finished before is kept: run the same command again, after freeing memory, or train with "
-            "fewer --data.n-workers."
+            f"A data loader worker has died ({reason}), perhaps out of memory. Finished work is kept. "
+            "Free memory and run the same command again, or train with fewer --data.n-workers."
         ) from error
 
 
-def _end_when_the_parent_says(parent: int) -> None:
+def _exit_on_sigterm_of_parent(parent: int) -> None:
     while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
         pass
     os._exit(0)

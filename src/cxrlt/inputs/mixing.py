@@ -1,6 +1,6 @@
-"""Training images made of several: mixup, cutmix and mosaic, and what their labels become.
+"""Mixup, cutmix and mosaic: training images mixed from several images, and their labels.
 
-Everything is drawn from one seed per draw, so that targets are known without reading an image.
+All random numbers of a mixed image come from one seed, so that targets are known without reading an image.
 """
 
 from collections.abc import Sequence
@@ -15,16 +15,19 @@ from cxrlt.errors import UserError
 from cxrlt.recipe import MixConfig
 
 Kind = Literal["mixup", "cutmix", "mosaic"]
-CENTRE = (0.4, 0.6)
-"""Where the four images of a mosaic meet, as shares of the side: none is squeezed by more than 2 to 3."""
+MOSAIC_CENTRE = (0.4, 0.6)
+"""Range of the point where the four images of a mosaic meet, as shares of the side.
+
+So an image's sides differ by at most 2 to 3.
+"""
 
 
 @dataclass(frozen=True)
 class Mix:
-    """One mixed image: the rows (k,) it is made of, one of them the draw's own, and weights (k,) of sum 1.
+    """How one image is mixed: the `rows` (k,) of its images, and their `weights` (k,) with sum 1.
 
-    `cut` is, in pixels, the rectangle (top, bottom, left, right) of a cutmix, or (y, x) where the images of
-    a mosaic meet.
+    `cut`, in pixels, is the rectangle (top, bottom, left, right) of a cutmix, or the point (y, x) where the
+    images of a mosaic meet.
     """
 
     kind: Kind
@@ -33,7 +36,7 @@ class Mix:
     cut: tuple[int, ...] = ()
 
     def image(self, images: Sequence[np.ndarray]) -> np.ndarray:
-        """The images of `rows`, each uint8 (size, size) or (size, size, 3), as one; they are left alone."""
+        """Mix the images of `rows`, each uint8 (size, size[, 3]), into one of the same shape."""
         if self.kind == "mixup":
             blend = self.weights[0] * images[0].astype(np.float32) + self.weights[1] * images[1]
             return np.rint(blend).astype(np.uint8)
@@ -50,42 +53,42 @@ class Mix:
 
 @dataclass(frozen=True)
 class Mixing:
-    """Which draws are mixed, and how: a recipe's data.mix for the classes of a challenge.
+    """Which images are mixed, and how: a recipe's data.mix for the classes of a challenge.
 
-    Sources: mixup, Zhang et al., ICLR 2018, equation 1; cutmix, Yun et al., ICCV 2019, equations 1 and 2,
-    with the share of pixels after clipping as its weight.
+    Sources: mixup, Zhang et al., ICLR 2018, equation 1; cutmix, Yun et al., ICCV 2019, equations 1 and 2.
+    The weight of a cutmix is the share of pixels after the rectangle is clipped.
     """
 
     kinds: tuple[Kind, ...]
     probability: float
     alpha: float
-    unions: frozenset[Kind]
-    """Kinds whose labels are a union; those of the others are weighted means."""
+    union_kinds: frozenset[Kind]
+    """Kinds whose labels are the union of the images' labels. For the others labels are weighted means."""
     no_finding: int | None = None
-    """Column of the class that is true of an image only if it is true of all its parts."""
+    """Column of the class "no finding", which is positive only if it is positive in all images."""
 
     @classmethod
     def create(
         cls, cfg: MixConfig, classes: Sequence[str], no_finding: str | None, task: Task
     ) -> Self | None:
-        """None if nothing is mixed. Raises UserError for a union where an image has exactly one class."""
+        """Return the mixing of a recipe, or None. Raises UserError for a union in a single-label task."""
         if not cfg.kinds or not cfg.probability:
             return None
         if cfg.labels == "union" and task == "single_label":
             raise UserError(
-                "data.mix.labels union gives an image the classes of several, but here it has exactly one: "
-                "take data.mix.labels soft or auto."
+                "data.mix.labels union gives an image several classes, but this is a single-label challenge. "
+                "Use data.mix.labels soft or auto."
             )
-        unions = {"union": set(cfg.kinds), "soft": set(), "auto": {"mosaic"}}[cfg.labels]
-        if task == "single_label":
-            unions = set()
+        union_kinds: frozenset[Kind] = frozenset()
+        if task != "single_label" and cfg.labels != "soft":
+            union_kinds = frozenset(cfg.kinds if cfg.labels == "union" else ["mosaic"])
         column = list(classes).index(no_finding) if no_finding is not None else None
-        return cls(cfg.kinds, cfg.probability, cfg.alpha, frozenset(unions), column)
+        return cls(cfg.kinds, cfg.probability, cfg.alpha, union_kinds, column)
 
-    def draw(self, seed: int, row: int, n_rows: int, size: int) -> Mix | None:
-        """How the draw of `row` with this seed is mixed at `size` pixels; None: not at all.
+    def sample(self, seed: int, row: int, n_rows: int, size: int) -> Mix | None:
+        """Return how `row` is mixed with this seed at `size` pixels; None if it is not mixed.
 
-        The other rows are any of the `n_rows`, each alike.
+        The other rows are sampled uniformly from all `n_rows`.
         """
         rng = np.random.default_rng(seed)
         if rng.random() >= self.probability:
@@ -93,26 +96,27 @@ class Mixing:
         kind = self.kinds[rng.integers(len(self.kinds))]
         rows = np.array([row, *rng.integers(n_rows, size=3 if kind == "mosaic" else 1)])
         if kind == "mosaic":
-            rows = rng.permutation(rows)  # or the draw's own would always be the upper left
-            cut = tuple(np.rint(rng.uniform(*CENTRE, 2) * size).astype(int).tolist())
+            rows = rng.permutation(rows)  # otherwise `row` would always be the upper left image
+            cut = tuple(np.rint(rng.uniform(*MOSAIC_CENTRE, 2) * size).astype(int).tolist())
             areas = [(a.stop - a.start) * (b.stop - b.start) for a, b in _quadrants(cut, size)]
             return Mix(kind, rows, np.array(areas) / size**2, cut)
-        own = rng.beta(self.alpha, self.alpha)
+        lam = rng.beta(self.alpha, self.alpha)
         if kind == "mixup":
-            return Mix(kind, rows, np.array([own, 1 - own]))
-        top, bottom, left, right = cut = _rectangle(rng, np.sqrt(1 - own), size)
+            return Mix(kind, rows, np.array([lam, 1 - lam]))
+        top, bottom, left, right = cut = _cutmix_box(rng, np.sqrt(1 - lam), size)
         other = (bottom - top) * (right - left) / size**2
         return Mix(kind, rows, np.array([1 - other, other]), cut)
 
     def targets(self, mix: Mix, targets: np.ndarray) -> np.ndarray:
-        """Targets (c,) of a mixed image from those of its rows (k, c); parts without a pixel do not count.
+        """Return targets float32 (c,) of a mixed image, from the targets (k, c) of its rows.
 
-        Weighted mean: NaN where a part is NaN. Union: 1 where any part is 1, else NaN where one is NaN, else
-        the largest; for the class of no finding 0 where any part is 0, else NaN, else the least.
+        Images without a visible pixel do not count. Weighted mean: NaN if one is NaN. Union: 1 if any is 1,
+        else NaN if one is NaN, else the maximum. Class "no finding" in a union: 0 if any is 0, else NaN if
+        one is NaN, else the minimum.
         """
         visible = mix.weights > 0
         parts = targets[visible]
-        if mix.kind not in self.unions:
+        if mix.kind not in self.union_kinds:
             return (mix.weights[visible] @ parts).astype(np.float32)
         union = np.where((parts == 1).any(axis=0), 1, parts.max(axis=0))
         if self.no_finding is not None:
@@ -121,8 +125,11 @@ class Mixing:
         return union.astype(np.float32)
 
 
-def _rectangle(rng: np.random.Generator, share: float, size: int) -> tuple[int, int, int, int]:
-    """(top, bottom, left, right) of a square of that share of the side about any pixel, clipped."""
+def _cutmix_box(rng: np.random.Generator, share: float, size: int) -> tuple[int, int, int, int]:
+    """Return (top, bottom, left, right) of a square around a random pixel, clipped to the image.
+
+    `share` is its side as a share of the image's side.
+    """
     half = share * size / 2
     centre = rng.integers(size, size=2)
     low, high = np.clip(np.rint([centre - half, centre + half]).astype(int), 0, size)
@@ -130,7 +137,7 @@ def _rectangle(rng: np.random.Generator, share: float, size: int) -> tuple[int, 
 
 
 def _quadrants(centre: tuple[int, ...], size: int) -> list[tuple[slice, slice]]:
-    """Rows and columns of the four parts of a square that meet in `centre`."""
+    """Return the slices (rows, columns) of the four parts of a square that meet at `centre`."""
     y, x = centre
     halves = [(slice(0, y), slice(y, size)), (slice(0, x), slice(x, size))]
     return [(rows, columns) for rows in halves[0] for columns in halves[1]]

@@ -1,7 +1,7 @@
-"""A folder of arrays with a row per image, filled in any number of attempts: what both kinds of cache are.
+"""A folder of .npy arrays with one row per image: the base of the image cache and the feature cache.
 
-Beside the arrays lie ids.csv, with the image id of each row, and meta.json. That one is written last and
-removed first: where it is, the other files were whole once.
+The folder also contains ids.csv, with the image id of each row, and meta.json. meta.json is written last and
+removed first, so if it exists the other files have been complete.
 """
 
 import json
@@ -18,93 +18,100 @@ import pyarrow.compute
 
 from cxrlt.errors import UserError, listing
 from cxrlt.system.atomic_files import atomic_path, write_json
-from cxrlt.system.resumable_array import array_fault, create_array
+from cxrlt.system.resumable_array import array_problem, create_array
 
 META, IDS = "meta.json", "ids.csv"
-Arrays = Mapping[str, tuple[type, tuple[int, ...]]]
-"""Type and shape of every array, by the name of its file."""
+ArraySpecs = Mapping[str, tuple[type, tuple[int, ...]]]
+"""Dtype and shape of every array, by file name."""
 
 
 class DamagedError(Exception):
-    """Files of a folder do not fit together."""
+    """Files of a cache are damaged or do not fit together."""
 
 
 @dataclass(frozen=True, eq=False)
 class PackedRows:
-    """A finished folder; `rows` maps the id of every image to its row in the arrays.
+    """A finished folder; `rows` (index image_id) is the row of every image in the arrays.
 
-    Subclasses pickle as the folder's name: each process maps the files for itself.
+    Pickling a subclass saves only the folder's path: each process memory-maps the files itself.
     """
 
     directory: Path
     rows: pd.Series
-    absent: ClassVar[str]
-    """What is said of ids that are not there, with {} for the folder."""
+    not_found: ClassVar[str]
+    """Beginning of the error message about unknown ids; {} is replaced by the folder."""
 
     @property
     def ids(self) -> pd.Index:
+        """Ids of all images that can be read."""
         return self.rows.index
 
     def rows_of(self, ids: Iterable[str]) -> np.ndarray:
-        """Row of each id (int64). Raises UserError for ids that are not there."""
-        return rows_of_ids(self.rows, ids, self.absent.format(self.directory))
+        """Return the row of each id: int64 (n_ids,). Raises UserError for unknown ids."""
+        return rows_of_ids(self.rows, ids, self.not_found.format(self.directory))
 
     def array(self, name: str) -> np.ndarray:
-        """All rows of one array, read-only and memory-mapped."""
+        """Return an array of the folder, read-only and memory-mapped: shape (n, …) as in its ArraySpecs."""
         return np.load(self.directory / name, mmap_mode="r")
 
 
-def rows_of_ids(rows: pd.Series, ids: Iterable[str], absent: str) -> np.ndarray:
-    """`rows` (index image_id) of each id, int64. Raises UserError, `absent` and a list, for ids not there."""
+def rows_of_ids(rows: pd.Series, ids: Iterable[str], not_found: str) -> np.ndarray:
+    """Return the value of `rows` (index image_id) for each id: int64 (n_ids,).
+
+    Raises UserError for unknown ids; its message begins with `not_found` and lists them.
+    """
     wanted = pa.array(ids, pa.large_string())
-    # by Arrow, for a pandas index that was searched once keeps a table of all its strings
+    # with Arrow, as a pandas index keeps a hash table of all its strings after a look-up
     found = pyarrow.compute.index_in(wanted, pa.array(rows.index, pa.large_string()))
     if found.null_count:
-        raise UserError(f"{absent}: {listing(wanted.filter(found.is_null()).to_pylist())}.")
+        raise UserError(f"{not_found}: {listing(wanted.filter(found.is_null()).to_pylist())}.")
     return rows.to_numpy(np.int64)[found.to_numpy()]
 
 
-def create_packed(directory: Path, ids: Iterable[str], arrays: Arrays, meta: Mapping[str, object]) -> None:
-    """Arrays of zeros, and what else belongs to the folder."""
+def create_packed(
+    directory: Path, ids: Iterable[str], arrays: ArraySpecs, meta: Mapping[str, object]
+) -> None:
+    """Create the folder's files; the arrays contain zeros."""
     for name, (dtype, shape) in arrays.items():
         create_array(directory / name, dtype, shape)
     write_csv(directory / IDS, pd.DataFrame({"image_id": ids}))
     write_json(directory / META, meta)
 
 
-def read_packed(directory: Path, arrays_of: Callable[[dict], Arrays]) -> tuple[dict, pd.Index]:
-    """meta.json and the ids of all rows. Raises DamagedError unless the arrays are those that it says.
+def read_packed(directory: Path, specs_of: Callable[[dict], ArraySpecs]) -> tuple[dict, pd.Index]:
+    """Return meta.json and the ids of all rows.
 
-    `arrays_of` may raise for anything else that is wrong. The arrays' numbers are not hashed: other ones of
-    the same type and shape go unnoticed.
+    Raises DamagedError if an array does not have the dtype and shape of `specs_of(meta)`. Wrong values of the
+    right dtype and shape are not detected. `specs_of` may raise for other damage.
     """
     try:
         meta = json.loads((directory / META).read_text(encoding="utf-8"))
-        n, arrays = meta["n_images"], arrays_of(meta)
+        n, arrays = meta["n_images"], specs_of(meta)
         ids = pd.Index(read_csv(directory / IDS)["image_id"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DamagedError(f"{type(error).__name__}: {error}") from error
     for name, (dtype, shape) in arrays.items():
-        if fault := array_fault(directory / name, dtype, shape):
-            raise DamagedError(fault)
+        if problem := array_problem(directory / name, dtype, shape):
+            raise DamagedError(problem)
     if len(ids) != n or not ids.is_unique:
-        raise DamagedError(f"{IDS} does not name {n:,} images")
+        raise DamagedError(f"{IDS} does not list {n:,} different images")
     return meta, ids
 
 
-def remove_packed(directory: Path, names: Iterable[str], fault: object = None) -> None:
-    """Remove these files and what else belongs to the folder, saying on stderr what is wrong with it."""
-    if fault:
-        print(f"{directory} is damaged ({fault}): it is built again", file=sys.stderr, flush=True)
+def remove_packed(directory: Path, names: Iterable[str], problem: object = None) -> None:
+    """Remove the files `names`, meta.json and ids.csv; if there is a `problem`, print it to stderr."""
+    if problem:
+        print(f"{directory} is damaged ({problem}): building it again", file=sys.stderr, flush=True)
     for name in (META, *names, IDS):
         (directory / name).unlink(missing_ok=True)
 
 
 def read_csv(path: Path) -> pd.DataFrame:
-    """A table of strings: ids stay what they are, and an image may be called NA."""
+    """Read a CSV file; all columns are strings, so that an id like 007 or NA stays unchanged."""
     return pd.read_csv(path, dtype=str, keep_default_na=False)
 
 
 def write_csv(path: Path, frame: pd.DataFrame) -> None:
+    """Write the columns of `frame` without its index."""
     with atomic_path(path) as temporary:
         frame.to_csv(temporary, index=False)

@@ -1,4 +1,4 @@
-"""Patients of the training table that dev or test have too: a leak that makes scores too high."""
+"""Find patients that are in train and in dev or test: this leakage makes scores too high."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,10 +12,10 @@ from cxrlt.errors import MissingFileError, listing
 
 @dataclass(frozen=True)
 class SharedPatients:
-    """What train shares with every other split whose table is there.
+    """Patients that train shares with the other splits.
 
-    `patients` holds patient ids by split (image ids where train has no patients); `images` is the index of
-    the training rows concerned; of the splits in `unknown` only images could be compared, not patients.
+    `patients` are the patient ids by split (image ids if train has no patients). `images` is the index of
+    their training rows. For the splits in `unknown` only images were compared, as patients are not known.
     """
 
     patients: Mapping[str, tuple[str, ...]]
@@ -23,8 +23,8 @@ class SharedPatients:
     train_images: int
     unknown: tuple[str, ...] = ()
 
-    def sentence(self, with_ids: bool = False) -> str:
-        """The counts, for logs; with patients' ids for a report and for an error."""
+    def summary(self, with_ids: bool = False) -> str:
+        """Return a sentence with the counts; with `with_ids` also with the patient ids."""
         if self.images.empty:
             found = f"No patient of train is in {' or '.join(self.patients) or 'another split'}."
         else:
@@ -34,16 +34,19 @@ class SharedPatients:
                 if ids
             ]
             found = (
-                f"Patients of train that another split has too: {', '.join(shares)}; "
+                f"Patients of train that are also in another split: {', '.join(shares)}; "
                 f"they have {len(self.images):,} of the {self.train_images:,} training images."
             )
         if not self.unknown:
             return found
-        return f"{found} Of {' and '.join(self.unknown)} only images were compared: patients are not given."
+        return f"{found} For {' and '.join(self.unknown)} only images were compared, as patients are unknown."
 
 
-def other_tables(challenge: Challenge, workspace: Workspace) -> dict[str, pd.DataFrame]:
-    """The tables of dev and test that are there: a test table is often published months after train."""
+def read_dev_and_test(challenge: Challenge, workspace: Workspace) -> dict[str, pd.DataFrame]:
+    """Return the existing tables of dev and test (index image_id), by split.
+
+    The table of test is often published months after train. Raises UserError for a bad table.
+    """
     tables = {}
     for split in challenge.splits:
         if split != "train":
@@ -55,12 +58,17 @@ def other_tables(challenge: Challenge, workspace: Workspace) -> dict[str, pd.Dat
 
 
 def find_shared_patients(train: pd.DataFrame, others: Mapping[str, pd.DataFrame]) -> SharedPatients:
-    """Training rows whose patient, or whose very image, another split has."""
-    patients, images, unknown = {}, set(), []
+    """Find the training rows whose patient or image path is also in another split.
+
+    `train` and the tables in `others` have index image_id and columns `patient` and `path`.
+    """
+    patients: dict[str, tuple[str, ...]] = {}
+    images: set[str] = set()
+    unknown = []
     for split, other in others.items():
-        same_patient = _among(train["patient"], other["patient"].dropna())
-        # by path: in folders of images, other images of two splits may have the same id
-        shared = train[same_patient | _among(train["path"], other["path"])]
+        same_patient = _isin(train["patient"], other["patient"].dropna())
+        # images by path, as two different images of two splits may have the same id
+        shared = train[same_patient | _isin(train["path"], other["path"])]
         patients[split] = tuple(sorted(shared["patient"].fillna(shared.index.to_series()).unique()))
         if train["patient"].isna().all() or other["patient"].isna().all():
             unknown.append(split)
@@ -68,6 +76,6 @@ def find_shared_patients(train: pd.DataFrame, others: Mapping[str, pd.DataFrame]
     return SharedPatients(patients, train.index[train.index.isin(images)], len(train), tuple(unknown))
 
 
-def _among(values: pd.Series, others: pd.Series) -> pd.Series:
-    """Which values are among the others. As objects: pandas is slow to compare its own strings."""
+def _isin(values: pd.Series, others: pd.Series) -> pd.Series:
+    """Return `values.isin(others)`; with dtype object, as pandas compares its own strings slowly."""
     return values.astype(object).isin(others.unique().astype(object))

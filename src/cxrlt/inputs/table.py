@@ -1,4 +1,4 @@
-"""The table of a split as every stage reads it: rows that may be used, images that exist."""
+"""Load the table of a split, without rows that may not be used (shared patients, missing images)."""
 
 import sys
 
@@ -10,43 +10,47 @@ from cxrlt.artifacts import Workspace
 from cxrlt.challenges.base import Challenge
 from cxrlt.errors import UserError, listing
 from cxrlt.inputs.locate import locate_images
-from cxrlt.inputs.shared_patients import SharedPatients, find_shared_patients, other_tables
+from cxrlt.inputs.shared_patients import SharedPatients, find_shared_patients, read_dev_and_test
 
 
 class NoImagesError(UserError):
-    """Not one image of a split is there."""
+    """All images of a split are missing."""
 
 
 def load_labels(
     challenge: Challenge, split: str, workspace: Workspace, *, drop_shared_patients: bool = False
 ) -> pd.DataFrame:
-    """The table of `split`; of train, without the patients that dev or test have too if so asked.
+    """Return the table of `split`: index image_id.
 
-    Raises UserError for bad tables, and for shared patients where the challenge is strict about them;
-    elsewhere they are a warning on stderr.
+    With `drop_shared_patients`, train is returned without the patients that are also in dev or test. Raises
+    UserError for a bad table, and for shared patients if the challenge has `strict_patients`; otherwise
+    shared patients are a warning on stderr.
     """
     table = challenge.read(split, workspace.inputs_dir(challenge.name))
     if split != "train":
         return table
-    shared = find_shared_patients(table, other_tables(challenge, workspace))
-    return without_shared(challenge, table, shared, drop_shared_patients)
+    shared = find_shared_patients(table, read_dev_and_test(challenge, workspace))
+    return apply_patient_policy(challenge, table, shared, drop_shared_patients)
 
 
-def without_shared(
+def apply_patient_policy(
     challenge: Challenge, train: pd.DataFrame, shared: SharedPatients, drop: bool
 ) -> pd.DataFrame:
-    """The training rows that may be used. Raises UserError if a strict challenge shares patients."""
+    """Return the training rows that may be used: with `drop`, without shared patients (index image_id).
+
+    Raises UserError if a challenge with `strict_patients` shares patients and they are not dropped.
+    """
     if shared.images.empty:
         return train
     if drop:
-        _say(f"{challenge.name}: {shared.sentence()} They are left out (--drop-shared-patients).")
+        _print(f"{challenge.name}: {shared.summary()} They are removed from train (--drop-shared-patients).")
         return train.drop(shared.images)
     if challenge.strict_patients:
         raise UserError(
-            f"{challenge.name}: {shared.sentence(with_ids=True)} Scores would be too high: "
-            "--drop-shared-patients takes them out of train."
+            f"{challenge.name}: {shared.summary(with_ids=True)} Scores would be too high. "
+            "Remove these patients from train with: --drop-shared-patients"
         )
-    _say(f"{challenge.name}: warning: {shared.sentence()} The official split is kept as it is.")
+    _print(f"{challenge.name}: warning: {shared.summary()} The official split is used without changes.")
     return train
 
 
@@ -58,33 +62,38 @@ def load_table(
     allow_missing: bool = False,
     drop_shared_patients: bool = False,
 ) -> pd.DataFrame:
-    """As `load_labels`, with a column `file`: the absolute path (str) of the row's image.
+    """Return the table of `load_labels` with a column `file`: the absolute path (str) of each image.
 
-    Raises UserError with the count and the first ten if images are missing, unless `allow_missing`, which
-    drops their rows and says so on stderr; no image at all is a NoImagesError in any case.
+    Raises UserError with the count and the first ten names if images are missing. With `allow_missing` their
+    rows are dropped instead, with a message on stderr. Raises NoImagesError if all images are missing.
     """
     table = load_labels(challenge, split, workspace, drop_shared_patients=drop_shared_patients)
-    table = with_files(challenge, table, workspace)
+    table = add_file_column(challenge, table, workspace)
     if not table["file"].isna().any():
         return table
-    problem = missing_images(challenge, split, table, workspace)
+    problem = missing_images_message(challenge, split, table, workspace)
     kept = table.dropna(subset="file")
     if kept.empty:
-        raise NoImagesError(f"{problem} Not one is there: name the right folder with --images.")
+        raise NoImagesError(f"{problem} All images are missing: set the right folder with --images.")
     if not allow_missing:
-        raise UserError(f"{problem} Fetch them, or continue without them with --allow-missing.")
-    _say(f"{problem} Going on with {len(kept):,} of {len(table):,} rows (--allow-missing).")
+        raise UserError(f"{problem} Download them, or continue without them with --allow-missing.")
+    _print(f"{problem} Continuing with {len(kept):,} of {len(table):,} rows (--allow-missing).")
     return kept
 
 
-def with_files(challenge: Challenge, table: pd.DataFrame, workspace: Workspace) -> pd.DataFrame:
-    """The table with the column `file`: the absolute path of the row's image, None where there is none."""
+def add_file_column(challenge: Challenge, table: pd.DataFrame, workspace: Workspace) -> pd.DataFrame:
+    """Return `table` (index image_id, column `path`) with a column `file`: absolute paths, None if missing.
+
+    Raises UserError if the images folder does not exist, or if a path is ambiguous.
+    """
     images_dir = workspace.images_dir(challenge.name)
     return table.assign(file=locate_images(table["path"], images_dir, challenge.image_folders()))
 
 
-def missing_images(challenge: Challenge, split: str, table: pd.DataFrame, workspace: Workspace) -> str:
-    """The sentence about the rows of a table `with_files` that have none."""
+def missing_images_message(
+    challenge: Challenge, split: str, table: pd.DataFrame, workspace: Workspace
+) -> str:
+    """Return the message about the missing images of a `table` with a column `file`."""
     missing = table["path"][table["file"].isna()]
     shown = listing(missing)
     images_dir = workspace.images_dir(challenge.name)
@@ -93,10 +102,10 @@ def missing_images(challenge: Challenge, split: str, table: pd.DataFrame, worksp
 
 
 def study_codes(table: pd.DataFrame) -> NDArray[np.int64]:
-    """A number per row (int64, from 0 in order of appearance), the same for the images of a study.
+    """Return the number of each row's study: int64 (n_rows,), numbered in order of appearance.
 
-    A study is one of a patient: names of studies may repeat between patients. A row whose study is unknown is
-    a study of its own. Where `table` has a column `fold`, images of another fold are of another study.
+    Studies of two patients are different even if they have the same name. A row with an unknown study is a
+    separate study. If `table` has a column `fold`, images of two folds are never in one study.
     """
     keys = ["patient", "study", *(["fold"] if "fold" in table else [])]
     codes = table.groupby(keys, sort=False, dropna=False).ngroup().to_numpy(np.int64)
@@ -104,5 +113,5 @@ def study_codes(table: pd.DataFrame) -> NDArray[np.int64]:
     return pd.factorize(codes)[0].astype(np.int64)
 
 
-def _say(sentence: str) -> None:
-    print(sentence, file=sys.stderr)
+def _print(message: str) -> None:
+    print(message, file=sys.stderr)

@@ -1,6 +1,6 @@
-"""Losses for long-tailed classification; usable without the rest of the package.
+"""Losses for long-tailed classification, usable without the rest of the package.
 
-Every module here is imported: one that holds a class under `@loss(...)` needs no mention elsewhere.
+All modules of this package are imported, so a class with `@loss(...)` needs no other registration.
 """
 
 from importlib import import_module

@@ -1,7 +1,7 @@
-"""The asymmetric loss, its polynomial form, and the robust asymmetric loss, each built on the one before.
+"""The asymmetric loss (ASL), its polynomial form (APL), and the robust asymmetric loss (RAL).
 
 Notation: p = sigmoid(logit), or the softmax probability; p_tau = max(p - clip, 0) is the shifted probability
-of the negatives, so that a negative with p <= clip has neither loss nor gradient.
+of negatives: a negative with p <= clip has no loss and no gradient.
 """
 
 from typing import Literal, Unpack, get_args
@@ -21,7 +21,7 @@ NO_FOCUS = {"gamma_neg": 0, "gamma_pos": 0, "clip": 0}
 NO_POLYNOMIAL = NO_FOCUS | {"epsilon_pos": 0, "epsilon_pos_pow": 0, "epsilon_neg": 0}
 FRACTIONAL = {"gamma_neg": 0.5, "gamma_pos": 0.5}
 ONE_WRONG_CLASS = (
-    "a wrong class that rises takes probability from another wrong one, whose loss falls by more"
+    "a higher logit of one wrong class lowers the probability of another one, whose loss falls by more"
 )
 
 
@@ -35,16 +35,16 @@ ONE_WRONG_CLASS = (
 class AsymmetricLoss(MultiLabelLoss):
     """ASL: L+ = -(1-p)^gamma_pos log p;  L- = -p_tau^gamma_neg log(1 - p_tau).
 
-    Ridnik et al., ICCV 2021, Eq. 7; gamma_neg 4, gamma_pos 1, clip .05 are the defaults of its code (whose
+    Ridnik et al., ICCV 2021, Eq. 7; gamma_neg 4, gamma_pos 1, clip .05 are the defaults of its code (its
     training script sets gamma_pos 0). `detach_focusing=True` stops the gradient through the focusing weights
-    (1-p)^gamma_pos and p_tau^gamma_neg: the default of the code's plain class, while its optimised class,
-    said to be the same, lets it through; values agree, gradients do not. The code takes the sum over rows
-    and classes, timm the sum over classes and mean over rows, mmpretrain the mean.
+    (1-p)^gamma_pos and p_tau^gamma_neg. This is the default of `AsymmetricLoss` in that code; its
+    `AsymmetricLossOptimized`, described as equal, does not detach: same values, other gradients. The code
+    sums over rows and classes, timm sums over classes and averages over rows, mmpretrain averages over both.
 
-    Traps: population minimiser at prevalence .002 is p = .248, so thresholds must be tuned and probabilities
-    not be averaged with those of other losses. A bias at the prior puts negatives of every class rarer than
-    `clip` where nothing pushes them. gamma_neg = gamma_pos = clip = 0 is binary cross-entropy.
-    `class_weights="prevalence"` is the weighted ASL of the CXR-LT 2023 winner, with the mean over entries.
+    Caution: the population minimiser at prevalence .002 is p = .248, so tune thresholds, and do not average
+    probabilities with those of other losses. With a bias at the prior, negatives of a class rarer than `clip`
+    start without a gradient. gamma_neg = gamma_pos = clip = 0 is binary cross-entropy.
+    `class_weights="prevalence"` is the weighted ASL of the winner of CXR-LT 2023 (who averaged over entries).
     """
 
     def __init__(
@@ -63,32 +63,34 @@ class AsymmetricLoss(MultiLabelLoss):
         self.detach_focusing = detach_focusing
 
     def positive_term(self, logits: Tensor) -> Tensor:
+        """Return L+ (n, c); see `MultiLabelLoss.positive_term`."""
         return self.positive_at(sigmoid_probabilities(logits))
 
     def negative_term(self, logits: Tensor) -> Tensor:
+        """Return L- (n, c); see `MultiLabelLoss.negative_term`."""
         return self.negative_at(sigmoid_probabilities(logits))
 
     def positive_at(self, entry: Probabilities) -> Tensor:
-        """L+ at given probabilities."""
-        return self._focus(torch.exp(self.gamma_pos * entry.log_miss)) * self.positive_series(entry)
+        """Return L+ (n, c) from probabilities (n, c)."""
+        return self._focus(torch.exp(self.gamma_pos * entry.log_one_minus_p)) * self.positive_series(entry)
 
     def negative_at(self, entry: Probabilities) -> Tensor:
-        """L- at given probabilities."""
+        """Return L- (n, c) from probabilities (n, c)."""
         shifted = self._shifted(entry)
-        # through the logarithm itself where nothing is shifted: there 1 - p rounds to 0
-        log = entry.log_miss if self.clip == 0 else torch.log1p(-shifted)
+        # without a shift use log(1 - p) itself, because 1 - p can round to 0
+        log = entry.log_one_minus_p if self.clip == 0 else torch.log1p(-shifted)
         return self._focus(power(shifted, self.gamma_neg)) * self.negative_series(entry, shifted, -log)
 
     def positive_series(self, entry: Probabilities) -> Tensor:
-        """What the focusing weight of the positives multiplies."""
+        """Return the factor (n, c) of the focusing weight in L+."""
         return -entry.log_p
 
     def negative_series(self, entry: Probabilities, shifted: Tensor, log: Tensor) -> Tensor:
-        """What the focusing weight of the negatives multiplies; `log` is -log(1 - p_tau)."""
+        """Return the factor (n, c) of the focusing weight in L-; `log` is -log(1 - p_tau), (n, c)."""
         return log
 
     def _shifted(self, entry: Probabilities) -> Tensor:
-        """p_tau."""
+        """Return p_tau (n, c)."""
         return (entry.p - self.clip).clamp(min=0)
 
     def _focus(self, weight: Tensor) -> Tensor:
@@ -103,16 +105,16 @@ class AsymmetricLoss(MultiLabelLoss):
     detach="detach_focusing",
 )
 class AsymmetricPolynomialLoss(AsymmetricLoss):
-    """APL: the asymmetric loss with its first Taylor coefficients set free.
+    """APL: the asymmetric loss with free first Taylor coefficients.
 
-    L+ = (1-p)^gamma_pos [-log p - epsilon_pos (1-p) - epsilon_pos_pow/2 (1-p)^2], that is coefficients
-         1 - epsilon_pos, (1 - epsilon_pos_pow)/2, and 1/m beyond: 0, 1.75, 1/3, ... at the defaults;
-    L- = p_tau^gamma_neg [-log(1-p_tau) - epsilon_neg p_tau], that is 1 - epsilon_neg, and 1/n beyond.
+    L+ = (1-p)^gamma_pos [-log p - epsilon_pos (1-p) - epsilon_pos_pow/2 (1-p)^2], with coefficients 1 -
+    epsilon_pos, (1 - epsilon_pos_pow)/2, and 1/m beyond: 0, 1.75, 1/3, ... at the defaults; L- =
+    p_tau^gamma_neg [-log(1-p_tau) - epsilon_neg p_tau], with coefficients 1 - epsilon_neg, and 1/n beyond.
 
-    Huang et al., ICASSP 2023, arXiv 2304.05361; defaults and detached focusing as in its code, which takes
-    the sum over rows and classes (hence a loss of 40 and more) and multiplies `epsilon_neg` with 1 - p_tau
-    where the formula has p_tau: inert at its default 0. The coefficients are tuned per data set there.
-    Population minimiser at prevalence .002: p = .253. All of it 0 is binary cross-entropy.
+    Huang et al., ICASSP 2023, arXiv 2304.05361; defaults and `detach_focusing` as in its code. That code sums
+    over rows and classes (so its loss is 40 and more), and multiplies `epsilon_neg` by 1 - p_tau, not p_tau
+    as in the formula, which has no effect at its default 0. The paper tunes the coefficients per data set.
+    Population minimiser at prevalence .002: p = .253. With all options 0 it is binary cross-entropy.
     """
 
     def __init__(
@@ -131,9 +133,15 @@ class AsymmetricPolynomialLoss(AsymmetricLoss):
         self.epsilon_pos, self.epsilon_pos_pow, self.epsilon_neg = epsilon_pos, epsilon_pos_pow, epsilon_neg
 
     def positive_series(self, entry: Probabilities) -> Tensor:
-        return -entry.log_p - self.epsilon_pos * entry.miss - self.epsilon_pos_pow / 2 * entry.miss**2
+        """See `AsymmetricLoss.positive_series`."""
+        return (
+            -entry.log_p
+            - self.epsilon_pos * entry.one_minus_p
+            - self.epsilon_pos_pow / 2 * entry.one_minus_p**2
+        )
 
     def negative_series(self, entry: Probabilities, shifted: Tensor, log: Tensor) -> Tensor:
+        """See `AsymmetricLoss.negative_series`."""
         return log - self.epsilon_neg * shifted
 
 
@@ -150,21 +158,22 @@ class AsymmetricPolynomialLoss(AsymmetricLoss):
     detach="detach_focusing",
 )
 class RobustAsymmetricLoss(AsymmetricPolynomialLoss):
-    """RAL: the polynomial loss with a Hill factor lambda - p on the negatives, which forgives missed labels.
+    """RAL: the polynomial loss with a Hill factor lambda - p on negatives, for missing positive labels.
 
     L+ as in `AsymmetricPolynomialLoss`, in both forms.
     form="paper" (Eq. 6):   L- = (lambda - p) p_tau^gamma_neg [-log(1-p_tau) - epsilon_neg p_tau].
-    form="released" (the published code's arithmetic):
+    form="released" (as computed by the published code):
                             L- = (lambda - p) p^2 (lambda - 1 + p_tau) p_tau^gamma_neg
                                  [-log(1-p_tau) - epsilon_neg (1-p_tau)].
 
     Park et al., ICCVW CVAMD 2023, arXiv 2308.05542; defaults of its code, which sums over rows and classes.
-    The released form starts as the 7th power of p where the paper's starts as the 5th, and lets the gradient
-    through focusing weights and Hill factors. `detach_focusing` stops it at the focusing weights only.
-    `hill_lambda=None` drops the Hill factors; then all of the rest 0 is binary cross-entropy.
+    For small p the released form grows with the 7th power of p, the form of the paper with the 5th. The
+    gradient goes through focusing weights and Hill factors; `detach_focusing` stops it only at the focusing
+    weights. `hill_lambda=None` removes the Hill factors; with all other options 0 it is then binary
+    cross-entropy.
 
-    Traps: population minimiser at prevalence .002 is p = .245 (paper) and .346 (released): thresholds must be
-    tuned, and a .5 cut means something else in each form.
+    Caution: the population minimiser at prevalence .002 is p = .245 (paper) and .346 (released). Tune
+    thresholds; a threshold of .5 has another meaning in each form.
     """
 
     def __init__(
@@ -186,11 +195,12 @@ class RobustAsymmetricLoss(AsymmetricPolynomialLoss):
         require_one_of("form", form, get_args(RalForm))
         if hill_lambda is not None and not hill_lambda >= 1:
             raise ValueError(
-                f"hill_lambda={hill_lambda} must be >= 1: below, the loss of confident negatives is negative"
+                f"hill_lambda={hill_lambda} must be >= 1: below 1 the loss of confident negatives is negative"
             )
         self.form, self.hill_lambda = form, hill_lambda
 
     def negative_at(self, entry: Probabilities) -> Tensor:
+        """See `AsymmetricLoss.negative_at`."""
         loss = super().negative_at(entry)
         if self.hill_lambda is None:
             return loss
@@ -200,6 +210,7 @@ class RobustAsymmetricLoss(AsymmetricPolynomialLoss):
         return loss * entry.p**2 * (self.hill_lambda - 1 + self._shifted(entry))
 
     def negative_series(self, entry: Probabilities, shifted: Tensor, log: Tensor) -> Tensor:
+        """See `AsymmetricLoss.negative_series`."""
         return log - self.epsilon_neg * (shifted if self.form == "paper" else 1 - shifted)
 
 
@@ -209,21 +220,21 @@ class RobustAsymmetricLoss(AsymmetricPolynomialLoss):
     variants=({"form": "released"}, FRACTIONAL | {"clip": 0}, {"detach_focusing": True}),
     kink="clip",
     detach="detach_focusing",
-    falling=(({}, ONE_WRONG_CLASS),),
+    non_monotone=(({}, ONE_WRONG_CLASS),),
 )
 class RobustAsymmetricSingleLabelLoss(SingleLabelLoss):
     """RAL over exclusive classes: L+(p_t) + SUM over j != t of L-(p_j), p = softmax(logits).
 
     L+, L- and their options are those of `RobustAsymmetricLoss`, computed from log p and log(1 - p).
 
-    The published `RalSingleLoss` is another thing and not offered: it overwrites the probabilities with its
-    polynomial terms without masking them by the label, takes one eps = .1 both as label smoothing and as
-    floor of the probabilities, so that the true class learns nothing below p = .1, and takes a logarithm
-    without a floor, so that logits of +-200 give NaN; with gamma_pos 0 it is little but label-smoothed
-    cross-entropy. It takes the mean over rows, as "batchmean" here.
+    The published `RalSingleLoss` is different and not included. It replaces probabilities by polynomial terms
+    without a mask by the label, uses eps = .1 both for label smoothing and as the lower limit of
+    probabilities (so the true class has no gradient below p = .1), and takes a logarithm without a limit
+    (logits of +-200 give NaN). With gamma_pos 0 it is almost label-smoothed cross-entropy. It averages over
+    rows, as "batchmean" does here.
 
-    Traps: raising the logit of one wrong class can lower the loss, because it takes probability from another
-    wrong class; no option makes it cross-entropy, which has no term for the other classes.
+    Caution: a higher logit of one wrong class can lower the loss, because another wrong class loses
+    probability. No options make it cross-entropy, which has no term for the wrong classes.
     """
 
     def __init__(
@@ -244,6 +255,7 @@ class RobustAsymmetricSingleLabelLoss(SingleLabelLoss):
         self.ral = RobustAsymmetricLoss(*shape, epsilon_pos, epsilon_pos_pow, epsilon_neg, detach_focusing)
 
     def per_class(self, logits: Tensor) -> Tensor:
+        """See `SingleLabelLoss.per_class`."""
         entry = softmax_probabilities(logits)
         negative = self.ral.negative_at(entry)
         return self.ral.positive_at(entry) + negative.sum(dim=1, keepdim=True) - negative

@@ -1,4 +1,4 @@
-"""What every loss shares: the call, the reduction, the precision."""
+"""The base class of losses: arguments, reduction and precision."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -13,8 +13,8 @@ Reduction = Literal["mean", "batchmean", "sum"]
 class SharedOptions(TypedDict, total=False):
     """Keyword-only arguments of every loss.
 
-    `class_counts`: positives of each class, in column order; `n_samples`: the rows they were counted in.
-    Both are needed only by losses or options that depend on the classes.
+    `class_counts`: number of positives per class, in column order; `n_samples`: number of rows they were
+    counted in. Only losses and options that depend on class frequencies need them.
     """
 
     class_counts: Sequence[float] | None
@@ -23,21 +23,22 @@ class SharedOptions(TypedDict, total=False):
 
 
 class Loss(nn.Module, ABC):
-    """A loss called as `loss(logits, targets) -> scalar`.
+    """A loss, called as `loss(logits, targets) -> scalar`.
 
-    Arithmetic is float32 under any autocast and for any shorter logits; float64 stays float64. NaN targets
-    are unknown and contribute neither value nor gradient.
+    It computes in float32, also under autocast and for float16 or bfloat16 logits; float64 stays float64. NaN
+    targets are unknown: they add nothing to the loss or the gradient.
 
-    A reduced loss is (sums / denominators).sum(). Both add up over parts of a batch if the denominators are
-    taken from the targets of the whole batch: so gradient accumulation and data-parallel training give the
-    gradient of the whole batch. Raises ValueError for a wrong option or shape.
+    The reduced loss is (sums / denominators).sum(). With the denominators of the whole batch, `sums` can be
+    added over parts of the batch, so gradient accumulation and data-parallel training give the gradient of
+    the whole batch. Raises ValueError for a wrong option or shape.
     """
 
     task: ClassVar[str]
-    """What a challenge calls its task: multi_label or single_label."""
+    """The task of challenges that it fits: multi_label or single_label."""
     reduction: Reduction
+    """How `forward` reduces the loss of the batch."""
     logit_scale: float = 1.0
-    """What logits are to be multiplied by before they become probabilities."""
+    """Factor on logits before sigmoid or softmax."""
 
     def __init__(
         self,
@@ -52,45 +53,52 @@ class Loss(nn.Module, ABC):
 
     @abstractmethod
     def sums(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """The loss summed over the batch: (k,), k = 1 but for losses made of several means."""
+        """Return the sum of the loss over the batch (k,); k > 1 for losses that are a sum of several means.
+
+        `logits` (n, c); `targets` (n, c), or class ids (n,) for a single-label loss.
+        """
 
     @abstractmethod
     def denominators(self, targets: Tensor) -> Tensor:
-        """What `reduction` divides each of the sums by: (k,), from the targets alone; never 0."""
+        """Return the divisors (k,) of `sums` for `reduction`, from targets as in `sums`; never 0."""
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Return the reduced loss, a scalar; arguments as in `sums`."""
         sums = self.sums(logits, targets)
         return (sums / self.denominators(targets).to(sums)).sum()
 
     def set_epoch(self, epoch: int) -> None:
-        """Tell the loss which epoch (from 0) begins; only losses with a schedule care."""
+        """Set the epoch, counted from 0; only losses with a schedule use it."""
 
 
-def widened(logits: Tensor) -> Tensor:
-    """Logits in the precision of the arithmetic: float64 stays, everything else becomes float32."""
+def upcast(logits: Tensor) -> Tensor:
+    """Return the logits, of any shape, as float32; float64 stays float64."""
     return logits if logits.dtype == torch.float64 else logits.float()
 
 
 def power(base: Tensor, exponent: float) -> Tensor:
-    """`base ** exponent` for base >= 0, with gradient 0 instead of inf * 0 where base is 0."""
+    """Return `base ** exponent` (shape of base >= 0), with gradient 0, not NaN, where base is 0."""
     if exponent == 0:
         return torch.ones_like(base)
-    above = base > 0
-    return torch.where(above, torch.where(above, base, 1.0) ** exponent, 0.0)
+    is_positive = base > 0
+    return torch.where(is_positive, torch.where(is_positive, base, 1.0) ** exponent, 0.0)
 
 
 def require_one_of(option: str, value: str, known: tuple[str, ...]) -> None:
+    """Raise ValueError if the value of an option is not one of `known`."""
     if value not in known:
-        raise ValueError(f"{option}={value!r} is not known; choose one of {', '.join(known)}")
+        raise ValueError(f"unknown {option}={value!r}; choose one of {', '.join(known)}")
 
 
-def require_at_least(least: float, **options: float) -> None:
+def require_at_least(minimum: float, **options: float) -> None:
+    """Raise ValueError for an option below `minimum`."""
     for option, value in options.items():
-        if not value >= least:
-            raise ValueError(f"{option}={value} must be >= {least}")
+        if not value >= minimum:
+            raise ValueError(f"{option}={value} must be >= {minimum}")
 
 
 def require_below_one(**options: float) -> None:
+    """Raise ValueError for an option outside [0, 1)."""
     for option, value in options.items():
         if not 0 <= value < 1:
             raise ValueError(f"{option}={value} must be in [0, 1)")

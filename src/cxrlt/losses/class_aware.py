@@ -28,17 +28,17 @@ ClassAwareWeights = Literal["uniform", "inverse_frequency"]
 class ClassAwareLoss(MultiLabelLoss):
     """L+ = -w_i w+ log p;  L- = -w_i w- log(1 - p_m);  p = sigmoid(logit), p_m = max(p - margin, 0).
 
-    w+ = 1 - a_i^(1-p) and w- = 1 - (1-a_i)^p, where a_i is the prevalence of class i: a rare class keeps its
-    positives whole and scales its negatives by about its prevalence. From a capstone of FPT University, 2023,
-    known by its slides; margin .2 is theirs. The slides leave three things open, read here as follows:
-    `decoupled=False` uses one base for both signs, w- = 1 - a_i^p; w_i is `class_weights`: "uniform" or
-    "inverse_frequency" = (n_max/n_i)^(1/4) scaled to mean 1; `detach_weights` stops the gradient through w+
-    and w-. `base` puts one number in (0, 1) for every a_i (.5 = without class-awareness). An a_i of 0 or 1
-    is clamped to [1/T, 1 - 1/T], T = n_samples.
+    w+ = 1 - a_i^(1-p) and w- = 1 - (1-a_i)^p, where a_i is the prevalence of class i. For a rare class,
+    positives keep about their full weight, and negatives get a weight of about the prevalence. From a
+    capstone project of FPT University, 2023, published only as slides; margin .2 is theirs. The slides do not
+    define three details, which are options here: `decoupled=False` uses one base for both signs, w- = 1 -
+    a_i^p; w_i is `class_weights`: "uniform" or "inverse_frequency" = (n_max/n_i)^(1/4) scaled to mean 1;
+    `detach_weights` stops the gradient through w+ and w-. `base` replaces every a_i by one number in (0, 1);
+    .5 removes the class-awareness. An a_i of 0 or 1 is clamped to [1/T, 1 - 1/T], T = n_samples.
 
-    Traps: population minimiser at prevalence .002 is p = .637, .588 at .3: a .5 cut calls everything
-    positive, and the rarest class most of all; only rankings mean something without tuned thresholds. A
-    negative with p <= margin has no gradient. No setting is binary cross-entropy.
+    Caution: the population minimiser is p = .637 at prevalence .002 and .588 at .3. With a threshold of .5
+    everything is positive, rare classes first; without tuned thresholds only rankings are useful. A negative
+    with p <= margin has no gradient. No options make it binary cross-entropy.
     """
 
     positive_base: Tensor
@@ -71,14 +71,16 @@ class ClassAwareLoss(MultiLabelLoss):
         self.register_buffer("negative_base", log_rest if decoupled else log_a.clone(), persistent=False)
 
     def positive_term(self, logits: Tensor) -> Tensor:
+        """Return L+ (n, c); see `MultiLabelLoss.positive_term`."""
         return self._weight(self.positive_base, torch.sigmoid(-logits)) * F.softplus(-logits)
 
     def negative_term(self, logits: Tensor) -> Tensor:
+        """Return L- (n, c); see `MultiLabelLoss.negative_term`."""
         p = torch.sigmoid(logits)
         log = F.softplus(logits) if self.margin == 0 else -torch.log1p(-(p - self.margin).clamp(min=0))
         return self._weight(self.negative_base, p) * log
 
     def _weight(self, log_base: Tensor, exponent: Tensor) -> Tensor:
-        """1 - base^exponent."""
+        """Return 1 - base^exponent (n, c)."""
         weight = -torch.expm1(log_base.to(exponent) * exponent)
         return weight.detach() if self.detach_weights else weight

@@ -15,13 +15,13 @@ from cxrlt.losses.registry import PREVALENCE, loss
 class HillLoss(MultiLabelLoss):
     """L+ = -(1-p_m)^gamma log p_m, p_m = sigmoid(logit - margin);  L- = (lambda - p) p^2, p = sigmoid(logit).
 
-    Zhang et al., arXiv 2112.07368, for labels with missing positives: L- flattens towards p = 1, so that a
-    negative which looks like a missed positive is left alone. Defaults of its code (margin .5 to 1 is
-    recommended), which sums over rows and classes. lambda < 1.5 is refused: L- would fall again beyond
-    p = 2/3 lambda < 1, and pull confident negatives up.
+    Zhang et al., arXiv 2112.07368, for labels with missing positives: L- is flat near p = 1, so a negative
+    that looks like a missing positive has almost no gradient. Defaults of its code (which recommends margin
+    .5 to 1 and sums over rows and classes). lambda < 1.5 is an error: L- would fall beyond p = 2/3 lambda <
+    1, and raise confident negatives.
 
-    Traps: L- is bounded, a confidently wrong negative hardly learns; population minimiser at prevalence .002
-    is p = .027, at .3 p = .774.
+    Caution: L- is bounded, so a confidently wrong negative has almost no gradient. The population minimiser
+    is p = .027 at prevalence .002 and p = .774 at .3.
     """
 
     def __init__(
@@ -35,16 +35,18 @@ class HillLoss(MultiLabelLoss):
         super().__init__(class_weights, **shared)
         if not hill_lambda >= 1.5:
             raise ValueError(
-                f"hill_lambda={hill_lambda} must be >= 1.5: below, the loss of a negative falls again "
-                f"beyond p = 2/3 lambda and pulls confident negatives up"
+                f"hill_lambda={hill_lambda} must be >= 1.5: below, the loss of a negative falls beyond "
+                f"p = 2/3 lambda and raises confident negatives"
             )
         require_at_least(0, margin=margin, gamma=gamma)
         self.hill_lambda, self.margin, self.gamma = hill_lambda, margin, gamma
 
     def positive_term(self, logits: Tensor) -> Tensor:
+        """Return L+ (n, c); see `MultiLabelLoss.positive_term`."""
         shifted = logits - self.margin
         return torch.exp(self.gamma * F.logsigmoid(-shifted)) * F.softplus(-shifted)
 
     def negative_term(self, logits: Tensor) -> Tensor:
+        """Return L- (n, c); see `MultiLabelLoss.negative_term`."""
         p = torch.sigmoid(logits)
         return (self.hill_lambda - p) * p**2

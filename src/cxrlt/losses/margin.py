@@ -1,4 +1,4 @@
-"""Losses that ask the rarer class for the larger margin."""
+"""Losses with larger margins for rarer classes: LDAM and LMF."""
 
 from typing import Literal, Unpack, get_args
 
@@ -27,15 +27,16 @@ class LDAMLoss(SingleLabelLoss):
     Cao et al., NeurIPS 2019; margin .5 and scale 30 of its code. "mean" and "batchmean" divide by the weights
     of the rows. `class_weights`: "none", "effective" (effective-number weights, beta .9999, sum c) or
     "margins" (the m_j themselves, as in the code of LMF). `reweight_epoch=k` defers the effective-number
-    weights: uniform before epoch k, which `set_epoch` tells, theirs from then on. A count of 0 counts as 1.
+    weights: uniform before epoch k (set by `set_epoch`), effective-number from epoch k on. A count of 0
+    counts as 1.
 
-    Traps: z is meant to be a cosine, the head normalised; on the logits of a plain linear head the scale 30
-    makes gradients of up to 30 and a softmax without doubt, and training may diverge. Probabilities are
-    softmax(s z), s = `logit_scale`. max_margin = 0 and scale = 1 is cross-entropy.
+    Caution: z should be a cosine, from a normalised head. With the logits of a linear head, scale 30 gives
+    gradients up to 30 and a saturated softmax, and training can diverge. Probabilities are softmax(s z), s =
+    `logit_scale`. max_margin = 0 and scale = 1 is cross-entropy.
     """
 
     margin: Tensor
-    class_weight: Tensor | None
+    class_weight: Tensor
 
     def __init__(
         self,
@@ -53,7 +54,7 @@ class LDAMLoss(SingleLabelLoss):
         if class_weights == "margins" and (max_margin == 0 or reweight_epoch is not None):
             raise ValueError(
                 "class_weights='margins' needs max_margin > 0 and no reweight_epoch, "
-                "which brings effective-number weights"
+                "which uses effective-number weights"
             )
         self.logit_scale, self.reweight_epoch = scale, reweight_epoch
         self.weighted = class_weights != "none" if reweight_epoch is None else reweight_epoch <= 0
@@ -65,16 +66,19 @@ class LDAMLoss(SingleLabelLoss):
         self.register_buffer("class_weight", weights.float(), persistent=False)
 
     def set_epoch(self, epoch: int) -> None:
+        """See `Loss.set_epoch`."""
         if self.reweight_epoch is not None:
             self.weighted = epoch >= self.reweight_epoch
 
     def per_class(self, logits: Tensor) -> Tensor:
+        """See `SingleLabelLoss.per_class`."""
         entry = softmax_probabilities(self.logit_scale * logits)
-        # the loss as a function of the odds against the class, which the margin multiplies by e^(s m)
-        loss = F.softplus(entry.log_miss - entry.log_p + self.logit_scale * self.margin.to(logits))
+        # as a function of the odds against the class: the margin multiplies them by e^(s m)
+        loss = F.softplus(entry.log_one_minus_p - entry.log_p + self.logit_scale * self.margin.to(logits))
         return loss * self.class_weight.to(loss) if self.weighted else loss
 
-    def normalisers(self) -> tuple[Tensor | None, ...]:
+    def denominator_weights(self) -> tuple[Tensor | None, ...]:
+        """See `SingleLabelLoss.denominator_weights`."""
         return (self.class_weight if self.weighted else None,)
 
 
@@ -87,14 +91,14 @@ class LDAMLoss(SingleLabelLoss):
 class LMFLoss(SingleLabelLoss):
     """alpha LDAM + beta SUM_i w_t (1-p_t)^gamma (-log p_t) / n, p = softmax(logits), n rows.
 
-    Sadi et al., arXiv 2212.12741; alpha 1.5, beta 1 as its code ships them (the class's own defaults are 1),
-    gamma 1.5, margin .5, scale 30. LDAM is divided by the weights of the rows, the focal term by their
-    number: two parts, with a denominator each. `class_weights`: "margins", the LDAM margins as weights of
-    both terms, as released though not in the paper; "none"; "effective" (effective number, beta .9999).
+    Sadi et al., arXiv 2212.12741; alpha 1.5, beta 1 as in its training code (the class defaults are 1), gamma
+    1.5, margin .5, scale 30. LDAM is divided by the weights of the rows, the focal term by their number: two
+    parts with one denominator each. `class_weights`: "margins" uses the LDAM margins as weights of both
+    terms, as the released code does (not in the paper); "none"; "effective" (effective number, beta .9999).
 
-    Traps: the released head is a plain linear layer, so the scale acts on raw logits and LDAM outweighs the
-    focal term by far; see `LDAMLoss`. No deferred re-weighting there. alpha 0, beta 1, gamma 0 without
-    weights is cross-entropy.
+    Caution: the released head is a linear layer, so the scale acts on raw logits, and LDAM dominates the
+    focal term; see `LDAMLoss`. The released code has no deferred re-weighting. alpha 0, beta 1, gamma 0
+    without weights is cross-entropy.
     """
 
     def __init__(
@@ -116,11 +120,14 @@ class LMFLoss(SingleLabelLoss):
             self.focal.class_weight = self.ldam.class_weight
 
     def parts(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """See `SingleLabelLoss.parts`."""
         return self.alpha * self.ldam.per_class(logits), self.beta * self.focal.per_class(logits)
 
     def per_class(self, logits: Tensor) -> Tensor:
+        """See `SingleLabelLoss.per_class`."""
         ldam, focal = self.parts(logits)
         return ldam + focal
 
-    def normalisers(self) -> tuple[Tensor | None, ...]:
-        return *self.ldam.normalisers(), None
+    def denominator_weights(self) -> tuple[Tensor | None, ...]:
+        """See `SingleLabelLoss.denominator_weights`."""
+        return *self.ldam.denominator_weights(), None

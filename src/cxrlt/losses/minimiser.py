@@ -1,43 +1,47 @@
-"""The constant logits at which a loss is least: where training starts."""
+"""The constant logits that minimise a loss: the initial bias of the classifier."""
+
+import functools
 
 import torch
 from torch import Tensor
 
 from cxrlt.losses.base import Loss
 from cxrlt.losses.multilabel import MultiLabelLoss
-from cxrlt.losses.singlelabel import SingleLabelLoss, label_rows
+from cxrlt.losses.singlelabel import SingleLabelLoss, label_matrix
 
-BOUND = 12.0  # logits: p from 6e-6 to 1 - 6e-6
-ROWS_AT_A_TIME = 16384
-"""Several float64 copies of all targets would be the most memory that a training ever takes."""
+MAX_LOGIT = 12.0
+"""Limit of the result: p from 6e-6 to 1 - 6e-6."""
+CHUNK_ROWS = 16384
+"""Rows per chunk: float64 copies of all targets at once would need more memory than the training."""
 
 
 def population_minimiser(loss: Loss, targets: Tensor) -> Tensor:
-    """The constant logits (c,), float32 in [-12, 12], at which the expected loss over `targets` is least.
+    """Return the constant logits (c,), float32 in [-12, 12], with the lowest expected loss over `targets`.
 
-    `targets` are the training rows (n, c), NaN = unknown. For cross-entropy the minimiser is the log odds
-    (the log prior) of the class shares; most other losses are no proper scores and have theirs elsewhere
-    (RAL at prevalence .002: p = .245). Half a row is added to both signs of a class, or to every class of
-    exclusive ones, so that an absent class has a finite minimiser. Computed in float64 on the CPU, from
-    values: where a loss detaches a weight, its gradient vanishes elsewhere.
+    `targets` are the training rows (n, c), NaN = unknown. For cross-entropy the minimiser is the log odds (or
+    log prior) of the class shares. Most other losses are not proper scores, and their minimiser differs (RAL
+    at prevalence .002: p = .245). Half a row is added to positives and negatives of a class, or to each
+    exclusive class, so that a class without positives has a finite minimiser. Computed in float64 on the CPU,
+    from loss values, because the gradient of a loss that detaches a weight is 0 elsewhere. Raises ValueError
+    for another kind of loss.
     """
     targets = targets.detach().cpu()
     if isinstance(loss, MultiLabelLoss):
         return _per_class_minimiser(loss, targets)
     if isinstance(loss, SingleLabelLoss):
         return _joint_minimiser(loss, targets)
-    raise ValueError(f"{type(loss).__name__} is neither a multi-label nor a single-label loss")
+    raise ValueError(f"{type(loss).__name__} is not a multi-label or single-label loss")
 
 
 @torch.no_grad()
 def _per_class_minimiser(loss: MultiLabelLoss, targets: Tensor) -> Tensor:
-    """On a grid that is refined around its best point, because the expected loss need not be convex."""
-    sums = sum(_weight_sums(loss, part.double()) for part in targets.split(ROWS_AT_A_TIME))
-    n_known, known, positive, negative = sums
+    """Search a grid and refine it around the best point, because the expected loss may not be convex."""
+    chunks = [_weight_sums(loss, chunk.double()) for chunk in targets.split(CHUNK_ROWS)]
+    n_known, known, positive, negative = functools.reduce(torch.add, chunks)
     mean_weight = known / n_known.clamp(min=1)
     half_row = torch.where(mean_weight > 0, mean_weight, 1.0) / 2
     positive, negative = positive + half_row, negative + half_row
-    low = torch.full_like(positive, -BOUND)
+    low = torch.full_like(positive, -MAX_LOGIT)
     high = -low
     columns = torch.arange(len(positive))
     steps = torch.linspace(0, 1, 401, dtype=torch.float64)[:, None]
@@ -50,7 +54,7 @@ def _per_class_minimiser(loss: MultiLabelLoss, targets: Tensor) -> Tensor:
 
 
 def _weight_sums(loss: MultiLabelLoss, targets: Tensor) -> Tensor:
-    """(4, c): how many labels are known, their weights, and of these the parts of positives and negatives."""
+    """Return (4, c): number of known labels, and summed weights of all, of positives and of negatives."""
     weights = loss.entry_weights(targets)
     weights = torch.ones_like(targets) if weights is None else weights.to(targets)
     known, labels = ~targets.isnan(), targets.nan_to_num(0.0)
@@ -61,23 +65,23 @@ def _weight_sums(loss: MultiLabelLoss, targets: Tensor) -> Tensor:
 
 @torch.no_grad()
 def _joint_minimiser(loss: SingleLabelLoss, targets: Tensor) -> Tensor:
-    """By LBFGS from the log prior and from equal logits, whichever ends lower; centred on mean 0."""
-    counts = label_rows(targets.double(), targets.shape[1]).sum(dim=0) + 0.5
+    """Minimise with LBFGS from the log prior and from equal logits; take the lower result, with mean 0."""
+    counts = label_matrix(targets.double(), targets.shape[1]).sum(dim=0) + 0.5
     shares = counts / counts.sum()
     starts = torch.stack([shares.log(), torch.zeros_like(shares)])
     ends = torch.stack([_descend(loss, start, shares) for start in starts])
     best = ends[_expected(loss, ends, shares).argmin()]
-    return (best - best.mean()).clamp(-BOUND, BOUND).float()
+    return (best - best.mean()).clamp(-MAX_LOGIT, MAX_LOGIT).float()
 
 
 def _expected(loss: SingleLabelLoss, points: Tensor, shares: Tensor) -> Tensor:
-    """Expected loss (b,) of every point (b, c) where the classes have these shares (c,)."""
+    """Return the expected loss (b,) of constant logits `points` (b, c) for class `shares` (c,)."""
     sums = torch.stack([part @ shares for part in loss.parts(points)], dim=1)
     return (sums / loss.denominators(shares[None])).sum(dim=1)
 
 
 def _descend(loss: SingleLabelLoss, start: Tensor, shares: Tensor) -> Tensor:
-    """The slope is taken by differences, for that of a loss which detaches a weight is not the value's."""
+    """Minimise from `start` (c,) with finite differences, as autograd does not see detached weights."""
     logits = start - start.mean()
     logits.requires_grad_()
     steps = 1e-6 * torch.eye(len(start), dtype=start.dtype)

@@ -1,4 +1,4 @@
-"""What the losses over independent classes share."""
+"""The base class of multi-label losses."""
 
 from abc import abstractmethod
 from typing import Literal, Unpack, get_args
@@ -6,20 +6,20 @@ from typing import Literal, Unpack, get_args
 import torch
 from torch import Tensor
 
-from cxrlt.losses.base import Loss, SharedOptions, require_one_of, widened
+from cxrlt.losses.base import Loss, SharedOptions, require_one_of, upcast
 from cxrlt.losses.class_weights import prevalence
 
 ClassWeights = Literal["none", "prevalence"]
 
 
 class MultiLabelLoss(Loss):
-    """A loss over independent classes: `logits` (n, c), `targets` (n, c) in [0, 1], soft labels included.
+    """A multi-label loss: `logits` (n, c), `targets` (n, c) in [0, 1], soft labels included.
 
-    An entry's loss is y * positive + (1 - y) * negative, times `entry_weights` where a loss has them.
+    The loss of an entry is y * positive + (1 - y) * negative, times `entry_weights` if the loss has them.
     `reduction` is "batchmean" (sum over classes, mean over rows), "mean" (over known entries) or "sum".
 
-    `class_weights="prevalence"` weighs positives by e^(1 - pi) and negatives by e^pi, where pi is the share
-    of positives (CheXFusion, CXR-LT 2023).
+    `class_weights="prevalence"` gives positives the weight e^(1 - pi) and negatives e^pi, where pi is the
+    share of positives (CheXFusion, CXR-LT 2023).
     """
 
     task = "multi_label"
@@ -40,34 +40,37 @@ class MultiLabelLoss(Loss):
 
     @abstractmethod
     def positive_term(self, logits: Tensor) -> Tensor:
-        """`positive` before class weights: (n, c), finite for every finite logit."""
+        """Return `positive` before class weights, (n, c) from logits (n, c); finite for finite logits."""
 
     @abstractmethod
     def negative_term(self, logits: Tensor) -> Tensor:
-        """`negative` before class weights: (n, c), finite for every finite logit."""
+        """Return `negative` before class weights, (n, c) from logits (n, c); finite for finite logits."""
 
     def positive(self, logits: Tensor) -> Tensor:
-        """Loss of each entry if its label is 1: (n, c) from float32 or float64 logits."""
+        """Return the loss of each entry for label 1, (n, c) from float32 or float64 logits (n, c)."""
         term = self.positive_term(logits)
         return term if self.positive_weight is None else term * self.positive_weight.to(logits)
 
     def negative(self, logits: Tensor) -> Tensor:
-        """Loss of each entry if its label is 0: (n, c) from float32 or float64 logits."""
+        """Return the loss of each entry for label 0, (n, c) from float32 or float64 logits (n, c)."""
         term = self.negative_term(logits)
         return term if self.negative_weight is None else term * self.negative_weight.to(logits)
 
     def entry_weights(self, targets: Tensor) -> Tensor | None:
-        """Weights (n, c) that depend on all labels of a row; None where a loss has none."""
+        """Return weights (n, c) that depend on all labels of a row of targets (n, c), or None."""
         return None
 
     def elementwise(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """The unreduced loss (n, c) in float32 or float64; 0 where the target is NaN."""
+        """Return the unreduced loss (n, c) in float32 or float64; 0 where the target is NaN.
+
+        Raises ValueError unless logits and targets are both (n, c).
+        """
         if logits.shape != targets.shape or logits.ndim != 2:
             raise ValueError(
                 f"logits {tuple(logits.shape)} and targets {tuple(targets.shape)} must both be (n, c)"
             )
         with torch.autocast(logits.device.type, enabled=False):
-            logits = widened(logits)
+            logits = upcast(logits)
             targets = targets.to(logits.dtype)
             labels = targets.nan_to_num(0.0)
             loss = labels * self.positive(logits) + (1 - labels) * self.negative(logits)
@@ -76,9 +79,11 @@ class MultiLabelLoss(Loss):
             return torch.where(targets.isnan(), 0.0, loss)
 
     def sums(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """See `Loss.sums`."""
         return self.elementwise(logits, targets).sum()[None]
 
     def denominators(self, targets: Tensor) -> Tensor:
+        """See `Loss.denominators`."""
         if self.reduction == "mean":
             return (~targets.isnan()).sum().clamp(min=1).float()[None]
         rows = max(len(targets), 1) if self.reduction == "batchmean" else 1

@@ -1,4 +1,4 @@
-"""Probabilities of a sigmoid or a softmax, and of being wrong, with their logarithms."""
+"""p and 1 - p of a sigmoid or softmax, with their logarithms, all numerically stable."""
 
 from typing import NamedTuple
 
@@ -8,24 +8,28 @@ from torch import Tensor
 
 
 class Probabilities(NamedTuple):
-    """p and 1 - p of every entry, and their logarithms: (n, c) each, finite, none taken from 1 - p near 0."""
+    """p and 1 - p of every entry and their logarithms, (n, c) each, without cancellation near 0 and 1."""
 
     p: Tensor
-    miss: Tensor
+    one_minus_p: Tensor
     log_p: Tensor
-    log_miss: Tensor
+    log_one_minus_p: Tensor
 
 
 def sigmoid_probabilities(logits: Tensor) -> Probabilities:
-    log_p, log_miss = F.logsigmoid(logits), F.logsigmoid(-logits)
-    return Probabilities(torch.sigmoid(logits), torch.sigmoid(-logits), log_p, log_miss)
+    """Return the probabilities (n, c) of independent classes from logits (n, c)."""
+    log_p, log_one_minus_p = F.logsigmoid(logits), F.logsigmoid(-logits)
+    return Probabilities(torch.sigmoid(logits), torch.sigmoid(-logits), log_p, log_one_minus_p)
 
 
 def softmax_probabilities(logits: Tensor) -> Probabilities:
-    """As for the sigmoid. 1 - p of the likeliest class is summed from the others, for it may be near 0."""
+    """Return the probabilities (n, c) of exclusive classes from logits (n, c).
+
+    1 - p of the most likely class is the sum of the others, because it can be close to 0.
+    """
     log_p = F.log_softmax(logits, dim=1)
     top = torch.arange(logits.shape[1], device=logits.device) == log_p.argmax(dim=1, keepdim=True)
     log_others = torch.where(top, -torch.inf, log_p).logsumexp(dim=1, keepdim=True)
     below_half = torch.where(top, 0.0, log_p.exp())
-    log_miss = torch.where(top, log_others, torch.log1p(-below_half))
-    return Probabilities(log_p.exp(), log_miss.exp(), log_p, log_miss)
+    log_one_minus_p = torch.where(top, log_others, torch.log1p(-below_half))
+    return Probabilities(log_p.exp(), log_one_minus_p.exp(), log_p, log_one_minus_p)

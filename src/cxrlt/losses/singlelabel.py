@@ -1,4 +1,4 @@
-"""What the losses over one class per row share."""
+"""The base class of single-label losses."""
 
 from abc import abstractmethod
 
@@ -6,65 +6,74 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cxrlt.losses.base import Loss, widened
+from cxrlt.losses.base import Loss, upcast
 
 
 class SingleLabelLoss(Loss):
-    """A loss over exclusive classes: `logits` (n, c), `targets` ids (n,) or one-hot or soft rows (n, c).
+    """A single-label loss: `logits` (n, c), `targets` class ids (n,) or one-hot or soft labels (n, c).
 
-    A row's loss is linear in its one-hot row, so soft labels interpolate. A NaN id, or a row with a NaN, is
-    dropped whole. `reduction` "mean" and "batchmean" are the same: the mean over rows with a known label, or,
-    where a loss has class weights and normalises by them, over the weights of these rows; "sum" divides by
-    nothing. Raises ValueError for a class id out of range, if the ids are on the CPU.
+    The loss is linear in the label row, so soft labels interpolate. A row with a NaN in its label is ignored.
+    `reduction` "mean" and "batchmean" are equal: the mean over rows with a known label, weighted by the class
+    weights if the loss normalises by them. "sum" does not divide. Raises ValueError for a class id out of
+    range, if the ids are on the CPU.
     """
 
     task = "single_label"
 
     @abstractmethod
     def per_class(self, logits: Tensor) -> Tensor:
-        """Loss of each row if its label were class j, weights included: (n, c), finite for finite logits."""
+        """Return the loss of each row for each possible label, with weights, (n, c) from logits (n, c).
+
+        Finite for finite logits.
+        """
 
     def parts(self, logits: Tensor) -> tuple[Tensor, ...]:
-        """The terms of `per_class` that are averaged apart, each (n, c)."""
+        """Return the terms of `per_class` that have their own denominators, each (n, c)."""
         return (self.per_class(logits),)
 
-    def normalisers(self) -> tuple[Tensor | None, ...]:
-        """For every part the class weights (c,) whose sum over the rows divides it; None: count the rows."""
+    def denominator_weights(self) -> tuple[Tensor | None, ...]:
+        """Return per part the class weights (c,) whose sum over rows divides it; None: number of rows."""
         return (None,)
 
     def sums(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """See `Loss.sums`. Raises ValueError for wrong shapes or class ids."""
         if logits.ndim != 2 or logits.shape[1] < 2 or targets.shape not in (logits.shape, logits.shape[:1]):
             raise ValueError(
-                f"logits {tuple(logits.shape)} must be (n, c) with c >= 2 and "
-                f"targets {tuple(targets.shape)} class ids (n,) or rows (n, c)"
+                f"logits {tuple(logits.shape)} must be (n, c) with c >= 2, and "
+                f"targets {tuple(targets.shape)} class ids (n,) or labels (n, c)"
             )
         with torch.autocast(logits.device.type, enabled=False):
-            logits = widened(logits)
-            rows = label_rows(targets, logits.shape[1]).to(logits.dtype)
+            logits = upcast(logits)
+            rows = label_matrix(targets, logits.shape[1]).to(logits.dtype)
             return torch.stack([(rows * part).sum() for part in self.parts(logits)])
 
     def denominators(self, targets: Tensor) -> Tensor:
-        weights = self.normalisers()
+        """See `Loss.denominators`."""
+        weights = self.denominator_weights()
         if self.reduction == "sum":
             return torch.ones(len(weights), device=targets.device)
         n_known = known_rows(targets).sum().float()
-        totals = [n_known if weight is None else _weight_of_rows(targets, weight) for weight in weights]
-        totals = torch.stack(totals)
+        totals = torch.stack(
+            [n_known if weight is None else _weight_of_rows(targets, weight) for weight in weights]
+        )
         return torch.where(totals > 0, totals, 1.0)
 
 
 def _weight_of_rows(targets: Tensor, weight: Tensor) -> Tensor:
-    rows = label_rows(targets, len(weight))
+    rows = label_matrix(targets, len(weight))
     return (rows * weight.to(rows)).sum().float()
 
 
 def known_rows(targets: Tensor) -> Tensor:
-    """Which rows have a label: (n,) bool."""
+    """Return which rows of targets (n,) or (n, c) have a label: (n,) bool."""
     return ~(targets.isnan() if targets.ndim == 1 else targets.isnan().any(dim=1))
 
 
-def label_rows(targets: Tensor, n_classes: int) -> Tensor:
-    """One-hot or soft labels (n, c), float; a row without a known label is all 0."""
+def label_matrix(targets: Tensor, n_classes: int) -> Tensor:
+    """Return one-hot or soft labels (n, c), float, from targets (n,) or (n, c); an unknown row is all 0.
+
+    Raises ValueError for a class id out of range, if the ids are on the CPU.
+    """
     known = known_rows(targets)[:, None]
     if targets.ndim == 1:
         ids = targets.nan_to_num(0.0) if targets.is_floating_point() else targets
@@ -79,6 +88,6 @@ def _require_ids(ids: Tensor, n_classes: int) -> None:
     wrong = ids[(ids < 0) | (ids >= n_classes) | (ids != ids.floor())]
     if len(wrong):
         raise ValueError(
-            f"class ids must be whole numbers from 0 to {n_classes - 1}; {len(wrong)} are not, "
-            f"e.g. {wrong[0].item()}"
+            f"class ids must be integers from 0 to {n_classes - 1}; {len(wrong)} are not, "
+            f"for example {wrong[0].item()}"
         )

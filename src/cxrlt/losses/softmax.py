@@ -1,4 +1,4 @@
-"""Cross-entropy over exclusive classes, its focal form, and its forms adjusted by the class counts."""
+"""Softmax cross-entropy, focal loss, logit adjustment and balanced softmax."""
 
 from typing import Literal, Unpack, get_args
 
@@ -14,11 +14,11 @@ from cxrlt.losses.singlelabel import SingleLabelLoss
 
 SoftmaxWeights = Literal["none", "effective"]
 
-SMOOTHED = "smoothed labels are met at p_t < 1, so beyond it the right logit must not rise further"
+SMOOTHED = "with label smoothing the minimum is at p_t < 1, so beyond it the loss rises with the right logit"
 
 
 class WeightedSoftmaxLoss(SingleLabelLoss):
-    """What may be weighted by "effective": effective-number weights (beta .9999, sum c)."""
+    """Base class with the option class_weights="effective": effective-number weights (beta .9999, sum c)."""
 
     class_weight: Tensor | None
 
@@ -31,6 +31,7 @@ class WeightedSoftmaxLoss(SingleLabelLoss):
             self.class_weight = effective_number_weights(counts).float()
 
     def weighted(self, loss: Tensor) -> Tensor:
+        """Return the loss (n, c) times the class weights, if any."""
         return loss if self.class_weight is None else loss * self.class_weight.to(loss)
 
 
@@ -38,15 +39,15 @@ class WeightedSoftmaxLoss(SingleLabelLoss):
     "ce",
     neutral={},
     variants=(EFFECTIVE, {"label_smoothing": 0.1}, EFFECTIVE | {"label_smoothing": 0.1}),
-    falling=(({"label_smoothing": 0.1}, SMOOTHED),),
+    non_monotone=(({"label_smoothing": 0.1}, SMOOTHED),),
 )
 class CrossEntropy(WeightedSoftmaxLoss):
     """-w_t (1-e) log p_t - e/c SUM_j w_j log p_j, p = softmax(logits), e = `label_smoothing`.
 
     `class_weights="effective"`: effective-number weights (beta .9999, sum c); then "mean" and "batchmean"
-    divide by the weights of the rows, as torch does for class ids, for soft rows as well. The unweighted loss
-    is a proper score: its population minimiser is the prior. With smoothing it has its minimum short of
-    p_t = 1, so that raising the right logit can raise it.
+    divide by the weights of the rows, as torch does for class ids, also for soft labels. The unweighted loss
+    is a proper score: its population minimiser is the prior. With smoothing its minimum is at p_t < 1, so a
+    higher logit of the right class can raise the loss.
     """
 
     def __init__(
@@ -60,12 +61,14 @@ class CrossEntropy(WeightedSoftmaxLoss):
         self.label_smoothing = label_smoothing
 
     def per_class(self, logits: Tensor) -> Tensor:
+        """See `SingleLabelLoss.per_class`."""
         loss = self.weighted(-F.log_softmax(logits, dim=1))
         if self.label_smoothing == 0:
             return loss
         return (1 - self.label_smoothing) * loss + self.label_smoothing * loss.mean(dim=1, keepdim=True)
 
-    def normalisers(self) -> tuple[Tensor | None, ...]:
+    def denominator_weights(self) -> tuple[Tensor | None, ...]:
+        """See `SingleLabelLoss.denominator_weights`."""
         return (self.class_weight,)
 
 
@@ -74,9 +77,9 @@ class SoftmaxFocalLoss(WeightedSoftmaxLoss):
     """-w_t (1-p_t)^gamma log p_t, p = softmax(logits).
 
     Lin et al., ICCV 2017, gamma 2, over exclusive classes. `class_weights="effective"`: effective-number
-    weights (beta .9999, sum c). "mean" and "batchmean" are the plain mean over rows, weights or none, as in
-    the common implementations. No proper score: rare classes come out more likely than they are. gamma = 0
-    is cross-entropy.
+    weights (beta .9999, sum c). "mean" and "batchmean" are the plain mean over rows, also with weights, as in
+    common implementations. Not a proper score: probabilities of rare classes are too high. gamma = 0 is
+    cross-entropy.
     """
 
     def __init__(
@@ -87,17 +90,18 @@ class SoftmaxFocalLoss(WeightedSoftmaxLoss):
         self.gamma = gamma
 
     def per_class(self, logits: Tensor) -> Tensor:
+        """See `SingleLabelLoss.per_class`."""
         entry = softmax_probabilities(logits)
-        return self.weighted(-torch.exp(self.gamma * entry.log_miss) * entry.log_p)
+        return self.weighted(-torch.exp(self.gamma * entry.log_one_minus_p) * entry.log_p)
 
 
 @loss("logit_adjusted", neutral={"tau": 0}, variants=({"tau": 2},))
 class LogitAdjusted(SingleLabelLoss):
     """-log softmax(logits + tau log pi)_t, pi = prior of the classes.
 
-    Menon et al., ICLR 2021, tau 1; mean over rows. The prior is added in training only: predict with the bare
-    logits, whose population minimiser at tau 1 is equal logits. Only the ratios of `class_counts` matter; a
-    count of 0 is taken as 1, where the original adds 1e-12 to the prior. tau = 0 is cross-entropy.
+    Menon et al., ICLR 2021, tau 1; mean over rows. The prior is added only in training: predict with the
+    plain logits, whose population minimiser at tau 1 is equal logits. Only the ratios of `class_counts`
+    matter; a count of 0 counts as 1, while the original adds 1e-12 to the prior. tau = 0 is cross-entropy.
     """
 
     log_prior: Tensor
@@ -110,6 +114,7 @@ class LogitAdjusted(SingleLabelLoss):
         self.register_buffer("log_prior", log_prior.float(), persistent=False)
 
     def per_class(self, logits: Tensor) -> Tensor:
+        """See `SingleLabelLoss.per_class`."""
         return -F.log_softmax(logits + self.log_prior.to(logits), dim=1)
 
 
@@ -117,8 +122,8 @@ class LogitAdjusted(SingleLabelLoss):
 class BalancedSoftmax(LogitAdjusted):
     """-log( n_t e^z_t / SUM_j n_j e^z_j ), z = logits, n = `class_counts`.
 
-    Ren et al., NeurIPS 2020; mean over rows. The same as `LogitAdjusted` at tau 1; as there,
-    predict with the bare logits and a count of 0 is taken as 1. With equal counts it is cross-entropy.
+    Ren et al., NeurIPS 2020; mean over rows. Equal to `LogitAdjusted` with tau 1; in the same way,
+    predict with the plain logits, and a count of 0 counts as 1. With equal counts it is cross-entropy.
     """
 
     def __init__(self, **shared: Unpack[SharedOptions]) -> None:

@@ -1,17 +1,17 @@
-"""Metrics and their bootstrap intervals: the one truth for every number the project prints.
+"""Metrics and their bootstrap intervals, used for every number that the project reports.
 
-`ranking` holds what ranks the rows of a class (AP, AUROC), `classification` what needs one class per row,
-`calibration` what needs probabilities (local ECE, F1 at a threshold, log-loss). Every module here is
-imported: one that has a definition under `@metric(...)` needs no mention elsewhere.
+`ranking` has ranking metrics per class (AP, AUROC), `classification` metrics for one class per row,
+`calibration` metrics of probabilities (local ECE, F1 at a threshold, log loss). All modules of this package
+are imported, so a definition with `@metric(...)` needs no other registration.
 
-A class whose known labels are all positive or all negative (`has_both_values`) has no AP, no AUROC and no
-calibration figure: they are NaN, which `macro` leaves out.
+A class whose known labels are all positive or all negative (see `has_both_values`) has no AP, AUROC or
+calibration metric: they are NaN, which `macro` ignores.
 """
 
 from importlib import import_module
 from pkgutil import iter_modules
 
-from cxrlt.metrics.classification import classification_bootstrap, count_rows
+from cxrlt.metrics.classification import classification_bootstrap, count_predictions
 from cxrlt.metrics.named import macro_metric, macro_metrics
 from cxrlt.metrics.ranking import (
     Bootstrap,
@@ -37,7 +37,7 @@ __all__ = [
     "bootstrap",
     "class_means",
     "classification_bootstrap",
-    "count_rows",
+    "count_predictions",
     "has_both_values",
     "macro",
     "macro_metric",

@@ -1,13 +1,12 @@
-"""Metrics of one class per row, all read off how often each class is true, predicted, and both.
+"""Metrics for one class per row, computed from how often each class is true, predicted, and both.
 
-A row's prediction is the class of its highest score, so a set of rows is reduced to three counts per class:
-the table of true against predicted classes would have a million cells for a thousand classes. A bootstrap
-draw is a weight per cluster (patient): with classes x clusters counts kept sparse, the counts of a thousand
-draws are one matrix product.
+The prediction of a row is the class with the highest score. All metrics need only three counts per class; a
+confusion matrix of a thousand classes would have a million cells. A bootstrap draw is a weight per cluster
+(patient): with sparse classes x clusters counts, the counts of a thousand draws are one matrix product.
 
-A class without rows of its own has no recall and no F1 (NaN) and is left out of macro means. scikit-learn
-counts such a class as 0 in macro F1 once it is predicted anywhere, so that a class nobody has lowers the
-score; in everything else, and wherever every class occurs, the values are scikit-learn's.
+A class without rows has no recall and no F1 (NaN) and is not in macro means. scikit-learn gives such a class
+F1 0 if it is predicted for any row, so an absent class lowers macro F1. All other values are equal to
+scikit-learn.
 """
 
 from dataclasses import dataclass
@@ -16,16 +15,16 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import csr_array
 
-from cxrlt.metrics.ranking import Bootstrap, checked, macro, ratio
+from cxrlt.metrics.ranking import Bootstrap, macro, ratio, validate_arrays
 from cxrlt.metrics.registry import METRICS, metric
 from cxrlt.metrics.resampling import BootstrapSamples, Floats, cluster_codes, cluster_weights
 
 
 @dataclass(frozen=True)
 class Counts:
-    """How many rows have each class, are given it, and both (..., c).
+    """Numbers of rows per class (..., c): true, predicted, and both (hits).
 
-    `squared` (...) is the sum over rows of the squared distance between the columns of the two.
+    `squared` (...) is the sum over rows of the squared distance between true and predicted column.
     """
 
     true: Floats
@@ -34,34 +33,34 @@ class Counts:
     squared: Floats
 
 
-def count_rows(targets: ArrayLike, scores: ArrayLike) -> Counts:
-    """The counts of (n, c) targets and scores.
+def count_predictions(targets: ArrayLike, scores: ArrayLike) -> Counts:
+    """Return the counts of (n, c) targets and scores.
 
-    Targets are one-hot; a row with a NaN in them is left out. The prediction is the class of the highest
-    score, the first one where several are. Raises ValueError for rows that do not hold exactly one 1, unequal
-    shapes, or a NaN score where the target is known.
+    Targets are one-hot; a row with a NaN is ignored. The prediction is the first class with the highest
+    score. Raises ValueError for rows without exactly one 1, unequal shapes, or a NaN score with a known
+    target.
     """
-    targets, scores = checked(targets, scores)
+    targets, scores = validate_arrays(targets, scores)
     true, predicted, _ = _classes(targets, scores)
     return count_classes(true, predicted, targets.shape[1])
 
 
 def count_classes(true: NDArray[np.intp], predicted: NDArray[np.intp], n_classes: int) -> Counts:
-    """The counts of class numbers (n,)."""
+    """Return the counts from true and predicted class numbers (n,)."""
     parts = (true, predicted, true[true == predicted])
-    by_class = (np.bincount(part, minlength=n_classes).astype(np.float64) for part in parts)
-    return Counts(*by_class, ((true - predicted) ** 2.0).sum())
+    n_true, n_predicted, hits = (np.bincount(part, minlength=n_classes).astype(np.float64) for part in parts)
+    return Counts(n_true, n_predicted, hits, ((true - predicted) ** 2.0).sum())
 
 
 def recall(counts: Counts) -> Floats:
-    """Share of a class's rows that were found (..., c); NaN where there are none."""
+    """Return the share of rows of a class that are predicted (..., c); NaN for a class without rows."""
     return ratio(counts.hits, counts.true)
 
 
 def precision(counts: Counts) -> Floats:
-    """Share of the rows given a class that have it (..., c).
+    """Return the share of predictions of a class that are right (..., c).
 
-    NaN for a class without rows; 0 for one with rows that is never predicted.
+    NaN for a class without rows; 0 for a class with rows that is never predicted.
     """
     value = ratio(counts.hits, np.maximum(counts.predicted, 1))
     return np.where(counts.true > 0, value, np.nan)
@@ -69,45 +68,45 @@ def precision(counts: Counts) -> Floats:
 
 @metric("macro-F1", kind="decisions", of_class="F1")
 def f1(counts: Counts) -> Floats:
-    """Harmonic mean of precision and recall (..., c); NaN for a class without rows."""
+    """Return the harmonic mean of precision and recall (..., c); NaN for a class without rows."""
     value = ratio(2 * counts.hits, counts.true + counts.predicted)
     return np.where(counts.true > 0, value, np.nan)
 
 
 @metric("accuracy", kind="decisions")
 def accuracy(counts: Counts) -> Floats:
-    """Share of rows predicted right (...)."""
+    """Return the share of right predictions (...)."""
     return ratio(counts.hits.sum(axis=-1), counts.true.sum(axis=-1))
 
 
 @metric("balanced-accuracy", kind="decisions")
 def balanced_accuracy(counts: Counts) -> Floats:
-    """Mean recall of the classes with rows (...)."""
+    """Return the mean recall of classes with rows (...)."""
     return macro(recall(counts))
 
 
 @metric("weighted-F1", kind="decisions")
 def weighted_f1(counts: Counts) -> Floats:
-    """Mean F1 weighted by the classes' rows (...)."""
+    """Return the mean F1, weighted by the number of rows per class (...)."""
     weighted = np.nan_to_num(f1(counts)) * counts.true
     return ratio(weighted.sum(axis=-1), counts.true.sum(axis=-1))
 
 
 @metric("kappa", kind="decisions", bounds=(-1.0, 1.0))
 def quadratic_kappa(counts: Counts) -> Floats:
-    """Cohen's kappa with squared distances between classes as weights (...).
+    """Return Cohen's kappa with quadratic weights (...).
 
-    Distances are those of the columns, so it says something only where the order of the classes does, as the
-    grades of a disease. NaN where only one class occurs, true and predicted.
+    Distances are between columns, so it is useful only for ordered classes, such as grades of a disease. NaN
+    if only one class occurs, true and predicted.
     """
-    place = np.arange(counts.true.shape[-1])
-    distance = (place[:, None] - place[None, :]) ** 2.0
+    column = np.arange(counts.true.shape[-1])
+    distance = (column[:, None] - column[None, :]) ** 2.0
     by_chance = ((counts.true @ distance) * counts.predicted).sum(axis=-1)
     return 1 - ratio(counts.squared * counts.true.sum(axis=-1), by_chance)
 
 
-def metric_of_counts(name: str, counts: Counts) -> Floats:
-    """The metric of decisions called `name` (...); of one that exists per class, the mean over classes."""
+def metric_from_counts(name: str, counts: Counts) -> Floats:
+    """Return the decision metric `name` (...); for a metric per class, the mean over classes."""
     value = METRICS[name].definition(counts)
     return macro(value) if METRICS[name].of_class else value
 
@@ -116,33 +115,34 @@ def _decision_metrics() -> list[str]:
     return [name for name, entry in METRICS.items() if entry.kind == "decisions"]
 
 
-def _figures(counts: Counts) -> dict[str, Floats]:
-    """What the means are means of, precision and recall of every class (..., c), and every metric (...)."""
+def _all_values(counts: Counts) -> dict[str, Floats]:
+    """Return values per class (..., c): F1, precision, recall; and all decision metrics (...)."""
     of_class = {METRICS[name].of_class: METRICS[name].definition for name in _decision_metrics()}
-    figures = {name: value(counts) for name, value in of_class.items() if name}
-    figures |= {"precision": precision(counts), "recall": recall(counts)}
-    return figures | {name: metric_of_counts(name, counts) for name in _decision_metrics()}
+    values = {name: value(counts) for name, value in of_class.items() if name}
+    values |= {"precision": precision(counts), "recall": recall(counts)}
+    return values | {name: metric_from_counts(name, counts) for name in _decision_metrics()}
 
 
 def classification_bootstrap(
     targets: ArrayLike, scores: ArrayLike, clusters: ArrayLike, n_draws: int = 1000, seed: int = 0
 ) -> Bootstrap:
-    """Every metric of one-hot targets (n, c), and its values when clusters are drawn with replacement.
+    """Return every decision metric of one-hot targets (n, c) and scores (n, c), with bootstrap draws.
 
-    Arguments and errors as in `count_rows`; clusters, their draws and their pairing as in `bootstrap`, with
-    which the draws agree for the same clusters, n_draws and seed.
+    Arguments and errors as in `count_predictions`; clusters (n,) as in `bootstrap`. Draws are the same as in
+    `bootstrap` for the same clusters, n_draws and seed.
     """
-    targets, scores = checked(targets, scores)
+    targets, scores = validate_arrays(targets, scores)
     cluster, n_clusters = cluster_codes(clusters, len(targets))
     true, predicted, known = _classes(targets, scores)
     n_classes = targets.shape[1]
-    values = _figures(count_classes(true, predicted, n_classes))
+    values = _all_values(count_classes(true, predicted, n_classes))
     draws = {name: np.empty((n_draws, *np.shape(value))) for name, value in values.items()}
     table, start = _count_table(true, predicted, n_classes, cluster[known], n_clusters), 0
     for weights in cluster_weights(n_clusters, n_draws, seed):
         chunk = slice(start, start := start + weights.shape[1])
         sums = (table @ weights).T
-        for name, value in _figures(Counts(*np.split(sums[:, :-1], 3, axis=1), sums[:, -1])).items():
+        n_true, n_predicted, hits = np.split(sums[:, :-1], 3, axis=1)
+        for name, value in _all_values(Counts(n_true, n_predicted, hits, sums[:, -1])).items():
             draws[name][chunk] = value
     overall = _decision_metrics()
     return Bootstrap(
@@ -158,18 +158,18 @@ def _count_table(
     cluster: NDArray[np.intp],
     n_clusters: int,
 ) -> csr_array:
-    """What each cluster adds to the fields of Counts, which lie one below the other."""
-    right, lines = true == predicted, 3 * n_classes + 1
-    line = np.concatenate([true, n_classes + predicted, 2 * n_classes + true[right]])
-    line = np.append(line, np.full(len(true), lines - 1))
+    """Return the addends of each cluster to the fields of Counts: (3 c + 1, clusters)."""
+    is_hit, n_lines = true == predicted, 3 * n_classes + 1
+    line = np.concatenate([true, n_classes + predicted, 2 * n_classes + true[is_hit]])
+    line = np.append(line, np.full(len(true), n_lines - 1))
     value = np.append(np.ones(len(line) - len(true)), (true - predicted) ** 2.0)
-    clusters_of = np.concatenate([cluster, cluster, cluster[right], cluster])
-    return csr_array((value, (line, clusters_of)), shape=(lines, n_clusters))
+    clusters_of = np.concatenate([cluster, cluster, cluster[is_hit], cluster])
+    return csr_array((value, (line, clusters_of)), shape=(n_lines, n_clusters))
 
 
 def _classes(targets: Floats, scores: Floats) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.bool_]]:
-    """The true and the predicted class of every known row, and which rows (n,) are known."""
-    known = ~np.isnan(targets).any(axis=1)
+    """Return true and predicted class of every known row, and which rows (n,) are known."""
+    known = ~np.asarray(np.isnan(targets).any(axis=1))
     if not (targets[known].sum(axis=1) == 1).all():
-        raise ValueError("targets must be one-hot: exactly one 1 in every row that is annotated.")
+        raise ValueError("targets must be one-hot: exactly one 1 in every annotated row.")
     return targets[known].argmax(axis=1), scores[known].argmax(axis=1), known

@@ -1,8 +1,8 @@
-"""AP and AUROC, which rank the rows of a class, and their bootstrap draws.
+"""Ranking metrics per class, AP and AUROC, and their bootstrap draws.
 
-Rows enter a ranking metric only through the steps between distinct scores of positives, so a class is
-reduced to how many rows and how many positives each step holds. A bootstrap draw is a weight per cluster
-(patient): with steps x clusters matrices kept sparse, a thousand draws are one matrix product and no sort.
+A ranking metric depends only on the steps between distinct scores of positives, so each class is reduced to
+the numbers of positives and negatives per step. A bootstrap draw is a weight per cluster (patient): with
+sparse steps x clusters matrices, a thousand draws are one matrix product without sorting.
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -16,107 +16,118 @@ from scipy.sparse import csr_array
 from cxrlt.metrics.registry import METRICS, metric
 from cxrlt.metrics.resampling import BootstrapSamples, Floats, cluster_codes, cluster_weights
 
-BLOCK, RUN = 2048, 16
-"""Steps summed at once, so that what is made of them stays in a core's cache, and by one running sum."""
+BLOCK_STEPS, RUN_STEPS = 2048, 16
+"""Steps per matrix product, so that the result fits in the cache of a core; steps per running sum."""
 
 
 def average_precision(targets: ArrayLike, scores: ArrayLike) -> Floats:
-    """Average precision of every class: (n, c) targets and scores -> (c,).
+    """Return the average precision per class (c,) of (n, c) targets and scores.
 
-    Targets are 1, 0 or NaN (the row is left out for that class); scores are any numbers that rank. NaN for a
-    class without both values (`has_both_values`); of the others it equals scikit-learn's
-    `average_precision_score`, ties included. Raises ValueError for other targets, unequal shapes, or a NaN
-    score where the target is known.
+    Targets are 1, 0 or NaN (the row is ignored for that class); scores are any numbers. NaN for a class that
+    lacks positives or negatives (`has_both_values`), otherwise equal to `average_precision_score` of
+    scikit-learn, also with ties. Raises ValueError for other targets, unequal shapes, or a NaN score with a
+    known target.
     """
     return ranking_values(targets, scores, ["mAP"])["mAP"]
 
 
 def auroc(targets: ArrayLike, scores: ArrayLike) -> Floats:
-    """Area under the ROC curve of every class: (n, c) targets and scores -> (c,).
+    """Return the area under the ROC curve per class (c,) of (n, c) targets and scores.
 
-    As `average_precision`; ties count one half.
+    Arguments and errors as for `average_precision`; ties count one half.
     """
     return ranking_values(targets, scores, ["mAUROC"])["mAUROC"]
 
 
 def has_both_values(targets: ArrayLike) -> NDArray[np.bool_]:
-    """Which classes (c,) of (n, c) targets (1, 0, NaN) have positive and negative rows.
+    """Return which classes (c,) of (n, c) targets (1, 0, NaN) have positives and negatives.
 
-    The others are left out of every mean over classes: without a negative any ranking has an AP of 1, without
-    a positive it has none.
+    Other classes are not in means over classes: without negatives every AP is 1, without positives it is
+    undefined.
     """
     targets = np.asarray(targets)
     return (targets == 1).any(axis=0) & (targets == 0).any(axis=0)
 
 
 class RankingMetric(Protocol):
-    """A metric of one class that depends on how its positives rank among all its rows.
+    """A metric of one class that depends only on the ranks of its positives among its rows.
 
-    In a draw rows count as often as their cluster is drawn. The value is then made of a sum over the steps
-    between the scores of positives, from the highest down; `add` gives it for some of the steps.
+    In a bootstrap draw, a row counts as often as its cluster is drawn. The value comes from a sum over the
+    steps between scores of positives, from the highest score down; `add` returns the sum over some of the
+    steps.
     """
 
     @staticmethod
-    def value(found: Floats, ordered: Floats) -> float:
-        """Of the scores of the positives and of all rows, both ascending; NaN without both values."""
+    def value(positives: Floats, ordered: Floats) -> float:
+        """Return the metric from the scores of positives and of all rows, both ascending.
+
+        NaN without positives or negatives.
+        """
 
     @staticmethod
-    def add(positives: Floats, found: Floats, above: Floats) -> Floats:
-        """The sum (draws,) over these steps (steps, draws).
+    def add(positives: Floats, tp: Floats, fp: Floats) -> Floats:
+        """Return the sum (draws,) over these steps, from arrays (steps, draws).
 
-        `positives` are those of the step; `found` and `above` the positives and the negatives with its score
-        or a higher one.
+        `positives`: positives of the step; `tp` and `fp`: positives and negatives with its score or a higher
+        one.
         """
 
     @staticmethod
     def draws(total: Floats, tied: Floats, n_positives: Floats, n_negatives: Floats) -> Floats:
-        """The values (draws,), NaN where undefined.
+        """Return the values (draws,), NaN where undefined.
 
-        `total` is the sum over all steps, `tied` the pairs of a positive and a negative of equal score.
+        `total`: sum over all steps; `tied`: number of pairs of a positive and a negative with equal scores.
         """
 
 
 @metric("mAP", kind="ranking", of_class="AP")
 class AveragePrecision(RankingMetric):
-    @staticmethod
-    def value(found: Floats, ordered: Floats) -> float:
-        if not 0 < len(found) < len(ordered):
-            return float("nan")
-        n_found = len(found) - np.searchsorted(found, found)
-        n_above = len(ordered) - np.searchsorted(ordered, found)
-        return float(np.mean(n_found / n_above))
+    """Average precision, without interpolation."""
 
     @staticmethod
-    def add(positives: Floats, found: Floats, above: Floats) -> Floats:
-        # where no row is drawn yet no positive is found: 0 / 1
-        precision = np.divide(found, np.maximum(found + above, 1), dtype=np.float64)
+    def value(positives: Floats, ordered: Floats) -> float:
+        """See `RankingMetric.value`."""
+        if not 0 < len(positives) < len(ordered):
+            return float("nan")
+        tp = len(positives) - np.searchsorted(positives, positives)
+        n_predicted = len(ordered) - np.searchsorted(ordered, positives)
+        return float(np.mean(tp / n_predicted))
+
+    @staticmethod
+    def add(positives: Floats, tp: Floats, fp: Floats) -> Floats:
+        """See `RankingMetric.add`."""
+        # before the first drawn row: 0 / 1
+        precision = np.divide(tp, np.maximum(tp + fp, 1), dtype=np.float64)
         return np.einsum("kd,kd->d", positives, precision)
 
     @staticmethod
     def draws(total: Floats, tied: Floats, n_positives: Floats, n_negatives: Floats) -> Floats:
+        """See `RankingMetric.draws`."""
         return np.where(n_negatives > 0, ratio(total, n_positives), np.nan)
 
 
 @metric("mAUROC", kind="ranking", of_class="AUROC")
 class AUROC(RankingMetric):
-    """Ties count one half."""
+    """Area under the ROC curve; ties count one half."""
 
     @staticmethod
-    def value(found: Floats, ordered: Floats) -> float:
-        n_positive, n_negative = len(found), len(ordered) - len(found)
+    def value(positives: Floats, ordered: Floats) -> float:
+        """See `RankingMetric.value`."""
+        n_positive, n_negative = len(positives), len(ordered) - len(positives)
         if not 0 < n_positive < len(ordered):
             return float("nan")
-        twice = sum(int(np.searchsorted(ordered, found, side).sum()) for side in ("left", "right"))
-        # a positive is above half of all positives on average, itself with one half: those pairs do not count
+        twice = sum(int(np.searchsorted(ordered, positives, side).sum()) for side in ("left", "right"))
+        # subtract the pairs of two positives: on average a positive is above half of them
         return (twice - n_positive**2) / 2 / (n_positive * n_negative)
 
     @staticmethod
-    def add(positives: Floats, found: Floats, above: Floats) -> Floats:
-        """Pairs in the wrong order: negatives with a score as high as the positive's, or higher."""
-        return np.einsum("kd,kd->d", positives, above, dtype=np.float64)
+    def add(positives: Floats, tp: Floats, fp: Floats) -> Floats:
+        """Return the number of wrong pairs: negatives with the score of a positive or a higher one."""
+        return np.einsum("kd,kd->d", positives, fp, dtype=np.float64)
 
     @staticmethod
     def draws(total: Floats, tied: Floats, n_positives: Floats, n_negatives: Floats) -> Floats:
+        """See `RankingMetric.draws`."""
         pairs = n_positives * n_negatives
         return ratio(pairs - (total - tied / 2), pairs)
 
@@ -124,17 +135,17 @@ class AUROC(RankingMetric):
 def ranking_values(
     targets: ArrayLike, scores: ArrayLike, metrics: Iterable[str] | None = None
 ) -> dict[str, Floats]:
-    """These ranking metrics, or all, each of every class (c,), with one sort per class for all of them.
+    """Return these ranking metrics (default: all), each per class (c,), with one sort per class.
 
-    Arguments and errors as in `average_precision`.
+    Arguments and errors as for `average_precision`.
     """
-    targets, scores = _checked(targets, scores)
-    values = {name: np.empty(targets.shape[1]) for name in metrics or _ranking_metrics()}
+    targets, scores = _validate_arrays(targets, scores)
+    values: dict[str, Floats] = {name: np.empty(targets.shape[1]) for name in metrics or _ranking_metrics()}
     columns = np.ascontiguousarray(scores.T)
     for c, (rows, score) in enumerate(zip(class_rows(targets), columns, strict=True)):
-        found, ordered = rows.in_order(score)
+        positives, ordered = rows.sorted_scores(score)
         for name, value in values.items():
-            value[c] = METRICS[name].definition.value(found, ordered)
+            value[c] = METRICS[name].definition.value(positives, ordered)
     return values
 
 
@@ -144,53 +155,53 @@ def _ranking_metrics() -> dict[str, type[RankingMetric]]:
 
 @dataclass(frozen=True)
 class ClassRows:
-    """The annotated rows of one class, and where its positives are among them."""
+    """The annotated rows of one class: their row numbers, and the places of positives among them."""
 
     known: slice | NDArray[np.intp]
     positives: NDArray[np.intp]
 
-    def in_order(self, score: Floats) -> tuple[Floats, Floats]:
-        """Of scores (n,): those of the positives and of all annotated rows, both ascending."""
+    def sorted_scores(self, score: Floats) -> tuple[Floats, Floats]:
+        """Return the scores (from scores (n,)) of positives and of all annotated rows, both ascending."""
         score = score[self.known]
         return np.sort(score.take(self.positives)), np.sort(score)
 
 
 def class_rows(targets: Floats) -> list[ClassRows]:
-    """Of every class of (n, c) targets."""
+    """Return the rows of every class of (n, c) targets."""
     positive, known = (np.ascontiguousarray(mask.T) for mask in (targets == 1, ~np.isnan(targets)))
     classes = []
     for p, k in zip(positive, known, strict=True):
-        # where every row is annotated, the usual case, no score need be copied
+        # usually every row is annotated: a slice does not copy the scores
         rows = slice(None) if k.all() else np.flatnonzero(k)
         classes.append(ClassRows(rows, np.flatnonzero(p[rows])))
     return classes
 
 
 def macro(values: ArrayLike) -> Floats:
-    """Mean over the last axis (classes), undefined (NaN) classes left out; NaN if none is defined."""
+    """Return the mean over the last axis (classes), ignoring NaN; NaN if all are NaN."""
     values = np.asarray(values, dtype=np.float64)
     defined = ~np.isnan(values)
     return ratio(np.where(defined, values, 0).sum(axis=-1), defined.sum(axis=-1))
 
 
 def ratio(numerator: Floats, denominator: Floats) -> Floats:
-    """Numerator over denominator, NaN where that is 0."""
+    """Return numerator / denominator in their shape, NaN where the denominator is 0."""
     numerator, denominator = np.asarray(numerator, np.float64), np.asarray(denominator, np.float64)
     return np.divide(numerator, denominator, out=np.full(numerator.shape, np.nan), where=denominator > 0)
 
 
 @dataclass(frozen=True)
 class Bootstrap:
-    """What is drawn of one set of rows; NaN where undefined.
+    """Metrics of one set of rows with bootstrap draws; NaN where undefined.
 
-    `by_class` has values (c,) and draws (n_draws, c) of AP and the like; `overall` metrics of all classes.
+    `by_class`: values (c,) and draws (n_draws, c) of metrics per class; `overall`: metrics over all classes.
     """
 
     by_class: Mapping[str, tuple[Floats, Floats]]
     overall: Mapping[str, BootstrapSamples] = field(default_factory=dict)
 
     def mean(self, metric: str, chosen: NDArray[np.bool_] | slice = slice(None)) -> BootstrapSamples:
-        """A metric that is a mean over classes, over the `chosen` ones."""
+        """Return a metric that is a mean over classes, here over the `chosen` classes (mask (c,))."""
         values, draws = self.by_class[METRICS[metric].of_class or metric]
         return BootstrapSamples(float(macro(values[chosen])), macro(draws[:, chosen]), METRICS[metric].bounds)
 
@@ -198,16 +209,19 @@ class Bootstrap:
 def bootstrap(
     targets: ArrayLike, scores: ArrayLike, clusters: ArrayLike, n_draws: int = 1000, seed: int = 0
 ) -> Bootstrap:
-    """The ranking metrics per class, and their values when clusters (patients) are drawn with replacement.
+    """Return the ranking metrics per class of (n, c) targets and scores, with bootstrap draws of clusters.
 
-    `clusters` (n,) holds one value per row. The draws depend on `seed`, `n_draws` and the clusters alone: two
-    score matrices on the same rows meet the same draws, so their difference is a paired one. A draw without
-    positives or without negatives of a class is NaN there, and `macro` over it is the mean of the other
-    classes.
+    `clusters` (n,), for example patients, are drawn with replacement. The draws depend only on `seed`,
+    `n_draws` and the clusters, so two models on the same rows have the same draws, and their difference is
+    paired. A draw in which a class lacks positives or negatives is NaN for that class, and `macro` is then
+    the mean of the other classes. Raises ValueError as `average_precision`, and for clusters of another
+    length.
     """
-    targets, scores = _checked(targets, scores)
+    targets, scores = _validate_arrays(targets, scores)
     cluster, n_clusters = cluster_codes(clusters, len(targets))
-    classes = [_Steps.of(targets[:, c], scores[:, c], cluster, n_clusters) for c in range(targets.shape[1])]
+    classes = [
+        _Steps.from_scores(targets[:, c], scores[:, c], cluster, n_clusters) for c in range(targets.shape[1])
+    ]
     metrics = _ranking_metrics()
     draws = np.full((len(metrics), n_draws, len(classes)), np.nan)
     start = 0
@@ -223,46 +237,50 @@ def bootstrap(
 
 @dataclass(frozen=True)
 class _Steps:
-    """One class as counts per cluster; step k holds the rows that rank k-th among positives' scores.
+    """One class as counts per cluster and step; step k has the rows between two distinct scores of positives.
 
-    Every step has two lines in `blocks`, its positives and its negatives. A block has BLOCK steps, the last
-    one as many as are left, and empty ones that fill up its last RUN. Steps with negatives exactly at the
-    positives' score have two lines in `tied`: their positives and those negatives.
+    Every step has two lines in `blocks`: its positives and its negatives. A block has BLOCK_STEPS steps; the
+    last one has the rest, padded with empty steps to a multiple of RUN_STEPS. A step with negatives at the
+    score of its positives also has two lines in `tied`: its positives and these negatives.
     """
 
     blocks: tuple[csr_array, ...]
     tied: csr_array
 
     @classmethod
-    def of(cls, target: Floats, score: Floats, cluster: NDArray[np.intp], n_clusters: int) -> "_Steps":
+    def from_scores(
+        cls, target: Floats, score: Floats, cluster: NDArray[np.intp], n_clusters: int
+    ) -> "_Steps":
         known = ~np.isnan(target)
         positive, score, cluster = target[known] == 1, score[known], cluster[known]
         levels = np.unique(score[positive])
         n_passed = np.searchsorted(levels, score, side="right")
-        step = len(levels) - n_passed  # the last one: negatives below every positive
-        n_steps = (len(levels) // RUN + 1) * RUN
+        step = len(levels) - n_passed  # the last step: negatives below all positives
+        n_steps = (len(levels) // RUN_STEPS + 1) * RUN_STEPS
 
         def count(line: NDArray[np.intp], cluster: NDArray[np.intp], n_lines: int) -> csr_array:
             return csr_array((np.ones(len(line), np.float32), (line, cluster)), shape=(n_lines, n_clusters))
 
         counts = count(2 * step + ~positive, cluster, 2 * n_steps)
         at = np.flatnonzero(n_passed)
-        at = at[levels[n_passed[at] - 1] == score[at]]  # all positives, and the negatives tied with one
+        at = at[levels[n_passed[at] - 1] == score[at]]  # all positives, and negatives tied with one
         tied_step = np.unique(step[at[~positive[at]]])
         at = at[np.isin(step[at], tied_step)]
         line = 2 * np.searchsorted(tied_step, step[at]) + ~positive[at]
         tied = count(line, cluster[at], 2 * len(tied_step))
-        return cls(tuple(counts[i : i + 2 * BLOCK] for i in range(0, 2 * n_steps, 2 * BLOCK)), tied)
+        return cls(
+            tuple(counts[i : i + 2 * BLOCK_STEPS] for i in range(0, 2 * n_steps, 2 * BLOCK_STEPS)), tied
+        )
 
     def values(self, weights: NDArray[np.float32], metrics: Collection[type[RankingMetric]]) -> Floats:
-        """(metrics, draws) under weights (clusters, draws): counts below 2^24, exact in float32."""
+        """Return (metrics, draws) for weights (clusters, draws); counts below 2^24 are exact in float32."""
         n_draws = weights.shape[1]
         passed, totals = np.zeros((2, n_draws), np.float32), np.zeros((len(metrics), n_draws))
         for block in self.blocks:
             counts = (block @ weights).reshape(-1, 2, n_draws)
             positives = counts[:, 0].copy()
             counts[0] += passed
-            _accumulate(counts.reshape(-1, RUN, 2 * n_draws))
+            _accumulate(counts.reshape(-1, RUN_STEPS, 2 * n_draws))
             for total, kind in zip(totals, metrics, strict=True):
                 total += kind.add(positives, counts[:, 0], counts[:, 1])
             passed = counts[-1]
@@ -275,23 +293,23 @@ class _Steps:
 
 
 def _accumulate(runs: NDArray[np.float32]) -> None:
-    """Running sums over the first two axes of (runs, steps, draws), in place.
+    """Compute running sums over the first two axes of (runs, steps, draws), in place.
 
-    Several times as fast as `cumsum` over an axis, which walks through memory draw by draw.
+    Several times faster than `cumsum` over an axis, which reads memory draw by draw.
     """
     for step in range(1, runs.shape[1]):
         runs[:, step] += runs[:, step - 1]
     runs[1:] += np.cumsum(runs[:-1, -1], axis=0)[:, None]
 
 
-def checked(targets: ArrayLike, scores: ArrayLike) -> tuple[Floats, Floats]:
-    """Both as float64 (rows, classes). Raises ValueError as `average_precision`."""
-    targets, scores = _checked(targets, scores)
+def validate_arrays(targets: ArrayLike, scores: ArrayLike) -> tuple[Floats, Floats]:
+    """Return both as float64 (n, c). Raises ValueError as `average_precision`."""
+    targets, scores = _validate_arrays(targets, scores)
     return targets, scores.astype(np.float64, copy=False)
 
 
-def _checked(targets: ArrayLike, scores: ArrayLike) -> tuple[Floats, Floats]:
-    """As `checked`, but scores in float32 stay so: they rank alike and are sorted twice as fast."""
+def _validate_arrays(targets: ArrayLike, scores: ArrayLike) -> tuple[Floats, Floats]:
+    """Like `validate_arrays`, but keep float32 scores: same ranks, and twice as fast to sort."""
     targets, scores = np.asarray(targets, dtype=np.float64), np.asarray(scores)
     scores = scores if scores.dtype == np.float32 else scores.astype(np.float64, copy=False)
     if targets.ndim != 2 or targets.shape != scores.shape:
@@ -300,5 +318,5 @@ def _checked(targets: ArrayLike, scores: ArrayLike) -> tuple[Floats, Floats]:
     if np.count_nonzero(targets == 1) + np.count_nonzero(targets == 0) != np.count_nonzero(known):
         raise ValueError("targets must be 1, 0 or NaN (not annotated).")
     if (np.isnan(scores) & known).any():
-        raise ValueError("a row with a known target has no score (NaN).")
+        raise ValueError("a row with a known target has a NaN score.")
     return targets, scores

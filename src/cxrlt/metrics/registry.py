@@ -1,54 +1,56 @@
-"""Metrics by name, each registered where it is defined; every list of metrics is read from here."""
+"""The registry of metrics: `@metric("name", kind=...)` adds one."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
 Kind = Literal["ranking", "decisions", "probabilities"]
-"""What a metric looks at: how the rows of a class are ranked by any scores; which class of a row has the
-highest score, where a row has one class; or the probabilities themselves."""
+"""Input of a metric. ranking: ranks of the rows of a class by any scores. decisions: the class with the
+highest score, for one class per row. probabilities: the probabilities themselves."""
 TASKS: dict[Kind, tuple[str, ...]] = {
     "ranking": ("multi_label", "single_label"),
     "decisions": ("single_label",),
     "probabilities": (),
 }
-"""The tasks whose models may be compared by a metric of each kind."""
+"""Tasks for which a kind of metric can be used to compare models."""
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric and what holds for it.
+    """A registered metric.
 
-    `definition` is a `RankingMetric`, a function of `Counts`, or a `ProbabilityMetric`, by the kind.
+    `definition` is, depending on the kind, a `RankingMetric`, a function of `Counts`, or a
+    `ProbabilityMetric`.
     """
 
     name: str
     kind: Kind
     definition: Any
     of_class: str | None = None
-    """What it is the mean over classes of; only such a metric exists for head, medium and tail classes."""
+    """Name of the metric per class whose mean it is, or None: then it has no head, medium and tail values."""
     bounds: tuple[float, float] = (0.0, 1.0)
-    """The lowest and the highest value it can have."""
+    """Lowest and highest possible value."""
     lower_is_better: bool = False
+    """Whether a lower value is better."""
 
 
 METRICS: dict[str, Metric] = {}
 Definition = TypeVar("Definition")
 
 
-def metric(name: str, *, kind: Kind, **facts: Any) -> Callable[[Definition], Definition]:
-    """Decorator: challenges and tables know the definition as `name`; `facts` are fields of Metric.
+def metric(name: str, *, kind: Kind, **properties: Any) -> Callable[[Definition], Definition]:
+    """Decorator that registers a metric as `name`; the other arguments are fields of Metric.
 
-    A module of this package that has one needs no mention elsewhere. Raises ValueError for a name twice, and
-    for one that models may be compared by but that is better when lower.
+    A module of this package needs no other registration. Raises ValueError if the name is already registered,
+    and if a lower value is better for a kind that compares models.
     """
 
     def register(definition: Definition) -> Definition:
-        entry = Metric(name, kind, definition, **facts)
+        entry = Metric(name, kind, definition, **properties)
         if name in METRICS:
-            raise ValueError(f"two metrics are called {name!r}")
+            raise ValueError(f"two metrics have the name {name!r}")
         if entry.lower_is_better and TASKS[kind]:
-            raise ValueError(f"{name!r}: what models are compared by must be better when higher: negate it")
+            raise ValueError(f"{name!r}: a metric that compares models must be better when higher: negate it")
         METRICS[name] = entry
         return definition
 
@@ -56,11 +58,11 @@ def metric(name: str, *, kind: Kind, **facts: Any) -> Callable[[Definition], Def
 
 
 def metric_names(task: str) -> list[str]:
-    """What models of the task may be compared by; decisions before ranking."""
+    """Return the metrics that can compare models of a task; decisions before ranking."""
     of_task = [entry for entry in METRICS.values() if task in TASKS[entry.kind]]
     return [entry.name for entry in sorted(of_task, key=lambda entry: entry.kind)]
 
 
 def class_means(task: str) -> dict[str, str]:
-    """Those of `metric_names` that are means over classes, and what of: {"mAP": "AP"}."""
-    return {name: of for name in metric_names(task) if (of := METRICS[name].of_class)}
+    """Return the metrics of a task that are means over classes, with the metric per class: {"mAP": "AP"}."""
+    return {name: each for name in metric_names(task) if (each := METRICS[name].of_class)}

@@ -1,81 +1,83 @@
-"""What a backbone does with images of some size, found with as little computing as possible."""
+"""Dry runs of a backbone: its output shape for an image size, mostly on the meta device without computing."""
 
 import copy
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-STRIDED = (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d, nn.Unfold)
+StridedLayer = nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d | nn.Unfold
 
 
 @dataclass(frozen=True)
-class FirstPass:
-    """Shape of what a backbone makes of one image, and whether its last row or column has any influence."""
+class DryRun:
+    """The output shape of a backbone for one image, and whether the last row and column affect the output."""
 
     shape: torch.Size
-    sees_the_edge: bool
+    sees_last_pixels: bool
 
 
-def first_pass(backbone: nn.Module, size: int, channels: int) -> FirstPass:
-    """What an image shows of the backbone in eval mode. Raises what the backbone does if it cannot take it.
+def dry_run(backbone: nn.Module, size: int, channels: int) -> DryRun:
+    """Pass one image of `size` x `size` pixels through the backbone in eval mode.
 
-    A backbone on the meta device, as for a trial, sees no edge that its first layer leaves out.
+    Raises the backbone's own error if the size does not fit, and TypeError if its output is not a tensor. For
+    a backbone on the meta device, pixels that its first layer skips are never seen.
     """
     image = torch.zeros(1, channels, size, size)
-    passed: list[tuple[nn.Module, torch.Size, torch.Size]] = []  # layers, what they are given and return
+    calls: list[tuple[StridedLayer, torch.Size, torch.Size]] = []  # layer, input shape, output shape
     hooks = [
-        layer.register_forward_hook(lambda *seen: passed.append((seen[0], seen[1][0].shape, seen[2].shape)))
+        layer.register_forward_hook(lambda *call: calls.append((call[0], call[1][0].shape, call[2].shape)))
         for layer in backbone.modules()
-        if isinstance(layer, STRIDED)
+        if isinstance(layer, StridedLayer)
     ]
     try:
         try:
-            output = _evaluated(meta_copy(backbone), image.to("meta"))
-        except Exception:  # too small an image, or a backbone that makes tensors elsewhere: see for real
-            passed.clear()
-            output = _evaluated(backbone, image)
+            output = _eval_forward(meta_copy(backbone), image.to("meta"))
+        except Exception:  # too small an image, or a backbone that creates CPU tensors: run it without meta
+            calls.clear()
+            output = _eval_forward(backbone, image)
     finally:
         for hook in hooks:
             hook.remove()
     if not isinstance(output, Tensor):
-        raise TypeError(f"it returns a {type(output).__name__}")
-    blind = [given for layer, given, returned in passed if _leaves_out(layer, given, returned)]
-    if not blind:
-        return FirstPass(output.shape, True)
+        raise TypeError(f"its output is a {type(output).__name__}, not a tensor")
+    skipping = [before for layer, before, after in calls if _skips_last_pixels(layer, before, after)]
+    if not skipping:
+        return DryRun(output.shape, True)
     if next(backbone.parameters()).is_meta:
-        seen = image.shape not in blind and _sees_the_edge(_of_zeros(backbone), image)
-        return FirstPass(output.shape, seen)
-    return FirstPass(output.shape, _sees_the_edge(backbone, image))
+        sees = image.shape not in skipping and _sees_last_pixels(_zeros_copy(backbone), image)
+        return DryRun(output.shape, sees)
+    return DryRun(output.shape, _sees_last_pixels(backbone, image))
 
 
 def needs_two_images(backbone: nn.Module, size: int, channels: int) -> bool:
-    """Whether a BatchNorm would have one value per channel to train on if an image came alone."""
+    """Return whether a BatchNorm has only one value per channel for one image, and so cannot train on it."""
     if not any(isinstance(layer, _BatchNorm) for layer in backbone.modules()):
         return False
     image = torch.zeros(1, channels, size, size)
     try:
-        return not _trains_on(meta_copy(backbone), image.to("meta"))
-    except Exception:  # a backbone that makes tensors elsewhere
+        return not _can_train_on(meta_copy(backbone), image.to("meta"))
+    except Exception:  # a backbone that creates CPU tensors
         with torch.random.fork_rng(devices=[]):
-            return not _trains_on(copy.deepcopy(backbone).cpu(), image)
+            return not _can_train_on(copy.deepcopy(backbone).cpu(), image)
 
 
 def meta_copy(module: nn.Module) -> nn.Module:
-    """A copy without values, so that a pass through it costs nothing; shared parts are shared in it, too.
+    """Return a copy on the meta device, which computes nothing; shared modules stay shared.
 
-    A module that has none is its own copy.
+    A module that is on the meta device is returned itself.
     """
     tensors = [*module.parameters(), *module.buffers()]
     if all(tensor.is_meta for tensor in tensors):
         return module
-    return copy.deepcopy(module, {id(tensor): _without_values(tensor) for tensor in tensors})
+    return copy.deepcopy(module, {id(tensor): _to_meta(tensor) for tensor in tensors})
 
 
-def _of_zeros(backbone: nn.Module) -> nn.Module:
-    """A copy of a backbone on the meta device that can compute."""
+def _zeros_copy(backbone: nn.Module) -> nn.Module:
+    """Return a CPU copy of a backbone on the meta device, with zeros for weights."""
     copied = copy.deepcopy(backbone).to_empty(device="cpu")
     with torch.no_grad():
         for tensor in [*copied.parameters(), *copied.buffers()]:
@@ -83,20 +85,20 @@ def _of_zeros(backbone: nn.Module) -> nn.Module:
     return copied
 
 
-def _sees_the_edge(backbone: nn.Module, image: Tensor) -> bool:
-    """NaN passes through weights of 0, too, so that the weights do not matter."""
+def _sees_last_pixels(backbone: nn.Module, image: Tensor) -> bool:
+    """Return whether NaN in the last row and column changes the output, even with weights of 0."""
     image = torch.rand(image.shape, generator=torch.Generator().manual_seed(0), device="cpu")
     changed = image.clone()
     changed[..., -1, :] = changed[..., -1] = torch.nan
-    return not torch.equal(_evaluated(backbone, image), _evaluated(backbone, changed))
+    return not torch.equal(_eval_forward(backbone, image), _eval_forward(backbone, changed))
 
 
-def _without_values(tensor: Tensor) -> Tensor:
+def _to_meta(tensor: Tensor) -> Tensor:
     empty = tensor.detach().to("meta")
     return nn.Parameter(empty, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else empty
 
 
-def _evaluated(backbone: nn.Module, images: Tensor) -> object:
+def _eval_forward(backbone: nn.Module, images: Tensor) -> Any:
     was_training = backbone.training
     backbone.eval()
     try:
@@ -106,7 +108,7 @@ def _evaluated(backbone: nn.Module, images: Tensor) -> object:
         backbone.train(was_training)
 
 
-def _trains_on(backbone: nn.Module, images: Tensor) -> bool:
+def _can_train_on(backbone: nn.Module, images: Tensor) -> bool:
     try:
         with torch.no_grad():
             backbone.train()(images)
@@ -117,17 +119,18 @@ def _trains_on(backbone: nn.Module, images: Tensor) -> bool:
     return True
 
 
-def _leaves_out(layer: nn.Module, given: torch.Size, returned: torch.Size) -> bool:
-    """Whether a layer ends before what it is given (n, d, h, w) does. One of 1 x 1 is a shortcut."""
-    if len(given) != 4 or isinstance(layer.padding, str):  # "same"
+def _skips_last_pixels(layer: StridedLayer, input_shape: torch.Size, output_shape: torch.Size) -> bool:
+    """Return whether a layer skips the last pixels of its input (n, c, h, w); 1 x 1 kernels do not count."""
+    if len(input_shape) != 4 or isinstance(layer.padding, str):  # "same"
         return False
-    places = returned[2:] if len(returned) == 4 else (math.isqrt(returned[2]),) * 2  # nn.Unfold's in a row
+    # nn.Unfold returns (n, c, h * w)
+    output_size = output_shape[2:] if len(output_shape) == 4 else (math.isqrt(output_shape[2]),) * 2
     for axis in (0, 1):
         kernel, stride, padding, dilation = (
             value[axis] if isinstance(value, tuple | list) else value
             for value in (layer.kernel_size, layer.stride, layer.padding, getattr(layer, "dilation", 1))
         )
-        last = (places[axis] - 1) * stride - padding + dilation * (kernel - 1)
-        if kernel > 1 and last < given[2 + axis] - 1:
+        last = (output_size[axis] - 1) * stride - padding + dilation * (kernel - 1)
+        if kernel > 1 and last < input_shape[2 + axis] - 1:
             return True
     return False

@@ -1,4 +1,4 @@
-"""A model that starts from the weights of another run."""
+"""Transfer of weights from another run into a model."""
 
 import sys
 
@@ -13,53 +13,53 @@ PARTS = ("fusion", "head")
 def load_weights(
     model: XRayModel, tensors: dict[str, Tensor], *, same_classes: bool, source: str
 ) -> list[str]:
-    """Load what fits of a run's weights.safetensors; returns the parts left as they are, of "fusion", "head".
+    """Load a run's tensors into `model`; return the parts that were not loaded ("fusion", "head").
 
-    The backbone, where the model has one, must fit entirely; what timm resizes for another image size is
-    resized (position embeddings). Fusion and head are loaded each if all of their tensors are there in the
-    same shapes, the head only with `same_classes`. The logit scale is left alone: it belongs to the loss.
-    Raises UserError, naming `source`, for another backbone's weights.
+    `tensors` are those of weights.safetensors: name -> tensor of any shape. All tensors of the backbone
+    must fit; timm resizes position embeddings for another image size. Fusion and head are loaded if all of
+    their tensors exist with the same shapes, the head only with `same_classes`. The logit scale is not
+    loaded, as it belongs to the loss. Raises UserError with `source` if the weights are of another backbone.
     """
     if model.backbone is not None:
-        _load_backbone(model, _part(tensors, "backbone"), source)
-    left_new = []
+        _load_backbone(model.backbone, _select_part(tensors, "backbone"), source)
+    new_parts = []
     for name in PARTS:
-        part, state = getattr(model, name), _part(tensors, name)
+        part, state = getattr(model, name), _select_part(tensors, name)
         if part is None:
             continue
         if _shapes(part.state_dict()) == _shapes(state) and (same_classes or name != "head"):
             part.load_state_dict(state)
         else:
-            left_new.append(name)
-    return left_new
+            new_parts.append(name)
+    return new_parts
 
 
-def _load_backbone(model: XRayModel, state: dict[str, Tensor], source: str) -> None:
-    wanted = _shapes(model.backbone.state_dict())
+def _load_backbone(backbone: nn.Module, state: dict[str, Tensor], source: str) -> None:
+    wanted = _shapes(backbone.state_dict())
     if any(key in wanted and wanted[key] != shape for key, shape in _shapes(state).items()):
-        state = _resized(model.backbone, state)
-    # a pool of the backbone's own, which this model does without, may be there
-    children = tuple(f"{name}." for name, _ in model.backbone.named_children())
+        state = _resize_state(backbone, state)
+    # the other run may have kept timm's pool, which this model does not have
+    children = tuple(f"{name}." for name, _ in backbone.named_children())
     found = {key: shape for key, shape in _shapes(state).items() if key in wanted or key.startswith(children)}
     if wanted != found:
         wrong = [key for key in wanted | found if wanted.get(key) != found.get(key)]
         raise UserError(
-            f"{source}: {len(wrong)} tensors are not those of this run's backbone ({listing(wrong, 3)}). "
-            "Set model.backbone and the challenge's channels as they were there."
+            f"{source}: {len(wrong)} tensors do not fit this run's backbone ({listing(wrong, 3)}). "
+            "Use the same model.backbone and a challenge with the same number of channels."
         )
-    model.backbone.load_state_dict({key: state[key] for key in wanted})
+    backbone.load_state_dict({key: state[key] for key in wanted})
 
 
-def _resized(backbone: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """As timm does it with pretrained weights, by a function beside the architecture."""
+def _resize_state(backbone: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Resize the tensors as timm does with pretrained weights: by the architecture's checkpoint_filter_fn."""
     convert = getattr(sys.modules[type(backbone).__module__], "checkpoint_filter_fn", None)
     try:
         return dict(convert(state, backbone)) if convert else state
-    except (AssertionError, KeyError, RuntimeError, ValueError):  # not this architecture's
+    except (AssertionError, KeyError, RuntimeError, ValueError):  # tensors of another architecture
         return state
 
 
-def _part(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
+def _select_part(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
     prefix = f"{name}."
     return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
 

@@ -1,4 +1,4 @@
-"""The findings of the phantom: one row per class, in the order of the challenge."""
+"""The findings of the demo's images: one row per class, in the order of the challenge."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -9,26 +9,28 @@ from cxrlt.phantom import mimics, signs
 from cxrlt.phantom.anatomy import Body
 from cxrlt.phantom.devices import support_devices
 
-Draw = Callable[[np.ndarray, Body, float, np.random.Generator], np.ndarray]
+DrawFunction = Callable[[np.ndarray, Body, float, np.random.Generator], np.ndarray]
+"""(density, body, conspicuity, rng) -> density; densities are float32 (SIZE, SIZE)."""
 
 DRIVERS = ("failure", "critical", "infection", "smoking", "tumour", "age")
-"""What makes findings occur together: each patient, and each study, has more or less of every one."""
+"""Hidden causes with a value for each patient and study. They make findings occur together."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """A class: its drawing, its causes and its double.
+    """A class: how it is drawn, its causes and its mimic.
 
-    `chronic` is the share of chance that a patient keeps from study to study; `lateral` the part of the
-    conspicuity that is left on a lateral view; the mimic is drawn in pictures without the finding.
+    `chronic` is the share of its random part that stays the same in all studies of a patient. `lateral` is
+    the factor of its conspicuity on a lateral view. `drivers` are the loadings on DRIVERS. `mimic` is drawn
+    in images without the finding.
     """
 
     name: str
-    draw: Draw | None
+    draw: DrawFunction | None
     lateral: float
     chronic: float
     drivers: Mapping[str, float] = field(default_factory=dict)
-    mimic: Draw | None = None
+    mimic: DrawFunction | None = None
 
 
 FINDINGS = (
@@ -50,12 +52,12 @@ FINDINGS = (
     Finding("Nodule", signs.nodule, 0.8, 0.8, {"tumour": 0.5, "smoking": 0.2}, mimics.nipples),
     Finding("Pleural Effusion", signs.effusion, 0.9, 0.4, {"failure": 0.5, "critical": 0.2}),
     Finding("Pleural Other", signs.plaque, 0.8, 0.9, {"age": 0.4}, mimics.cartilage),
-    Finding("Pleural Thickening", signs.thick_pleura, 0.5, 0.9, {"age": 0.3}, mimics.companion_shadow),
+    Finding("Pleural Thickening", signs.pleural_thickening, 0.5, 0.9, {"age": 0.3}, mimics.companion_shadow),
     Finding("Pneumomediastinum", signs.pneumomediastinum, 0.7, 0.2, {"critical": 0.5}, mimics.mach_band),
     Finding("Pneumonia", signs.pneumonia, 0.8, 0.2, {"infection": 0.65}),
     Finding("Pneumoperitoneum", signs.pneumoperitoneum, 0.8, 0.2, {"critical": 0.4}, mimics.colon_gas),
     Finding("Pneumothorax", signs.pneumothorax, 0.5, 0.3, {"critical": 0.5}, mimics.skin_fold),
-    Finding("Subcutaneous Emphysema", signs.skin_air, 0.8, 0.3, {"critical": 0.6}, mimics.hair),
+    Finding("Subcutaneous Emphysema", signs.subcutaneous_emphysema, 0.8, 0.3, {"critical": 0.6}, mimics.hair),
     Finding("Support Devices", support_devices, 0.9, 0.5, {"critical": 0.7}, mimics.monitor_lead),
     Finding("Tortuous Aorta", signs.tortuous_aorta, 0.7, 0.9, {"age": 0.7}, mimics.spine_edge),
 )

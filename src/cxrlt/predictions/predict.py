@@ -1,4 +1,4 @@
-"""The stage `cxrlt predict`: out-of-fold, dev and test logits of every trained fold, by one function."""
+"""The stage `cxrlt predict`: one function for the out-of-fold, dev and test logits of every trained fold."""
 
 import gc
 from collections.abc import Collection
@@ -15,24 +15,24 @@ from cxrlt.challenges.base import Challenge
 from cxrlt.errors import UserError, listing
 from cxrlt.folds.read import REFIT
 from cxrlt.inputs.cache import ImageCache
-from cxrlt.inputs.images import ImageSource, give_back_memory
+from cxrlt.inputs.images import ImageSource, release_memory
 from cxrlt.models.backbone import XRayModel, create_model
-from cxrlt.predictions.present import TRAIN_ROWS, Present
+from cxrlt.predictions.current_data import TRAIN_ROWS, CurrentData
 from cxrlt.predictions.standardise import read_constants, write_constants
-from cxrlt.predictions.store import MADE_BY, PredictionsMeta, open_predictions, write_predictions
-from cxrlt.predictions.trained import TrainedFold, recipe_of, require_classes, trained_folds
-from cxrlt.provenance import MadeOf, digest, in_words
+from cxrlt.predictions.store import PREDICT_COMMAND, PredictionsMeta, open_predictions, write_predictions
+from cxrlt.predictions.trained_folds import TrainedFold, find_trained_folds, read_fold_recipe, require_classes
+from cxrlt.provenance import Provenance, describe_differences, digest
 from cxrlt.recipe import Recipe, TTAConfig
-from cxrlt.system.locks import exclusive
+from cxrlt.system.locks import lock_folder
 from cxrlt.training.checkpoint import read_tensors
-from cxrlt.training.data import InputCache, evaluation_set, rows_per_pass
-from cxrlt.training.features import feature_cache
+from cxrlt.training.datasets import InputCache, create_eval_dataset, micro_batch_size
+from cxrlt.training.features import create_feature_cache
 from cxrlt.training.infer import infer
-from cxrlt.training.run_paths import CONFIG, WEIGHTS, fold_of
-from cxrlt.training.setup import create_accelerator, worker_count
-from cxrlt.training.tta import describe_tta, only_as_they_are
+from cxrlt.training.run_paths import CONFIG, WEIGHTS, fold_from_dir
+from cxrlt.training.setup import create_accelerator, resolve_n_workers
+from cxrlt.training.tta import describe_tta, is_identity
 
-SIDED = ("left", "right")
+SIDE_WORDS = ("left", "right")
 
 
 def predict(
@@ -43,50 +43,52 @@ def predict(
     only: Collection[int] | None = None,
     force: bool = False,
 ) -> list[Path]:
-    """Write `split`.parquet into every trained fold of a run; of oof and train_set the `rows_to_predict`.
+    """Write `split`.parquet into every trained fold of a run, or into the folds `only`; return the paths.
 
-    With `only`, into those folds. What is there is left alone if it was made of what there is now, unless
-    `force`. Raises UserError if nothing is trained under that name, or another process is at work in a fold.
+    For "oof" and "train_set" each fold predicts its `rows_to_predict`, for "dev" and "test" all rows.
+    A current file is skipped, unless `force`. Raises UserError if the run has no trained fold, or if another
+    process is working in a fold.
     """
     challenge, workspace = source.challenge, source.workspace
-    gc.collect()  # the training that came before
-    give_back_memory()
-    present = Present(challenge, workspace)
+    gc.collect()  # frees what a training in this process left behind
+    release_memory()
+    current = CurrentData(challenge, workspace)
     run_dir = workspace.run_dir(challenge.name, name)
-    trained = trained_folds(run_dir, present.folds, challenge.name, only)
+    trained = find_trained_folds(run_dir, current.folds, challenge.name, only)
     if split in TRAIN_ROWS:
-        trained = [unit for unit in trained if unit.fold != REFIT]
+        trained = [trained_fold for trained_fold in trained if trained_fold.fold != REFIT]
         if not trained:
             raise UserError(f"{name} was fitted on all rows (--refit), so it has no out-of-fold predictions.")
-        table, cache = source.folded(present.rows.table, trained[0].recipe.data.cache_size)
+        table, cache = source.load_train_rows(current.rows.table, trained[0].recipe.data.cache_size)
     else:
-        challenge.require(split)
-        table, cache = source.split(split, trained[0].recipe.data.cache_size)
+        challenge.require_split(split)
+        table, cache = source.load_split(split, trained[0].recipe.data.cache_size)
         ids = table.index
     accelerator = create_accelerator(trained[0].recipe)
-    for note in present.rows.notes(challenge.name) if split == "oof" else []:
+    for note in current.rows.notes(challenge.name) if split == "oof" else []:
         accelerator.print(f"predict {name} oof: {note}")
-    for unit in trained:
-        rows = rows_to_predict(int(unit.fold), split, present) if split in TRAIN_ROWS else ids
+    for trained_fold in trained:
+        rows = rows_to_predict(int(trained_fold.fold), split, current) if split in TRAIN_ROWS else ids
         request = PredictRequest(name, split, rows, force)
-        with exclusive(unit.directory) if accelerator.is_main_process else nullcontext():
-            _predict_fold(unit, request, table, cache, present, accelerator)
-    return [unit.directory / f"{split}.parquet" for unit in trained]
+        with lock_folder(trained_fold.directory) if accelerator.is_main_process else nullcontext():
+            _predict_fold(trained_fold, request, table, cache, current, accelerator)
+    return [trained_fold.directory / f"{split}.parquet" for trained_fold in trained]
 
 
-def rows_to_predict(fold: int, split: str, present: Present) -> pd.Index:
-    """Training rows that a fold's model predicts: those left out, or of "train_set" some it was trained on.
+def rows_to_predict(fold: int, split: str, current: CurrentData) -> pd.Index:
+    """Ids of the training rows that a fold's model predicts.
 
-    These are the rows that the next fold left out: as many, with the same share of every label, and over all
-    folds the same.
+    For "oof" these are the rows of the fold itself. For "train_set" these are the rows of the next fold,
+    which the model was trained on: as many, with the same share of every label, and each row once over all
+    folds.
     """
-    rows, n_folds = present.rows.fold, present.folds.n_folds
+    rows, n_folds = current.rows.fold, current.folds.n_folds
     return rows.index[rows == ((fold + 1) % n_folds if split == "train_set" else fold)]
 
 
 @dataclass(frozen=True)
 class PredictRequest:
-    """Which predictions are to be written: of the images `ids`, even if they are there where `force`."""
+    """The predictions to write: images `ids` of `split`. `force` also replaces a current file."""
 
     name: str
     split: str
@@ -95,10 +97,11 @@ class PredictRequest:
 
 
 @dataclass(frozen=True)
-class Behind:
-    """What of a predictions file has to be computed: logits of the images `ids`; `kept` stay as they are.
+class Pending:
+    """What a predictions file still needs: logits of the images `ids`.
 
-    `reason` says why; None: it is as it would come out, and nothing is to be done.
+    `kept` are the logits that stay valid (index image_id, one column per class). `reason` says why the file
+    needs an update; None if it is current.
     """
 
     ids: pd.Index
@@ -107,121 +110,135 @@ class Behind:
 
 
 def _predict_fold(
-    unit: TrainedFold,
+    trained_fold: TrainedFold,
     request: PredictRequest,
     table: pd.DataFrame,
     cache: ImageCache,
-    present: Present,
+    current: CurrentData,
     accelerator: Accelerator,
 ) -> None:
-    challenge = present.challenge
-    path = unit.directory / f"{request.split}.parquet"
-    label = f"predict {request.name} fold {unit.fold} {request.split}"
-    behind = what_is_behind(path, request.split, request.ids, present)
-    accelerator.wait_for_everyone()  # all have looked before one writes
-    if behind.reason is None and not request.force:
+    challenge = current.challenge
+    path = trained_fold.directory / f"{request.split}.parquet"
+    label = f"predict {request.name} fold {trained_fold.fold} {request.split}"
+    pending = find_pending(path, request.split, request.ids, current)
+    accelerator.wait_for_everyone()  # every process reads the file before one of them writes it
+    if pending.reason is None and not request.force:
         accelerator.print(f"{label}: already done ({path})")
         return
     if request.force:
-        behind = Behind(request.ids)
+        pending = Pending(request.ids)
     elif path.is_file():
-        accelerator.print(f"{label}: again, for {behind.reason}")
-    tta = tta_of(unit.recipe, challenge.classes)
-    give_back_memory()
-    logits = behind.kept
-    if logits is None or len(behind.ids):
-        wanted = table[table.index.isin(behind.ids)]
-        found = infer_fold(unit, cache, wanted, challenge, accelerator, tta, label)
+        accelerator.print(f"{label}: predicting again, as {pending.reason}")
+    tta = effective_tta(trained_fold.recipe, challenge.classes)
+    release_memory()
+    logits = pending.kept
+    if logits is None or len(pending.ids):
+        wanted = table[table.index.isin(pending.ids)]
+        found = infer_fold(trained_fold, cache, wanted, challenge, accelerator, tta, label)
         logits = found if logits is None else pd.concat([logits, found])
     if accelerator.is_main_process:
-        made_of = present.made_of_predictions(unit.directory, request.ids, request.split)
+        provenance = current.predictions_provenance(trained_fold.directory, request.ids, request.split)
         logits = logits.reindex(request.ids)  # an unreadable image stays NaN
         if request.split == "oof":
-            # a kill between the two files must not leave the old one beside new constants
+            # a kill between the two writes must not leave old predictions with new constants
             path.unlink(missing_ok=True)
             values = {"predictions": digest(logits.astype(np.float32))}
-            write_constants(unit.directory, logits.dropna(), challenge.task, made_of | values)
+            write_constants(trained_fold.directory, logits.dropna(), challenge.task, provenance | values)
         write_predictions(
-            path, logits, _meta(unit, request.split, tta, made_of), present.pixel_numbers(request.split)
+            path,
+            logits,
+            _meta(trained_fold, request.split, tta, provenance),
+            current.pixel_fingerprints(request.split),
         )
         print(f"{label}: {len(logits):,} images")
     accelerator.wait_for_everyone()
 
 
-def what_is_behind(path: Path, split: str, ids: pd.Index, present: Present) -> Behind:
-    """What has to be computed for a predictions file to hold just the rows `ids` as they would come out now.
+def find_pending(path: Path, split: str, ids: pd.Index, current: CurrentData) -> Pending:
+    """Return what to compute so that the predictions file holds exactly the rows `ids` and is current.
 
-    The constants of an out-of-fold one lie beside it. Where only images have come, gone or changed, the
-    others keep what they have; where the images of a study are seen together, all of it is computed.
+    An out-of-fold file is current only if its constants.json is current too. If images were only added,
+    removed or changed, the logits of the other images are kept. A model that fuses the images of a study
+    predicts all rows again.
     """
-    whole = Behind(ids, reason=f"{path} is not there")
-    now = present.made_of_predictions(path.parent, ids, split)
+    whole = Pending(ids, reason=f"{path} does not exist")
+    now = current.predictions_provenance(path.parent, ids, split)
     if not path.is_file():
         return whole
     try:
         file = open_predictions(path)
-        logits, found = file.logits(present.challenge.classes), [file.meta.made_of]
+        logits, found = file.logits(current.challenge.classes), [file.meta.provenance]
         if split == "oof":
             values = {"predictions": file.meta.values}
-            found = [found[0] | values, read_constants(path.parent, present.challenge.classes, MADE_BY)[1]]
+            found = [
+                found[0] | values,
+                read_constants(path.parent, current.challenge.classes, PREDICT_COMMAND)[1],
+            ]
             now = now | values
     except UserError:
-        return replace(whole, reason=f"{path} is damaged or not whole")
-    fold = fold_of(path.parent)
+        return replace(whole, reason=f"{path} is damaged or incomplete")
+    fold = fold_from_dir(path.parent)
     for before in found:
-        if differing := present.differing(before, now, fold):
-            return replace(whole, reason=f"{path} was made with {in_words(differing)}")
-    new, gone = ids.difference(file.ids, sort=False), file.ids.difference(ids, sort=False)
-    changed = present.changed_pixels(file.ids.intersection(ids, sort=False), file.pixels, split)
+        if differing := current.find_differences(before, now, fold):
+            return replace(whole, reason=f"{path} was made with {describe_differences(differing)}")
+    new, removed = ids.difference(file.ids, sort=False), file.ids.difference(ids, sort=False)
+    changed = current.changed_pixels(file.ids.intersection(ids, sort=False), file.pixels, split)
     reasons = [
         f"{len(which):,} images {what} ({listing(which)})"
-        for which, what in ((new, "are new"), (gone, "are gone"), (changed, "have other pixels"))
+        for which, what in ((new, "are new"), (removed, "were removed"), (changed, "have changed pixels"))
         if len(which)
     ]
     if not reasons:
-        return Behind(ids[:0])
+        return Pending(ids[:0])
     reason = " and ".join(reasons)
-    if len(new) + len(changed) == len(ids) or recipe_of(path.parent, present.challenge.name).uses_fusion:
+    if (
+        len(new) + len(changed) == len(ids)
+        or read_fold_recipe(path.parent, current.challenge.name).uses_fusion
+    ):
         return replace(whole, reason=reason)
-    return Behind(new.append(changed), logits.drop(gone.append(changed)), reason)
+    return Pending(new.append(changed), logits.drop(removed.append(changed)), reason)
 
 
-def load_model(unit: TrainedFold, n_classes: int, channels: int = 1) -> XRayModel:
-    """The trained model of one fold. Raises UserError if its weights are damaged or of another model."""
-    cfg = unit.recipe.model.model_copy(update={"pretrained": False})
-    model = create_model(cfg, n_classes, unit.recipe.data.size, channels)
-    path, again = unit.directory / WEIGHTS, f"{unit.train_command} --force"
+def load_model(trained_fold: TrainedFold, n_classes: int, channels: int = 1) -> XRayModel:
+    """Build the model of a fold and load its weights.
+
+    Raises UserError if the weights file is damaged or belongs to another model.
+    """
+    cfg = trained_fold.recipe.model.model_copy(update={"pretrained": False})
+    model = create_model(cfg, n_classes, trained_fold.recipe.data.size, channels)
+    path, again = trained_fold.directory / WEIGHTS, f"{trained_fold.train_command} --force"
     try:
         model.load_state_dict(read_tensors(path, again))
-    except RuntimeError as error:  # its way to say that keys or shapes differ
+    except RuntimeError as error:  # PyTorch raises it if keys or shapes differ
         raise UserError(
-            f"{path} is not of the model in {CONFIG} beside it. Train it again: {again}"
+            f"{path} does not fit the model in {CONFIG} of the same folder. Train it again: {again}"
         ) from error
     return model
 
 
-def flips(recipe: Recipe, classes: tuple[str, ...]) -> bool:
-    """Whether to predict mirror images too: if the recipe says so and training mirrored, as none frozen does.
+def uses_flip(recipe: Recipe, classes: tuple[str, ...]) -> bool:
+    """Return whether to predict mirrored images too.
 
-    Raises UserError if a class has a side, which a mirror image exchanges.
+    The recipe must ask for it, and training must have mirrored images, which frozen backbones never do.
+    Raises UserError if a class name contains "left" or "right", because a mirror swaps the sides.
     """
-    sided = [name for name in classes if any(side in name.lower().split() for side in SIDED)]
+    sided = [name for name in classes if any(side in name.lower().split() for side in SIDE_WORDS)]
     wanted = recipe.predict.tta.flip and recipe.data.augment.flip and not recipe.model.frozen
     if wanted and sided:
         raise UserError(
-            f"Classes {listing(sided)} have a side, which a mirror image exchanges: "
+            f"Classes {listing(sided)} name a side, and a horizontal flip swaps left and right: "
             "train with --data.augment.flip False."
         )
     return wanted
 
 
-def tta_of(recipe: Recipe, classes: tuple[str, ...]) -> TTAConfig:
-    """The recipe's test-time augmentation, mirrored only where `flips` says so."""
-    return recipe.predict.tta.model_copy(update={"flip": flips(recipe, classes)})
+def effective_tta(recipe: Recipe, classes: tuple[str, ...]) -> TTAConfig:
+    """Return the recipe's test-time augmentation, with the flip switched off unless `uses_flip`."""
+    return recipe.predict.tta.model_copy(update={"flip": uses_flip(recipe, classes)})
 
 
 def infer_fold(
-    unit: TrainedFold,
+    trained_fold: TrainedFold,
     cache: ImageCache,
     rows: pd.DataFrame,
     challenge: Challenge,
@@ -229,49 +246,52 @@ def infer_fold(
     tta: TTAConfig,
     label: str,
 ) -> pd.DataFrame:
-    """Logits of one trained fold for `rows` of a table (index as theirs, one column per class).
+    """Return the logits of one trained fold for `rows` of a table (same index, one column per class).
 
-    A frozen backbone's features are computed once for all folds that have it, unless `tta` varies the images.
-    Raises UserError if the fold was trained for other classes, or predicts something else than numbers.
+    The features of a frozen backbone are computed once for all folds, unless `tta` changes the images.
+    Raises UserError if the fold was trained for other classes, or if a logit is NaN or infinite.
     """
-    require_classes(unit, challenge)
-    classes = unit.record.classes  # in the order of the model's outputs
-    recipe, n_workers = unit.recipe, worker_count(unit.recipe.data.n_workers, accelerator)
-    model = load_model(unit, len(classes), challenge.channels).to(accelerator.device)
+    require_classes(trained_fold, challenge)
+    classes = trained_fold.record.classes  # in the order of the model's outputs
+    recipe, n_workers = (
+        trained_fold.recipe,
+        resolve_n_workers(trained_fold.recipe.data.n_workers, accelerator),
+    )
+    model = load_model(trained_fold, len(classes), challenge.channels).to(accelerator.device)
     stored: InputCache = cache
-    if recipe.model.frozen and only_as_they_are(tta):
-        stored = feature_cache(model, recipe, cache, accelerator, n_workers)
+    if recipe.model.frozen and is_identity(tta):
+        stored = create_feature_cache(model, recipe, cache, accelerator, n_workers)
     logits = infer(
         model,
-        evaluation_set(recipe, rows, classes, stored),
+        create_eval_dataset(recipe, rows, classes, stored),
         list(rows.index),
         classes,
         accelerator,
         task=challenge.task,
-        batch_size=rows_per_pass(recipe, stored),
+        batch_size=micro_batch_size(recipe, stored),
         n_workers=n_workers,
         tta=tta,
         label=label,
     )
     logits = logits[list(challenge.classes)]
-    broken = logits.index[~np.isfinite(logits).all(axis=1)]
+    broken = logits.index[~np.isfinite(logits.to_numpy()).all(axis=1)]
     if len(broken):
         raise UserError(
-            f"{unit.directory} predicts logits that are no numbers for {len(broken):,} of {len(logits):,} "
-            f"images: {listing(broken)}. Train it again: {unit.train_command} --force"
+            f"{trained_fold.directory} predicts NaN or infinite logits for {len(broken):,} of "
+            f"{len(logits):,} images: {listing(broken)}. Train it again: {trained_fold.train_command} --force"
         )
     return logits
 
 
-def _meta(unit: TrainedFold, split: str, tta: TTAConfig, made_of: MadeOf) -> PredictionsMeta:
+def _meta(trained_fold: TrainedFold, split: str, tta: TTAConfig, provenance: Provenance) -> PredictionsMeta:
     return PredictionsMeta(
-        challenge=unit.record.challenge,
-        name=unit.record.name,
-        fold=unit.fold,
-        seed=str(unit.record.seed),
+        challenge=trained_fold.record.challenge,
+        name=trained_fold.record.name,
+        fold=trained_fold.fold,
+        seed=str(trained_fold.record.seed),
         split=split,
         tta=describe_tta(tta),
-        epoch=unit.recipe.predict.weights,
+        epoch=trained_fold.recipe.predict.weights,
         version=cxrlt.__version__,
-        made_of=made_of,
+        provenance=provenance,
     )

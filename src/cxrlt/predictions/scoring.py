@@ -1,7 +1,8 @@
-"""What predictions are worth: the evaluation of a model, an ensemble or a file, by id and by class name."""
+"""Metrics of a model, an ensemble or a file with confidence intervals, matched by id and class name."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any, TypedDict, Unpack
 
 import numpy as np
 import pandas as pd
@@ -27,10 +28,9 @@ ByClass = Mapping[str, tuple[np.ndarray, np.ndarray]]  # values (c,) and their d
 
 @dataclass(frozen=True)
 class ClassScore:
-    """One class: how often it occurs and how well it is found.
+    """Counts and metrics of one class.
 
-    `metrics` are AP and AUROC, and with one class per row F1, precision and recall; `lift` is AP over
-    prevalence.
+    `metrics` are AP and AUROC; single-label tasks also have F1, precision and recall.
     """
 
     name: str
@@ -41,45 +41,44 @@ class ClassScore:
 
     @property
     def prevalence(self) -> float:
+        """Share of positives among the annotated rows; NaN without annotated rows."""
         return self.n_positive / self.n_known if self.n_known else float("nan")
 
     @property
     def lift(self) -> float:
+        """AP over prevalence, which is the AP of random scores; NaN without positives."""
         return self.metrics["AP"].value / self.prevalence if self.n_positive else float("nan")
 
 
 @dataclass(frozen=True)
 class MacroScore:
-    """`n_classes` classes together; the metrics beyond `class_means` need all of them."""
+    """Metrics of `n_classes` classes together, by name, each with its confidence interval."""
 
     n_classes: int
     metrics: Mapping[str, Interval]
 
-    def of(self, metric: str) -> Interval:
-        """The figure that a challenge's metric names."""
-        return self.metrics[metric]
-
 
 @dataclass(frozen=True)
-class Figures:
-    """Values and bootstrap draws of one set of rows: by class, of all classes, of each group's."""
+class BootstrapMetrics:
+    """Values and bootstrap samples of metrics: of each class, over all classes, and over each class group."""
 
     by_class: ByClass
     overall: Mapping[str, BootstrapSamples]
     groups: Mapping[str, Mapping[str, BootstrapSamples]]
 
 
-def draw_figures(
+def bootstrap_metrics(
     challenge: Challenge,
     labels: np.ndarray,
     scores: np.ndarray,
     clusters: np.ndarray,
     n_draws: int,
     seed: int = 0,
-) -> Figures:
-    """Figures of (n, c) labels (1, 0, NaN) and scores; `clusters` (n,) are drawn whole by the bootstrap.
+) -> BootstrapMetrics:
+    """Compute metrics with bootstrap samples for labels (n_rows, n_classes) of 1, 0 or NaN, and scores.
 
-    With one class per row scores are probabilities. Classes without both values are left out of means.
+    `scores` has the same shape; single-label tasks need probabilities. `clusters` (n_rows,) are resampled as
+    a whole. Classes that lack positives or negatives do not count in means.
     """
     both = has_both_values(labels)
     drawn = bootstrap(labels, scores, clusters, n_draws, seed)
@@ -93,11 +92,11 @@ def draw_figures(
     groups = {
         group: means(both & np.isin(challenge.classes, names)) for group, names in challenge.groups.items()
     }
-    return Figures(drawn.by_class, {**drawn.overall, **means(both)}, groups)
+    return BootstrapMetrics(drawn.by_class, {**drawn.overall, **means(both)}, groups)
 
 
 def macro_values(task: Task, labels: np.ndarray, scores: np.ndarray) -> dict[str, float]:
-    """The task's macro metrics of (n, c) labels and scores."""
+    """Return the task's macro metrics, by name, of labels and scores of shape (n_rows, n_classes)."""
     return macro_metrics(metric_names(task), labels, scores)
 
 
@@ -105,7 +104,7 @@ def _macro_score(chosen: np.ndarray, draws: Mapping[str, BootstrapSamples]) -> M
     return MacroScore(int(chosen.sum()), {metric: drawn.interval() for metric, drawn in draws.items()})
 
 
-def _group_scores(challenge: Challenge, both: np.ndarray, figures: Figures) -> dict[str, MacroScore]:
+def _group_scores(challenge: Challenge, both: np.ndarray, figures: BootstrapMetrics) -> dict[str, MacroScore]:
     return {
         group: _macro_score(both & np.isin(challenge.classes, challenge.groups[group]), draws)
         for group, draws in figures.groups.items()
@@ -130,17 +129,19 @@ def _class_scores(challenge: Challenge, labels: np.ndarray, by_class: ByClass) -
 
 
 N_DRAWS = 1000
+"""Bootstrap samples of an evaluation."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
     """Scores of one model, ensemble or file on one split.
 
-    `overall` and `groups` are means over the classes that have both values; `undefined` names the others.
-    `metric` is the challenge's. Out-of-fold scores also have `per_fold` (the macro metrics of each fold
-    alone), `mean_over_folds` (the mean of `metric` in it) and, for a multi-label model, `raw_pooled`
-    (`metric` of the logits pooled as they are). `study_mean` says whether scores are averaged over studies,
-    how and why. `draws`, by the name of the metric, serve paired differences and are no part of the JSON.
+    `overall` and `groups` are means over the classes that have positives and negatives; `undefined` names the
+    other classes. `metric` is the challenge's metric. Out-of-fold scores also have `per_fold` (the macro
+    metrics within each fold), `mean_over_folds` (the mean of `metric` over these) and, for a multi-label
+    model, `raw_pooled` (`metric` of the pooled logits without standardisation). `study_mean` says whether,
+    how and why scores are averaged over studies. `draws` are the bootstrap samples by metric, needed for
+    paired differences; they are not written to JSON.
     """
 
     challenge: str
@@ -162,12 +163,22 @@ class Evaluation:
     notes: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, object]:
-        """Plain numbers, None where undefined."""
+        """Return a JSON-serialisable dict; undefined numbers are None."""
         values = {key: value for key, value in vars(self).items() if key != "draws"}
         values["classes"] = [
             vars(score) | {"prevalence": score.prevalence, "lift": score.lift} for score in self.classes
         ]
-        return _plain(values)
+        return _to_json_value(values)
+
+
+class EvaluationExtras(TypedDict, total=False):
+    """The optional fields of `Evaluation`."""
+
+    per_fold: tuple[Mapping[str, float], ...]
+    mean_over_folds: float | None
+    raw_pooled: float | None
+    study_mean: str | None
+    notes: tuple[str, ...]
 
 
 def score_rows(
@@ -180,25 +191,25 @@ def score_rows(
     split: str,
     n_draws: int = N_DRAWS,
     seed: int = 0,
-    **extra: object,
+    **extra: Unpack[EvaluationExtras],
 ) -> Evaluation:
-    """Score every row of `scores` (index image_id, a column per class) against `truth` (1, 0, NaN), by id.
+    """Score every row of `scores` (index image_id, one column per class) against `truth` (1, 0, NaN), by id.
 
-    Scores may be anything that ranks the rows of a class, but with one class per row are probabilities.
-    `patients` (by id; None or NA: every row is its own) are drawn whole by the bootstrap. `extra` are further
-    fields of the evaluation. Raises UserError if no class has both values.
+    Single-label tasks need probabilities; else any scores that rank the rows of a class are enough.
+    The bootstrap resamples `patients` (by id), or rows if it is None or has a missing value. `extra` are
+    further fields of the evaluation. Raises UserError if no class has positives and negatives.
     """
     classes = list(challenge.classes)
     labels = truth.loc[scores.index, classes].to_numpy(np.float64)
-    clusters = None if patients is None else patients.loc[scores.index]
-    by_row = clusters is None or clusters.isna().any()
-    clusters = np.arange(len(scores)) if by_row else clusters.to_numpy(str)
+    patient = None if patients is None else patients.loc[scores.index]
+    by_patient = patient is not None and not patient.isna().any()
+    clusters = patient.to_numpy(str) if patient is not None and by_patient else np.arange(len(scores))
     both = has_both_values(labels)
     if not both.any():
-        raise UserError(
-            f"{challenge.name} {split}: no class has both positive and negative rows to score on."
-        )
-    figures = draw_figures(challenge, labels, scores[classes].to_numpy(np.float64), clusters, n_draws, seed)
+        raise UserError(f"{challenge.name} {split}: no class has both positive and negative rows.")
+    figures = bootstrap_metrics(
+        challenge, labels, scores[classes].to_numpy(np.float64), clusters, n_draws, seed
+    )
     return Evaluation(
         challenge=challenge.name,
         task=challenge.task,
@@ -206,7 +217,7 @@ def score_rows(
         name=name,
         split=split,
         n_rows=len(scores),
-        n_patients=None if by_row else len(np.unique(clusters)),
+        n_patients=len(np.unique(clusters)) if by_patient else None,
         overall=_macro_score(both, figures.overall),
         groups=_group_scores(challenge, both, figures),
         classes=_class_scores(challenge, labels, figures.by_class),
@@ -227,8 +238,9 @@ def score_frame(
     n_draws: int = N_DRAWS,
     seed: int = 0,
 ) -> Evaluation:
-    """Score probabilities of any origin, by id and class name; rows without a truth do not count.
+    """Score probabilities from any source against `truth`, by id and class name.
 
+    Both have the index image_id and one column per class; rows of `scores` that `truth` lacks do not count.
     Raises UserError for an id of `truth` without a row in `scores`, a missing class, or a blank probability.
     """
     for frame, what in ((scores, "the scored file"), (truth, "the truth")):
@@ -246,12 +258,12 @@ def score_frame(
     return score_rows(challenge, rows, truth, patients, name=name, split=split, n_draws=n_draws, seed=seed)
 
 
-def _plain(value: object) -> object:
-    """Dataclasses as objects, NaN as None: what JSON can hold."""
+def _to_json_value(value: Any) -> Any:
+    """Convert to what JSON can hold: dataclasses become dicts, NaN becomes None."""
     if hasattr(value, "__dataclass_fields__"):
         value = vars(value)
     if isinstance(value, dict):
-        return {key: _plain(inner) for key, inner in value.items()}
+        return {key: _to_json_value(inner) for key, inner in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, str):
-        return [_plain(inner) for inner in value]
+        return [_to_json_value(inner) for inner in value]
     return None if isinstance(value, float) and np.isnan(value) else value

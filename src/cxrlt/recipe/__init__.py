@@ -1,10 +1,10 @@
-"""A recipe describes a run completely, apart from challenge, fold and seed."""
+"""Recipes: every setting of a run except challenge, fold and seed."""
 
 from cxrlt.recipe.fields import (
     POLICIES,
     AugmentConfig,
-    Changes,
     DataConfig,
+    Effect,
     FusionConfig,
     HeadConfig,
     LossConfig,
@@ -21,12 +21,14 @@ from cxrlt.recipe.fields import (
 )
 from cxrlt.recipe.load import (
     RECIPES_DIR,
-    override_recipe,
+    RENAMED_FIELDS,
     differing_fields,
     differing_fields_affecting,
     fields_affecting,
     load_recipe,
+    override_recipe,
     recipe_names,
+    renamed_field_error,
     run_name,
     save_recipe,
 )
@@ -34,9 +36,10 @@ from cxrlt.recipe.load import (
 __all__ = [
     "POLICIES",
     "RECIPES_DIR",
+    "RENAMED_FIELDS",
     "AugmentConfig",
-    "Changes",
     "DataConfig",
+    "Effect",
     "FusionConfig",
     "HeadConfig",
     "LossConfig",
@@ -50,12 +53,13 @@ __all__ = [
     "SoupConfig",
     "StageConfig",
     "TTAConfig",
-    "changed",
     "differing_fields",
-    "differing_in",
-    "fields_changing",
+    "differing_fields_affecting",
+    "fields_affecting",
     "load_recipe",
+    "override_recipe",
     "recipe_names",
+    "renamed_field_error",
     "run_name",
     "save_recipe",
 ]

@@ -1,4 +1,4 @@
-"""What a training recipe is: one frozen value that describes a run completely, apart from fold and seed."""
+"""The fields of a recipe, with their types, defaults, limits and help texts."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -17,38 +17,36 @@ from pydantic import (
 from cxrlt.artifacts import expand_home
 from cxrlt.heads import HEADS, Option, head_names, require_head
 
-LARGEST = 1_000_000
-"""Of counts: what is more is a slip, or would fill the memory."""
-LARGEST_SIDE = 10_000
-"""Of images, in pixels."""
+MAX_COUNT = 1_000_000
+"""Upper limit of counts. A larger number is a typing error, or would not fit in memory."""
+MAX_SIDE = 10_000
+"""Upper limit of an image side in pixels."""
+
+Effect = Literal["weights", "logits", "scores", "nothing"]
+"""The first result of a run that depends on a field: the trained weights, the predicted logits, the scores
+and submissions computed from logits, or nothing. A field without this entry affects the weights."""
+AFFECTS_LOGITS: dict[str, Any] = {"affects": "logits"}
+AFFECTS_SCORES: dict[str, Any] = {"affects": "scores"}
+AFFECTS_NOTHING: dict[str, Any] = {"affects": "nothing"}
 
 
-Changes = Literal["weights", "logits", "scores", "nothing"]
-"""What of a run another value of a field changes first: the weights it is trained to; the logits these
-predict; what is made of logits when they are scored or submitted; or nothing. Fields that say nothing change
-weights."""
-LOGITS: dict[str, Any] = {"changes": "logits"}
-SCORES: dict[str, Any] = {"changes": "scores"}
-NOTHING: dict[str, Any] = {"changes": "nothing"}
-
-
-class _Frozen(BaseModel):
+class _RecipeSection(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
 
     @field_validator("*", mode="before")
     @classmethod
-    def _no_truth_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
-        """YAML reads yes and on as true, which pydantic takes for 1."""
+    def _reject_bool_for_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """YAML reads `yes` and `on` as true, and pydantic would accept true as 1."""
         items = value if isinstance(value, list | tuple) else [value]
         if any(isinstance(item, bool) for item in items):
             name = info.field_name or ""
             if "bool" not in str(cls.model_fields[name].annotation):
-                raise ValueError(f"{name} is neither true nor false (got {value})")
+                raise ValueError(f"{name} cannot be true or false (got {value})")
         return value
 
 
-def _heads() -> str:
-    """What the command line says of the heads."""
+def _heads_help() -> str:
+    """Return the help text of model.head.name: every head with its options."""
     lines = []
     for name in head_names():
         options = " ".join(f"--model.head.{each} {value}" for each, value in HEADS[name].options.items())
@@ -56,37 +54,39 @@ def _heads() -> str:
     return " ".join(lines)
 
 
-class FusionConfig(_Frozen):
-    """A second stage that looks at the images of a study together."""
+class FusionConfig(_RecipeSection):
+    """Multi-view fusion: a transformer over the features of all images of a study."""
 
-    max_images: int = Field(1, ge=1, le=LARGEST)
-    """Most images of a study that are seen together; 1: every image alone, no fusion."""
+    max_images: int = Field(1, ge=1, le=MAX_COUNT)
+    """Largest number of images of a study that are fused. 1: no fusion, images are classified one by one."""
     depth: int = Field(2, ge=1, le=1000)
-    """Transformer layers over the tokens of a study."""
+    """Number of transformer layers over the tokens of a study."""
     n_heads: int = Field(8, ge=1)
-    dim: int = Field(256, ge=8, le=LARGEST)
-    """Width of the transformer; a multiple of n_heads."""
+    """Number of attention heads per transformer layer."""
+    dim: int = Field(256, ge=8, le=MAX_COUNT)
+    """Width of the transformer: a multiple of n_heads."""
     drop_rate: float = Field(0.1, ge=0, lt=1)
+    """Dropout probability inside the transformer."""
 
     @model_validator(mode="after")
-    def _heads_share_the_width(self) -> "FusionConfig":
+    def _check_dim(self) -> "FusionConfig":
         if self.dim % self.n_heads:
             raise ValueError(f"fusion.dim {self.dim} is not a multiple of fusion.n_heads {self.n_heads}")
         return self
 
 
-class HeadConfig(_Frozen):
-    """The classifier, by its registered name."""
+class HeadConfig(_RecipeSection):
+    """The classifier after the backbone: its name and its options."""
 
-    name: str = Field("linear", description=_heads())
+    name: str = Field("linear", description=_heads_help())
     options: Annotated[dict[str, Option], tyro.conf.Fixed] = {}
-    """Stand beside the name in files and flags: `head: {name: csra, weight: 0.1}`."""
+    """Options of the head, written next to its name: `head: {name: csra, weight: 0.1}`."""
 
     @model_validator(mode="before")
     @classmethod
     def _gather_options(cls, values: Any) -> Any:
         if isinstance(values, str):
-            raise ValueError(f"model.head: {values} is written model.head: {{name: {values}}} now")
+            raise ValueError(f"model.head: {values} must now be written as model.head: {{name: {values}}}")
         if not isinstance(values, dict) or not isinstance(values.get("options", {}), dict):
             return values
         named = {key: value for key, value in values.items() if key == "name"}
@@ -94,12 +94,12 @@ class HeadConfig(_Frozen):
         return {**named, "options": {**values.get("options", {}), **options}}
 
     @model_validator(mode="after")
-    def _is_registered(self) -> "HeadConfig":
+    def _check_head(self) -> "HeadConfig":
         require_head(self.name, self.options)
         return self
 
     @model_serializer
-    def _options_beside_the_name(self) -> dict[str, Option]:
+    def _serialize_flat(self) -> dict[str, Option]:
         return {"name": self.name, **self.options}
 
     def __hash__(self) -> int:
@@ -107,44 +107,46 @@ class HeadConfig(_Frozen):
 
     @property
     def reads_map(self) -> bool:
-        """Whether it looks at the feature map itself, without a pool."""
+        """Whether the head reads the feature map itself, without a pool."""
         return HEADS[self.name].reads_map
 
 
-class ModelConfig(_Frozen):
-    """The network: a timm backbone, a head, and between them, where asked for, a fusion of views."""
+class ModelConfig(_RecipeSection):
+    """The network: a timm backbone, optional multi-view fusion, and a head."""
 
     backbone: str = "convnext_small.fb_in22k_ft_in1k_384"
-    """Any timm model name."""
+    """Name of a timm model."""
     pretrained: bool | Path = True
-    """True: timm's weights. False: random. A path: weights from this .safetensors or .pth file."""
+    """True: the pretrained weights of timm. False: random. A path: a .safetensors or .pth file."""
     init_from: str | None = None
-    """Instead: a trained run, or CHALLENGE:RUN. Fold k starts from its fold k; other classes, a new head."""
+    """Start fold k from fold k of a trained run: RUN or CHALLENGE:RUN. Other classes get a new head."""
     new_head: bool = False
-    """With init_from: train the head from its beginning, even where that run's would fit."""
+    """With init_from: start with a new head, even if the head of that run has the same classes."""
     frozen: bool = False
-    """Train the head (and fusion) alone, on features computed once per image, without augmentation."""
+    """Train only the head (and fusion), on features that are computed once, without augmentation."""
     drop_rate: float = Field(0.0, ge=0, lt=1)
-    """Dropout before the classifier, and within it where it has layers."""
+    """Dropout probability before the classifier, and inside heads that have layers."""
     drop_path: float = Field(0.0, ge=0, lt=1)
-    """Stochastic depth."""
+    """Stochastic depth rate of the backbone (drop_path_rate in timm)."""
     pool: Literal["backbone", "average", "gem", "attention"] = "backbone"
-    """From feature map to features, for heads that take a pool. backbone: as timm's model does it."""
+    """Pooling of the feature map, for heads that need it. backbone: the pooling of the timm model."""
     head: HeadConfig = HeadConfig()
-    grid: int | None = Field(None, ge=1, le=LARGEST_SIDE)
-    """Side that feature maps are averaged down to before pool, head or fusion; None: as they are."""
+    """The classifier."""
+    grid: int | None = Field(None, ge=1, le=MAX_SIDE)
+    """Average feature maps down to grid x grid before pool, head or fusion. None: keep their size."""
     fusion: FusionConfig = FusionConfig()
+    """Multi-view fusion."""
     normalise: bool = True
-    """With the mean and standard deviation of the backbone's own weights; False: grey values / 255."""
+    """True: normalise with mean and standard deviation of the pretrained weights. False: grey level / 255."""
 
     @field_validator("pretrained")
     @classmethod
-    def _from_the_home_directory(cls, pretrained: bool | Path) -> bool | Path:
+    def _expand_home(cls, pretrained: bool | Path) -> bool | Path:
         return expand_home(pretrained) if isinstance(pretrained, Path) else pretrained
 
     @property
     def reads_map(self) -> bool:
-        """Whether pool or head look at the feature map, and not at what timm's model pools."""
+        """Whether pool or head read the feature map, not the pooled features of the timm model."""
         return self.pool != "backbone" or self.head.reads_map
 
 
@@ -162,39 +164,41 @@ POLICIES: dict[str, dict[str, object]] = {
         "erase": 0.25,
     },
 }
-"""What the augmentation policies set; what one does not name is off, but for flip, which they leave alone.
+"""Field values of each augmentation policy. Fields that a policy does not list are off, except flip.
 
-The numbers are judgements of what differs between radiographs of one chest, not measurements:
+The values are our estimates of how much two radiographs of one chest differ, not measurements:
 
-parameter   light  medium  strong  stands for
-crop_scale  .9-1   .8-1    .6-1    collimation: up to 5, 11 or 23 % of a side is lost; at 23 % now and then an
-                                   apex or a costophrenic angle goes, and the finding in it
-rotate      5      10      15      degrees; how a patient stands or lies
-brightness  .1     .2      .3      share of white; exposure and display window
-contrast    .1     .2      .3      relative; likewise
-gamma       0      0       .3      exponents of .7 to 1.3: curves of detectors, which no line makes up for
-blur        0      0       .1      one in ten: motion, old detectors; fine texture suffers
-noise       0      0       .1      one in ten: low dose
-erase       0      0       .25     one in four loses a rectangle, against looking at one spot alone
+parameter   light  medium  strong  imitates
+crop_scale  .9-1   .8-1    .6-1    collimation: at most 5, 11 or 23 % of a side is lost; 23 % can remove
+                                   an apex or a costophrenic angle, and the finding in it
+rotate      5      10      15      position of the patient, in degrees
+brightness  .1     .2      .3      exposure and display window, as a share of white
+contrast    .1     .2      .3      exposure and display window, relative
+gamma       0      0       .3      non-linear detector curves, exponents .7 to 1.3
+blur        0      0       .1      motion and old detectors, one image in ten; removes fine texture
+noise       0      0       .1      low dose, one image in ten
+erase       0      0       .25     a missing rectangle in one image of four, against relying on one region
 """
 
 
-class AugmentConfig(_Frozen):
-    """Training augmentation."""
+class AugmentConfig(_RecipeSection):
+    """Random augmentation of training images."""
 
     policy: Literal["custom", "light", "medium", "strong"] = "custom"
-    """Values for all fields below that are not given (medium: the defaults); flip is not theirs to set."""
+    """Sets every field below that you do not set yourself, except flip. medium: the defaults."""
 
     flip: bool = True
-    """Horizontal flip half of the time; also switches flip TTA on."""
+    """Flip horizontally with probability 0.5. Flip TTA also needs this."""
     crop_scale: tuple[float, float] = (0.8, 1.0)
-    """Area of the random crop as a share of the image."""
+    """Smallest and largest area of the random crop, as shares of the image area."""
     rotate: float = Field(10.0, ge=0, le=180)
     """Largest rotation in degrees."""
     brightness: float = Field(0.2, ge=0, le=1)
+    """Largest change of brightness, as a share of white."""
     contrast: float = Field(0.2, ge=0, le=1)
+    """Largest relative change of contrast."""
     gamma: float = Field(0.0, ge=0, lt=1)
-    """Largest relative change of the exponent that grey values are raised to."""
+    """Largest change of the exponent in gamma correction: from 1 - gamma to 1 + gamma."""
     blur: float = Field(0.0, ge=0, le=1)
     """Probability of a slight Gaussian blur."""
     noise: float = Field(0.0, ge=0, le=1)
@@ -204,47 +208,50 @@ class AugmentConfig(_Frozen):
 
     @model_validator(mode="before")
     @classmethod
-    def _fill_from_policy(cls, values: Any) -> Any:
+    def _apply_policy(cls, values: Any) -> Any:
         named = isinstance(values, dict) and isinstance(values.get("policy"), str)
         return POLICIES.get(values["policy"], {}) | values if named else values
 
 
-class MixConfig(_Frozen):
-    """Training images made of several."""
+class MixConfig(_RecipeSection):
+    """Mixing of training images: mixup, CutMix, mosaic."""
 
     kinds: tuple[Literal["mixup", "cutmix", "mosaic"], ...] = ()
-    """Drawn evenly. mixup: weighted mean of two. cutmix: a rectangle of another. mosaic: four, shrunk."""
+    """Kinds to draw from. mixup: mean of two images. cutmix: part of another image. mosaic: four images."""
     probability: float = Field(0.5, ge=0, le=1)
     """Share of the training images that are mixed."""
     alpha: float = Field(0.4, gt=0)
-    """Of the Beta(alpha, alpha) that weights of mixup and areas of cutmix are drawn from."""
+    """Parameter of Beta(alpha, alpha), from which mixup weights and CutMix areas are drawn."""
     labels: Literal["auto", "soft", "union"] = "auto"
-    """soft: labels weighted like the images. union: every finding of any of them. auto: union for mosaic."""
+    """soft: weighted like the images. union: positive if any image is. auto: union for mosaic, else soft."""
 
 
-class SamplingConfig(_Frozen):
-    """How often an image comes up; an epoch draws as many images as there are."""
+class SamplingConfig(_RecipeSection):
+    """Sampling of training images. An epoch always draws as many images as the fold has."""
 
     kind: Literal["uniform", "repeat_factor", "class_balanced"] = "uniform"
-    """uniform: each once. repeat_factor: rare classes more often. class_balanced: all classes alike."""
+    """uniform: each image once. repeat_factor: rare classes more often. class_balanced: all equally often."""
     threshold: float = Field(0.01, gt=0, le=1)
-    """Share of positives below which repeat_factor repeats a class."""
+    """repeat_factor oversamples classes whose share of positives is below this."""
     cap: float = Field(10.0, ge=1)
-    """Most that repeat_factor repeats an image."""
+    """Largest repeat factor of an image."""
 
 
-class DataConfig(_Frozen):
-    """From the cache to batches."""
+class DataConfig(_RecipeSection):
+    """Image size, data loading, augmentation, mixing and sampling."""
 
-    size: int = Field(512, ge=32, le=LARGEST_SIDE)
-    """Side of the square image the network sees, in pixels."""
+    size: int = Field(512, ge=32, le=MAX_SIDE)
+    """Side of the square input image of the network, in pixels."""
     crop_pct: float = Field(1.0, ge=0.5, le=1)
-    """timm's word: images are cached at size / crop_pct, and the network sees the centre of them."""
-    n_workers: int | None = Field(None, ge=0, le=1000, json_schema_extra=NOTHING)
-    """Loader processes; default: up to 8 with a GPU, none without."""
+    """As in timm: images are cached at size / crop_pct pixels, and the network gets their centre."""
+    n_workers: int | None = Field(None, ge=0, le=1000, json_schema_extra=AFFECTS_NOTHING)
+    """Number of data loader workers. None: at most 8 with a GPU, 0 without."""
     augment: AugmentConfig = AugmentConfig()
+    """Augmentation of training images."""
     mix: MixConfig = MixConfig()
+    """Mixing of training images."""
     sampling: SamplingConfig = SamplingConfig()
+    """Sampling of training images."""
 
     @property
     def cache_size(self) -> int:
@@ -252,148 +259,160 @@ class DataConfig(_Frozen):
         return round(self.size / self.crop_pct)
 
 
-class LossConfig(_Frozen):
-    """The loss by its registered name, with its options."""
+class LossConfig(_RecipeSection):
+    """The loss: its name and its options."""
 
     name: str = "ral"
+    """Name of the loss; docs/losses.md lists them."""
     options: dict[str, float | bool | str | None] = {}
-    """Options of the loss, e.g. form: released."""
+    """Options of the loss, for example `{gamma_neg: 4, clip: 0.05}`."""
     bias_init: Literal["minimiser", "zero"] = "minimiser"
-    """Where the classifier bias starts: where the loss is least if images say nothing, or 0."""
+    """Initial bias of the classifier. minimiser: the constant logits with the lowest training loss."""
 
 
-class OptimConfig(_Frozen):
-    """The optimiser, its batches and the average of the weights."""
+class OptimConfig(_RecipeSection):
+    """Optimizer, batch size, gradient clipping and moving average of the weights (EMA)."""
 
     optimizer: Literal["adamw", "adam"] = "adamw"
-    """adamw: decoupled weight decay, none on biases and norms. adam: L2 penalty on all weights."""
+    """adamw: decoupled weight decay, none on biases and norm layers. adam: L2 penalty on all weights."""
     lr: float = Field(1e-4, gt=0)
+    """Largest learning rate, reached after the warm-up."""
     weight_decay: float = Field(1e-2, ge=0)
+    """Weight decay (adamw) or factor of the L2 penalty (adam)."""
     backbone_lr_share: float = Field(1.0, gt=0, le=1)
-    """Learning rate of the backbone as a share of that of head and fusion."""
+    """Learning rate of the backbone as a share of lr; head and fusion use lr."""
     layer_decay: float | None = Field(None, gt=0, le=1)
-    """Learning rate factor from each block to the one before it."""
-    batch_size: int = Field(32, ge=1, le=LARGEST)
-    """Images per update, over all devices and accumulation steps."""
-    max_batch_per_device: int = Field(32, ge=1, le=LARGEST, json_schema_extra=NOTHING)
-    """Images per device and forward pass; larger batches are accumulated."""
+    """Layer-wise decay: each backbone block has this times the learning rate of the next. None: off."""
+    batch_size: int = Field(32, ge=1, le=MAX_COUNT)
+    """Images per update, summed over all devices and gradient accumulation steps."""
+    max_batch_per_device: int = Field(32, ge=1, le=MAX_COUNT, json_schema_extra=AFFECTS_NOTHING)
+    """Largest number of images per device and forward pass. A larger batch uses gradient accumulation."""
     clip_grad: float | None = Field(1.0, gt=0)
-    """Largest gradient norm."""
+    """Largest gradient norm; larger gradients are scaled down. None: no clipping."""
     ema_share: float = Field(0.05, ge=0, le=1)
-    """Horizon of the weights' moving average as a share of the run's updates; 0: no average."""
+    """Horizon of the EMA of the weights, as a share of all updates. 0: no EMA."""
 
 
-class StageConfig(_Frozen):
-    """A training of its own before the recipe's, whose weights the next one starts from."""
+class StageConfig(_RecipeSection):
+    """A training stage before the main one. The next stage starts from its weights."""
 
-    epochs: int = Field(ge=1, le=LARGEST)
-    size: int | None = Field(None, ge=32, le=LARGEST_SIDE)
-    """Side of the image in pixels (default: the recipe's)."""
+    epochs: int = Field(ge=1, le=MAX_COUNT)
+    """Number of epochs of this stage."""
+    size: int | None = Field(None, ge=32, le=MAX_SIDE)
+    """Side of the input image in pixels. None: data.size."""
     lr: float | None = Field(None, gt=0)
-    """Learning rate (default: the recipe's)."""
+    """Largest learning rate. None: optim.lr."""
     frozen: bool = False
-    """Warm the head up on a frozen backbone, whose feature maps are averaged down to at most 4 x 4."""
+    """Train only the head, on a frozen backbone whose feature maps are averaged down to at most 4 x 4."""
 
 
-class ScheduleConfig(_Frozen):
-    """Learning rate per update: linear warm-up, then down."""
+class ScheduleConfig(_RecipeSection):
+    """Number of epochs and learning rate schedule: linear warm-up, then cosine or step decay."""
 
-    epochs: int = Field(20, ge=1, le=LARGEST)
+    epochs: int = Field(20, ge=1, le=MAX_COUNT)
+    """Number of epochs, without those of stages."""
     kind: Literal["cosine", "step"] = "cosine"
+    """Decay of the learning rate after the warm-up."""
     warmup_share: float = Field(0.05, ge=0, lt=1)
-    """Share of all updates spent warming up."""
+    """Length of the linear warm-up, as a share of all updates."""
     min_lr_share: float = Field(0.01, ge=0, le=1)
-    """Last learning rate of the cosine as a share of the largest."""
+    """Last learning rate of the cosine schedule, as a share of the largest."""
     step_epochs: int = Field(30, ge=1)
-    """Epochs between two steps down, for kind step."""
+    """For kind step: number of epochs between two steps."""
     step_factor: float = Field(0.1, gt=0, le=1)
-    """What each step multiplies the learning rate by."""
-
+    """For kind step: factor on the learning rate at each step."""
     stages: tuple[StageConfig, ...] = ()
-    """Trained one after the other before these epochs: head warm-up, rising resolution."""
+    """Stages trained before these epochs, in this order: for example a head warm-up or lower resolutions."""
 
 
-class SoupConfig(_Frozen):
-    """One model from the averaged weights of several epochs, if rows it was not trained on agree."""
+class SoupConfig(_RecipeSection):
+    """Model soup: average the weights of several epochs if that improves the score on held-out patients."""
 
     kind: Literal["none", "average", "greedy"] = "none"
-    """average: all snapshots or the last. greedy: from the best, every one that does not lower the score."""
-    snapshots: int = Field(5, ge=2, le=LARGEST)
-    """How many of the last epochs are kept."""
+    """average: all snapshots, or the last if better. greedy: add snapshots that do not lower the score."""
+    snapshots: int = Field(5, ge=2, le=MAX_COUNT)
+    """Number of last epochs whose weights are candidates."""
     holdout_share: float = Field(0.1, gt=0, le=0.5)
-    """Share of a fold's training patients left out to judge by; the out-of-fold rows never are."""
+    """Share of the training patients of a fold that are held out to score soups; never OOF rows."""
 
 
-class TTAConfig(_Frozen):
-    """Test-time augmentation: every image is predicted as it is and in these variants, and merged."""
+class TTAConfig(_RecipeSection):
+    """Test-time augmentation (TTA): predict each image and its variants, then merge the predictions."""
 
     flip: bool = True
-    """Also mirrored, each of them (only if training flipped)."""
+    """Also predict each variant flipped horizontally; only with data.augment.flip, not with model.frozen."""
     scales: tuple[float, ...] = ()
-    """Zoom factors about the centre; below 1 with a black border."""
+    """Also predict at these zoom factors about the centre. Below 1 adds a black border."""
     crop: float | None = Field(None, gt=0, lt=1)
-    """Also five crops, of this share of the side: the corners and the centre."""
+    """Also predict five crops, corners and centre, of this share of the side. None: off."""
     merge: Literal["logits", "probabilities", "geometric"] = "logits"
-    """What is averaged: logits, probabilities, or logarithms of probabilities."""
+    """What to average: logits, probabilities, or logarithms of probabilities (geometric)."""
 
 
-class PredictConfig(_Frozen):
-    """How the trained folds predict."""
+class PredictConfig(_RecipeSection):
+    """How trained folds predict, and how predictions are combined within a study."""
 
-    tta: TTAConfig = Field(TTAConfig(), json_schema_extra=LOGITS)
-    study_mean: Literal["auto", "on", "off", "search"] = Field("auto", json_schema_extra=SCORES)
-    """View-weighted mean over the images of a study; auto: if the out-of-fold score says so; search: with
-    weights found on out-of-fold rows."""
-    gate: float = Field(0.0, ge=0, json_schema_extra=SCORES)
-    """Findings are multiplied by (1 - probability of no finding) to this power; 0: off."""
+    tta: TTAConfig = Field(TTAConfig(), json_schema_extra=AFFECTS_LOGITS)
+    """Test-time augmentation."""
+    study_mean: Literal["auto", "on", "off", "search"] = Field("auto", json_schema_extra=AFFECTS_SCORES)
+    """Mean over the images of a study. auto: if it improves the OOF score. search: optimise view weights."""
+    gate: float = Field(0.0, ge=0, json_schema_extra=AFFECTS_SCORES)
+    """Multiply the probability of each finding by (1 - probability of no finding) to this power. 0: off."""
     weights: Literal["last", "best"] = "last"
-    """The final averaged weights, or the best epoch's, which makes the out-of-fold score optimistic."""
+    """last: final (EMA) weights. best: of the epoch with the best OOF score, so OOF scores are optimistic."""
 
 
-class Recipe(_Frozen):
-    """Everything that decides what a run computes, apart from challenge, fold and seed."""
+class Recipe(_RecipeSection):
+    """Every setting of a run except challenge, fold and seed."""
 
     model: ModelConfig = ModelConfig()
+    """Backbone, fusion and head."""
     data: DataConfig = DataConfig()
+    """Image size, augmentation and sampling."""
     loss: LossConfig = LossConfig()
+    """The loss."""
     optim: OptimConfig = OptimConfig()
+    """Optimizer, batch size and EMA."""
     schedule: ScheduleConfig = ScheduleConfig()
+    """Epochs and learning rate schedule."""
     soup: SoupConfig = SoupConfig()
+    """Model soup."""
     predict: PredictConfig = PredictConfig()
+    """TTA and mean over a study."""
     precision: Literal["auto", "bf16", "float32"] = "auto"
-    """auto: bf16 on a GPU that has it, else float32."""
+    """auto: bf16 on GPUs that support it, else float32."""
     compile: bool = False
-    """torch.compile, where a compiler exists."""
-    checkpoint_minutes: float = Field(10.0, gt=0, json_schema_extra=NOTHING)
-    """Longest time between two checkpoints; one is also written after an epoch if the last is seconds old."""
+    """Use torch.compile if a compiler is installed."""
+    checkpoint_minutes: float = Field(10.0, gt=0, json_schema_extra=AFFECTS_NOTHING)
+    """Minutes between two checkpoints, at most. An epoch longer than some seconds also ends with one."""
 
     @property
     def uses_fusion(self) -> bool:
-        """Whether the images of a study are seen together."""
+        """Whether the images of a study are fused."""
         return self.model.fusion.max_images > 1
 
     @property
     def uses_mixing(self) -> bool:
-        """Whether training images are made of several."""
+        """Whether training images are mixed."""
         return bool(self.data.mix.kinds) and self.data.mix.probability > 0
 
     @model_validator(mode="after")
-    def _fields_fit_together(self) -> "Recipe":
+    def _check_combinations(self) -> "Recipe":
         low, high = self.data.augment.crop_scale
         model = self.model
         if not 0 < low <= high <= 1:
             raise ValueError(f"data.augment.crop_scale ({low}, {high}) must be 0 < low <= high <= 1")
         if model.pool != "backbone" and model.head.reads_map:
             name = model.head.name
-            raise ValueError(f"model.head {name} looks at the feature map itself: leave model.pool out")
+            raise ValueError(f"model.head {name} reads the feature map itself: remove model.pool")
         if self.uses_mixing and (model.frozen or self.uses_fusion):
             raise ValueError(
-                "data.mix mixes single images: it goes with neither model.frozen nor model.fusion"
+                "data.mix mixes single images: it cannot be combined with model.frozen or model.fusion"
             )
         if model.frozen and any(stage.size for stage in self.schedule.stages):
-            raise ValueError("model.frozen trains on features of one size: leave schedule.stages out")
+            raise ValueError("model.frozen trains on features of one image size: remove schedule.stages")
         if self.soup.kind != "none" and self.predict.weights == "best":
-            raise ValueError("soup and predict.weights best both choose epochs: leave one of them out")
+            raise ValueError("soup and predict.weights best both choose epochs: remove one of them")
         if min(self.predict.tta.scales, default=1) <= 0:
             raise ValueError("predict.tta.scales must be above 0")
         return self

@@ -1,124 +1,132 @@
-"""Recipes from names, YAML files and what is put on top of them."""
+"""Load recipes from names, YAML files and overrides, and compare them."""
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
 from cxrlt.artifacts import expand_home
 from cxrlt.errors import UserError, quoted, shortened
-from cxrlt.recipe.fields import POLICIES, Changes, Recipe
+from cxrlt.recipe.fields import POLICIES, Effect, Recipe
 from cxrlt.spelling import did_you_mean
 from cxrlt.system.atomic_files import write_text
 from cxrlt.system.user_files import read_yaml
 
-MOST_FAULTS = 10
-MOVED = {
+MAX_LISTED_ERRORS = 10
+"""Number of errors in one message."""
+RENAMED_FIELDS = {
+    "model.start_from": "model.init_from",
+    "soup.inner_share": "soup.holdout_share",
+    "loss.bias_start": "loss.bias_init",
     "model.csra_lambda": "model.head.weight",
     "model.decoder_dim": "model.head.dim",
     "model.decoder_heads": "model.head.n_heads",
 }
+"""Old name of a field -> its name now. The old name is an error that gives the new one."""
 RECIPES_DIR = Path(__file__).parent.parent / "recipes"
 
 
 def recipe_names() -> list[str]:
+    """Return the names of the recipes in `recipes/`, sorted."""
     return sorted(path.stem for path in RECIPES_DIR.glob("*.yaml"))
 
 
 def load_recipe(recipe: str | None, config: Path | None = None) -> Recipe:
-    """The recipe called `recipe`, or in the YAML file of that name, with the fields of `config` on top.
+    """Load a recipe by its name or from its YAML file; fields of the YAML file `config` override it.
 
-    A YAML file may name a `base` recipe. Raises UserError for an unknown recipe, key or value.
+    A YAML file may name a `base` recipe. Raises UserError for an unknown recipe, field or value.
     """
     values = _values(recipe) if recipe else {}
     if config is not None:
         over = _read_yaml(config)
-        base = _base(over, config)
+        base = _pop_base(over, config)
         values = _merge(values if recipe or not base else _values(base), over)
     return _validated(values, str(config or recipe))
 
 
-def override_recipe(recipe: Recipe, over: dict[str, Any]) -> Recipe:
-    """`recipe` with the fields `over` on top, as a YAML file would put them. Raises UserError as there."""
-    return _validated(_merge(recipe.model_dump(), over), "the recipe")
+def override_recipe(recipe: Recipe, fields: dict[str, Any]) -> Recipe:
+    """Return `recipe` with `fields` overridden, as by a YAML file. Raises UserError as `load_recipe`."""
+    return _validated(_merge(recipe.model_dump(), fields), "the recipe")
 
 
 def run_name(recipe: str | None) -> str:
-    """What a run of this recipe is called unless it is given a name."""
+    """Return the default name of a run: that of its recipe. Raises UserError without a recipe."""
     if recipe is None:
-        raise UserError("Without a recipe's name the run needs one: give it --name.")
+        raise UserError("A run without a recipe needs a name: add --name.")
     return Path(recipe).stem if _is_file(recipe) else recipe
 
 
 def save_recipe(recipe: Recipe, path: Path) -> None:
-    """Write the resolved recipe as YAML that `load_recipe(None, path)` reads back."""
+    """Write the resolved recipe as YAML, which `load_recipe(None, path)` reads."""
     write_text(path, yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False))
 
 
 def differing_fields(old: Recipe, new: Recipe) -> list[str]:
-    """'optim.lr: 0.001 -> 0.0001' for every field in which the two differ."""
-    before, after = _flat(old.model_dump(mode="json")), _flat(new.model_dump(mode="json"))
+    """Return 'optim.lr: 0.001 -> 0.0001' for every field that differs."""
+    before, after = _flatten(old.model_dump(mode="json")), _flatten(new.model_dump(mode="json"))
     keys = [*before, *(key for key in after if key not in before)]
     return [f"{k}: {before.get(k)} -> {after.get(k)}" for k in keys if before.get(k) != after.get(k)]
 
 
-def fields_affecting(recipe: Recipe, *what: Changes) -> dict[str, Any]:
-    """Flat name -> value of the fields that change one of `what` and are not at their default.
+def fields_affecting(recipe: Recipe, *effects: Effect) -> dict[str, Any]:
+    """Return dotted name -> value of the fields with one of these effects that are not at their default.
 
-    A field that the project gets later, at its default, is therefore no difference.
+    A field that a later version adds, at its default, is therefore not a difference.
     """
-    effect_of, usual = _effects(Recipe), _flat(Recipe().model_dump(mode="json"))
-    values = _flat(recipe.model_dump(mode="json"))
+    effect_of, default = _effects(Recipe), _flatten(Recipe().model_dump(mode="json"))
+    values = _flatten(recipe.model_dump(mode="json"))
     return {
-        name: value for name, value in values.items() if value != usual.get(name) and effect_of(name) in what
+        name: value
+        for name, value in values.items()
+        if value != default.get(name) and effect_of(name) in effects
     }
 
 
-def differing_fields_affecting(old: Recipe, new: Recipe, *what: Changes) -> list[str]:
-    """As `differing_fields`, of the fields that change one of `what`."""
+def differing_fields_affecting(old: Recipe, new: Recipe, *effects: Effect) -> list[str]:
+    """Like `differing_fields`, for the fields with one of these effects only."""
     effect_of = _effects(Recipe)
-    return [line for line in differing_fields(old, new) if effect_of(line.partition(":")[0]) in what]
+    return [line for line in differing_fields(old, new) if effect_of(line.partition(":")[0]) in effects]
 
 
-def _effects(kind: type[BaseModel]) -> Callable[[str], Changes]:
-    """What each flat name of a field changes, as the field says, or the section that it stands in."""
-    said = _said_by_fields(kind)
+def _effects(kind: type[BaseModel]) -> Callable[[str], Effect]:
+    """Return a function: dotted name of a field -> its effect, declared by the field or its section."""
+    declared = _declared_effects(kind)
 
-    def effect_of(name: str) -> Changes:
+    def effect_of(name: str) -> Effect:
         above = [name.rsplit(".", n)[0] for n in range(name.count(".") + 1)]
-        return next((said[each] for each in above if each in said), "weights")
+        return next((declared[each] for each in above if each in declared), "weights")
 
     return effect_of
 
 
-def _said_by_fields(kind: type[BaseModel], prefix: str = "") -> dict[str, Changes]:
-    said: dict[str, Changes] = {}
+def _declared_effects(kind: type[BaseModel], prefix: str = "") -> dict[str, Effect]:
+    declared: dict[str, Effect] = {}
     for name, field in kind.model_fields.items():
         if isinstance(field.json_schema_extra, dict):
-            said[prefix + name] = field.json_schema_extra["changes"]
+            declared[prefix + name] = cast(Effect, field.json_schema_extra["affects"])
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            said |= _said_by_fields(field.annotation, f"{prefix}{name}.")
-    return said
+            declared |= _declared_effects(field.annotation, f"{prefix}{name}.")
+    return declared
 
 
-def _values(recipe: str, above: tuple[str, ...] = ()) -> dict[str, Any]:
-    """Fields of a recipe and of its bases, unresolved; `above` are the recipes that it is a base of."""
-    if recipe in above:
-        raise UserError(f"Recipes that are each other's base: {' -> '.join((*above, recipe))}.")
+def _values(recipe: str, derived: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Return the fields of a recipe merged with its bases; `derived` are the recipes that it is a base of."""
+    if recipe in derived:
+        raise UserError(f"Recipes are each other's base: {' -> '.join((*derived, recipe))}.")
     if not _is_file(recipe) and recipe not in recipe_names():
         hint = did_you_mean(recipe, recipe_names())
         known = ", ".join(recipe_names())
-        raise UserError(f"Recipe {quoted(recipe)} is not known{hint}. Known recipes: {known}.")
+        raise UserError(f"Unknown recipe {quoted(recipe)}{hint}. Known recipes: {known}.")
     path = Path(recipe) if _is_file(recipe) else RECIPES_DIR / f"{recipe}.yaml"
     values = _read_yaml(path)
-    base = _base(values, path)
-    return _merge(_values(base, (*above, recipe)), values) if base else values
+    base = _pop_base(values, path)
+    return _merge(_values(base, (*derived, recipe)), values) if base else values
 
 
-def _base(values: dict[str, Any], path: Path) -> str | None:
-    """Takes `base` out of the values of a file."""
+def _pop_base(values: dict[str, Any], path: Path) -> str | None:
+    """Remove `base` from the values of a file and return it. Raises UserError if it is not text."""
     base = values.pop("base", None)
     if not isinstance(base, str | None):
         raise UserError(f"{path}: base: {quoted(base)} is not the name of a recipe or of a YAML file.")
@@ -135,13 +143,13 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 
 
 def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """`over` on top of `base`, section by section.
+    """Return `base` overridden by `over`, section by section.
 
-    A loss or head with another name brings its own options, an augmentation policy its own values for all
-    but flip.
+    A loss or head with another name does not keep the options in `base`. An augmentation policy replaces all
+    fields except flip.
     """
-    renamed = "name" in over and over["name"] != base.get("name")
-    kept = {"flip"} if over.get("policy") in [*POLICIES] else {"bias_init"} if renamed else base
+    has_other_name = "name" in over and over["name"] != base.get("name")
+    kept = {"flip"} if over.get("policy") in [*POLICIES] else {"bias_init"} if has_other_name else base
     merged = {key: value for key, value in base.items() if key in kept}
     for key, value in over.items():
         both = isinstance(value, dict) and isinstance(merged.get(key), dict)
@@ -151,16 +159,16 @@ def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
 
 def _validated(values: dict[str, Any], source: str) -> Recipe:
     try:
-        return Recipe.model_validate(_numbers(values))
+        return Recipe.model_validate(_parse_numbers(values))
     except ValidationError as error:
-        faults = "; ".join(_sentence(fault) for fault in error.errors()[:MOST_FAULTS])
-        raise UserError(f"{source}: {faults}") from error
+        messages = "; ".join(_message(each) for each in error.errors()[:MAX_LISTED_ERRORS])
+        raise UserError(f"{source}: {messages}") from error
 
 
-def _numbers(value: Any) -> Any:
-    """YAML reads 1e-4 as text; where text is a number, it is meant as one."""
+def _parse_numbers(value: Any) -> Any:
+    """Turn text that is a number into a number: YAML reads 1e-4 as text."""
     if isinstance(value, dict):
-        return {key: _numbers(inner) for key, inner in value.items()}
+        return {key: _parse_numbers(inner) for key, inner in value.items()}
     if isinstance(value, str):
         try:
             return float(value)
@@ -169,21 +177,26 @@ def _numbers(value: Any) -> Any:
     return value
 
 
-def _sentence(error: Any) -> str:
-    where = shortened(".".join(str(part) for part in error["loc"]))
-    if error["type"] == "value_error":  # fields that do not go together
-        return error["msg"].removeprefix("Value error, ")
+def _message(error: Any) -> str:
+    field = shortened(".".join(str(part) for part in error["loc"]))
+    if error["type"] == "value_error":  # raised by our own validators
+        return str(error["msg"].removeprefix("Value error, "))
     if error["type"] != "extra_forbidden":
-        return f"{where or 'recipe'}: {error['msg']} (got {quoted(error['input'])})"
-    if where in MOVED:
-        return f"{where} is {MOVED[where]} now, beside model.head.name"
-    known = list(_flat(Recipe().model_dump(mode="json")))
-    return f"there is no field {where}{did_you_mean(where, [*known, *Recipe.model_fields])}"
+        return f"{field or 'recipe'}: {error['msg']} (got {quoted(error['input'])})"
+    if field in RENAMED_FIELDS:
+        return renamed_field_error(field)
+    known = list(_flatten(Recipe().model_dump(mode="json")))
+    return f"there is no field {field}{did_you_mean(field, [*known, *Recipe.model_fields])}"
 
 
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def renamed_field_error(field: str) -> str:
+    """Return the error message for a field in RENAMED_FIELDS."""
+    return f"{field} has been renamed to {RENAMED_FIELDS[field]}"
+
+
+def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in values.items():
         nested = isinstance(value, dict) and value
-        flat.update(_flat(value, f"{prefix}{key}.") if nested else {f"{prefix}{key}": value})
+        flat.update(_flatten(value, f"{prefix}{key}.") if nested else {f"{prefix}{key}": value})
     return flat

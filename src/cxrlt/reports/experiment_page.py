@@ -1,4 +1,4 @@
-"""An experiment as one HTML file that needs no other: tables as text, figures embedded."""
+"""The report of an experiment as one self-contained HTML file with embedded figures."""
 
 import base64
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ TEMPLATE = "experiment_page.html.jinja"
 
 @dataclass(frozen=True)
 class PageTable:
-    """Cells as text; `caption` stands above."""
+    """A table of formatted cells, with its caption above."""
 
     caption: str
     headings: Sequence[str]
@@ -23,20 +23,20 @@ class PageTable:
 
 @dataclass(frozen=True)
 class PageFigure:
-    """A PNG file; `caption` says how to read it."""
+    """A PNG file and its caption."""
 
     caption: str
     path: Path
 
     @property
     def data(self) -> str:
-        """The file as base64."""
+        """The content of the file as base64."""
         return base64.b64encode(self.path.read_bytes()).decode("ascii")
 
 
 @dataclass(frozen=True)
 class Section:
-    """A heading with paragraphs, then tables, then figures."""
+    """A heading followed by paragraphs, tables and figures."""
 
     title: str
     paragraphs: Sequence[str] = ()
@@ -45,6 +45,7 @@ class Section:
 
 
 def write_experiment_page(path: Path, title: str, sections: Sequence[Section]) -> None:
+    """Write the page with these sections."""
     environment = Environment(
         loader=PackageLoader("cxrlt", "reports"),
         autoescape=True,

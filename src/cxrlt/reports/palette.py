@@ -1,6 +1,7 @@
-"""The colours of every figure, safe for colour-blind readers: Okabe and Ito for losses, Tol for groups."""
+"""Colours of all figures, safe for colour-blind readers: Okabe-Ito for losses, Paul Tol for class groups."""
 
 from collections.abc import Sequence
+from typing import Literal, get_args
 
 BLACK, ORANGE, BLUE, GREEN, PURPLE, SKY, VERMILLION, GREY = COLOURS = (
     "#000000",
@@ -29,26 +30,28 @@ LOSS_COLOURS = {
     "lmf": PURPLE,
     "logit_adjusted": VERMILLION,
 }
-"""The same for a loss in every figure; a colour that both kinds would have goes to the first."""
+"""Colour of each loss in all figures. If two losses in a figure share a colour, the first one keeps it."""
 GROUP_COLOURS = {"head": "#332288", "medium": "#44AA99", "tail": "#DDAA33"}
-NEGATIVES = "#D9D9D9"
-DASHES = ("-", "--", ":")
+NEGATIVES_COLOUR = "#D9D9D9"
+LineStyle = Literal["-", "--", ":"]
+LINE_STYLES: tuple[LineStyle, ...] = get_args(LineStyle)
 
 
-def styles(names: Sequence[str]) -> dict[str, tuple[str, str]]:
-    """Colour and line style of each of `names`: a loss keeps its own, another name gets the next free one.
+def assign_styles(names: Sequence[str]) -> dict[str, tuple[str, LineStyle]]:
+    """Return colour and line style of every name.
 
-    With more names than colours the line style tells them apart.
+    Losses have fixed colours; other names get the next free colour. With more names than colours, the line
+    style distinguishes them.
     """
     wanted = {name: LOSS_COLOURS[name] for name in names if name in LOSS_COLOURS}
     firsts = {colour: name for name, colour in reversed(wanted.items())}
     free = [colour for colour in COLOURS if colour not in firsts]
-    free += [colour for _ in DASHES[1:] for colour in COLOURS]
+    free += [colour for _ in LINE_STYLES[1:] for colour in COLOURS]
     taken: dict[str, int] = {}
-    chosen = {}
+    chosen: dict[str, tuple[str, LineStyle]] = {}
     for name in names:
         keeps = name in wanted and firsts[wanted[name]] == name
         colour = wanted[name] if keeps else free.pop(0)
-        chosen[name] = (colour, DASHES[taken.get(colour, 0) % len(DASHES)])
+        chosen[name] = (colour, LINE_STYLES[taken.get(colour, 0) % len(LINE_STYLES)])
         taken[colour] = taken.get(colour, 0) + 1
     return chosen

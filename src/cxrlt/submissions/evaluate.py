@@ -1,4 +1,4 @@
-"""The stage `cxrlt evaluate`: score a model or an ensemble, or everything trained side by side."""
+"""The stage `cxrlt evaluate`: score a model or an ensemble, or compare all of them on a leaderboard."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,17 +8,17 @@ import pandas as pd
 
 from cxrlt.artifacts import Workspace, read_json
 from cxrlt.challenges.base import Challenge
-from cxrlt.ensembles.current import notes_of
-from cxrlt.ensembles.final_logits import FinalLogits, load_final_logits, present_for
+from cxrlt.ensembles.final_logits import FinalLogits, get_current_data, load_final_logits
+from cxrlt.ensembles.provenance import collect_notes
 from cxrlt.errors import UserError
 from cxrlt.folds.rows import TrainRows
 from cxrlt.metrics import Interval, macro, paired_difference
-from cxrlt.predictions.present import Present
-from cxrlt.predictions.run_names import holds_run
-from cxrlt.predictions.scoring import N_DRAWS, Evaluation, macro_values, score_rows
-from cxrlt.predictions.standardise import oof_scores, predicted_rows, probabilities
+from cxrlt.predictions.current_data import CurrentData
+from cxrlt.predictions.run_names import is_run_dir
+from cxrlt.predictions.scoring import N_DRAWS, Evaluation, EvaluationExtras, macro_values, score_rows
+from cxrlt.predictions.standardise import pool_oof_scores, predicted_ids, to_probabilities
 from cxrlt.system.atomic_files import write_json
-from cxrlt.system.locks import exclusive
+from cxrlt.system.locks import lock_folder
 
 SCORE = "score.json"
 OPTIMISTIC = "optimistic: its epochs were chosen on the rows it is scored on"
@@ -34,17 +34,17 @@ def evaluate(
     *,
     partial: bool = False,
 ) -> Evaluation:
-    """Score a model or an ensemble on its out-of-fold rows, or on dev or test where they have labels.
+    """Score a model or an ensemble on its out-of-fold rows, or on dev or test if they have labels.
 
-    With `partial` a model whose folds are not all finished is scored by those that are. Writes score.json
-    into the submission's folder, which holds one entry per split. Raises UserError for incomplete predictions
-    and for a split without labels.
+    With `partial` a model is scored on its finished folds only. Updates score.json, which has one entry per
+    split, in the folder of the submission. Raises UserError for incomplete predictions and for a split
+    without labels.
     """
-    present = present_for(challenge, workspace, name, partial=partial)
-    _require_labels(split, present)
-    evaluation = _score(load_final_logits(name, split, present), split, present, n_draws, seed)
+    current = get_current_data(challenge, workspace, name, partial=partial)
+    _require_labels(split, current)
+    evaluation = _score(load_final_logits(name, split, current), split, current, n_draws, seed)
     folder = workspace.submission_dir(challenge.name, name)
-    with exclusive(folder, wait=True):
+    with lock_folder(folder, wait=True):
         try:
             scores = read_json(folder / SCORE, "cxrlt evaluate")
         except UserError:  # missing or damaged
@@ -55,16 +55,16 @@ def evaluate(
 
 @dataclass(frozen=True)
 class Leaderboard:
-    """Everything trained, best first by the challenge's metric.
+    """All models and ensembles, best first by the challenge's metric.
 
-    `differences` in that metric are best minus other, paired on the same patients drawn.
-    `left_out` says of every other run why it cannot be scored.
+    `differences` are the metric of the best minus that of each other one, paired on the same bootstrap
+    samples. `skipped` has the reason why a run cannot be scored, by its name.
     """
 
     split: str
     evaluations: tuple[Evaluation, ...]
     differences: tuple[Interval, ...]
-    left_out: Mapping[str, str]
+    skipped: Mapping[str, str]
 
 
 def leaderboard(
@@ -72,52 +72,54 @@ def leaderboard(
 ) -> Leaderboard:
     """Score every model and ensemble on the rows of `split` that all of them predict.
 
-    Raises UserError if none is complete.
+    Raises UserError if no run is complete, or if the split has no labels.
     """
-    present = Present(challenge, workspace)
-    _require_labels(split, present)
-    runs, left_out = [], {}
-    for run_dir in sorted(filter(holds_run, workspace.folds_dir(challenge.name).glob("*"))):
+    current = CurrentData(challenge, workspace)
+    _require_labels(split, current)
+    runs: list[FinalLogits] = []
+    skipped: dict[str, str] = {}
+    for run_dir in sorted(filter(is_run_dir, workspace.folds_dir(challenge.name).glob("*"))):
         try:
-            runs.append(load_final_logits(run_dir.name, split, present))
+            runs.append(load_final_logits(run_dir.name, split, current))
         except UserError as error:
-            left_out[run_dir.name] = str(error)
+            skipped[run_dir.name] = str(error)
     if not runs:
         train = f"Train a model with: cxrlt train RECIPE --challenge {challenge.name}"
         raise UserError(
-            f"Nothing can be scored on {challenge.name} {split} yet. "
-            + (" ".join(left_out.values()) or train)
+            f"Nothing can be scored on {challenge.name} {split} yet. " + (" ".join(skipped.values()) or train)
         )
-    shared = present.table(split).index
+    shared = current.table(split).index
     for run in runs:
-        shared = shared.intersection(predicted_rows(run.logits), sort=False)
-    evaluations = [_score(run.only(shared), split, present, n_draws, seed) for run in runs]
-    evaluations.sort(key=lambda evaluation: -evaluation.overall.of(challenge.metric).value)
+        shared = shared.intersection(predicted_ids(run.logits), sort=False)
+    evaluations = [_score(run.select(shared), split, current, n_draws, seed) for run in runs]
+    evaluations.sort(key=lambda evaluation: -evaluation.overall.metrics[challenge.metric].value)
     draws = [evaluation.draws[challenge.metric] for evaluation in evaluations]
     differences = tuple(paired_difference(draws[0], each) for each in draws)
-    return Leaderboard(split, tuple(evaluations), differences, left_out)
+    return Leaderboard(split, tuple(evaluations), differences, skipped)
 
 
-def _require_labels(split: str, present: Present) -> None:
-    challenge = present.challenge
-    if split != "oof" and present.table(split)[list(challenge.classes)].isna().all(axis=None):
+def _require_labels(split: str, current: CurrentData) -> None:
+    challenge = current.challenge
+    if split != "oof" and current.table(split)[list(challenge.classes)].isna().all(axis=None):
         raise UserError(
-            f"{challenge.name} {split} has no labels here. Once you have them: cxrlt score FILE --truth CSV "
+            f"{challenge.name} {split} has no labels. When you have them, run: cxrlt score FILE --truth CSV "
             f"--challenge {challenge.name}"
         )
 
 
-def _score(run: FinalLogits, split: str, present: Present, n_draws: int, seed: int) -> Evaluation:
-    challenge, table = present.challenge, present.table(split)
-    scores, beside = run.logits.loc[predicted_rows(run.logits)], {}
+def _score(run: FinalLogits, split: str, current: CurrentData, n_draws: int, seed: int) -> Evaluation:
+    challenge, table = current.challenge, current.table(split)
+    scores, extras = run.logits.loc[predicted_ids(run.logits)], EvaluationExtras()
     if split == "oof":
-        scores = oof_scores(run.logits, present.rows.fold, challenge.task)
-        beside = _beside(challenge, present.rows, run, scores)
+        scores = pool_oof_scores(run.logits, current.rows.fold, challenge.task)
+        extras = _oof_extras(challenge, current.rows, run, scores)
     elif challenge.task == "single_label":
-        scores = probabilities(scores, challenge.task)
+        scores = to_probabilities(scores, challenge.task)
     notes = [OPTIMISTIC] if run.optimistic else []
     if n_missing := len(table) - len(scores):
         notes.append(f"{n_missing:,} of {len(table):,} rows have no prediction and do not count")
+    extras["study_mean"] = run.study_mean.text
+    extras["notes"] = (*notes, *collect_notes(run.name, split, current))
     return score_rows(
         challenge,
         scores,
@@ -127,16 +129,14 @@ def _score(run: FinalLogits, split: str, present: Present, n_draws: int, seed: i
         split=split,
         n_draws=n_draws,
         seed=seed,
-        study_mean=run.study_mean.text,
-        notes=(*notes, *notes_of(run.name, split, present)),
-        **beside,
+        **extras,
     )
 
 
-def _beside(
+def _oof_extras(
     challenge: Challenge, rows: TrainRows, run: FinalLogits, scores: pd.DataFrame
-) -> dict[str, object]:
-    """What stands beside the defined out-of-fold score: each fold alone, their mean, raw logits pooled."""
+) -> EvaluationExtras:
+    """Compute the other out-of-fold scores: of each fold, their mean, and of the pooled raw logits."""
 
     def macro_of(frame: pd.DataFrame) -> dict[str, float]:
         labels = rows.table.loc[frame.index, list(challenge.classes)]

@@ -1,4 +1,4 @@
-"""A submission file as the text in its cells: nothing is stripped, guessed or corrected."""
+"""Read submission files as text, cell by cell: nothing is stripped, guessed or corrected."""
 
 import io
 import re
@@ -19,19 +19,21 @@ import pyarrow.compute
 import pyarrow.csv
 
 from cxrlt.challenges.columns import UNSAFE_PATH
-from cxrlt.challenges.csv_file import LARGEST_TABLE, MOST_ROWS
+from cxrlt.challenges.csv_file import MAX_ROWS, MAX_TABLE_BYTES
 from cxrlt.errors import UserError, listing, quoted, shortened
 from cxrlt.system.user_files import count_columns, require_file, require_text
 
 CODE_FOLDER = "code/"
 BLOCK_BYTES = 1 << 20
-LARGEST_ZIP = 1 << 36
-"""Of a zip with code and perhaps weights: of its members only the CSV is read."""
-LARGEST_DIRECTORY = 1 << 22
-"""Of the names in a zip: zipfile takes some twenty times as much memory."""
-ENCRYPTED = 1
-MISSING = "Name a file that cxrlt submit wrote, or one of its form."
-# what Python and pandas take for a number; possessive, so that a long cell is gone through once
+"""Bytes per read."""
+MAX_ZIP_BYTES = 1 << 36
+"""Size limit of a zip with code and perhaps weights; only its CSV is read."""
+MAX_ZIP_DIRECTORY_BYTES = 1 << 22
+"""Size limit of the list of names in a zip, because zipfile needs about 20 times as much memory for it."""
+ENCRYPTED_FLAG = 1
+"""Bit of a zip member's flags."""
+MISSING_FILE_HINT = "Give a file that cxrlt submit wrote, or another file in the same format."
+# what Python and pandas accept as a number; possessive quantifiers, so that a long cell is scanned only once
 NUMBER = re.compile(
     r"\s*[+-]?(?:(?:\d++\.?\d*+|\.\d++)(?:e[+-]?\d++)?|inf(?:inity)?|nan)\s*", re.ASCII | re.IGNORECASE
 )
@@ -39,27 +41,27 @@ NUMBER = re.compile(
 
 @dataclass(frozen=True)
 class Submission:
-    """The header, and a column of text per cell of it, whose rows are those below the header."""
+    """A submission as text: the header, and one column of cells for each of its names."""
 
     header: tuple[str, ...]
     columns: tuple[pa.ChunkedArray, ...]
 
     @property
     def row_numbers(self) -> pd.RangeIndex:
-        """As a spreadsheet numbers them: the header is row 1."""
+        """Row numbers as in a spreadsheet, where the header is row 1."""
         return pd.RangeIndex(2, len(self.columns[0]) + 2)
 
     def column(self, name: str) -> pd.Series:
-        """The first column of that name, as text, indexed by row number."""
+        """Return the first column of this name as text, indexed by row number."""
         return self._column(name).to_pandas().set_axis(self.row_numbers)
 
     def numbers(self, names: Sequence[str]) -> np.ndarray:
-        """The columns of those names as float64 (rows, names); NaN where a cell is no number."""
+        """Return the columns `names` as float64 (n_rows, n_names); NaN if a cell is not a number."""
         values = np.empty((len(names), len(self.row_numbers)))
         for row, name in zip(values, names, strict=True):
             try:
                 row[:] = pyarrow.compute.cast(self._column(name), pa.float64())
-            except pa.ArrowInvalid:  # a cell is no number, or has blanks around it
+            except pa.ArrowInvalid:  # a cell is not a number, or has spaces around it
                 cells = self._column(name).to_pylist()
                 row[:] = [float(cell) if NUMBER.fullmatch(cell) else np.nan for cell in cells]
         return values.T
@@ -68,64 +70,65 @@ class Submission:
         return self.columns[self.header.index(name)]
 
 
-def read_submission(path: Path, largest: int = LARGEST_TABLE, most_rows: int = MOST_ROWS) -> Submission:
-    """The CSV at `path`, or the one at the top level of the zip at `path`.
+def read_submission(path: Path, max_bytes: int = MAX_TABLE_BYTES, max_rows: int = MAX_ROWS) -> Submission:
+    """Read the CSV at `path`, or the CSV at the top level of the zip at `path`.
 
-    Raises UserError if there is no such file, if it is no CSV or no zip as servers take it, or if the CSV has
-    more than `largest` bytes, beyond which a zip is not unpacked, or more than `most_rows` below the header.
+    Raises UserError if the file is missing, if it is not a CSV or a zip that servers accept, or if the CSV
+    has more than `max_bytes` bytes (a larger zip member is not unpacked) or more than `max_rows` rows.
     """
-    table = _cells(path, largest, most_rows + 1)
-    if table.num_rows > most_rows + 1:
-        raise UserError(f"{path} has more than {most_rows:,} rows. Is it the right one?")
+    table = _read_cells(path, max_bytes, max_rows + 1)
+    if table.num_rows > max_rows + 1:
+        raise UserError(f"{path} has more than {max_rows:,} rows. Is this the right file?")
     header = tuple(column[0].as_py() for column in table.columns)
     return Submission(header, tuple(column.slice(1) for column in table.columns))
 
 
 def is_zip(path: Path) -> bool:
+    """Return whether the content of the file is a zip archive."""
     try:
         return zipfile.is_zipfile(path)
-    except zipfile.BadZipFile:  # one of several disks
+    except zipfile.BadZipFile:  # part of a multi-disk archive
         return True
 
 
 @contextmanager
-def open_csv(path: Path, largest: int = LARGEST_TABLE) -> Iterator[BinaryIO]:
-    """The bytes of the CSV at `path`, or of the one at the top level of the zip at `path`.
+def open_csv(path: Path, max_bytes: int = MAX_TABLE_BYTES) -> Iterator[BinaryIO]:
+    """Open the CSV at `path`, or the CSV at the top level of the zip at `path`, as bytes.
 
-    Raises UserError as `read_submission`.
+    Raises UserError as `read_submission` does.
     """
-    require_file(path, MISSING, LARGEST_ZIP)
+    require_file(path, MISSING_FILE_HINT, MAX_ZIP_BYTES)
     packed = is_zip(path)
     if packed and path.suffix.lower() == ".csv":
         raise UserError(f"{path} is a zip file. Rename it to .zip.")
     if packed:
-        yield io.BytesIO(_unpack(path, largest))
+        yield io.BytesIO(_unpack(path, max_bytes))
         return
     if path.suffix.lower() == ".zip":
-        raise UserError(f"{path} is not a zip file. Write it again with: cxrlt submit NAME")
-    require_file(path, MISSING, largest)
+        raise UserError(f"{path} is not a zip file. Create it again with: cxrlt submit NAME")
+    require_file(path, MISSING_FILE_HINT, max_bytes)
     with path.open("rb") as file:
         yield file
 
 
-class _Pieces(io.FileIO):
-    """A zip on disk, whose directory zipfile would read at once, however large."""
+class _LimitedZipFile(io.FileIO):
+    """A zip on disk that refuses large reads, because zipfile reads the list of names at once."""
 
-    def read(self, size: int = -1, /) -> bytes:
-        if size > LARGEST_DIRECTORY:
-            raise zipfile.BadZipFile(f"more than {LARGEST_DIRECTORY:,} bytes of names")
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is not None and size > MAX_ZIP_DIRECTORY_BYTES:
+            raise zipfile.BadZipFile(f"more than {MAX_ZIP_DIRECTORY_BYTES:,} bytes of file names")
         return super().read(size)
 
 
-def _unpack(path: Path, largest: int) -> bytes:
-    """The CSV in the zip, once its checksum is right."""
+def _unpack(path: Path, max_bytes: int) -> bytes:
+    """Return the content of the CSV in the zip, with its checksum verified."""
     try:
-        with _Pieces(path) as file, zipfile.ZipFile(file) as archive:
+        with _LimitedZipFile(path) as file, zipfile.ZipFile(file) as archive:
             member = _csv_in_zip(archive, path)
-            if member.file_size > largest:
+            if member.file_size > max_bytes:
                 raise UserError(
-                    f"{path}: {member.filename} unpacks to {member.file_size:,} bytes; {largest:,} are the "
-                    "most here. Is it the right one?"
+                    f"{path}: {member.filename} unpacks to {member.file_size:,} bytes; the limit is "
+                    f"{max_bytes:,}. Is this the right file?"
                 )
             with archive.open(member) as packed:
                 return b"".join(iter(lambda: packed.read(BLOCK_BYTES), b""))
@@ -139,75 +142,79 @@ def _unpack(path: Path, largest: int) -> bytes:
         NotImplementedError,
         ValueError,
     ) as error:
-        raise UserError(f"{path} cannot be unpacked ({shortened(error, 200)}). Write it again.") from error
+        raise UserError(f"{path} cannot be unpacked ({shortened(error, 200)}). Create it again.") from error
 
 
 def _csv_in_zip(archive: zipfile.ZipFile, path: Path) -> zipfile.ZipInfo:
     for member in archive.infolist():
-        _refuse_what_could_leave(member, path)
+        _refuse_unsafe_member(member, path)
     members = [member for member in archive.infolist() if not member.filename.startswith(CODE_FOLDER)]
     names = [member.filename for member in members]
     csvs = [member for member in members if member.filename.lower().endswith(".csv")]
     if not csvs:
-        raise UserError(f"{path} holds no CSV: {listing(names) or 'nothing'}.")
+        raise UserError(f"{path} has no CSV. It contains: {listing(names) or 'nothing'}.")
     if len(csvs) > 1:
-        raise UserError(f"{path} holds more than one CSV: {listing(c.filename for c in csvs)}. Keep one.")
+        raise UserError(f"{path} has more than one CSV: {listing(c.filename for c in csvs)}. Keep one.")
     [member] = csvs
     if "/" in member.filename:
-        place = shortened(member.filename)
-        raise UserError(f"{path} holds its CSV in a folder ({place}). Put it at the top level.")
+        name = shortened(member.filename)
+        raise UserError(f"{path} has its CSV in a folder ({name}). Put it at the top level.")
     if len(names) > 1:
         others = [name for name in names if name != member.filename]
         raise UserError(
-            f"{path} holds {listing(others)}; only {CODE_FOLDER} may stand beside the CSV. Take it out."
+            f"{path} contains {listing(others)}; only {CODE_FOLDER} is allowed next to the CSV. Remove it."
         )
-    if member.flag_bits & ENCRYPTED:
-        raise UserError(f"{path} is encrypted. Pack it again without a password.")
+    if member.flag_bits & ENCRYPTED_FLAG:
+        raise UserError(f"{path} is encrypted. Zip it again without a password.")
     if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        raise UserError(f"{path} is packed as few can unpack. Pack it again with deflate, as zip does.")
+        raise UserError(
+            f"{path} uses a compression method that many programs cannot unpack. Zip it again with deflate."
+        )
     return member
 
 
-def _refuse_what_could_leave(member: zipfile.ZipInfo, path: Path) -> None:
-    """Unpacked, every member must lie below the server's folder, under the name it seems to have."""
+def _refuse_unsafe_member(member: zipfile.ZipInfo, path: Path) -> None:
+    """Raise UserError for a member that could be unpacked outside the folder or under another name."""
     name = member.orig_filename
     if "\\" in name or re.fullmatch(UNSAFE_PATH, name, re.DOTALL) or not name.isprintable():
         raise UserError(
-            f"{path} holds {quoted(name)}: names in a zip are relative, with /, and without '..' or control "
-            "characters. Pack it again."
+            f"{path} contains {quoted(name)}. Names in a zip must be relative, with /, and without '..' or "
+            "control characters. Zip it again."
         )
     if stat.S_ISLNK(member.external_attr >> 16):
-        raise UserError(f"{path} holds a link, {quoted(name)}. Pack the file itself.")
+        raise UserError(f"{path} contains a link, {quoted(name)}. Zip the file itself.")
 
 
-def _cells(path: Path, largest: int, most_rows: int) -> pa.Table:
-    """Every cell as text; the header is the first row. Of what is too long at least one row too many.
+def _read_cells(path: Path, max_bytes: int, max_rows: int) -> pa.Table:
+    """Read every cell as text; the header is the first row. Reading stops after `max_rows` + 1 rows or later.
 
-    A plain file is read by pyarrow. What that refuses, and what it may take in another way than spreadsheets
-    and servers do, is read by pandas, several times slower.
+    Plain files are read by pyarrow. Files that pyarrow refuses, or may read differently from spreadsheets and
+    servers, are read by pandas, several times slower.
     """
-    with open_csv(path, largest) as file:
+    with open_csv(path, max_bytes) as file:
         require_text(file, path)
         count_columns(file, path)
         if _is_plain(file):
             try:
-                return _plain_cells(file)
-            except pa.ArrowInvalid:  # to be told in the words of pandas
+                return _read_plain_cells(file)
+            except pa.ArrowInvalid:  # pandas has the better error message
                 pass
         file.seek(0)
         try:
-            text = pd.read_csv(file, header=None, dtype=str, keep_default_na=False, nrows=most_rows + 1)
-        except pd.errors.EmptyDataError:  # lines of blanks, which are none to pandas
+            text = pd.read_csv(file, header=None, dtype=str, keep_default_na=False, nrows=max_rows + 1)
+        except pd.errors.EmptyDataError:  # only blank lines
             raise UserError(f"{path} is empty.") from None
         except pd.errors.ParserError as error:
             raise UserError(
-                f"{path} is not a CSV file with rows of one length ({shortened(error, 200)})."
+                f"{path} is not a CSV file with rows of equal length ({shortened(error, 200)})."
             ) from error
-    return pa.Table.from_pandas(text.fillna(""), preserve_index=False)  # "": what a short row lacks
+    return pa.Table.from_pandas(
+        text.fillna(""), preserve_index=False
+    )  # "" for the missing cells of a short row
 
 
 def _is_plain(file: BinaryIO) -> bool:
-    """Whether it has columns, and none of the characters that readers of CSV files differ about."""
+    """Return whether the file has several columns, and no characters that CSV readers treat differently."""
     file.seek(0)
     if b"," not in file.readline():
         return False
@@ -220,15 +227,15 @@ def _is_plain(file: BinaryIO) -> bool:
     return True
 
 
-def _plain_cells(file: BinaryIO) -> pa.Table:
+def _read_plain_cells(file: BinaryIO) -> pa.Table:
     file.seek(0)
     n_columns = file.readline().count(b",") + 1
     file.seek(0)
     return pyarrow.csv.read_csv(
         file,
-        # one thread: two take as long, and twice the memory
+        # one thread: two threads need the same time and twice the memory
         read_options=pyarrow.csv.ReadOptions(use_threads=False, autogenerate_column_names=True),
         convert_options=pyarrow.csv.ConvertOptions(
-            column_types={f"f{place}": pa.string() for place in range(n_columns)}, strings_can_be_null=False
+            column_types={f"f{i}": pa.string() for i in range(n_columns)}, strings_can_be_null=False
         ),
     )

@@ -1,4 +1,4 @@
-"""The stage `cxrlt score`: the challenge's metrics for any submission file whose truth is known."""
+"""The stage `cxrlt score`: the challenge's metrics of any submission file, given the true labels."""
 
 from pathlib import Path
 
@@ -15,10 +15,10 @@ from cxrlt.submissions.read import read_submission
 
 
 def score_file(path: Path, truth_path: Path, challenge: Challenge, workspace: Workspace) -> Evaluation:
-    """Score the CSV or zip at `path` against a CSV of the ids and the true labels, by id and class name.
+    """Score the CSV or zip at `path` against a CSV with ids and true labels, by id and class name.
 
-    Rows without a truth do not count. Intervals resample patients where the challenge's tables tell them,
-    else rows. Raises UserError naming what either file lacks.
+    Rows without true labels do not count. The intervals resample patients if a table of the challenge has
+    them, else rows. Raises UserError if a file cannot be read or lacks ids, classes or probabilities.
     """
     truth = read_truth(truth_path, challenge)
     scores = _read_scores(path, challenge)
@@ -27,10 +27,13 @@ def score_file(path: Path, truth_path: Path, challenge: Challenge, workspace: Wo
 
 
 def read_truth(path: Path, challenge: Challenge) -> pd.DataFrame:
-    """The true labels in a CSV: index image_id, a column per class. Raises UserError for what is wrong."""
+    """Read true labels from a CSV (index image_id, one column per class).
+
+    Raises UserError for a missing column, a wrong label or a duplicate id.
+    """
     file = read_csv(path)
-    image_id = columns.ids(file, file.column(challenge.id_column, challenge.submission_id))
-    labels = columns.labels(file, challenge.classes, required=True, task=challenge.task)
+    image_id = columns.read_ids(file, file.column(challenge.id_column, challenge.submission_id))
+    labels = columns.read_labels(file, challenge.classes, required=True, task=challenge.task)
     return _by_id(labels, image_id, path)
 
 
@@ -43,24 +46,24 @@ def _read_scores(path: Path, challenge: Challenge) -> pd.DataFrame:
         missing = [name for name in challenge.classes if name not in found]
         raise UserError(f"{path} lacks classes of {challenge.name}: {listing(missing)}.")
     values = pd.DataFrame(submission.numbers(found), submission.row_numbers, found)
-    if (infinite := np.isinf(values).any(axis=1)).any():
-        raise UserError(f"{path} holds infinite values: rows {listing(values.index[infinite])}.")
+    if (infinite := np.isinf(values.to_numpy()).any(axis=1)).any():
+        raise UserError(f"{path} has infinite values in rows {listing(values.index[infinite])}.")
     return _by_id(values, submission.column(id_name), path)
 
 
 def _by_id(frame: pd.DataFrame, image_id: pd.Series, path: Path) -> pd.DataFrame:
     twice = image_id[image_id.duplicated()].unique()
     if len(twice):
-        raise UserError(f"{path} holds ids more than once: {listing(twice)}.")
+        raise UserError(f"{path} has duplicate ids: {listing(twice)}.")
     return frame.set_index(pd.Index(image_id, name="image_id"))
 
 
 def _patients(ids: pd.Index, challenge: Challenge, workspace: Workspace) -> pd.Series | None:
-    """The patients of the first split that holds all `ids`; None if no table here does."""
+    """Return the patients of the first split that has all `ids`, or None if no table has them."""
     for split in reversed(challenge.splits):
         try:
             table = challenge.read(split, workspace.inputs_dir(challenge.name))
-        except UserError:  # tables are a help here, not a need
+        except UserError:  # the tables are optional here
             continue
         if ids.isin(table.index).all():
             return table["patient"]

@@ -1,4 +1,4 @@
-"""The stage `cxrlt submit`: from the predictions of a model or an ensemble to the file for the server."""
+"""The stage `cxrlt submit`: write the predictions of a model or an ensemble as the file for the server."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -8,20 +8,20 @@ import pandas as pd
 import cxrlt
 from cxrlt.artifacts import Workspace
 from cxrlt.calibration import Variant
+from cxrlt.calibration.artifact import CALIBRATION, Calibration, read_calibration
 from cxrlt.calibration.calibrate import calibrate, require_multi_label
-from cxrlt.calibration.fitted import CALIBRATION, Calibration, read_calibration
 from cxrlt.challenges.base import Challenge
-from cxrlt.ensembles.current import notes_of
-from cxrlt.ensembles.final_logits import load_final_logits, present_for
+from cxrlt.ensembles.final_logits import get_current_data, load_final_logits
+from cxrlt.ensembles.provenance import collect_notes
 from cxrlt.ensembles.weights import read_weights
 from cxrlt.errors import UserError, listing
-from cxrlt.predictions.present import Present
+from cxrlt.predictions.current_data import CurrentData
 from cxrlt.predictions.run_names import WEIGHTS_FILE, is_ensemble
-from cxrlt.predictions.standardise import probabilities
+from cxrlt.predictions.standardise import to_probabilities
 from cxrlt.predictions.store import predict_command
 from cxrlt.submissions.read import CODE_FOLDER
-from cxrlt.submissions.record import Record, made_of_submission, write_record
-from cxrlt.submissions.write import IncompleteError, Written, write_submission
+from cxrlt.submissions.record import SubmissionRecord, submission_provenance, write_record
+from cxrlt.submissions.write import IncompleteError, SubmissionFiles, write_submission
 
 PROJECT_FILES = ("LICENSE", "README.md", "pyproject.toml", "requirements.txt", "run.sh")
 
@@ -36,27 +36,30 @@ def submit(
     variant: Variant = "raw",
     with_code: bool = False,
     partial: bool = False,
-) -> Written:
-    """Write, validate and zip the submission of `name` for `split`, a run of `origin` (default: `challenge`).
+) -> SubmissionFiles:
+    """Write, validate and zip the submission of the run or ensemble `name` for `split`.
 
-    Classes of another challenge's run are picked by name. Files are always made from the predictions there
-    are: the same predictions leave them as they are. A `variant` other than "raw" uses the run's calibration,
-    fitted first where there is none for the predictions there are. With `partial` the folds that are finished
-    are enough. What the models were trained on that has changed since is a note, and in the record. Raises
-    IncompleteError naming the command that predicts missing rows, UserError if `origin` lacks a class or the
-    result would be rejected, and for one class per row or a refit that is to be calibrated.
+    `origin` is the challenge of the run (default: `challenge`); its classes are matched by name. Files are
+    always made from the current predictions; the same predictions give the same bytes. A `variant` other than
+    "raw" uses the run's calibration, and fits it first if it is missing or outdated. `partial` uses the
+    finished folds only. Changed training data is a note of the result and in provenance.json.
+
+    Raises IncompleteError with the command that predicts missing rows, and UserError if `origin` lacks a
+    class, if the file would be rejected, or if a single-label task or a refit has to be calibrated.
     """
-    challenge.require(split)
+    challenge.require_split(split)
     source = origin or challenge
     if unknown := [each for each in challenge.classes if each not in source.classes]:
-        where = f"{name} of {source.name} cannot be submitted to {challenge.name}"
-        raise UserError(f"{where}: it does not predict {listing(unknown)}.")
-    place = workspace if source.name == challenge.name else Workspace(workspace.root)
-    present = present_for(source, place, name, partial=partial)
-    logits = load_final_logits(name, split, present).logits
+        raise UserError(
+            f"{name} of {source.name} cannot be submitted to {challenge.name}: it does not predict "
+            f"{listing(unknown)}."
+        )
+    source_workspace = workspace if source.name == challenge.name else Workspace(workspace.root)
+    current = get_current_data(source, source_workspace, name, partial=partial)
+    logits = load_final_logits(name, split, current).logits
     if variant != "raw":
         require_multi_label(challenge, name)
-        logits = _calibration(name, present).apply(logits, variant)
+        logits = _calibration(name, current).apply(logits, variant)
     final = _probabilities(challenge, source, logits)
     code = code_files(source, workspace, name, calibrated=variant != "raw") if with_code else None
     try:
@@ -64,45 +67,47 @@ def submit(
     except IncompleteError as error:
         command = f"{predict_command(name, source.name, split)} --force"
         raise IncompleteError(f"{name}: {error} Predict them with: {command}") from None
-    record = _record(name, split, present, variant, with_code)
+    record = _record(name, split, current, variant, with_code)
     write_record(challenge, workspace, record)
     return replace(written, notes=record.notes)
 
 
 def _probabilities(challenge: Challenge, source: Challenge, logits: pd.DataFrame) -> pd.DataFrame:
-    """Of the classes of `challenge`, which alone compete where a row has one class."""
+    """Return probabilities; in single-label tasks, of the challenge's classes only, with the sum 1."""
     if challenge.task == "single_label":
-        return probabilities(logits[list(challenge.classes)], "single_label")
-    return probabilities(logits, source.task)
+        return to_probabilities(logits[list(challenge.classes)], "single_label")
+    return to_probabilities(logits, source.task)
 
 
-def _record(name: str, split: str, present: Present, variant: Variant, with_code: bool) -> Record:
-    return Record(
+def _record(
+    name: str, split: str, current: CurrentData, variant: Variant, with_code: bool
+) -> SubmissionRecord:
+    return SubmissionRecord(
         name=name,
-        origin=present.challenge.name,
+        origin=current.challenge.name,
         split=split,
         variant=variant,
         with_code=with_code,
-        partial=present.partial,
-        notes=tuple(notes_of(name, split, present)),
-        made_of=made_of_submission(name, split, variant, present),
+        partial=current.partial,
+        notes=tuple(collect_notes(name, split, current)),
+        provenance=submission_provenance(name, split, variant, current),
     )
 
 
-def _calibration(name: str, present: Present) -> Calibration:
+def _calibration(name: str, current: CurrentData) -> Calibration:
     try:
-        return read_calibration(name, present)
-    except UserError:  # none yet, or of other predictions
-        partial = present.partial is not None
-        report = calibrate(present.challenge, present.workspace, name, partial=partial)
+        return read_calibration(name, current)
+    except UserError:  # missing or outdated
+        partial = current.partial is not None
+        report = calibrate(current.challenge, current.workspace, name, partial=partial)
         print(f"calibrate {name}: {report.calibration.method} ({report.path})")
         return report.calibration
 
 
 def code_files(challenge: Challenge, workspace: Workspace, name: str, *, calibrated: bool) -> dict[str, Path]:
-    """What a final submission carries: this package, how to run it, and what was trained with it.
+    """Return the files for --with-code, by their name in the zip: this package and the run's configuration.
 
-    Name in the zip -> file. `name` is a run or an ensemble of `challenge`; `calibrated`: with its maps.
+    `name` is a run or an ensemble of `challenge`. `calibrated` adds its calibration.json.
     """
     package = Path(cxrlt.__file__).parent
     files = {
@@ -116,7 +121,7 @@ def code_files(challenge: Challenge, workspace: Workspace, name: str, *, calibra
     models = [name]
     if is_ensemble(run_dir):
         files[f"runs/{name}/{WEIGHTS_FILE}"] = run_dir / WEIGHTS_FILE
-        models = list(read_weights(run_dir, challenge).used)
+        models = list(read_weights(run_dir, challenge).active_members)
     if calibrated:
         files[f"runs/{name}/{CALIBRATION}"] = run_dir / CALIBRATION
     for model in models:

@@ -1,4 +1,4 @@
-"""The stage `cxrlt validate`: would the server accept this file, and would it mean what it should?"""
+"""The stage `cxrlt validate`: check that the server would accept a file and score the right values."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -11,45 +11,49 @@ from cxrlt.artifacts import Workspace
 from cxrlt.challenges.base import Challenge
 from cxrlt.errors import UserError, listing, quoted
 from cxrlt.metrics import METRICS
-from cxrlt.spelling import nearest, other_spellings
+from cxrlt.spelling import closest_match, other_spellings
 from cxrlt.submissions.read import Submission, is_zip, read_submission
 
 BLANK = ("", "nan", "na", "n/a", "<na>", "null", "none")
-SPARE_ROWS = 1000
-SPARE_BYTES = 1 << 16
-CELL_BYTES = 64
-"""A probability has some 20 digits at most."""
-MOST_NAMED = 10
-"""Missing columns with a sentence each."""
+"""Cells that mean "no value", in lower case."""
+N_EXTRA_ROWS = 1000
+"""Rows that are read beyond twice the template's, so that extra rows can be named."""
+N_EXTRA_BYTES = 1 << 16
+"""Bytes that any submission may have, on top of the limit by rows and columns."""
+MAX_CELL_BYTES = 64
+"""A probability has at most about 20 digits."""
+MAX_MISSING_COLUMNS = 10
+"""Missing columns that get a sentence each; further ones are listed together."""
 LOGIT_SHARE = 0.1
-"""With more cells below 0 than this, a file holds logits rather than a few probabilities gone wrong."""
+"""If a larger share of the cells is below 0, the values are logits and not a few wrong probabilities."""
 
 
 def validate(path: Path, challenge: Challenge, split: str, workspace: Workspace) -> str:
-    """One line if the file at `path` is valid. Raises UserError with a sentence per problem."""
+    """Return one line if the file at `path` is valid. Raises UserError with a sentence per problem."""
     ids = challenge.template(split, workspace.inputs_dir(challenge.name))
     problems = validate_submission(path, challenge, ids)
     if problems:
         raise UserError(f"{path} is not a valid submission:" + "".join(f"\n  - {item}" for item in problems))
     container = "zip" if is_zip(path) else "csv"
-    note = "" if container == challenge.container else f"; the server takes a {challenge.container} file"
+    note = "" if container == challenge.container else f"; the server expects a {challenge.container} file"
     shape = f"{len(ids):,} rows, {len(challenge.classes)} classes"
     return f"{path}: valid for {challenge.name} {split} ({shape}){note}"
 
 
 def validate_submission(path: Path, challenge: Challenge, ids: Sequence[str]) -> list[str]:
-    """Every problem of the file at `path` (CSV or zip), a sentence each; none if it is valid.
+    """Return the problems of the file at `path` (CSV or zip), a sentence each; [] if it is valid.
 
-    `ids` are those of the template. Rows must stand in their order: the sites ask for it, and a server that
-    goes by position would score another order without an error.
+    `ids` are the template's. The rows must have the same order: competition sites require it, and a server
+    that matches rows by position would score another order without an error.
     """
     try:
-        submission = read_submission(path, largest_submission(challenge, ids), SPARE_ROWS + 2 * len(ids))
+        max_bytes = max_submission_bytes(challenge, ids)
+        submission = read_submission(path, max_bytes, N_EXTRA_ROWS + 2 * len(ids))
     except UserError as error:
         return [str(error)]
     problems = _column_problems(submission.header, challenge.submission_columns)
     if not len(submission.row_numbers):
-        return [*problems, "There are no rows below the header."]
+        return [*problems, "It has no rows below the header."]
     header, id_name = submission.header, challenge.submission_id
     problems += _row_problems(submission.column(id_name if id_name in header else header[0]), ids)
     found = [name for name in challenge.classes if name in header]
@@ -58,42 +62,42 @@ def validate_submission(path: Path, challenge: Challenge, ids: Sequence[str]) ->
     return problems
 
 
-def largest_submission(challenge: Challenge, ids: Sequence[str]) -> int:
-    """The bytes that a CSV for these ids may have: several times what any program writes."""
+def max_submission_bytes(challenge: Challenge, ids: Sequence[str]) -> int:
+    """Return the size limit of a CSV for these ids: several times what any program writes."""
     header = sum(len(name.encode()) for name in challenge.submission_columns)
     cells = (len(ids) + 1) * len(challenge.submission_columns)
-    return SPARE_BYTES + CELL_BYTES * cells + 2 * (header + sum(len(image.encode()) for image in ids))
+    return N_EXTRA_BYTES + MAX_CELL_BYTES * cells + 2 * (header + sum(len(image.encode()) for image in ids))
 
 
 def _column_problems(header: Sequence[str], expected: Sequence[str]) -> list[str]:
     separator = next((mark for mark in ";\t" if len(header) == 1 and mark in header[0]), None)
     if separator:
-        return [f"Its columns are separated by {separator!r}; save it with commas."]
+        return [f"Its columns are separated by {separator!r}. Save it with commas."]
     missing = [name for name in expected if name not in header]
     extra = [name for name in header if name not in expected]
     twice = [name for name, count in Counter(header).items() if count > 1]
-    problems = [_missing_column(name, header, expected, extra) for name in missing[:MOST_NAMED]]
-    if further := missing[MOST_NAMED:]:
-        problems.append(f"Nor is there a column {listing(map(quoted, further))}.")
+    problems = [_missing_column(name, header, expected, extra) for name in missing[:MAX_MISSING_COLUMNS]]
+    if further := missing[MAX_MISSING_COLUMNS:]:
+        problems.append(f"More missing columns: {listing(map(quoted, further))}.")
     if extra:
         problems.append(f"Columns that the template does not have: {listing(map(quoted, extra))}.")
     if twice:
-        problems.append(f"Columns that stand there more than once: {listing(map(quoted, twice))}.")
+        problems.append(f"Duplicate columns: {listing(map(quoted, twice))}.")
     if not problems and tuple(header) != tuple(expected):
         place = next(i for i, name in enumerate(expected) if header[i] != name)
         problems.append(
-            "The columns are in another order than the template's: "
-            f"column {place + 1} is {quoted(header[place])}, but should be {expected[place]!r}."
+            "The order of the columns differs from the template's: "
+            f"column {place + 1} is {quoted(header[place])} but should be {expected[place]!r}."
         )
     return problems
 
 
 def _missing_column(name: str, header: Sequence[str], expected: Sequence[str], extra: Sequence[str]) -> str:
-    """A renamed class is guessed by its spelling or, if that is another word, by its place."""
-    place = expected.index(name)
-    there = header[place] if len(header) == len(expected) and header[place] in extra else None
-    meant = nearest(name, extra) or there
-    return f"There is no column {name!r}" + (f"; perhaps {quoted(meant)} is meant." if meant else ".")
+    """Return the message for a missing column; suggests an extra column by spelling, else by position."""
+    i = expected.index(name)
+    same_place = header[i] if len(header) == len(expected) and header[i] in extra else None
+    meant = closest_match(name, extra) or same_place
+    return f"There is no column {name!r}" + (f"; did you mean {quoted(meant)}?" if meant else ".")
 
 
 def _row_problems(found: pd.Series, ids: Sequence[str]) -> list[str]:
@@ -110,52 +114,52 @@ def _row_problems(found: pd.Series, ids: Sequence[str]) -> list[str]:
         for wrong, what in (
             (missing, "of the template missing"),
             (extra, "not in the template"),
-            (twice, "more than once"),
+            (twice, "duplicated"),
         )
         if len(wrong)
     ]
     if not problems and not here.equals(template):
         place = int(np.argmax(here != template))
         problems.append(
-            "The rows are in another order than the template's: "
-            f"row {found.index[place]} is {quoted(here[place])}, but should be {quoted(template[place])}."
+            "The order of the rows differs from the template's: "
+            f"row {found.index[place]} is {quoted(here[place])} but should be {quoted(template[place])}."
         )
     return problems
 
 
 def _value_problems(classes: Sequence[str], submission: Submission, challenge: Challenge) -> list[str]:
     values = submission.numbers(classes)
-    no_number = np.isnan(values)
-    blank = _blank(no_number, submission, classes)
+    not_numbers = np.isnan(values)
+    blank = _blank(not_numbers, submission, classes)
     infinite = np.isinf(values)
     outside = np.isfinite(values) & ((values < 0) | (values > 1))
     logits = (values < 0).mean() > LOGIT_SHARE
     last = "softmax" if challenge.task == "single_label" else "sigmoid"
     cells = (
-        (no_number & ~blank, "Text in place of a number"),
+        (not_numbers & ~blank, "Text instead of a number"),
         (blank, "No probability"),
         (infinite, "Infinite values"),
         (outside, f"These look like logits (apply a {last})" if logits else "Values outside [0, 1]"),
     )
-    problems = [f"{what}: {_cells(mask, submission, classes)}." for mask, what in cells if mask.any()]
+    problems = [f"{what}: {_list_cells(mask, submission, classes)}." for mask, what in cells if mask.any()]
     if METRICS[challenge.metric].kind == "decisions":
         return problems + _degenerate_rows(values)
     return problems + _degenerate_columns(classes, values)
 
 
-def _blank(no_number: np.ndarray, submission: Submission, classes: Sequence[str]) -> np.ndarray:
-    """Which of the cells that are no number hold nothing, or a word for it."""
-    blank = np.zeros_like(no_number)
-    for name, where, found in zip(classes, no_number.T, blank.T, strict=True):
+def _blank(not_numbers: np.ndarray, submission: Submission, classes: Sequence[str]) -> np.ndarray:
+    """Return which of the cells that are not numbers are blank, or a word for a missing value."""
+    blank = np.zeros_like(not_numbers)
+    for name, where, found in zip(classes, not_numbers.T, blank.T, strict=True):
         if where.any():
             found[where] = [cell.strip().casefold() in BLANK for cell in submission.column(name)[where]]
     return blank
 
 
 def _degenerate_rows(values: np.ndarray) -> list[str]:
-    """Where the highest value of a row decides, a class may well be 0 or 1 throughout, but no whole file."""
+    """Check for identical rows. Where the row's highest value decides, a constant column is legal."""
     if len(values) > 1 and np.isfinite(values).all() and (values == values[0]).all():
-        return ["Every row holds the same values, which predicts one class for all of them."]
+        return ["All rows have the same values, so one class is predicted for all of them."]
     return []
 
 
@@ -166,18 +170,18 @@ def _degenerate_columns(classes: Sequence[str], values: np.ndarray) -> list[str]
     problems = []
     if any(constant):
         names = [name for name, yes in zip(classes, constant, strict=True) if yes]
-        problems.append(f"The same value in every row, which ranks nothing: {listing(names)}.")
+        problems.append(f"Every row has the same value, so nothing can be ranked: {listing(names)}.")
     thresholded = [n for n, b, c in zip(classes, binary, constant, strict=True) if b and not c]
     if thresholded:
         problems.append(
-            "Only 0 and 1, where the metric ranks probabilities "
-            f"(submit them before any threshold): {listing(thresholded)}."
+            "Only 0 and 1, but the metric ranks probabilities "
+            f"(submit them without a threshold): {listing(thresholded)}."
         )
     return problems
 
 
-def _cells(mask: np.ndarray, submission: Submission, classes: Sequence[str], limit: int = 10) -> str:
-    """'row 2, Mass ('x'), …': the first cells where `mask` holds, and the count when some are left out."""
+def _list_cells(mask: np.ndarray, submission: Submission, classes: Sequence[str], limit: int = 10) -> str:
+    """Return text such as "row 2, Mass ('x'), …": the first cells where `mask` is true, and their count."""
     rows = np.flatnonzero(mask.any(axis=1))[:limit]
     first = [(rows[place], classes[column]) for place, column in np.argwhere(mask[rows])[:limit]]
     cells = ((row + 2, name, quoted(submission.column(name)[row + 2])) for row, name in first)

@@ -1,4 +1,4 @@
-"""A folder that appears all at once, when everything in it is written."""
+"""Write a folder atomically: it is renamed into place when all its files are written."""
 
 import secrets
 import shutil
@@ -7,22 +7,23 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from cxrlt.errors import UserError
-from cxrlt.system.locks import replacing
+from cxrlt.system.locks import lock_beside
 
 
 @contextmanager
 def atomic_dir(folder: Path) -> Iterator[Path]:
-    """A new folder to fill, which takes the place of `folder` when the block ends well, under `replacing`.
+    """Give a temporary folder that replaces `folder` when the block ends without an error.
 
-    It lies beside `folder` under a name that is new every time: the processes of a killed builder live on a
-    little, and write where they were told to. What such ones left is removed before and after.
+    Use it within `lock_beside(folder)`. The temporary folder is a sibling with a new random name: worker
+    processes of a killed process live a little longer and still write into the old one. Temporary folders of
+    killed processes are removed before and after.
     """
     _remove_partial(folder)
     partial = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.partial")
     partial.mkdir()
     try:
         yield partial
-        if folder.exists():  # leaves in one step, for half of it would pass for the whole
+        if folder.exists():  # renamed first, as a partly deleted folder would look complete
             folder.rename(folder.with_name(f".{folder.name}.former.partial"))
         partial.rename(folder)
     finally:
@@ -30,15 +31,15 @@ def atomic_dir(folder: Path) -> Iterator[Path]:
 
 
 def remove_leftovers_beside(folder: Path) -> None:
-    """Remove what a killed process left beside a folder that is finished, where anything can be written."""
+    """Remove temporary files of killed processes beside a finished folder, if the disk is writable."""
     patterns = (f".{folder.name}.*.partial", f".{folder.name}.holder.json", f"..{folder.name}.*.tmp")
     if any(path for pattern in patterns for path in folder.parent.glob(pattern)):
-        with suppress(UserError, OSError), replacing(folder):
+        with suppress(UserError, OSError), lock_beside(folder):
             _remove_partial(folder)
 
 
 def _remove_partial(folder: Path) -> None:
-    for left in sorted(folder.parent.glob(f".{folder.name}.*.partial")):
-        gone = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.partial")
-        left.rename(gone)  # so that nobody can write into it any more
-        shutil.rmtree(gone, ignore_errors=True)
+    for leftover in sorted(folder.parent.glob(f".{folder.name}.*.partial")):
+        renamed = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.partial")
+        leftover.rename(renamed)  # so that no process can write into it any more
+        shutil.rmtree(renamed, ignore_errors=True)

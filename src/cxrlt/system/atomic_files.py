@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Write files atomically: completely, or not at all."""
 
 import errno
 import hashlib
@@ -11,35 +11,35 @@ from pathlib import Path
 from cxrlt.errors import UserError
 
 TEMPORARY = ".*.tmp"
-"""What the files are called that a killed process was writing."""
+"""Glob pattern of the temporary files that a killed process leaves."""
 FIXES = {
-    errno.ENOSPC: "Make room on that disk",
-    errno.EDQUOT: "Make room in your quota",
-    errno.EFBIG: "Allow larger files there (ulimit -f)",
-    errno.EROFS: "Name a folder that can be written to with --root",
-    errno.EACCES: "Give yourself the right to it, or name another folder with --root,",
-    errno.EPERM: "Give yourself the right to it, or name another folder with --root,",
-    errno.EIO: "Check that disk",
-    errno.ENOTDIR: "Move the file away that stands where a folder should be",
-    errno.EEXIST: "Move the file away that stands where a folder should be",
-    errno.EISDIR: "Move the folder away that stands where a file should be",
+    errno.ENOSPC: "Free space on this disk",
+    errno.EDQUOT: "Free space in your quota",
+    errno.EFBIG: "Allow larger files (ulimit -f)",
+    errno.EROFS: "Set a writable folder with --root",
+    errno.EACCES: "Change its permissions, or set another folder with --root,",
+    errno.EPERM: "Change its permissions, or set another folder with --root,",
+    errno.EIO: "Check this disk",
+    errno.ENOTDIR: "Move the file that is in the place of a folder",
+    errno.EEXIST: "Move the file that is in the place of a folder",
+    errno.EISDIR: "Move the folder that is in the place of a file",
 }
-"""What fixes an error of a disk, by its number."""
+"""How to fix a disk error, by errno."""
 
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path`, renamed onto it, once its bytes are on disk, when the block ends well.
+    """Give a temporary path that replaces `path` when the block ends without an error.
 
-    A block that raises leaves nothing behind; a killed one leaves a file that `TEMPORARY` matches. Raises
-    UserError where the disk does not take the file.
+    If the block raises, the temporary file is removed. If the process is killed, a file that matches
+    `TEMPORARY` is left. Raises UserError if the file cannot be written.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         with temporary.open("r+b") as file:
-            os.fsync(file.fileno())  # else a power cut may leave the new name on an empty file
+            os.fsync(file.fileno())  # otherwise the renamed file may be empty after a power cut
         temporary.replace(path)
     except OSError as error:
         raise UserError(cannot_write(path, error)) from error
@@ -49,25 +49,27 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 def cannot_write(path: Path | str, error: OSError, what: str = "written") -> str:
-    """Why `path` could not be written (or `what`), that nothing is lost, and what fixes it."""
-    fix = FIXES.get(error.errno, "Fix that")
+    """Return the error message: why `path` cannot be written (or `what`), and how to fix it."""
+    fix = FIXES.get(error.errno or 0, "Fix the cause")
     return (
-        f"{path} cannot be {what}: {error.strerror or error}. What was finished before is kept. "
+        f"{path} cannot be {what}: {error.strerror or error}. Finished work is kept. "
         f"{fix} and run the same command again."
     )
 
 
 def write_text(path: Path, text: str) -> None:
+    """Write text as UTF-8, atomically."""
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, value: object) -> None:
+    """Write `value` as indented JSON, atomically."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
 def file_state(path: Path) -> tuple[int, ...] | None:
-    """Size, times and inode of a file, by which a change to it is noticed; None if there is no file."""
+    """Return size, mtime, ctime and inode, which change if a file changes; None if there is no file."""
     try:
         found = path.stat()
     except (FileNotFoundError, NotADirectoryError):
@@ -76,6 +78,6 @@ def file_state(path: Path) -> tuple[int, ...] | None:
 
 
 def sha256_of(path: Path) -> str:
-    """SHA-256 of a file's bytes, in hexadecimal."""
+    """Return the SHA-256 of a file's bytes, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,4 +1,4 @@
-"""One process at a time in a folder; whatever holds it is let go when its process ends, however it ends."""
+"""File locks: one process at a time in a folder. A lock is released when its process ends for any reason."""
 
 import json
 import os
@@ -19,35 +19,34 @@ LOCK, HOLDER = ".lock", ".holder.json"
 
 
 @contextmanager
-def exclusive(directory: Path, *, wait: bool = False) -> Iterator[None]:
-    """Work in `directory`, made if need be, alone; first remove what a killed process was writing in it.
+def lock_folder(directory: Path, *, wait: bool = False) -> Iterator[None]:
+    """Lock `directory` (created if needed), and remove the temporary files of killed processes.
 
-    Everything that writes in a folder that others may write in holds it. Where another process does, waits
-    for it or raises UserError saying which one that is. Not to be nested for one folder.
+    Every writer of a shared folder must hold this lock. If another process has it, wait for it (`wait`) or
+    raise UserError with its description. Do not nest locks of the same folder.
     """
     with _held(directory, directory / LOCK, directory / HOLDER, wait):
-        for left in directory.glob(TEMPORARY):
-            left.unlink(missing_ok=True)
+        for leftover in directory.glob(TEMPORARY):
+            leftover.unlink(missing_ok=True)
         yield
 
 
 @contextmanager
-def replacing(directory: Path) -> Iterator[None]:
-    """As `exclusive`, waiting, for a folder that is put in place by a rename: the lock lies beside it."""
+def lock_beside(directory: Path) -> Iterator[None]:
+    """Lock a folder that is replaced by a rename: the lock file is beside the folder. Waits for the lock."""
     lock, holder = (directory.with_name(f".{directory.name}{name}") for name in (LOCK, HOLDER))
     with _held(directory, lock, holder, wait=True):
         yield
 
 
-def remove_leftovers(directory: Path, left: Sequence[Path] = ()) -> None:
-    """Remove what a killed process left in `directory`, for a stage that finds its work there finished.
+def remove_leftovers(directory: Path, others: Sequence[Path] = ()) -> None:
+    """Remove the temporary files of killed processes, and the files `others`, in a folder with finished work.
 
-    `left` are files to be removed beside those that it was writing. Not where another process is at work,
-    nor where nothing can be written.
+    Does nothing if another process has the lock or if the disk is read-only.
     """
-    if left or (directory / HOLDER).exists() or any(directory.glob(TEMPORARY)):
-        with suppress(UserError, OSError), exclusive(directory):
-            for path in left:
+    if others or (directory / HOLDER).exists() or any(directory.glob(TEMPORARY)):
+        with suppress(UserError, OSError), lock_folder(directory):
+            for path in others:
                 path.unlink(missing_ok=True)
 
 
@@ -58,18 +57,18 @@ def _held(directory: Path, path: Path, holder: Path, wait: bool) -> Iterator[Non
     try:
         lock.acquire(timeout=0)
     except Timeout as error:
-        sentence = f"{directory} is in use by {_describe_holder(holder)}."
+        message = f"{directory} is in use by {_describe_holder(holder)}."
         if not wait:
-            raise UserError(f"{sentence} Wait for it to end, or end it, and run this again.") from error
-        print(f"{sentence} Waiting for it to end.", file=sys.stderr, flush=True)
+            raise UserError(f"{message} Wait until it ends, or stop it, and run this again.") from error
+        print(f"{message} Waiting until it ends.", file=sys.stderr, flush=True)
         lock.acquire()
     except OSError:
         if os.access(path.parent, os.W_OK):
             raise
     try:
-        if lock.is_locked:  # else nothing can be written, and finished work is all that anyone can find here
-            for left in holder.parent.glob(f".{holder.name}{TEMPORARY[1:]}"):
-                left.unlink(missing_ok=True)
+        if lock.is_locked:  # not locked: the disk is read-only, and finished work can still be read
+            for leftover in holder.parent.glob(f".{holder.name}{TEMPORARY[1:]}"):
+                leftover.unlink(missing_ok=True)
             write_json(holder, _this_process())
         yield
     finally:
@@ -88,7 +87,7 @@ def _this_process() -> dict[str, object]:
 
 
 def _describe_holder(holder: Path) -> str:
-    for _ in range(20):  # one that has just begun has not said so yet
+    for _ in range(20):  # a new holder may not have written its file yet
         try:
             found = json.loads(holder.read_text(encoding="utf-8"))
             return f"process {found['pid']} on {found['host']} since {found['since']} ({found['command']})"

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM, which a preempted (spot) machine sends: stop, at once or after what is under way."""
+"""Handle Ctrl-C and SIGTERM (sent to a preempted machine): stop immediately or at the next safe point."""
 
 import math
 import signal
@@ -10,7 +10,7 @@ from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 SAME_SECONDS = 2.0
-"""Some send SIGTERM to a process and to all its group, as `timeout` does: within this time it is one."""
+"""A second SIGTERM within this time is ignored: `timeout` sends it to the process and to its group."""
 
 
 class Stopped(BaseException):
@@ -22,7 +22,7 @@ class Stopped(BaseException):
 
     @property
     def exit_code(self) -> int:
-        """As shells know it: 130 for Ctrl-C, 143 for SIGTERM."""
+        """Exit code as in shells: 130 for Ctrl-C, 143 for SIGTERM."""
         return 128 + self.number
 
     def __str__(self) -> str:
@@ -31,9 +31,9 @@ class Stopped(BaseException):
 
 @dataclass
 class _Request:
-    """The signal that has come while stopping is put off, and when a SIGTERM last came."""
+    """The signal received while signals are deferred, and the time of the last SIGTERM."""
 
-    put_off: bool = False
+    is_deferred: bool = False
     number: int | None = None
     sigterm_at: float = -math.inf
 
@@ -43,7 +43,7 @@ _request = _Request()
 
 @contextmanager
 def stop_on_signals() -> Iterator[None]:
-    """Within it SIGINT and SIGTERM raise `Stopped` in the main thread, at once unless `put_off`."""
+    """In this context, SIGINT and SIGTERM raise `Stopped` in the main thread, immediately or as deferred."""
     _request.sigterm_at = -math.inf
     before = {number: signal.signal(number, _on_signal) for number in SIGNALS}
     try:
@@ -54,26 +54,26 @@ def stop_on_signals() -> Iterator[None]:
 
 
 @contextmanager
-def put_off() -> Iterator[None]:
-    """Within it a signal is only noted, and stops at the next `stop_if_asked`; a second stops at once.
+def defer_signals() -> Iterator[None]:
+    """In this context, a signal takes effect at the next `stop_if_requested`, or at the end of the block.
 
-    Without another `stop_if_asked` it stops at the end of the block.
+    A second signal raises `Stopped` immediately.
     """
-    _request.put_off = True
+    _request.is_deferred = True
     try:
         yield
-        stop_if_asked()
+        stop_if_requested()
     finally:
-        _request.put_off, _request.number = False, None
+        _request.is_deferred, _request.number = False, None
 
 
-def asked_to_stop() -> bool:
-    """Whether a signal has come since stopping was put off."""
+def stop_requested() -> bool:
+    """Return whether a deferred signal has been received."""
     return _request.number is not None
 
 
-def stop_if_asked() -> None:
-    """Raise `Stopped` if a signal has come since stopping was put off."""
+def stop_if_requested() -> None:
+    """Raise `Stopped` if a deferred signal has been received."""
     if _request.number is not None:
         raise Stopped(_request.number)
 
@@ -84,6 +84,6 @@ def _on_signal(number: int, frame: FrameType | None) -> None:
         if now - _request.sigterm_at < SAME_SECONDS:
             return
         _request.sigterm_at = now
-    if not _request.put_off or _request.number is not None:
+    if not _request.is_deferred or _request.number is not None:
         raise Stopped(number)
     _request.number = number

@@ -1,4 +1,4 @@
-"""Many requests to a disk at a time: on a network disk asking is all waiting."""
+"""Run many small file operations in parallel threads: on a network disk most of their time is waiting."""
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -7,20 +7,23 @@ from itertools import chain
 from typing import TypeVar
 
 N_THREADS = 16
-Item, Result = TypeVar("Item"), TypeVar("Result")
+"""More than CPU cores, as threads mostly wait for the disk."""
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 @contextmanager
-def in_threads(
+def map_in_threads(
     function: Callable[[Item], Result], items: Sequence[Item], block: int
 ) -> Iterator[Iterator[Result]]:
-    """The results in order; each thread takes `block` items at a time, for handing one over costs, too.
+    """Apply `function` to `items` in threads: a context manager that gives an iterator over ordered results.
 
-    Leaving the block drops what is not begun, or Ctrl-C would wait for all of it.
+    A task is a `block` of items, as each task has a cost. Leaving the context cancels the tasks that have not
+    started; otherwise Ctrl-C would wait for all of them.
     """
     blocks = (items[at : at + block] for at in range(0, len(items), block))
     pool = ThreadPoolExecutor(N_THREADS)
     try:
-        yield chain.from_iterable(pool.map(lambda some: list(map(function, some)), blocks))
+        yield chain.from_iterable(pool.map(lambda part: list(map(function, part)), blocks))
     finally:
         pool.shutdown(cancel_futures=True)

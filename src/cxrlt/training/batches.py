@@ -1,9 +1,9 @@
-"""The batches of a run, as one of its processes sees them: one stream from the next update to the last."""
+"""The training batches of one process: one stream from the next update to the last update of the run."""
 
 import itertools
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,127 +11,132 @@ from torch import Tensor
 
 from cxrlt.errors import UserError
 from cxrlt.inputs.contact_sheet import write_contact_sheet
-from cxrlt.inputs.dataset import Inputs, item_loader, rank_share
+from cxrlt.inputs.dataset import Inputs, item_loader, micro_batches_of_rank
 from cxrlt.inputs.sampling import epoch_batches
-from cxrlt.training.out_of_memory import FIXES, half_of
-from cxrlt.training.setup import Trainer, worker_count
+from cxrlt.training.out_of_memory import FIXES, halve_rows
+from cxrlt.training.setup import Trainer, resolve_n_workers
 
 MicroBatch = tuple[Inputs, Tensor]
-"""Inputs and labels (b, c)."""
-N_DRAWN = 16
-"""Images of the first batch in its picture."""
+"""Inputs and labels (n_rows, n_classes)."""
+N_CONTACT_SHEET_IMAGES = 16
+"""Number of images of the first batch in first_batch.png."""
 
 
 @dataclass
 class Batch:
-    """The rows of one update (from 0, over all epochs), read as `micro_batches` asks for them.
+    """The rows of one update (counted from 0 over all epochs), loaded when `micro_batches` needs them.
 
-    `draws` are those of the whole batch, over all processes; `share` has those of each micro-batch of this
-    one, and `loaded` gives what they are.
+    `draws` (n_drawn,) are the draws of the global batch, over all processes (see `epoch_batches`).
+    `local_draws` has one array for each micro-batch of this process, and `loaded` yields these micro-batches.
     """
 
     epoch: int
     update: int
     draws: np.ndarray
-    share: list[np.ndarray]
+    local_draws: list[np.ndarray]
     loaded: Iterable[MicroBatch] = ()
-    seconds_waited: float = 0.0
+    data_wait_seconds: float = 0.0
 
     def micro_batches(self) -> Iterator[MicroBatch]:
-        """Those that are not read yet, one after the other: they need not lie in memory together."""
-        asked = time.monotonic()
+        """Yield the remaining micro-batches one by one, so that memory holds one at a time."""
+        requested_at = time.monotonic()
         for micro_batch in self.loaded:
-            self.seconds_waited += time.monotonic() - asked
+            self.data_wait_seconds += time.monotonic() - requested_at
             yield micro_batch
-            asked = time.monotonic()
+            requested_at = time.monotonic()
 
 
-def batch_stream(trainer: Trainer) -> Iterator[Batch]:
-    """The batches of the run from its next update on.
+def batch_stream(trainer: Trainer) -> Generator[Batch, None, None]:
+    """Yield the batches of the run, starting with its next update.
 
-    One loader for all epochs: its processes start once, and read ahead while an epoch is validated. After
-    `halve_micro_batch` another one begins again with the batch under way, in smaller micro-batches.
+    One loader serves all epochs: its worker processes start once and prefetch during validation. After
+    `halve_micro_batch`, a new loader yields the same batch again in smaller micro-batches.
     """
-    n_rows = None
-    while n_rows != trainer.rows_per_pass:
-        n_rows = trainer.rows_per_pass
-        plan, to_load = itertools.tee(_plan(trainer))
-        loaded = _load(trainer, to_load)
-        for planned in plan:
-            batch = replace(planned, loaded=itertools.islice(loaded, len(planned.share)))
+    micro_batch_size = None
+    while micro_batch_size != trainer.micro_batch_size:
+        micro_batch_size = trainer.micro_batch_size
+        planned, to_load = itertools.tee(_plan_batches(trainer))
+        loaded = _load_micro_batches(trainer, to_load)
+        for plan in planned:
+            batch = replace(plan, loaded=itertools.islice(loaded, len(plan.local_draws)))
             yield batch
-            if n_rows != trainer.rows_per_pass:
+            if micro_batch_size != trainer.micro_batch_size:
                 break
-            deque(batch.loaded, maxlen=0)  # what was not read must not pass for the next batch's
+            deque(batch.loaded, maxlen=0)  # skip unread micro-batches: the next batch must not get them
 
 
 def halve_micro_batch(trainer: Trainer, batch: Batch) -> None:
-    """Be as before an update of `batch` that the device's memory did not hold, and take half at a time.
+    """Undo an update of `batch` that ran out of memory, and use micro-batches of half the size from now on.
 
-    Raises UserError for a single row, for rows that BatchNorm needs together, and where other processes wait
-    for the gradients of this one.
+    Raises UserError if the micro-batch has one row only, if BatchNorm needs its rows together, or if other
+    processes wait for the gradients of this one.
     """
-    label, n_rows = f"fold {trainer.job.run.fold}", max(map(len, batch.share))
-    too_many = f"{label}: the device's memory does not hold {n_rows} rows at once"
-    if 1 < n_rows < 2 * trainer.rows_needed:
-        raise UserError(f"{too_many}, and the backbone's BatchNorm cannot train on one. {FIXES}")
+    label, n_rows = f"fold {trainer.job.run.fold}", max(map(len, batch.local_draws))
+    out_of_memory = f"{label}: out of memory with {n_rows} rows at once"
+    if 1 < n_rows < 2 * trainer.min_micro_batch_size:
+        raise UserError(f"{out_of_memory}, and the backbone's BatchNorm cannot train on one row. {FIXES}")
     if n_rows > 1 and trainer.accelerator.num_processes > 1:
         raise UserError(
-            f"{too_many}. Run the same command again with --optim.max-batch-per-device {n_rows // 2}: it "
-            "goes on from the last checkpoint, with batches of the same size."
+            f"{out_of_memory}. Run the same command again with --optim.max-batch-per-device {n_rows // 2}: "
+            "training continues from the last checkpoint, with the same batch size."
         )
     trainer.optimizer.zero_grad(set_to_none=True)
-    trainer.statistics.restore()
-    trainer.progress.rows_per_pass = half = half_of(n_rows, label)
-    rest = f"{half} at a time, in batches of the same size"
-    print(f"{too_many}: from update {batch.update + 1} on {rest}", flush=True)
+    trainer.batchnorm_stats.restore()
+    trainer.progress.micro_batch_size = half = halve_rows(n_rows, label)
+    change = f"using micro-batches of {half}, with the same batch size, from update {batch.update + 1}"
+    print(f"{out_of_memory}: {change}", flush=True)
 
 
-def draws_of_epoch(trainer: Trainer, epoch: int) -> list[np.ndarray]:
-    """The draws of every batch of the epoch, the same on all processes."""
+def epoch_draws(trainer: Trainer, epoch: int) -> list[np.ndarray]:
+    """Return the sampled rows of every global batch of the epoch, one int64 array (n_drawn,) each."""
     job, n_rows = trainer.job, len(trainer.dataset)
     return epoch_batches(n_rows, job.recipe.optim.batch_size, job.run.seed, epoch, trainer.row_weights)
 
 
-def whole_batch_denominators(trainer: Trainer, batch: Batch, labels: Tensor) -> Tensor:
-    """What the loss's sums over the whole batch, over all processes, are divided by: (k,) on the device.
+def global_batch_denominators(trainer: Trainer, batch: Batch, labels: Tensor) -> Tensor:
+    """Return the divisors (n_sums,), on the device, of the loss's sums over the global batch.
 
-    `labels` are its first micro-batch's, on the device: if that is the whole batch, no others are made.
+    `labels` (n_rows, n_classes) are those of the first micro-batch, on the device. If they are the whole
+    batch, no other labels are computed.
     """
     if len(labels) < len(batch.draws):
         labels = trainer.dataset.targets_of(batch.epoch, batch.draws)
         if trainer.accelerator.device.type == "cuda":
-            labels = labels.pin_memory()  # else the copy waits for all that the device has to do
+            labels = labels.pin_memory()  # without it, the copy would wait for all queued GPU work
         labels = labels.to(trainer.accelerator.device, non_blocking=True)
     return trainer.loss.denominators(labels)
 
 
-def _plan(trainer: Trainer) -> Iterator[Batch]:
-    """The batches from the next update on, of which nothing is loaded yet."""
+def _plan_batches(trainer: Trainer) -> Iterator[Batch]:
+    """Yield the remaining batches of the run, without loading anything."""
     first, accelerator = trainer.progress.update, trainer.accelerator
-    rank, world = accelerator.process_index, accelerator.num_processes
+    rank, world_size = accelerator.process_index, accelerator.num_processes
     for epoch in range(first // trainer.updates_per_epoch, trainer.job.recipe.schedule.epochs):
-        for update, draws in enumerate(draws_of_epoch(trainer, epoch), epoch * trainer.updates_per_epoch):
+        for update, draws in enumerate(epoch_draws(trainer, epoch), epoch * trainer.updates_per_epoch):
             if update >= first:
-                share = rank_share(draws, rank, world, trainer.rows_per_pass, trainer.rows_needed)
-                yield Batch(epoch, update, draws, share)
+                local_draws = micro_batches_of_rank(
+                    draws, rank, world_size, trainer.micro_batch_size, trainer.min_micro_batch_size
+                )
+                yield Batch(epoch, update, draws, local_draws)
 
 
-def _load(trainer: Trainer, batches: Iterable[Batch]) -> Iterator[MicroBatch]:
-    """Every micro-batch of these batches; the first images of the run go into a picture."""
-    n_workers = worker_count(trainer.job.recipe.data.n_workers, trainer.accelerator)
+def _load_micro_batches(trainer: Trainer, batches: Iterable[Batch]) -> Iterator[MicroBatch]:
+    """Yield every micro-batch of `batches`, and write first_batch.png at the first update of the run."""
+    n_workers = resolve_n_workers(trainer.job.recipe.data.n_workers, trainer.accelerator)
     pinned = trainer.accelerator.device.type == "cuda"
     first = trainer.progress.update == 0 and trainer.accelerator.is_main_process
-    items = ([(batch.epoch, draw) for draw in micro.tolist()] for batch in batches for micro in batch.share)
+    items = (
+        [(batch.epoch, draw) for draw in micro.tolist()] for batch in batches for micro in batch.local_draws
+    )
     for inputs, labels, _ in item_loader(trainer.dataset, items, n_workers, pinned):
         if first:
-            _draw(trainer, inputs, labels[:N_DRAWN])
+            _write_first_batch(trainer, inputs, labels[:N_CONTACT_SHEET_IMAGES])
             first = False
         yield inputs, labels
 
 
-def _draw(trainer: Trainer, inputs: Inputs, labels: Tensor) -> None:
-    """The first images of the batch, of a study its first; cached features cannot be drawn."""
+def _write_first_batch(trainer: Trainer, inputs: Inputs, labels: Tensor) -> None:
+    """Write the first images of the batch, of a study only its first; cached features have no images."""
     if "images" not in inputs:
         return
     images = inputs["images"][: len(labels)]

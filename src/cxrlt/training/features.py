@@ -1,4 +1,4 @@
-"""Features of a frozen backbone for every image of a cache, computed once and shared by all who need them."""
+"""Features of a frozen backbone for every image of a cache, computed once and shared by folds and runs."""
 
 import dataclasses
 import hashlib
@@ -23,13 +23,14 @@ from cxrlt.training.checkpoint import sha256_of_tensors
 from cxrlt.training.out_of_memory import explain_out_of_memory, run_in_chunks
 
 
-def feature_cache(
+def create_feature_cache(
     model: XRayModel, recipe: Recipe, images: ImageCache, accelerator: Accelerator, n_workers: int
 ) -> FeatureCache:
-    """`model.features` of every image in the cache, without augmentation, float32 (n, t, d).
+    """Return the cache of `model.features`, float32 (n_images, n_tokens, dim), computed if it does not exist.
 
-    They lie beside the image cache, under a key of the backbone's own weights: runs and folds share them only
-    if their backbones are the same to the last bit. Of several processes one computes and the others wait.
+    The images are not augmented. The folder is beside the image cache, and its key includes the backbone's
+    weights, so runs and folds share it only if their backbones are bit-identical. Of several processes one
+    computes and the others wait. Raises UserError if the device runs out of memory with one image.
     """
     model.eval()
     key = features_key(model, recipe, images, accelerator)
@@ -37,15 +38,15 @@ def feature_cache(
     found = open_features(directory)
     if found is not None:
         return found
-    compute = partial(_features, model, accelerator)
-    first = _unlabelled(images, images.ids[:1], recipe.data.size)[0, 0][0]["images"]
-    shape = compute({"images": first[None].to(accelerator.device)}).shape[1:]
+    compute = partial(_compute_features, model, accelerator)
+    first = _create_unlabelled_dataset(images, images.ids[:1], recipe.data.size)[0, 0][0]["images"]
+    n_tokens, dim = compute({"images": first[None].to(accelerator.device)}).shape[1:]
     with (
-        feature_writer(directory, list(images.ids), tuple(shape), key) as writer,
+        feature_writer(directory, list(images.ids), (n_tokens, dim), key) as writer,
         explain_dead_worker(),
         explain_out_of_memory(),
     ):
-        dataset, pending = _unlabelled(images, writer.ids, recipe.data.size), writer.pending
+        dataset, pending = _create_unlabelled_dataset(images, writer.ids, recipe.data.size), writer.pending
         n_rows = recipe.optim.max_batch_per_device
         batches = [pending[first : first + n_rows] for first in range(0, len(pending), n_rows)]
         loader = make_loader(dataset, 0, batches, n_workers)
@@ -53,18 +54,21 @@ def feature_cache(
         shown = tqdm(loader, desc="features", unit="batch", leave=False, disable=quiet)
         for features, rows in run_in_chunks(shown, compute, accelerator.device, "features"):
             writer.write(rows.numpy(), features.cpu().numpy())
-    return open_features(directory)
+    features_written = open_features(directory)
+    assert features_written is not None, f"{directory} was not written"
+    return features_written
 
 
 def features_key(
     model: XRayModel, recipe: Recipe, images: ImageCache, accelerator: Accelerator
 ) -> dict[str, object]:
-    """All that the features are a function of: the backbone's tensors, how they are read, and the images.
+    """Return everything that determines the features: backbone weights, feature layout and images.
 
-    Images count by their content: where they lie, and when they were written, makes no difference.
+    Images are identified by their content, not by their path or time.
     """
+    assert model.backbone is not None, "features need a backbone"
     tensors = {f"backbone.{name}": tensor for name, tensor in model.backbone.state_dict().items()}
-    tensors |= {"mean": model.mean, "std": model.std}  # what images are normalised with
+    tensors |= {"mean": model.mean, "std": model.std}  # of the image normalisation
     return {
         "backbone": recipe.model.backbone,
         "weights": sha256_of_tensors(tensors),
@@ -77,10 +81,10 @@ def features_key(
     }
 
 
-def _unlabelled(images: ImageCache, ids: pd.Index, size: int) -> XRayDataset:
+def _create_unlabelled_dataset(images: ImageCache, ids: pd.Index, size: int) -> XRayDataset:
     return XRayDataset(images, list(ids), np.empty((len(ids), 0), np.float32), size=size)
 
 
-def _features(model: XRayModel, accelerator: Accelerator, inputs: Inputs) -> Tensor:
+def _compute_features(model: XRayModel, accelerator: Accelerator, inputs: Inputs) -> Tensor:
     with torch.inference_mode(), accelerator.autocast():
         return model.features(inputs["images"]).float()

@@ -1,4 +1,4 @@
-"""Logits of a model for rows of a table: the one way that out-of-fold, dev and test rows are predicted."""
+"""Logits of a model for the rows of a table; out-of-fold, dev and test predictions all use this function."""
 
 import sys
 from functools import partial
@@ -12,17 +12,17 @@ from torch import Tensor
 from tqdm import tqdm
 
 from cxrlt.challenges.base import Task
-from cxrlt.inputs.dataset import Inputs, LabelledRows, make_loader
+from cxrlt.inputs.dataset import Inputs, LabelledDataset, make_loader
 from cxrlt.inputs.loader_workers import explain_dead_worker
 from cxrlt.models.backbone import XRayModel
 from cxrlt.recipe import TTAConfig
 from cxrlt.training.out_of_memory import explain_out_of_memory, run_in_chunks
-from cxrlt.training.tta import NO_TTA, merge_logits, only_as_they_are, variants
+from cxrlt.training.tta import NO_TTA, is_identity, merge_logits, tta_variants
 
 
 def infer(
     model: XRayModel,
-    dataset: LabelledRows,
+    dataset: LabelledDataset,
     ids: list[str],
     classes: tuple[str, ...],
     accelerator: Accelerator,
@@ -33,18 +33,19 @@ def infer(
     tta: TTAConfig = NO_TTA,
     label: str = "predict",
 ) -> pd.DataFrame:
-    """float32 logits (index `ids`, one column per class), the same on every process.
+    """Predict float32 logits, (len(ids), n_classes) with index `ids` and one column per class.
 
-    A row of `dataset`, an image or a study, is computed once, and each of its images gets what came out; the
-    logits of its variants in `tta` are merged. Each process predicts its share of the rows.
+    Each row of `dataset` (an image or a study) is computed once, and all images of a study get its logits.
+    The logits of the TTA variants are merged. Each process predicts a share of the rows, and all return
+    everything. Raises UserError if the device runs out of memory with one row, or if a loader process dies.
     """
     row_of = dataset.rows_of(ids)
     rows = np.unique(row_of)
     share = rows[accelerator.process_index :: accelerator.num_processes]
-    batches = [share[at : at + batch_size] for at in range(0, len(share), batch_size)]
+    batches = [share[start : start + batch_size] for start in range(0, len(share), batch_size)]
     quiet = not (accelerator.is_main_process and sys.stderr.isatty())
     device = accelerator.device
-    # stays on the device till the end: fetching each batch's would wait for it before the next is launched
+    # logits stay on the device until the end: copying each batch would delay the launch of the next one
     computed = torch.empty(len(share), len(classes), device=device)
     model.eval()
     with torch.inference_mode(), accelerator.autocast(), explain_dead_worker(), explain_out_of_memory():
@@ -58,14 +59,14 @@ def infer(
     part = (share, computed.cpu().numpy())
     parts = gather_object([part]) if accelerator.num_processes > 1 else [part]
     values = np.full((len(dataset), len(classes)), np.nan, np.float32)
-    for part_rows, logits in parts:
-        values[part_rows] = logits
+    for part_rows, part_logits in parts:
+        values[part_rows] = part_logits
     return pd.DataFrame(values[row_of], index=pd.Index(ids, name="image_id"), columns=list(classes))
 
 
 def predict_variants(model: XRayModel, inputs: Inputs, tta: TTAConfig, task: Task) -> Tensor:
-    """Logits (b, c) of one batch, those of its variants in `tta` merged."""
-    if only_as_they_are(tta):
+    """Return the logits (n_rows, n_classes) of one batch, merged over its TTA variants."""
+    if is_identity(tta):
         return model.predict(inputs)
-    passes = [model.predict(inputs | {"images": images}) for images in variants(inputs["images"], tta)]
+    passes = [model.predict(inputs | {"images": images}) for images in tta_variants(inputs["images"], tta)]
     return merge_logits(torch.stack(passes), tta.merge, task)

@@ -1,6 +1,6 @@
-"""Weights of another run that a fold starts from, and the proof that they never saw what the fold leaves out.
+"""Initial weights from another run, and the check that they were not trained on the fold's validation rows.
 
-A source was trained on rows, and so was the source of the source: run.json records them all.
+The other run may itself have started from a run: run.json records the whole chain.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -15,67 +15,69 @@ from cxrlt.challenges import get_challenge
 from cxrlt.errors import UserError, listing
 from cxrlt.folds.read import REFIT, Folds, read_folds
 from cxrlt.inputs.images import ImageSource
-from cxrlt.inputs.shared_patients import other_tables
+from cxrlt.inputs.shared_patients import read_dev_and_test
 from cxrlt.provenance import digest_of_weights
 from cxrlt.recipe import ModelConfig
 from cxrlt.training.job import FoldJob, InitFrom
-from cxrlt.training.record import Origin, read_run
-from cxrlt.training.run_paths import SOUP_HOLDOUT, WEIGHTS, train_fold_command, unit_dir
+from cxrlt.training.record import Origin, read_run_record
+from cxrlt.training.run_paths import SOUP_HOLDOUT, WEIGHTS, fold_dir, train_fold_command
 
 
 @dataclass(frozen=True)
-class Collection:
-    """A challenge's folds and the rows of its tables that are there: columns image_id, patient, by split."""
+class ChallengeRows:
+    """The folds of a challenge and the rows of its tables, by split: columns image_id and patient."""
 
     folds: Folds
     splits: Mapping[str, pd.DataFrame]
 
     @property
     def rows(self) -> pd.DataFrame:
+        """The rows of all splits: columns image_id and patient."""
         return pd.concat(self.splits.values(), ignore_index=True)
 
 
 def find_init_from(source: ImageSource, cfg: ModelConfig, name: str, fold: str) -> InitFrom | None:
-    """Where `fold` of the run `name` starts: RUN or CHALLENGE:RUN, fold by fold, or the refit of another.
+    """Find the initial weights of `fold` of the run `name`: model.init_from is RUN or CHALLENGE:RUN.
 
-    None: from the backbone's own weights. Raises UserError if that run is not trained, is an ensemble, or is
-    a refit on all rows of these folds.
+    They are those of the same fold, or of the refit of another challenge. Return None without
+    model.init_from: the backbone then starts from its pretrained weights. Raises UserError if that run is not
+    trained, is an ensemble, or is a refit on all rows of these folds.
     """
     if not cfg.init_from:
         return None
     flag = f"model.init_from {cfg.init_from}"
-    *other, run = cfg.init_from.split(":", 1)
-    challenge = other[0] if other else source.challenge.name
-    own = challenge == source.challenge.name
-    if own and run == name:
-        raise UserError(f"{flag}: a run cannot start from itself. Give this one a --name of its own.")
+    *prefix, run = cfg.init_from.split(":", 1)
+    challenge = prefix[0] if prefix else source.challenge.name
+    same_challenge = challenge == source.challenge.name
+    if same_challenge and run == name:
+        raise UserError(f"{flag}: a run cannot start from itself. Choose another --name for this run.")
     run_dir = source.workspace.run_dir(challenge, run)
     if (run_dir / "weights.json").is_file():
-        raise UserError(f"{flag} is an ensemble, which has no weights of its own: name one of its members.")
+        raise UserError(f"{flag} is an ensemble, which has no weights: use one of its members.")
     is_refit = (run_dir / REFIT).is_dir()
-    if own and is_refit and fold != REFIT:
+    if same_challenge and is_refit and fold != REFIT:
         raise UserError(
-            f"{flag} was fitted on all rows (--refit), those that fold {fold} leaves out included. "
-            f"Name a run that was trained fold by fold, or train this one with --refit."
+            f"{flag} was trained on all rows (--refit), including the validation rows of fold {fold}. "
+            f"Use a run that was trained fold by fold, or train this run with --refit."
         )
-    unit = REFIT if is_refit or fold == REFIT else fold
-    directory = unit_dir(run_dir, unit)
-    command = train_fold_command(run_dir, unit, challenge)
+    source_fold = REFIT if is_refit or fold == REFIT else fold
+    directory = fold_dir(run_dir, source_fold)
+    command = train_fold_command(run_dir, source_fold, challenge)
     if not (directory / WEIGHTS).is_file():
         raise UserError(f"{flag}: {directory} is not trained. Train it with: {command}")
     card = read_json(directory / "card.json", made_by=f"{command} --force")
-    record = read_run(directory, challenge)
+    record = read_run_record(directory, challenge)
     origin = Origin(
         run=f"{challenge}:{run}",
-        fold=unit,
+        fold=source_fold,
         weights=digest_of_weights(directory / WEIGHTS),
-        rows=record.made_of["rows"],
+        rows=record.provenance["rows"],
         started_from=record.started_from,
     )
     return InitFrom(
         weights=directory / WEIGHTS,
         same_classes=not cfg.new_head and set(record.classes) == set(source.challenge.classes),
-        label=f"{challenge}:{run} {'refit' if unit == REFIT else f'fold {unit}'}",
+        label=f"{challenge}:{run} {'refit' if source_fold == REFIT else f'fold {source_fold}'}",
         licence=card["pretrained_weights_licence"],
         origin=origin,
         classes=record.classes,
@@ -83,90 +85,92 @@ def find_init_from(source: ImageSource, cfg: ModelConfig, name: str, fold: str) 
 
 
 def require_no_leakage(jobs: list[FoldJob], source: ImageSource) -> None:
-    """What a fold starts from must not have been trained on a left-out row or another image of its patient.
+    """Check that initial weights were not trained on a validation row or on another image of its patient.
 
-    Sources of sources count. Rows of another challenge are compared where any table of it shares an image
-    with any table of this one; then those of dev and test count as left out too. Raises UserError with the
-    number of such images, and where the source was trained on another split than its folds.csv now holds.
+    The whole chain of runs is checked. Another challenge is checked if one of its tables shares an image with
+    a table of this challenge; then dev and test rows count as validation rows too. Raises UserError with the
+    number of leaked images, or if the other run was trained on a split that is not in its folds.csv.
     """
-    read = cache(lambda challenge: _collection(challenge, source))
+    read = cache(lambda challenge: _read_challenge_rows(challenge, source))
     for job in jobs:
-        for origin in _lineage(job.run.origin):
-            leaked = _leaked(job, origin, read, source)
+        for origin in _origin_chain(job.run.origin):
+            leaked = _leaked_ids(job, origin, read, source)
             if len(leaked):
-                raise UserError(_leak_sentence(job, origin, leaked))
+                raise UserError(_leakage_message(job, origin, leaked))
 
 
-def _collection(name: str, source: ImageSource) -> Collection:
-    """Other challenges lie below the same root: --inputs and its like speak of this one."""
-    own = name == source.challenge.name
-    workspace = source.workspace if own else Workspace(source.workspace.root)
-    challenge = source.challenge if own else get_challenge(name, workspace.inputs_dir(name))
+def _read_challenge_rows(name: str, source: ImageSource) -> ChallengeRows:
+    """Read folds and tables of a challenge; flags such as --inputs are for the run's own challenge only."""
+    is_own = name == source.challenge.name
+    workspace = source.workspace if is_own else Workspace(source.workspace.root)
+    challenge = source.challenge if is_own else get_challenge(name, workspace.inputs_dir(name))
     tables = {
         "train": challenge.read("train", workspace.inputs_dir(name)),
-        **other_tables(challenge, workspace),
+        **read_dev_and_test(challenge, workspace),
     }
     rows = {split: table["patient"].rename_axis("image_id").reset_index() for split, table in tables.items()}
-    return Collection(read_folds(challenge, workspace), rows)
+    return ChallengeRows(read_folds(challenge, workspace), rows)
 
 
-def _lineage(origin: Origin | None) -> Iterator[Origin]:
+def _origin_chain(origin: Origin | None) -> Iterator[Origin]:
     while origin is not None:
         yield origin
         origin = origin.started_from
 
 
-def _leaked(job: FoldJob, origin: Origin, read: Callable[[str], Collection], source: ImageSource) -> pd.Index:
-    """Which left-out rows the origin was trained on, or has seen other images of the patient of."""
+def _leaked_ids(
+    job: FoldJob, origin: Origin, read: Callable[[str], ChallengeRows], source: ImageSource
+) -> pd.Index:
+    """Return the ids of validation rows that `origin` was trained on, or whose patient it was trained on."""
     challenge, run = origin.run.split(":", 1)
     run_dir = source.workspace.run_dir(challenge, run)
-    theirs, ours = read(challenge), read(job.challenge.name)
-    if not theirs.folds.has_trained({"rows": origin.rows}, origin.fold):
+    other, own = read(challenge), read(job.challenge.name)
+    if not other.folds.was_training_split({"rows": origin.rows}, origin.fold):
         again = f"{train_fold_command(run_dir, origin.fold, challenge)} --force"
         raise UserError(
-            f"model.init_from: {origin.run} was trained on another split than the folds.csv there is now "
-            f"and may have seen any row. Train it again: {again}"
+            f"model.init_from: {origin.run} was trained on a split that differs from its folds.csv, so "
+            f"leakage cannot be excluded. Train it again: {again}"
         )
-    trained = _trained_on(origin, theirs, run_dir)
-    held_out = [table["patient"] for table in (job.data.valid, job.data.soup_holdout) if len(table)]
-    left_out = pd.concat(held_out or [trained[:0]])
+    trained = _trained_on(origin, other, run_dir)
+    patient_columns = [table["patient"] for table in (job.data.valid, job.data.soup_holdout) if len(table)]
+    held_out = pd.concat(patient_columns or [trained[:0]])
     patients = set(trained.dropna())
     if challenge != job.challenge.name:
-        both = theirs.rows.merge(ours.rows, on="image_id", suffixes=("_theirs", "_ours"))
+        both = other.rows.merge(own.rows, on="image_id", suffixes=("_other", "_own"))
         if both.empty:
-            return both["image_id"][:0]
-        published = [rows.set_index("image_id")["patient"] for k, rows in ours.splits.items() if k != "train"]
-        left_out = pd.concat([left_out, *published])
-        # the two may call a patient by different names, which their common images tie together
-        known = both["patient_theirs"].isin(patients) | both["image_id"].isin(trained.index)
-        patients |= set(both.loc[known, "patient_ours"].dropna())
-    return left_out.index[left_out.index.isin(trained.index) | left_out.isin(patients)]
+            return held_out.index[:0]
+        published = [rows.set_index("image_id")["patient"] for k, rows in own.splits.items() if k != "train"]
+        held_out = pd.concat([held_out, *published])
+        # a patient may have different ids in the two challenges: match them by their common images
+        known = both["patient_other"].isin(patients) | both["image_id"].isin(trained.index)
+        patients |= set(both.loc[known, "patient_own"].dropna())
+    return held_out.index[held_out.index.isin(trained.index) | held_out.isin(patients)]
 
 
-def _trained_on(origin: Origin, collection: Collection, run_dir: Path) -> pd.Series:
-    """Patient (or NA) of every image the origin was trained on; index image_id.
+def _trained_on(origin: Origin, challenge_rows: ChallengeRows, run_dir: Path) -> pd.Series:
+    """Return the patient (or NA) of every image that `origin` was trained on; index image_id.
 
-    The rows that judged a soup were not; where the origin's weights are gone it is not known which they were.
+    The soup's holdout rows are excluded, unless the weights have been replaced: then they are unknown.
     """
-    frame = collection.folds.frame
+    frame = challenge_rows.folds.frame
     fold = origin.fold
     rows = frame["patient"] if fold == REFIT else frame.loc[frame["fold"] != int(fold), "patient"]
-    directory = unit_dir(run_dir, fold)
+    directory = fold_dir(run_dir, fold)
     holdout, weights = directory / SOUP_HOLDOUT, directory / WEIGHTS
     if holdout.is_file() and weights.is_file() and digest_of_weights(weights) == origin.weights:
         rows = rows.drop(pd.read_csv(holdout, dtype=str, keep_default_na=False)["image_id"], errors="ignore")
     return rows
 
 
-def _leak_sentence(job: FoldJob, origin: Origin, leaked: pd.Index) -> str:
+def _leakage_message(job: FoldJob, origin: Origin, leaked: pd.Index) -> str:
     holdout = job.data.soup_holdout.index
     fix = (
-        "Train the source with the same soup.holdout_share and --seed, for then it leaves the same rows out"
+        f"Train {origin.run} with the same soup.holdout_share and --seed, to get the same holdout rows"
         if len(holdout) and leaked.isin(holdout).all()
-        else "Train the source on folds made without them"
+        else f"Train {origin.run} on folds without these images"
     )
     return (
-        f"model.init_from: {len(leaked):,} images that fold {job.run.fold} of {job.run.name} must not have "
-        f"seen, or others of their patients, were in the training of {origin.run} fold {origin.fold}: "
-        f"{listing(leaked)}. {fix}, or start from another run."
+        f"model.init_from: leakage: {origin.run} fold {origin.fold} was trained on {len(leaked):,} images "
+        f"that fold {job.run.fold} of {job.run.name} must not have seen, or on other images of their "
+        f"patients: {listing(leaked)}. {fix}, or start from another run."
     )

@@ -1,4 +1,4 @@
-"""One fold of one run: what it is, what it trains on, and what is said about it beside its weights."""
+"""One fold of one run: its recipe, its data and the files that describe it."""
 
 import platform
 import subprocess
@@ -11,26 +11,26 @@ import pandas as pd
 import torch
 
 import cxrlt
-from cxrlt.artifacts import write_model
+from cxrlt.artifacts import write_artifact
 from cxrlt.challenges.base import Challenge
 from cxrlt.inputs.cache import ImageCache
 from cxrlt.models.pretrained import weights_licence
-from cxrlt.provenance import MadeOf
+from cxrlt.provenance import Provenance
 from cxrlt.recipe import Recipe, save_recipe
 from cxrlt.system.atomic_files import write_json, write_text
 from cxrlt.training.record import Origin, RunRecord
 from cxrlt.training.run_paths import CONFIG, RUN, SOUP_HOLDOUT, WEIGHTS
 
-CHANNELS = {1: "one grey channel", 3: "three colour channels"}
+CHANNEL_NAMES = {1: "one grey channel", 3: "three colour channels"}
 PACKAGES = ("accelerate", "albumentations", "numpy", "opencv-python-headless", "pandas", "timm", "torch")
 
 
 @dataclass(frozen=True)
 class InitFrom:
-    """Weights that training starts from instead of timm's: a file, and whether its classes are this fold's.
+    """Initial weights from another run or stage; `same_classes` says whether its head can be loaded too.
 
-    `label` says in words where they come from. `origin` is what run.json records of the run they come from;
-    None between two stages of one training. `classes` are in the order of that run.
+    `label` describes the source in messages. `origin` is recorded in run.json, and is None between two stages
+    of one training. `classes` are in the order of that run.
     """
 
     weights: Path
@@ -43,9 +43,9 @@ class InitFrom:
 
 @dataclass(frozen=True)
 class FoldRun:
-    """Which training this is: one fold of the run `name`, or a stage of it, in the folder `dir`.
+    """One fold of the run `name`, or one stage of the fold, in the folder `dir`.
 
-    `made_of` are the digests of what its weights are made of.
+    `provenance` has the digests of everything that its weights depend on.
     """
 
     name: str
@@ -53,12 +53,12 @@ class FoldRun:
     seed: int
     recipe: Recipe
     dir: Path
-    made_of: MadeOf
+    provenance: Provenance
     init_from: InitFrom | None = None
 
     @property
     def origin(self) -> Origin | None:
-        """The run of which it takes the first weights."""
+        """The trained fold that the weights start from, if any."""
         return self.init_from.origin if self.init_from else None
 
 
@@ -66,45 +66,45 @@ class FoldRun:
 class FoldData:
     """The rows and images of a fold, the labels in the order of `classes`.
 
-    `table` has the rows of all folds and the class columns; the jobs of a run share it. Of its rows
-    `left_out` (n,) are those of this fold, none in a refit, and `held_for_soup` (n,) those that judge a soup:
-    whole patients that are neither left out nor trained on.
+    `table` (index image_id) has the rows of all folds and the class columns; the jobs of a run share it.
+    `valid_mask` (n_rows,) marks the validation rows of this fold, none in a refit. `soup_mask` (n_rows,)
+    marks the soup's holdout rows: whole patients that are used for neither training nor validation.
     """
 
     classes: tuple[str, ...]
     table: pd.DataFrame
-    left_out: np.ndarray
-    held_for_soup: np.ndarray
+    valid_mask: np.ndarray
+    soup_mask: np.ndarray
     cache: ImageCache
 
     @property
     def train(self) -> pd.DataFrame:
-        """The rows that are trained on."""
-        return self.table[~self.left_out & ~self.held_for_soup]
+        """The training rows (index image_id)."""
+        return self.table[~self.valid_mask & ~self.soup_mask]
 
     @property
     def valid(self) -> pd.DataFrame:
-        """The rows that the fold leaves out."""
-        return self.table[self.left_out]
+        """The validation rows, which are not trained on (index image_id)."""
+        return self.table[self.valid_mask]
 
     @property
     def soup_holdout(self) -> pd.DataFrame:
-        """The rows that judge a soup."""
-        return self.table[self.held_for_soup]
+        """The rows that score the candidates of a soup (index image_id)."""
+        return self.table[self.soup_mask]
 
     def targets(self, table: pd.DataFrame) -> np.ndarray:
-        """Labels (n, c) float32, NaN where unknown."""
+        """Return the labels of `table`, float32 (n_rows, n_classes), NaN if unknown."""
         return table[list(self.classes)].to_numpy(np.float32)
 
     @property
     def class_counts(self) -> dict[str, int]:
-        """Positives per class among this fold's training rows."""
-        return {name: int(count) for name, count in self.train[list(self.classes)].sum().items()}
+        """Number of positive training rows per class."""
+        return {str(name): int(count) for name, count in self.train[list(self.classes)].sum().items()}
 
 
 @dataclass(frozen=True)
 class FoldJob:
-    """One fold to train, after its `stages`, which are trained one after the other."""
+    """One fold to train; its `stages` are trained first, one after the other."""
 
     challenge: Challenge
     run: FoldRun
@@ -113,33 +113,38 @@ class FoldJob:
 
     @property
     def recipe(self) -> Recipe:
+        """The recipe of the run or stage."""
         return self.run.recipe
 
     @property
     def run_dir(self) -> Path:
+        """The folder of the fold or stage."""
         return self.run.dir
 
     @property
-    def finished(self) -> bool:
+    def is_finished(self) -> bool:
+        """Whether the final weights exist."""
         return (self.run_dir / WEIGHTS).is_file()
 
 
-def describe_run(job: FoldJob, device: torch.device) -> None:
-    """Write config.yaml, run.json, environment.json and card.json into the run's folder, before training.
+def write_run_files(job: FoldJob, device: torch.device) -> None:
+    """Write config.yaml, run.json, environment.json and card.json before training.
 
-    With a soup also the ids of the rows that judge it.
+    With a soup, also write the ids of its holdout rows.
     """
     if len(job.data.soup_holdout):
         ids = "\n".join(["image_id", *job.data.soup_holdout.index])
         write_text(job.run_dir / SOUP_HOLDOUT, f"{ids}\n")
     save_recipe(job.recipe, job.run_dir / CONFIG)
-    write_json(job.run_dir / "environment.json", environment(device))
-    write_json(job.run_dir / "card.json", _card(job))
-    write_model(job.run_dir / RUN, record_of(job))  # last: its presence says the others are whole
+    write_json(job.run_dir / "environment.json", describe_environment(device))
+    write_json(job.run_dir / "card.json", _model_card(job))
+    write_artifact(
+        job.run_dir / RUN, create_run_record(job)
+    )  # last: if run.json exists, the other files are complete
 
 
-def record_of(job: FoldJob) -> RunRecord:
-    """What run.json says of the fold."""
+def create_run_record(job: FoldJob) -> RunRecord:
+    """Return the content of run.json."""
     return RunRecord(
         challenge=job.challenge.name,
         name=job.run.name,
@@ -148,25 +153,25 @@ def record_of(job: FoldJob) -> RunRecord:
         version=cxrlt.__version__,
         task=job.challenge.task,
         classes=job.data.classes,
-        made_of=job.run.made_of,
+        provenance=job.run.provenance,
         started_from=job.run.origin,
     )
 
 
-def tags(job: FoldJob) -> dict[str, str]:
-    """What travels in the header of the weights."""
+def weights_metadata(job: FoldJob) -> dict[str, str]:
+    """Return the metadata in the header of weights.safetensors."""
     run = job.run
     values = {"challenge": job.challenge.name, "name": run.name, "fold": run.fold, "seed": str(run.seed)}
-    return values | {"rows": run.made_of["rows"], "version": cxrlt.__version__}
+    return values | {"rows": run.provenance["rows"], "version": cxrlt.__version__}
 
 
-def licence_of(run: FoldRun) -> str:
-    """Licence of the weights that training starts from."""
+def initial_weights_licence(run: FoldRun) -> str:
+    """Return the licence of the weights that training starts from."""
     return run.init_from.licence if run.init_from else weights_licence(run.recipe.model)
 
 
-def environment(device: torch.device) -> dict[str, object]:
-    """What a run was computed with: code, packages, device."""
+def describe_environment(device: torch.device) -> dict[str, object]:
+    """Return the versions of code and packages, and the device."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "cpu"
     return {
         "version": cxrlt.__version__,
@@ -178,16 +183,16 @@ def environment(device: torch.device) -> dict[str, object]:
     }
 
 
-def _card(job: FoldJob) -> dict[str, object]:
-    """Facts for a model card."""
+def _model_card(job: FoldJob) -> dict[str, object]:
+    """Return the content of card.json."""
     data, size = job.data, job.recipe.data.size
     return {
         "challenge": job.challenge.name,
         "task": job.challenge.task,
         "classes": list(data.classes),
         "backbone": job.recipe.model.backbone,
-        "pretrained_weights_licence": licence_of(job.run),
-        "input": f"{CHANNELS[job.challenge.channels]}, {size} x {size}, uint8",
+        "pretrained_weights_licence": initial_weights_licence(job.run),
+        "input": f"{CHANNEL_NAMES[job.challenge.channels]}, {size} x {size}, uint8",
         "loss": job.recipe.loss.name,
         "n_train_images": len(data.train),
         "n_train_patients": int(data.train["patient"].nunique()),
@@ -198,10 +203,10 @@ def _card(job: FoldJob) -> dict[str, object]:
 
 
 def _git(*arguments: str) -> str | None:
-    """Output of a git command in the package's folder; None outside a checkout or without git."""
+    """Return the output of a git command in the package's folder; None outside a checkout or without git."""
     try:
         folder, command = Path(cxrlt.__file__).parent, ["git", *arguments]
-        done = subprocess.run(  # nosec B603  # the user's git, with words of ours
+        done = subprocess.run(  # nosec B603  # the user's git, with constant arguments
             command, cwd=folder, capture_output=True, text=True, check=True
         )
         return done.stdout.strip()

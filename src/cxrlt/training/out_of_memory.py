@@ -1,4 +1,4 @@
-"""Where a device's memory is full, the same is computed of fewer rows at a time."""
+"""Recovery from CUDA out of memory: compute the same result with fewer rows at a time."""
 
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -10,39 +10,40 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from cxrlt.errors import UserError
-from cxrlt.inputs.dataset import Inputs, on_device
-from cxrlt.system.signals import stop_if_asked
+from cxrlt.inputs.dataset import Inputs, move_to_device
+from cxrlt.system.signals import stop_if_requested
 
 FIXES = (
-    "Lower --data.size, take a smaller --model.backbone, each under a --name of its own, or end what else "
-    "uses the device."
+    "Use a smaller --data.size or --model.backbone, with a new --name, or stop other programs that use the "
+    "device."
 )
 
 
-class RunningStatistics:
-    """BatchNorm's, which a forward pass changes even if the device's memory is full before its end."""
+class BatchNormStats:
+    """A copy of BatchNorm's running statistics: a forward pass changes them even if it runs out of memory."""
 
     def __init__(self, model: nn.Module) -> None:
         parts = [part for part in model.modules() if isinstance(part, _BatchNorm)]
         found = [buffer for part in parts for buffer in part.buffers(recurse=False)]
-        kinds = {buffer.dtype for buffer in found}  # one kernel copies all of a kind
-        self._now = [[buffer for buffer in found if buffer.dtype == kind] for kind in kinds]
-        self._kept = [[buffer.clone() for buffer in same] for same in self._now]
+        dtypes = {buffer.dtype for buffer in found}  # one kernel copies all buffers of a dtype
+        self._current = [[buffer for buffer in found if buffer.dtype == dtype] for dtype in dtypes]
+        self._saved = [[buffer.clone() for buffer in same] for same in self._current]
 
-    def keep(self) -> None:
-        """Note them as they are, to which `restore` goes back."""
-        for now, kept in zip(self._now, self._kept, strict=True):
-            torch._foreach_copy_(kept, now)
+    def save(self) -> None:
+        """Copy the current statistics."""
+        for current, saved in zip(self._current, self._saved, strict=True):
+            torch._foreach_copy_(saved, current)
 
     def restore(self) -> None:
-        for now, kept in zip(self._now, self._kept, strict=True):
-            torch._foreach_copy_(now, kept)
+        """Set the statistics back to the last saved ones."""
+        for current, saved in zip(self._current, self._saved, strict=True):
+            torch._foreach_copy_(current, saved)
 
 
-def half_of(n_rows: int, owner: str) -> int:
-    """How many to try where `n_rows` are too many, with the memory freed. Raises UserError for one row."""
+def halve_rows(n_rows: int, label: str) -> int:
+    """Free cached memory and return half of `n_rows`. Raises UserError for one row."""
     if n_rows <= 1:
-        raise UserError(f"{owner}: the device's memory does not hold a single row. {FIXES}")
+        raise UserError(f"{label}: out of memory with a single row. {FIXES}")
     clear_device_cache(garbage_collection=True)
     return n_rows // 2
 
@@ -53,38 +54,38 @@ def run_in_chunks(
     device: torch.device,
     label: str,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """(what `compute` makes of its rows, the rows) of every batch of a loader, by rows alone.
+    """Yield (`compute`(inputs), row numbers) for every batch of a loader, both with n_rows in front.
 
-    From the first batch that the device's memory does not hold it is half as many rows at a time.
+    After an out-of-memory error this and later batches are computed in chunks of half the size. Raises
+    UserError if one row does not fit.
     """
-    largest = sys.maxsize
+    chunk_size = sys.maxsize
     for inputs, _, rows in batches:
-        stop_if_asked()
+        stop_if_requested()
         while True:
-            with suppress(torch.OutOfMemoryError):  # its traceback would hold on to what was computed
-                done = _chunks(inputs, compute, device, largest)
+            with suppress(torch.OutOfMemoryError):  # a kept traceback would keep the tensors
+                done = _compute_chunks(inputs, compute, device, chunk_size)
                 break
-            too_many = min(largest, len(rows))
-            largest = half_of(too_many, label)
-            reason = f"the device's memory does not hold {too_many} rows at once"
-            print(f"{label}: {reason}: {largest} at a time now")
+            n_rows = min(chunk_size, len(rows))
+            chunk_size = halve_rows(n_rows, label)
+            print(f"{label}: out of memory with {n_rows} rows at once: using chunks of {chunk_size} rows")
         yield done[0] if len(done) == 1 else torch.cat(done), rows
 
 
 @contextmanager
 def explain_out_of_memory() -> Iterator[None]:
-    """Raises UserError where the device's memory is full and no smaller batch would help."""
+    """Context manager: raises UserError for an out-of-memory error that a smaller batch cannot avoid."""
     try:
         yield
     except torch.OutOfMemoryError as error:
         reason = str(error).partition("\n")[0]
-        raise UserError(f"The device's memory is full ({reason}). {FIXES}") from error
+        raise UserError(f"The device is out of memory ({reason}). {FIXES}") from error
 
 
-def _chunks(
-    inputs: Inputs, compute: Callable[[Inputs], Tensor], device: torch.device, largest: int
+def _compute_chunks(
+    inputs: Inputs, compute: Callable[[Inputs], Tensor], device: torch.device, chunk_size: int
 ) -> list[Tensor]:
     n_rows = len(next(iter(inputs.values())))
-    chunks = [slice(first, first + largest) for first in range(0, n_rows, largest)]
+    chunks = [slice(start, start + chunk_size) for start in range(0, n_rows, chunk_size)]
     parts = [{name: values[chunk] for name, values in inputs.items()} for chunk in chunks]
-    return [compute(on_device(part, device)) for part in parts]
+    return [compute(move_to_device(part, device)) for part in parts]

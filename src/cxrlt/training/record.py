@@ -1,4 +1,4 @@
-"""run.json: what one fold of a run is and what its weights were made of."""
+"""run.json: the identity of one fold of a run and the digests of everything its weights depend on."""
 
 from pathlib import Path
 from typing import Optional
@@ -6,20 +6,20 @@ from typing import Optional
 import pandas as pd
 from pydantic import Field
 
-from cxrlt.artifacts import Artifact, read_model
+from cxrlt.artifacts import Artifact, read_artifact
 from cxrlt.challenges.base import Challenge, Task
 from cxrlt.errors import UserError
 from cxrlt.folds.rows import TrainRows
-from cxrlt.provenance import MadeOf, differing, made_of, only
+from cxrlt.provenance import Provenance, find_differences, provenance_of, select_parts
 from cxrlt.recipe import Recipe, fields_affecting
-from cxrlt.training.run_paths import RUN, fold_of, train_fold_command
+from cxrlt.training.run_paths import RUN, fold_from_dir, train_fold_command
 
-DATA = ("rows", "labels", "pixels", "views")
-"""The parts of what weights are made of that lie in the inputs folder and may be changed there."""
+DATA_PARTS = ("rows", "labels", "pixels", "views")
+"""The digests of a fold's data, which change if the user changes files in the inputs folder."""
 
 
 class Origin(Artifact):
-    """A trained fold of another run that a training started from: `weights` and `rows` are digests."""
+    """The trained fold of another run that provided the initial weights: `weights` and `rows` are digests."""
 
     run: str
     fold: str
@@ -29,9 +29,9 @@ class Origin(Artifact):
 
 
 class RunRecord(Artifact):
-    """run.json. `classes` are in the order of the weights' outputs.
+    """The content of run.json. `classes` are in the order of the model's outputs.
 
-    `kept` is what there was of the data when the user chose to keep weights of other data (--keep-trained).
+    `kept` has the digests of changed data for which the user kept the weights (--keep-trained).
     """
 
     challenge: str
@@ -41,67 +41,67 @@ class RunRecord(Artifact):
     version: str
     task: Task
     classes: tuple[str, ...]
-    made_of: MadeOf
-    kept: MadeOf = Field(default_factory=dict)
+    provenance: Provenance
+    kept: Provenance = Field(default_factory=dict)
     started_from: Origin | None = None
 
 
-def read_run(directory: Path, challenge: str) -> RunRecord:
-    """run.json of a fold's folder.
+def read_run_record(directory: Path, challenge: str) -> RunRecord:
+    """Read run.json of a fold's folder.
 
-    Raises UserError, with the training, if it is missing, damaged or misplaced.
+    Raises UserError, with the command that trains the fold, if it is missing, damaged or of another fold.
     """
-    fold = fold_of(directory)
-    again = train_fold_command(directory.parent, fold, challenge)
-    record = read_model(directory / RUN, RunRecord, again)
+    fold = fold_from_dir(directory)
+    command = train_fold_command(directory.parent, fold, challenge)
+    record = read_artifact(directory / RUN, RunRecord, command)
     if record.fold != fold:
         raise UserError(
-            f"{directory / RUN} is of fold {record.fold}: the folder was renamed. Make it again with: "
-            f"{again} --force"
+            f"{directory / RUN} is of fold {record.fold}: the folder was renamed. Train fold {fold} with: "
+            f"{command} --force"
         )
     return record
 
 
-def made_of_training(
+def training_provenance(
     recipe: Recipe,
     challenge: Challenge,
     rows: TrainRows,
     fold: int | str,
     pixels: pd.Series | None,
-    start: Origin | None = None,
-) -> MadeOf:
-    """What the weights of `fold` are made of.
+    origin: Origin | None = None,
+) -> Provenance:
+    """Return the digests of everything that the weights of `fold` depend on.
 
-    `pixels` has the hash of each image, None or NaN where it is not known.
+    `pixels` (index image_id) has the hash of each image, NaN if unknown.
     """
-    parts = made_of(classes=classes_of(challenge), recipe=fields_affecting(recipe, "weights"))
-    data = made_of_data(challenge, rows, fold, pixels, *data_used(recipe))
-    return parts | data | ({"start": start.weights} if start else {})
+    parts = provenance_of(classes=class_identity(challenge), recipe=fields_affecting(recipe, "weights"))
+    data = data_provenance(challenge, rows, fold, pixels, *data_dependencies(recipe))
+    return parts | data | ({"start": origin.weights} if origin else {})
 
 
-def classes_of(challenge: Challenge) -> list[str]:
-    """What an artifact keeps the digest of as its classes: their order does not matter."""
+def class_identity(challenge: Challenge) -> list[str]:
+    """Return the task and the sorted classes, whose digest is in the provenance: order does not matter."""
     return [challenge.task, *sorted(challenge.classes)]
 
 
-def data_used(recipe: Recipe) -> tuple[bool, bool]:
-    """Whether the labels of left-out rows count (they choose the best epoch), and studies and views."""
+def data_dependencies(recipe: Recipe) -> tuple[bool, bool]:
+    """Return whether weights depend on validation labels (for the best epoch), and on studies and views."""
     return recipe.predict.weights == "best", recipe.uses_fusion
 
 
-def made_of_data(
+def data_provenance(
     challenge: Challenge,
     rows: TrainRows,
     fold: int | str,
     pixels: pd.Series | None,
     all_labels: bool,
     views: bool,
-) -> MadeOf:
-    """The part of it that lies in the inputs folder."""
+) -> Provenance:
+    """Return the digests of the data of `fold`; `pixels` (index image_id) as in `training_provenance`."""
     trained_on = rows.table[rows.fold.astype(str) != str(fold)]
     labelled = rows.table if all_labels else trained_on
     hashes = None if pixels is None else pixels.reindex(trained_on.index)
-    parts = made_of(
+    parts = provenance_of(
         labels=labelled[list(challenge.classes)],
         pixels=None if hashes is None or hashes.isna().any() else hashes,
         views=trained_on[["study", "view"]] if views else None,
@@ -109,12 +109,12 @@ def made_of_data(
     return parts | {"rows": rows.folds.identity.rows(fold)}
 
 
-def changes_in_data(record: RunRecord, now: MadeOf, rows: TrainRows) -> dict[str, list[str]]:
-    """How the data that a fold was trained on differ from what there is `now`, in the words of `differing`.
+def data_changes(record: RunRecord, now: Provenance, rows: TrainRows) -> dict[str, list[str]]:
+    """Return how the training data of a fold differ from the data `now`, as `find_differences` does.
 
-    Where rows have come or gone, only that is said: labels and pixels of other rows are no others of the
-    same.
+    If rows were added or removed, only "rows" is returned: labels and pixels of different rows cannot be
+    compared.
     """
-    if "rows" in rows.folds.extended_since(record.made_of, record.fold) or len(rows.gone):
+    if "rows" in rows.folds.parts_changed_by_extend(record.provenance, record.fold) or len(rows.removed):
         return {"rows": []}
-    return differing(record.made_of, only(DATA, now))
+    return find_differences(record.provenance, select_parts(DATA_PARTS, now))

@@ -1,8 +1,8 @@
-"""Where the files of a run lie and what makes them, for stages that read them without waiting for torch."""
+"""Paths of a run's files and the commands that create them; importing this module does not import torch."""
 
 from pathlib import Path
 
-from cxrlt.artifacts import name_of_run
+from cxrlt.artifacts import run_name_from_dir
 from cxrlt.folds.read import REFIT
 from cxrlt.recipe import recipe_names
 
@@ -12,24 +12,24 @@ RUN = "run.json"
 CONFIG = "config.yaml"
 
 
-def unit_dir(run_dir: Path, fold: int | str) -> Path:
-    """The folder of one fold of a run, or of its refit."""
+def fold_dir(run_dir: Path, fold: int | str) -> Path:
+    """Return the folder of one fold of a run, or of its refit."""
     return run_dir / (REFIT if fold == REFIT else f"fold{fold}")
 
 
-def fold_of(directory: Path) -> str:
-    """Which fold a folder is of, or REFIT: what `unit_dir` made it from."""
+def fold_from_dir(directory: Path) -> str:
+    """Return the fold of a folder, or REFIT: the inverse of `fold_dir`."""
     return directory.name.removeprefix("fold")
 
 
 def train_fold_command(run_dir: Path, fold: int | str, challenge: str) -> str:
-    """The command that trains one fold of a run."""
-    which = "--refit" if fold == REFIT else f"--fold {fold}"
-    return f"{train_run_command(run_dir, challenge)} {which}"
+    """Return the command that trains one fold of a run."""
+    flag = "--refit" if fold == REFIT else f"--fold {fold}"
+    return f"{train_run_command(run_dir, challenge)} {flag}"
 
 
 def train_run_command(run_dir: Path, challenge: str) -> str:
-    """The command that trains a run; its recipe is known only where the run is called after it."""
-    name = name_of_run(run_dir, challenge)
+    """Return the command that trains a run; its recipe is known only if the run has the recipe's name."""
+    name = run_name_from_dir(run_dir, challenge)
     run = name if name in recipe_names() else f"RECIPE --name {name}"
     return f"cxrlt train {run} --challenge {challenge}"

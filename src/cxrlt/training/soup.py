@@ -1,4 +1,4 @@
-"""One model from the averaged weights of a fold's last epochs, if rows it was not trained on agree.
+"""Model soup: average the weights of a fold's last epochs if this scores higher on holdout rows.
 
 Greedy soups: Wortsman et al., "Model soups: averaging weights of multiple fine-tuned models improves accuracy
 without increasing inference time", ICML 2022, recipe 1.
@@ -10,7 +10,6 @@ from dataclasses import asdict, dataclass
 from fractions import Fraction
 from functools import cache
 from pathlib import Path
-from typing import Literal
 
 import pandas as pd
 from torch import Tensor
@@ -19,18 +18,18 @@ from cxrlt.folds.split import split_patients
 from cxrlt.metrics import macro_metric
 from cxrlt.system.atomic_files import write_json
 from cxrlt.training.checkpoint import read_tensors, save_tensors, snapshot_path
-from cxrlt.training.epoch_end import scores_on
-from cxrlt.training.setup import Trainer, seed_of
+from cxrlt.training.epoch_end import predict_scores
+from cxrlt.training.setup import Trainer, derive_seed
 
 SOUP = "soup.json"
-MOST_PARTS = 20
-"""Of a fold's patients, some of which judge its soup: more and smaller ones spread labels less evenly."""
+MAX_PARTS = 20
+"""Largest number of parts that the patients are split into: smaller parts balance labels less well."""
 Epochs = tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class SoupTrial:
-    """An average of the weights of `epochs` and its score on the held-out rows, NaN if undefined."""
+    """An average of the weights of `epochs` and its score on the holdout rows, NaN if undefined."""
 
     epochs: Epochs
     score: float
@@ -40,112 +39,116 @@ class SoupTrial:
 def soup_holdout(
     rows: pd.DataFrame, classes: tuple[str, ...], share: float, seed: int, fold: str
 ) -> pd.Index:
-    """Ids of the rows that judge a soup, and are not trained on: of about `share` of the patients.
+    """Return the ids of the holdout rows, about `share` of the patients: they score soups, not train.
 
-    `rows` are those that `fold` does not leave out. Patients stay whole and labels are spread as over folds.
-    A label with too few patients for every part stays with the rows that are trained on.
+    `rows` (index image_id) are the rows of the other folds. Patients stay whole, and labels are balanced as
+    over folds. A label with too few patients stays in the training rows.
     """
-    most = min(MOST_PARTS, rows["patient"].nunique() or len(rows))
-    taken = max(Fraction(share).limit_denominator(most), Fraction(1, most))
-    part = split_patients(rows, classes, taken.denominator, seed_of("inner", seed, fold) % 2**32)
-    return rows.index[part >= taken.denominator - taken.numerator]  # the first parts get what is rarest
+    max_parts = min(MAX_PARTS, rows["patient"].nunique() or len(rows))
+    fraction = max(Fraction(share).limit_denominator(max_parts), Fraction(1, max_parts))
+    part = split_patients(rows, classes, fraction.denominator, derive_seed("inner", seed, fold) % 2**32)
+    return rows.index[
+        part >= fraction.denominator - fraction.numerator
+    ]  # the first parts get the rarest labels
 
 
-def keep_snapshot(trainer: Trainer, epoch: int) -> None:
-    """Keep the averaged weights after `epoch` (from 1), on the main process, if the soup may need them."""
-    if trainer.accelerator.is_main_process and epoch in _epochs(trainer):
+def save_snapshot(trainer: Trainer, epoch: int) -> None:
+    """Save the EMA weights after `epoch` (counted from 1) on the main process, if the soup may use them."""
+    if trainer.accelerator.is_main_process and epoch in _snapshot_epochs(trainer):
         save_tensors(snapshot_path(trainer.job.run_dir, epoch), trainer.ema.module.state_dict())
 
 
 def apply_soup(trainer: Trainer) -> None:
-    """Put the soup in the place of the last averaged weights, and say in soup.json which epochs are in it."""
+    """Replace the last EMA weights with the soup, and write its epochs and scores to soup.json."""
     job, cfg, holdout = trainer.job, trainer.job.recipe.soup, trainer.job.data.soup_holdout
     metric, targets = job.challenge.metric, job.data.targets(holdout)
-    paths = {epoch: snapshot_path(job.run_dir, epoch) for epoch in _epochs(trainer)}
-    trainer.accelerator.wait_for_everyone()  # the main process has written them
+    paths = {epoch: snapshot_path(job.run_dir, epoch) for epoch in _snapshot_epochs(trainer)}
+    trainer.accelerator.wait_for_everyone()  # for the main process to write the snapshots
 
     @cache
-    def score_of(epochs: Epochs) -> float:
-        trainer.ema.module.load_state_dict(mean_of([paths[epoch] for epoch in epochs]))
-        return macro_metric(metric, targets, scores_on(trainer, holdout))
+    def score(epochs: Epochs) -> float:
+        trainer.ema.module.load_state_dict(average_weights([paths[epoch] for epoch in epochs]))
+        return macro_metric(metric, targets, predict_scores(trainer, holdout))
 
-    alone = {str(epoch): _number(score_of((epoch,))) for epoch in paths}
-    tried = average(list(paths), score_of) if cfg.kind == "average" else greedy(list(paths), score_of)
-    taken = next(one for one in reversed(tried) if one.taken)
-    trainer.ema.module.load_state_dict(mean_of([paths[epoch] for epoch in taken.epochs]))
+    single_scores = {str(epoch): _nan_to_none(score((epoch,))) for epoch in paths}
+    make_soup = average_soup if cfg.kind == "average" else greedy_soup
+    trials = make_soup(list(paths), score)
+    taken = next(trial for trial in reversed(trials) if trial.taken)
+    trainer.ema.module.load_state_dict(average_weights([paths[epoch] for epoch in taken.epochs]))
     if trainer.accelerator.is_main_process:
         report = {
             "kind": cfg.kind,
             "metric": metric,
             "n_holdout_images": len(holdout),
             "n_holdout_patients": int(holdout["patient"].nunique()),
-            "snapshots": alone,
-            "tried": [asdict(one) | {"score": _number(one.score)} for one in tried],
+            "snapshots": single_scores,
+            "tried": [asdict(trial) | {"score": _nan_to_none(trial.score)} for trial in trials],
             "taken": taken.epochs,
-            "why": _why(cfg.kind, taken, max(paths)),
+            "why": _explain_choice(cfg.kind, taken, max(paths)),
         }
         write_json(job.run_dir / SOUP, report)
-    trainer.accelerator.wait_for_everyone()  # the main process will remove them
+    trainer.accelerator.wait_for_everyone()  # before the main process removes the snapshots
 
 
-def average(epochs: Sequence[int], score_of: Callable[[Epochs], float]) -> list[SoupTrial]:
-    """The last epoch, then the mean of all, which is taken if it does not score less."""
+def average_soup(epochs: Sequence[int], score: Callable[[Epochs], float]) -> list[SoupTrial]:
+    """Try the last epoch, then the mean of all epochs, which is taken if its score is not lower."""
     last, everything = (epochs[-1],), tuple(epochs)
-    first = SoupTrial(last, score_of(last), True)
-    return [first, SoupTrial(everything, score_of(everything), score_of(everything) >= first.score)]
+    first = SoupTrial(last, score(last), True)
+    return [first, SoupTrial(everything, score(everything), score(everything) >= first.score)]
 
 
-def greedy(epochs: Sequence[int], score_of: Callable[[Epochs], float]) -> list[SoupTrial]:
-    """The best epoch, then every other from the best down, taken if the mean with it does not score less.
+def greedy_soup(epochs: Sequence[int], score: Callable[[Epochs], float]) -> list[SoupTrial]:
+    """Start with the best epoch; add each other epoch, from best to worst, that does not lower the score.
 
-    Of equal epochs the later comes first; where the held-out rows define no score the last epoch stays alone.
+    Of epochs with equal scores the later is first. If the scores are undefined, the soup is the last epoch.
     """
-    if any(math.isnan(score_of((epoch,))) for epoch in epochs):
+    if any(math.isnan(score((epoch,))) for epoch in epochs):
         return [SoupTrial((epochs[-1],), math.nan, True)]
-    best, *others = sorted(epochs, key=lambda epoch: (-score_of((epoch,)), -epoch))
-    tried = [SoupTrial((best,), score_of((best,)), True)]
-    soup = tried[0]
+    best, *others = sorted(epochs, key=lambda epoch: (-score((epoch,)), -epoch))
+    trials = [SoupTrial((best,), score((best,)), True)]
+    soup = trials[0]
     for epoch in others:
-        epochs_with = tuple(sorted((*soup.epochs, epoch)))
-        tried.append(SoupTrial(epochs_with, score_of(epochs_with), score_of(epochs_with) >= soup.score))
-        soup = tried[-1] if tried[-1].taken else soup
-    return tried
+        candidate = tuple(sorted((*soup.epochs, epoch)))
+        trials.append(SoupTrial(candidate, score(candidate), score(candidate) >= soup.score))
+        soup = trials[-1] if trials[-1].taken else soup
+    return trials
 
 
-def mean_of(paths: Sequence[Path]) -> dict[str, Tensor]:
-    """Means of the tensors of several files, summed in float64; what is no float comes from the last file.
+def average_weights(paths: Sequence[Path]) -> dict[str, Tensor]:
+    """Return the mean over files of each float tensor, same shape; other tensors from the last file.
 
-    The running statistics of BatchNorm are averaged like weights; no image passes through the network again.
+    The sum is in float64. BatchNorm's running statistics are averaged like weights, without another pass over
+    the images.
     """
     total = read_tensors(paths[-1])
-    kinds = {key: value.dtype for key, value in total.items() if value.is_floating_point()}
-    total |= {key: total[key].double() for key in kinds}
+    dtypes = {key: value.dtype for key, value in total.items() if value.is_floating_point()}
+    total |= {key: total[key].double() for key in dtypes}
     for path in paths[:-1]:
         for key, value in read_tensors(path).items():
-            if key in kinds:
+            if key in dtypes:
                 total[key] += value
-    return total | {key: (total[key] / len(paths)).to(dtype) for key, dtype in kinds.items()}
+    return total | {key: (total[key] / len(paths)).to(dtype) for key, dtype in dtypes.items()}
 
 
-def _epochs(trainer: Trainer) -> range:
-    """The epochs, from 1, whose weights are kept."""
+def _snapshot_epochs(trainer: Trainer) -> range:
+    """Return the epochs, counted from 1, whose weights are saved."""
     cfg = trainer.job.recipe
     if cfg.soup.kind == "none":
         return range(0)
     return range(max(1, cfg.schedule.epochs - cfg.soup.snapshots + 1), cfg.schedule.epochs + 1)
 
 
-def _why(kind: Literal["average", "greedy"], taken: SoupTrial, last: int) -> str:
+def _explain_choice(kind: str, taken: SoupTrial, last: int) -> str:
     if math.isnan(taken.score):
-        return "the held-out rows define no score, so the last epoch stays as it is"
+        return "the score on the holdout rows is undefined: the soup is the last epoch"
     if taken.epochs == (last,):
-        return "no average scored as high on the held-out rows as the last epoch"
+        return "no average scored as high on the holdout rows as the last epoch"
     if kind == "average":
-        return "the average of all scored on the held-out rows no less than the last epoch"
+        return "the average of all epochs scored on the holdout rows at least as high as the last epoch"
     if len(taken.epochs) == 1:
-        return "this epoch scored highest on the held-out rows, and averages with others less"
-    return "from the best epoch down, each with which the average scored no less on the held-out rows"
+        return "this epoch scored highest on the holdout rows, and averages with other epochs scored lower"
+    return "the best epoch, and each further epoch that did not lower the score on the holdout rows"
 
 
-def _number(score: float) -> float | None:
+def _nan_to_none(score: float) -> float | None:
     return None if math.isnan(score) else score

@@ -1,4 +1,4 @@
-"""The stage `cxrlt train`: every asked-for fold of one plan."""
+"""The stage `cxrlt train`: train the folds of a run."""
 
 import shutil
 from collections.abc import Iterator, Sequence
@@ -14,37 +14,39 @@ from cxrlt.inputs.loader_workers import explain_dead_worker
 from cxrlt.losses import LOSSES
 from cxrlt.models.backbone import require_head_options
 from cxrlt.recipe import Recipe
-from cxrlt.system.locks import HOLDER, LOCK, exclusive, remove_leftovers
-from cxrlt.training.batch_size import require_batches_that_train
-from cxrlt.training.job import FoldJob, describe_run, licence_of
+from cxrlt.system.locks import HOLDER, LOCK, lock_folder, remove_leftovers
+from cxrlt.training.batch_size import require_trainable_batches
+from cxrlt.training.job import FoldJob, initial_weights_licence, write_run_files
 from cxrlt.training.loop import fit
 from cxrlt.training.out_of_memory import explain_out_of_memory
-from cxrlt.training.plan import TrainPlan, fold_jobs
+from cxrlt.training.plan import TrainPlan, create_fold_jobs
 from cxrlt.training.run_paths import RUN, WEIGHTS
-from cxrlt.training.same_run import require_same_data, require_same_run, update_recipe
-from cxrlt.training.setup import create_accelerator, loss_of
+from cxrlt.training.same_run import require_same_data, require_same_run, update_saved_recipe
+from cxrlt.training.setup import create_accelerator, create_fold_loss
 from cxrlt.training.stages import leftover_files
 
 
 def train(source: ImageSource, plan: TrainPlan) -> list[FoldJob]:
-    """Train every fold of `plan` that is not finished. Returns the jobs, finished ones included.
+    """Train every unfinished fold of `plan`; return all jobs.
 
-    Raises UserError if the run's folder holds another run, or one that was trained on other data than there
-    are now (unless `keep_trained`), if a fold does not exist, or another process is training it.
+    Raises UserError if the run's folder holds another run, if the data have changed since training (unless
+    `keep_trained`), if a fold does not exist, or if another process trains it.
     """
     require_head_options(plan.recipe.model)
     accelerator = create_accelerator(plan.recipe)
     rows = read_train_rows(source.challenge, source.workspace)
-    jobs = fold_jobs(source, plan, rows)
+    jobs = create_fold_jobs(source, plan, rows)
     for note in rows.notes(source.challenge.name):
         accelerator.print(f"train {plan.name}: {note}")
     require_trainable(jobs, plan, rows, accelerator)
-    licences = dict.fromkeys(f"weights' licence: {licence_of(job.run)}" for job in jobs)
+    licences = dict.fromkeys(
+        f"licence of the initial weights: {initial_weights_licence(job.run)}" for job in jobs
+    )
     for note in (*licences, *head_warnings(plan.recipe)):
         accelerator.print(f"train {plan.name}: {note}")
     for job in jobs:
-        if job.finished and not plan.force:
-            leave_finished(job, accelerator)
+        if job.is_finished and not plan.force:
+            skip_finished_fold(job, accelerator)
         else:
             train_fold(job, accelerator, force=plan.force)
     return jobs
@@ -53,46 +55,49 @@ def train(source: ImageSource, plan: TrainPlan) -> list[FoldJob]:
 def require_trainable(
     jobs: Sequence[FoldJob], plan: TrainPlan, rows: TrainRows, accelerator: Accelerator
 ) -> None:
-    """Raises UserError for anything that would stop one of the folds, before any is trained."""
+    """Raises UserError for every problem of any fold that can be found before training."""
     if not plan.force:
         for job in jobs:
             require_same_run(job, rows)
         require_same_data(jobs, rows, keep=plan.keep_trained, write=accelerator.is_main_process)
     for job in jobs:
-        loss_of(job)  # a wrong option is an error
-    require_batches_that_train([job for job in jobs if plan.force or not job.finished], accelerator)
+        create_fold_loss(job)  # raises UserError for a wrong option
+    require_trainable_batches([job for job in jobs if plan.force or not job.is_finished], accelerator)
     accelerator.wait_for_everyone()
 
 
 def train_fold(job: FoldJob, accelerator: Accelerator, *, force: bool = False) -> None:
-    """Train a fold in its locked folder, after its unfinished stages; with `force` from the start."""
+    """Train a fold and its unfinished stages in its locked folder; with `force`, from the start.
+
+    Raises UserError if another process trains it, or if memory or a loader process fails.
+    """
     main = accelerator.is_main_process
-    locked = exclusive(job.run_dir) if main else nullcontext()
+    locked = lock_folder(job.run_dir) if main else nullcontext()
     with locked, explain_dead_worker(), explain_out_of_memory():
         if main:
             if force:
-                remove_run(job.run_dir)
-            describe_run(job, accelerator.device)
+                clear_fold_dir(job.run_dir)
+            write_run_files(job, accelerator.device)
         accelerator.wait_for_everyone()
-        for part in (*job.stages, job):
-            if not part.finished:
-                part.run_dir.mkdir(exist_ok=True)
-                fit(part, accelerator)
+        for training in (*job.stages, job):
+            if not training.is_finished:
+                training.run_dir.mkdir(exist_ok=True)
+                fit(training, accelerator)
         if main:
             for path in leftover_files(job.run_dir):
                 path.unlink(missing_ok=True)
 
 
-def leave_finished(job: FoldJob, accelerator: Accelerator) -> None:
-    """Leave the weights of a finished fold as they are; what changes no weights follows the recipe."""
+def skip_finished_fold(job: FoldJob, accelerator: Accelerator) -> None:
+    """Skip a finished fold; update recipe fields that do not change weights, and remove leftover files."""
     accelerator.print(f"train {job.run.name} fold {job.run.fold}: already done ({job.run_dir})")
     if accelerator.is_main_process:
-        update_recipe(job)
+        update_saved_recipe(job)
         remove_leftovers(job.run_dir, leftover_files(job.run_dir))
 
 
-def remove_run(run_dir: Path) -> None:
-    """Empty a fold's folder, but for its lock.
+def clear_fold_dir(run_dir: Path) -> None:
+    """Empty a fold's folder, except its lock files.
 
     Delete weights first and run.json last, so an interrupted --force never looks finished, and its
     checkpoints never look like those of another run.
@@ -104,17 +109,21 @@ def remove_run(run_dir: Path) -> None:
 
 
 def head_warnings(recipe: Recipe) -> Iterator[str]:
-    """What may go wrong between the loss and the head: LDAM multiplies cosines by 30, other losses do not."""
+    """Yield warnings if loss and head do not match: LDAM multiplies cosines by 30, other losses do not.
+
+    The factor is `s` of Cao et al., Learning Imbalanced Datasets with Label-Distribution-Aware Margin Loss,
+    NeurIPS 2019.
+    """
     name, cosine = recipe.loss.name, HEADS[recipe.model.head.name].cosines
     cosines = LOSSES[name].cosines if name in LOSSES else None
     if cosines == "needed" and not cosine:
         yield (
-            f"{name} scales cosines, which --model.head.name {cosine_heads()[0]} gives. Logits of a linear "
-            "head have no bound, so its softmax knows no doubt, and training may diverge."
+            f"{name} scales its logits and needs cosines: use --model.head.name {cosine_heads()[0]}. The "
+            "logits of a linear head have no bound, so the softmax saturates and training may diverge."
         )
     if cosine and cosines is None:
         losses = [name for name, entry in LOSSES.items() if entry.cosines == "needed"]
         yield (
-            f"the logits of a cosine head stay between -1 and 1, and {recipe.loss.name} does not scale them: "
-            f"no class can become certain. Take --model.head.name linear, or the loss {' or '.join(losses)}."
+            f"the logits of a cosine head are between -1 and 1, and {recipe.loss.name} does not scale them: "
+            f"no probability gets near 0 or 1. Use --model.head.name linear, or loss {' or '.join(losses)}."
         )

@@ -1,4 +1,4 @@
-"""Test-time augmentation: which variants of an image are predicted, and how their logits become one."""
+"""Test-time augmentation (TTA): variants of an image, and how their logits are merged."""
 
 import math
 from collections.abc import Iterator
@@ -11,21 +11,21 @@ from cxrlt.challenges.base import Task
 from cxrlt.recipe import TTAConfig
 
 NO_TTA = TTAConfig(flip=False)
-"""Every image as it is, once."""
-SATURATED = 15.0
-"""Logit from which on -log(sigmoid(x)) is exp(-x) to float32's precision."""
-SMALL = 1e-3
-"""Below it log(1 - exp(-a)) is log(a) - a / 2 to float32's precision."""
+"""One prediction of the original image."""
+SATURATED_LOGIT = 15.0
+"""Above this logit, -log(sigmoid(x)) equals exp(-x) in float32: the relative error exp(-x) / 2 is 1.5e-7."""
+SMALL_COST = 1e-3
+"""Below this value, log(1 - exp(-a)) equals log(a) - a / 2 in float32: the error a^2 / 24 is 4e-8."""
 
 
-def only_as_they_are(tta: TTAConfig) -> bool:
-    """Whether the set holds nothing but the image itself."""
+def is_identity(tta: TTAConfig) -> bool:
+    """Return whether the only variant is the original image."""
     return not (tta.flip or tta.scales or tta.crop)
 
 
 def describe_tta(tta: TTAConfig) -> str:
-    """The set in words: "none", "flip", "flip, scales 0.9 1.1, crops 0.875, merged as probabilities"."""
-    if only_as_they_are(tta):
+    """Return a text: "none", "flip", or "flip, scales 0.9 1.1, crops 0.875, merged as probabilities"."""
+    if is_identity(tta):
         return "none"
     words = ["flip"] if tta.flip else []
     if tta.scales:
@@ -37,64 +37,64 @@ def describe_tta(tta: TTAConfig) -> str:
     return ", ".join(words)
 
 
-def variants(images: Tensor, tta: TTAConfig) -> Iterator[Tensor]:
-    """The images (..., h, w) of any leading shape, then each variant of the set, in the same shape and dtype.
+def tta_variants(images: Tensor, tta: TTAConfig) -> Iterator[Tensor]:
+    """Yield the images (..., height, width), then each variant in the same shape and dtype.
 
-    What lies outside the image is black (0). With `flip` the mirror image follows each of them.
+    Pixels outside the image are black (0). With `flip`, each variant is followed by its mirror image.
     """
-    for window in _windows(images, tta):
-        yield window
+    for variant in _unflipped_variants(images, tta):
+        yield variant
         if tta.flip:
-            yield window.flip(-1)
+            yield variant.flip(-1)
 
 
-def merge_logits(logits: Tensor, how: str, task: Task) -> Tensor:
-    """One logit (..., c) from those of k variants (k, ..., c), in float32 and finite for any finite logits.
+def merge_logits(logits: Tensor, method: str, task: Task) -> Tensor:
+    """Merge the logits (n_variants, ..., n_classes) into (..., n_classes), float32, finite for finite logits.
 
-    logits: their mean. probabilities: the logit of the mean probability. geometric: the logit of the
-    geometric mean of p, p alone, not renormalised with 1 - p. With one class per row the probabilities are
-    a softmax's, and their logarithms come back, in the geometric case up to a constant per row.
+    Methods: "logits" is the mean logit, "probabilities" the logit of the mean probability, "geometric" the
+    logit of the geometric mean of p, without renormalising by 1 - p. With one class per row, probabilities
+    are those of a softmax, and the result is their logarithm ("geometric": up to a constant per row).
     """
     logits = logits.float()
-    if how == "logits":
+    if method == "logits":
         return logits.mean(0)
     if task == "single_label":
         log_p = logits.log_softmax(-1)
-        return log_p.mean(0) if how == "geometric" else _log_mean(log_p)
-    if how == "probabilities":
+        return log_p.mean(0) if method == "geometric" else _log_mean(log_p)
+    if method == "probabilities":
         return _log_mean(F.logsigmoid(logits)) - _log_mean(F.logsigmoid(-logits))
     return _logit_of_geometric_mean(logits)
 
 
-def _windows(images: Tensor, tta: TTAConfig) -> Iterator[Tensor]:
+def _unflipped_variants(images: Tensor, tta: TTAConfig) -> Iterator[Tensor]:
     height, width = images.shape[-2:]
     yield images
     for scale in tta.scales:
-        yield _zoomed(images, scale)
+        yield _zoom(images, scale)
     if tta.crop:
-        high, wide = _centred(height, tta.crop), _centred(width, tta.crop)
-        bottom, right = height - high, width - wide
+        crop_height, crop_width = _central_side(height, tta.crop), _central_side(width, tta.crop)
+        bottom, right = height - crop_height, width - crop_width
         for top, left in ((0, 0), (0, right), (bottom, 0), (bottom, right), (bottom // 2, right // 2)):
-            yield _resized(images[..., top : top + high, left : left + wide], height, width)
+            yield _resize(images[..., top : top + crop_height, left : left + crop_width], height, width)
 
 
-def _zoomed(images: Tensor, scale: float) -> Tensor:
-    """The central 1 / scale of the image for scale > 1; the whole of it inside a black border below 1."""
+def _zoom(images: Tensor, scale: float) -> Tensor:
+    """Return the central 1 / scale of the image if scale > 1, else the whole image inside a black border."""
     height, width = images.shape[-2:]
     share = min(scale, 1 / scale)
-    high, wide = _centred(height, share), _centred(width, share)
-    top, left = (height - high) // 2, (width - wide) // 2
+    crop_height, crop_width = _central_side(height, share), _central_side(width, share)
+    top, left = (height - crop_height) // 2, (width - crop_width) // 2
     if scale > 1:
-        return _resized(images[..., top : top + high, left : left + wide], height, width)
-    return F.pad(_resized(images, high, wide), (left, left, top, top))
+        return _resize(images[..., top : top + crop_height, left : left + crop_width], height, width)
+    return F.pad(_resize(images, crop_height, crop_width), (left, left, top, top))
 
 
-def _centred(side: int, share: float) -> int:
-    """About share * side, and as odd or even as it, so that the centre stays the centre."""
+def _central_side(side: int, share: float) -> int:
+    """Return about share * side, odd or even as `side` is, so that the centre does not move."""
     return max(side - 2 * round(side * (1 - share) / 2), 1)
 
 
-def _resized(images: Tensor, height: int, width: int) -> Tensor:
+def _resize(images: Tensor, height: int, width: int) -> Tensor:
     if images.shape[-2:] == (height, width):
         return images
     planes = images.reshape(-1, 1, *images.shape[-2:]).float()
@@ -105,14 +105,14 @@ def _resized(images: Tensor, height: int, width: int) -> Tensor:
 
 
 def _log_mean(logs: Tensor) -> Tensor:
-    """log(mean(exp(logs))) over the first dimension."""
+    """Return log(mean(exp(logs))) over the first dimension."""
     return logs.logsumexp(0) - math.log(len(logs))
 
 
 def _logit_of_geometric_mean(logits: Tensor) -> Tensor:
-    """-a - log(1 - exp(-a)), a = mean of -log(p), with log(a) where a itself underflows."""
+    """Return -a - log(1 - exp(-a)) with a = mean of -log(p), computed from log(a) if a underflows."""
     costs = -F.logsigmoid(logits)
-    log_costs = torch.where(logits > SATURATED, -logits, costs.log())
+    log_costs = torch.where(logits > SATURATED_LOGIT, -logits, costs.log())
     a, log_a = costs.mean(0), _log_mean(log_costs)
-    log_rest = torch.where(a < SMALL, log_a - a / 2, (-torch.expm1(-a)).log())
+    log_rest = torch.where(a < SMALL_COST, log_a - a / 2, (-torch.expm1(-a)).log())
     return -a - log_rest

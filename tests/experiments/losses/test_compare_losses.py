@@ -11,7 +11,7 @@ from cxrlt.errors import UserError
 from cxrlt.experiments.compare import compare
 from cxrlt.experiments.lists import losses
 from cxrlt.experiments.lists.losses import LossExperiment
-from cxrlt.experiments.variants import Setting
+from cxrlt.experiments.variants import OptimSettings
 from cxrlt.experiments.waves import train_wave
 from cxrlt.folds.make import make_folds
 from cxrlt.recipe import load_recipe
@@ -28,12 +28,12 @@ def fold_dirs(source, name):
     return sorted(source.workspace.run_dir("csv", name).glob("**/fold[0-9]"))
 
 
-def changed(source, name):
-    """When each trained fold's weights were written."""
+def weights_mtimes(source, name):
+    """Return the modification time of every fold's weights."""
     return {path: (path / "weights.safetensors").stat().st_mtime_ns for path in fold_dirs(source, name)}
 
 
-def test_an_experiment_trains_every_loss_seed_and_fold_and_every_setting_to_choose_from(source, finished):
+def test_an_experiment_trains_every_loss_seed_fold_and_candidate_setting(source, finished_losses):
     names = [
         str(path.relative_to(source.workspace.run_dir("csv", "compare-losses")))
         for path in fold_dirs(source, "compare-losses")
@@ -48,8 +48,8 @@ def test_an_experiment_trains_every_loss_seed_and_fold_and_every_setting_to_choo
     assert sum("clipoff" in name for name in tuning) == 1
 
 
-def test_a_row_holds_what_losses_cost_and_how_closely_they_fit(finished):
-    _, folder, _ = finished
+def test_a_row_has_step_time_and_train_oof_gap(finished_losses):
+    _, folder, _ = finished_losses
     runs = pd.read_csv(folder / "runs.csv").query("truth == 'train' and variant == 'asl'")
     rows = pd.read_csv(folder / "results.csv")
     assert len(rows) == 4
@@ -61,8 +61,8 @@ def test_a_row_holds_what_losses_cost_and_how_closely_they_fit(finished):
     assert 0 <= row["clipped_share"] <= 1
 
 
-def test_reported_runs_have_the_setting_that_scored_best_and_no_seed_of_the_tuning(source, finished):
-    _, folder, _ = finished
+def test_reported_runs_have_the_setting_that_scored_best_and_no_seed_of_the_tuning(source, finished_losses):
+    _, folder, _ = finished_losses
     tuned = read_json(folder / "tuned.json", "")
     assert tuned["seed"] >= 1000
     for loss, setting in tuned["settings"].items():
@@ -77,7 +77,7 @@ def test_reported_runs_have_the_setting_that_scored_best_and_no_seed_of_the_tuni
             assert (optim.lr, optim.clip_grad) == (setting["lr"], setting["clip_grad"])
 
 
-def test_losses_differ_in_nothing_but_loss_rate_and_clipping(source, finished):
+def test_recipes_differ_only_in_loss_rate_and_clipping(source, finished_losses):
     runs_dir = source.workspace.run_dir("csv", "compare-losses")
     recipes = [
         load_recipe(None, next(runs_dir.glob(f"{loss}-*-seed0/fold1/config.yaml"))) for loss in ("bce", "asl")
@@ -89,46 +89,48 @@ def test_losses_differ_in_nothing_but_loss_rate_and_clipping(source, finished):
     assert [recipe.loss.name for recipe in recipes] == ["bce", "asl"]
 
 
-def test_a_finished_experiment_trains_nothing_and_finds_the_same(source, finished, capsys):
-    plan, folder, text = finished
-    before, results = changed(source, "compare-losses"), (folder / "results.csv").read_bytes()
+def test_a_finished_experiment_trains_nothing_and_reports_the_same(source, finished_losses, capsys):
+    plan, folder, text = finished_losses
+    before, results = weights_mtimes(source, "compare-losses"), (folder / "results.csv").read_bytes()
     assert compare_losses(source, plan) == text
-    assert changed(source, "compare-losses") == before
+    assert weights_mtimes(source, "compare-losses") == before
     assert (folder / "results.csv").read_bytes() == results
     assert not re.findall(r"^(?:tune|train|predict)", capsys.readouterr().out, flags=re.M)
     compare_losses(source, replace(plan, list_jobs=True))
     assert re.findall(r"^cxrlt \w+", capsys.readouterr().out, flags=re.M) == ["cxrlt cache"]
 
 
-def test_only_the_tuning_is_listed_before_it_has_run(source, plan, capsys):
-    assert compare_losses(source, plan(name="listed", rates=(0.5, 1.0), list_jobs=True)).startswith("# then ")
+def test_only_the_tuning_is_listed_before_it_has_run(source, make_losses_plan, capsys):
+    assert compare_losses(
+        source, make_losses_plan(name="listed", rates=(0.5, 1.0), list_jobs=True)
+    ).startswith("# To finish, run ")
     _, first, cache, second, *commands, last = capsys.readouterr().out.splitlines()
     assert (first, second) == ("# first: 1 job", "# tune: 4 jobs")
     assert parse(shlex.split(cache)[1:]).size == 32
     assert [parse(shlex.split(line)[1:]).name for line in commands] == [
         f"listed/tuning/{loss}-lr{lr}-clip1" for loss in ("bce", "asl") for lr in (0.001, 0.002)
     ]
-    assert last.startswith("# the trainings that follow depend on the scores of these")
+    assert last.startswith("# The next trainings depend on the scores of these jobs.")
     assert not fold_dirs(source, "listed")
 
 
 @pytest.mark.full
-def test_further_rates_go_on_from_what_is_there(source, plan):
-    compare_losses(source, plan(name="wider", rates=(1.0,)))
-    before = changed(source, "wider")
-    text = compare_losses(source, plan(name="wider", rates=(1.0, 50.0, 0.02)))
-    after = changed(source, "wider")
+def test_more_rates_reuse_finished_trainings(source, make_losses_plan):
+    compare_losses(source, make_losses_plan(name="wider", rates=(1.0,)))
+    before = weights_mtimes(source, "wider")
+    text = compare_losses(source, make_losses_plan(name="wider", rates=(1.0, 50.0, 0.02)))
+    after = weights_mtimes(source, "wider")
     assert {path: after[path] for path in before} == before
     assert sum("tuning" in str(path) for path in after) > sum("tuning" in str(path) for path in before)
     assert "| asl |" in text
 
 
-def test_runs_of_another_split_are_not_mixed_in(plan, tmp_path):
-    own, bce = make_tiny(tmp_path), plan(losses=("bce",))
+def test_runs_of_another_split_are_not_mixed_in(make_losses_plan, tmp_path):
+    own, bce = make_tiny(tmp_path), make_losses_plan(losses=("bce",))
 
     def tune_first_rate():
         experiment = LossExperiment(own, bce)
-        run = experiment.tuning_run(experiment.reference, Setting(2e-3, 1.0))
+        run = experiment.candidate_run(experiment.reference, OptimSettings(2e-3, 1.0))
         assert train_wave(experiment, "tune", [run], (0,)) == {}
 
     tune_first_rate()
@@ -139,11 +141,13 @@ def test_runs_of_another_split_are_not_mixed_in(plan, tmp_path):
         compare_losses(own, bce)
 
 
-def test_a_loss_that_fails_is_named_at_the_end_and_the_others_are_compared(source, plan, monkeypatch):
-    wrong = losses.loss_variant("hill", "hill", {"hill_lambda": 0.5})
-    monkeypatch.setattr(losses, "loss_variants", lambda *_: (losses.loss_variant("bce", "bce"), wrong))
+def test_a_loss_that_fails_is_named_at_the_end_and_the_others_are_compared(
+    source, make_losses_plan, monkeypatch
+):
+    wrong = losses.make_loss_variant("hill", "hill", {"hill_lambda": 0.5})
+    monkeypatch.setattr(losses, "loss_variants", lambda *_: (losses.make_loss_variant("bce", "bce"), wrong))
     with pytest.raises(UserError, match=r"1 of the.*tuning/hill.*hill_lambda"):
-        compare_losses(source, plan(name="fails"))
+        compare_losses(source, make_losses_plan(name="fails"))
     results = pd.read_csv(source.workspace.submission_dir("csv", "fails") / "results.csv")
     assert list(results["variant"]) == ["bce"]
 
@@ -153,31 +157,31 @@ def test_a_loss_that_fails_is_named_at_the_end_and_the_others_are_compared(sourc
     [
         ({"losses": ("bce", "asll")}, r"asll: .*asl, bce"),
         ({"losses": ("bce", "ce")}, r"ce: .*bce"),
-        ({"losses": ("bce", "bce")}, "more than once"),
-        ({"ablation": "ral"}, "leave --losses out"),
+        ({"losses": ("bce", "bce")}, "has duplicates"),
+        ({"ablation": "ral"}, "remove --losses"),
         ({"rates": (1.0, -1.0)}, "--rates"),
     ],
 )
-def test_what_cannot_be_compared_is_said_before_anything_is_trained(source, plan, over, sentence):
+def test_wrong_flags_are_errors_before_any_training(source, make_losses_plan, over, sentence):
     with pytest.raises(UserError, match=sentence):
-        compare_losses(source, plan(name="wrong", **over))
+        compare_losses(source, make_losses_plan(name="wrong", **over))
     assert not fold_dirs(source, "wrong")
 
 
-def test_a_truth_without_all_rows_is_refused(source, plan, tmp_path):
+def test_a_truth_without_all_rows_is_refused(source, make_losses_plan, tmp_path):
     truth = tmp_path / "short.csv"
     pd.read_csv(source.workspace.inputs_dir("csv") / "train.csv").iloc[1:].to_csv(truth, index=False)
     with pytest.raises(UserError, match=r"short.csv lacks rows"):
-        compare_losses(source, plan(name="wrong", truth=(truth,)))
+        compare_losses(source, make_losses_plan(name="wrong", truth=(truth,)))
 
 
 def test_a_truth_in_which_no_class_has_both_values_is_refused_before_anything_is_trained(
-    source, plan, tmp_path
+    source, make_losses_plan, tmp_path
 ):
     truth = tmp_path / "ones.csv"
     table = pd.read_csv(source.workspace.inputs_dir("csv") / "train.csv")
     table[CLASSES] = table[CLASSES].where(table[CLASSES] == 1)
     table.to_csv(truth, index=False)
     with pytest.raises(UserError, match=r"ones.csv: no class has both positive and negative rows"):
-        compare_losses(source, plan(name="one-valued", truth=(truth,)))
+        compare_losses(source, make_losses_plan(name="one-valued", truth=(truth,)))
     assert not source.workspace.run_dir("csv", "one-valued").exists()

@@ -14,8 +14,8 @@ def single(tmp_path_factory):
 
 
 @pytest.mark.full
-def test_losses_of_both_kinds_are_compared_by_macro_f1(single, plan):
-    text = compare(LossExperiment(single, plan(losses=("ce", "lmf", "ldam", "ral"))))
+def test_losses_of_both_kinds_are_compared_by_macro_f1(single, make_losses_plan):
+    text = compare(LossExperiment(single, make_losses_plan(losses=("ce", "lmf", "ldam", "ral"))))
     folder = single.workspace.submission_dir("csv", "compare-losses")
     results = pd.read_csv(folder / "results.csv")
     assert list(results["variant"]) == ["ce", "lmf", "ldam", "ral"]

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from cxrlt.experiments.compare import compare
-from cxrlt.experiments.figures import P, loss_curve
+from cxrlt.experiments.figures import PROBABILITIES, loss_curve
 from cxrlt.experiments.lists.losses import LossExperiment
 from cxrlt.losses import create_loss, loss_names
 
@@ -16,8 +16,8 @@ pytestmark = pytest.mark.slow
 COUNTS = {"a": 300, "b": 30, "c": 3}
 
 
-def test_the_page_needs_no_other_file(finished):
-    _, folder, _ = finished
+def test_the_page_needs_no_other_file(finished_losses):
+    _, folder, _ = finished_losses
     page = (folder / "report.html").read_text()
     assert not re.findall(r"(?:src|href)=\"(?!data:)", page)
     embedded = re.findall(r"data:image/png;base64,([^\"]+)", page)
@@ -27,8 +27,8 @@ def test_the_page_needs_no_other_file(finished):
 
 
 @pytest.mark.full
-def test_the_sensitivity_experiment_says_how_far_settings_move_the_score(source, plan):
-    text = compare(LossExperiment(source, plan(losses=None, ablation="ral_sensitivity")))
+def test_the_sensitivity_experiment_says_how_far_settings_move_the_score(source, make_losses_plan):
+    text = compare(LossExperiment(source, make_losses_plan(losses=None, ablation="ral_sensitivity")))
     folder = source.workspace.submission_dir("csv", "compare-ral_sensitivity")
     results = pd.read_csv(folder / "results.csv")
     assert len(results) == 14
@@ -42,8 +42,8 @@ def test_the_sensitivity_experiment_says_how_far_settings_move_the_score(source,
 @pytest.mark.parametrize("name", loss_names())
 def test_a_curve_falls_for_positives_and_rises_for_negatives(name):
     loss = create_loss(name, classes=list(COUNTS), class_counts=COUNTS, n_samples=1000)
-    positive, negative = loss_curve(loss, 1, P, 3)
-    assert positive.shape == negative.shape == P.shape
+    positive, negative = loss_curve(loss, 1, PROBABILITIES, 3)
+    assert positive.shape == negative.shape == PROBABILITIES.shape
     assert np.isfinite(positive).all()
     assert np.isfinite(negative).all()
     assert (np.diff(positive) <= 1e-9).all()
@@ -53,15 +53,15 @@ def test_a_curve_falls_for_positives_and_rises_for_negatives(name):
 def test_curves_of_cross_entropy_are_its_formula():
     for name in ("bce", "ce"):
         loss = create_loss(name, classes=list(COUNTS), class_counts=COUNTS, n_samples=1000)
-        positive, negative = loss_curve(loss, 0, P, 3)
-        np.testing.assert_allclose(positive, -np.log(P), rtol=1e-9)
-        lift = 0 if name == "bce" else np.log1p(-P[0])
-        np.testing.assert_allclose(negative, -np.log1p(-P) + lift, atol=1e-9)
+        positive, negative = loss_curve(loss, 0, PROBABILITIES, 3)
+        np.testing.assert_allclose(positive, -np.log(PROBABILITIES), rtol=1e-9)
+        lift = 0 if name == "bce" else np.log1p(-PROBABILITIES[0])
+        np.testing.assert_allclose(negative, -np.log1p(-PROBABILITIES) + lift, atol=1e-9)
 
 
 def test_curves_are_over_the_probabilities_of_scaled_logits():
     loss = create_loss(
         "ldam", classes=list(COUNTS), class_counts=COUNTS, n_samples=1000, max_margin=0.0, scale=30
     )
-    positive, _ = loss_curve(loss, 2, P, 3)
-    torch.testing.assert_close(torch.tensor(positive), torch.tensor(-np.log(P)))
+    positive, _ = loss_curve(loss, 2, PROBABILITIES, 3)
+    torch.testing.assert_close(torch.tensor(positive), torch.tensor(-np.log(PROBABILITIES)))

@@ -4,7 +4,7 @@ import pytest
 from cxrlt.errors import UserError
 from cxrlt.experiments import lists
 from cxrlt.experiments.compare import compare
-from cxrlt.experiments.lists import experiment_named, experiment_names
+from cxrlt.experiments.lists import experiment_names, load_experiment_class
 
 PAPER = """
 from cxrlt.experiments.experiment import Experiment
@@ -12,7 +12,7 @@ from cxrlt.experiments.variants import ExperimentVariant, with_fields
 
 
 class PaperExperiment(Experiment):
-    what = "paper"
+    kind = "paper"
 
     @property
     def variants(self):
@@ -30,10 +30,10 @@ EXPERIMENT = PaperExperiment
 
 @pytest.fixture
 def paper(tmp_path, monkeypatch):
-    """A list of variants in a file of its own, which nothing else mentions."""
+    """Return an experiment class from a new file in lists/."""
     (tmp_path / "paper.py").write_text(PAPER)
     monkeypatch.setattr(lists, "__path__", [*lists.__path__, str(tmp_path)])
-    return experiment_named("paper")
+    return load_experiment_class("paper")
 
 
 def test_every_file_of_the_folder_is_a_list(paper):
@@ -41,8 +41,8 @@ def test_every_file_of_the_folder_is_a_list(paper):
 
 
 @pytest.mark.slow
-def test_one_file_makes_a_whole_experiment(source, paper, tricks_plan, capsys):
-    text = compare(paper(source, tricks_plan(seeds=1, folds=(1,))))
+def test_one_file_makes_a_whole_experiment(source, paper, make_tricks_plan, capsys):
+    text = compare(paper(source, make_tricks_plan(seeds=1, folds=(1,))))
     assert capsys.readouterr().out.startswith(
         "compare-paper on csv: heavy, zooms\n1 seeds, 1 folds: 2 trainings"
     )
@@ -53,8 +53,8 @@ def test_one_file_makes_a_whole_experiment(source, paper, tricks_plan, capsys):
     assert "two zooms" in (folder / "report.html").read_text()
 
 
-def test_flags_of_another_list_are_refused(source, paper, tricks_plan):
-    with pytest.raises(UserError, match=r"Only cxrlt compare losses takes --losses and --rates"):
-        paper(source, tricks_plan(losses=("bce",), rates=(1.0,)))
-    with pytest.raises(UserError, match=r"Only cxrlt compare tricks takes --tricks"):
-        paper(source, tricks_plan("flip"))
+def test_flags_of_another_list_are_refused(source, paper, make_tricks_plan):
+    with pytest.raises(UserError, match=r"Only cxrlt compare losses accepts --losses and --rates"):
+        paper(source, make_tricks_plan(losses=("bce",), rates=(1.0,)))
+    with pytest.raises(UserError, match=r"Only cxrlt compare tricks accepts --tricks"):
+        paper(source, make_tricks_plan("flip"))

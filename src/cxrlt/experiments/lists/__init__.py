@@ -1,6 +1,6 @@
-"""What can be compared: every module here has an EXPERIMENT, which `cxrlt compare` knows by its file's name.
+"""Experiments of `cxrlt compare`: every module here defines EXPERIMENT and is selected by its file name.
 
-Names are found without importing torch.
+Finding the names does not import torch.
 """
 
 from importlib import import_module
@@ -12,8 +12,10 @@ if TYPE_CHECKING:
 
 
 def experiment_names() -> tuple[str, ...]:
+    """Return the names of all experiments."""
     return tuple(sorted(module.name for module in iter_modules(__path__)))
 
 
-def experiment_named(name: str) -> "type[Experiment]":
+def load_experiment_class(name: str) -> "type[Experiment]":
+    """Import the module `name` and return its class."""
     return import_module(f"{__name__}.{name}").EXPERIMENT

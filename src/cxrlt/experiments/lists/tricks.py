@@ -1,4 +1,4 @@
-"""`cxrlt compare tricks`: one recipe, and every trick alone on top of it."""
+"""`cxrlt compare tricks`: compare one recipe with the same recipe plus one trick, for every trick."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
@@ -6,27 +6,27 @@ from types import MappingProxyType
 from typing import Any
 
 from cxrlt.errors import UserError
-from cxrlt.experiments.costs import clock_of, costs
+from cxrlt.experiments.costs import relative_costs, training_clock
 from cxrlt.experiments.differences import TruthResult
 from cxrlt.experiments.experiment import Experiment, ExperimentFigures, Row, Run
-from cxrlt.experiments.figures import differences
+from cxrlt.experiments.figures import plot_differences
 from cxrlt.experiments.variants import (
     Context,
     ExperimentVariant,
     Fields,
-    Need,
-    Setting,
+    OptimSettings,
+    Requirement,
     VariantKind,
-    require_names,
+    require_known_names,
     why_not_applicable,
     with_fields,
 )
-from cxrlt.predictions.predict import flips
-from cxrlt.predictions.study_mean import disputed_rows, has_studies
+from cxrlt.predictions.predict import uses_flip
+from cxrlt.predictions.study_mean import conflicting_rows, has_studies
 from cxrlt.recipe import Recipe, override_recipe
-from cxrlt.training.timing import WALL
+from cxrlt.training.timing import CPU_CLOCK, WALL_CLOCK
 
-PLAIN: Fields = {
+SINGLE_IMAGE_PREDICTION: Fields = {
     "predict": {
         "tta": {"flip": False, "scales": (), "crop": None, "merge": "logits"},
         "study_mean": "off",
@@ -34,63 +34,73 @@ PLAIN: Fields = {
         "weights": "last",
     }
 }
-"""What makes a recipe predict every image alone and once."""
+"""Fields that switch off TTA, study mean and gate: each image is predicted once and independently."""
 BASE = ExperimentVariant("base")
 TRICKS: dict[str, ExperimentVariant] = {}
 
 
-def trick(
+def register_trick(
     name: str,
-    about: str,
+    description: str,
     changes: Fields | Callable[[Recipe], Recipe] = MappingProxyType({}),
     kind: VariantKind = "trained",
-    needs: Sequence[Need] = (),
-    **how: Any,
+    requirements: Sequence[Requirement] = (),
+    **variant_fields: Any,
 ) -> None:
-    """Let `cxrlt compare tricks` know a trick: what it changes of a recipe, and fields of ExperimentVariant.
+    """Register a trick for `cxrlt compare tricks`.
 
-    Raises ValueError for a name twice.
+    `changes`: recipe fields, or a function from recipe to recipe. `variant_fields`: further fields of
+    ExperimentVariant. Raises ValueError if the name is already registered.
     """
     if name in TRICKS or name == BASE.name:
-        raise ValueError(f"two tricks are called {name!r}")
+        raise ValueError(f"the trick {name!r} is already registered")
     recipe = changes if callable(changes) else with_fields(changes)
-    TRICKS[name] = ExperimentVariant(name, about, kind, recipe, tuple(needs), **how)
+    TRICKS[name] = ExperimentVariant(name, description, kind, recipe, tuple(requirements), **variant_fields)
 
 
-def studies(context: Context) -> str | None:
+def needs_studies(context: Context) -> str | None:
+    """Require a study with several images, and equal labels within each study."""
     if not has_studies(context.table):
         return "no study has two images"
-    if n := int(disputed_rows(context.table, context.challenge.classes).sum()):
-        return f"{n:,} images differ in labels from others of their study, so truth is of images"
+    if n := int(conflicting_rows(context.table, context.challenge.classes).sum()):
+        return f"{n:,} images have other labels than the rest of their study, so labels are per image"
     return None
 
 
-def views(context: Context) -> str | None:
+def needs_views(context: Context) -> str | None:
+    """Require images of different views."""
     return "all images have the same view" if context.table["view"].nunique() < 2 else None
 
 
-def no_finding(context: Context) -> str | None:
-    return None if context.challenge.no_finding else "there is no class for images without a finding"
+def needs_no_finding(context: Context) -> str | None:
+    """Require a class for images without findings."""
+    return None if context.challenge.no_finding else "there is no class for images without findings"
 
 
-def multi_label(context: Context) -> str | None:
+def needs_multi_label(context: Context) -> str | None:
+    """Require a multi-label task."""
     return None if context.challenge.task == "multi_label" else "an image has exactly one class"
 
 
-def mirrored_training(context: Context) -> str | None:
-    mirrored = override_recipe(context.base, {"predict": {"tta": {"flip": True}}})
+def needs_flip_training(context: Context) -> str | None:
+    """Require training with flips and classes without a side."""
+    flip_recipe = override_recipe(context.base, {"predict": {"tta": {"flip": True}}})
     try:
-        return None if flips(mirrored, context.challenge.classes) else "training does not mirror images"
+        return None if uses_flip(flip_recipe, context.challenge.classes) else "training does not flip images"
     except UserError:
-        return "classes have a side, which a mirror image exchanges"
+        return "classes have a side (left or right), which a flip swaps"
 
 
-def all_folds(context: Context) -> str | None:
-    return None if context.all_folds else "it is fitted on other folds: leave --folds out"
+def needs_all_folds(context: Context) -> str | None:
+    """Require that every fold is trained."""
+    return None if context.all_folds else "it is fitted on the other folds: remove --folds"
 
 
-def rising(base: Recipe) -> Recipe:
-    """Half of the epochs at two thirds of the size, to the nearest 32 pixels, the others at the full size."""
+def progressive_resize(base: Recipe) -> Recipe:
+    """Train half of the epochs at two thirds of the size (a multiple of 32 pixels), the rest at full size.
+
+    Returns the recipe unchanged if it has a single epoch or is too small for a smaller size.
+    """
     size, epochs = max(32, 32 * round(base.data.size * 2 / 3 / 32)), base.schedule.epochs // 2
     if size >= base.data.size or not epochs:
         return base
@@ -99,7 +109,10 @@ def rising(base: Recipe) -> Recipe:
 
 
 def second_stage(model: Fields, data: Fields = MappingProxyType({})) -> Fields:
-    """On features of BASE's frozen backbone, which are those of single images at one size."""
+    """Return the fields of a second stage on cached features of BASE's frozen backbone.
+
+    Cached features are of single images at one size, so mixing and size stages are off.
+    """
     return {
         "model": {"frozen": True, **model},
         "data": {"mix": {"kinds": ()}, **data},
@@ -107,101 +120,122 @@ def second_stage(model: Fields, data: Fields = MappingProxyType({})) -> Fields:
     }
 
 
-trick(
+register_trick(
     "ml_decoder",
-    "a query per class attends to the feature map",
+    "ML-Decoder head: a query per class attends to the feature map",
     {"model": {"head": {"name": "ml_decoder"}, "pool": "backbone"}},
 )
-trick("csra", "class-specific residual attention", {"model": {"head": {"name": "csra"}, "pool": "backbone"}})
-trick("gem", "generalised-mean pooling", {"model": {"head": {"name": "linear"}, "pool": "gem"}})
-trick("attention", "attention pooling", {"model": {"head": {"name": "linear"}, "pool": "attention"}})
-for _name, _about in (
-    ("repeat_factor", "images of rare classes come more often"),
-    ("class_balanced", "all classes come equally often"),
+register_trick(
+    "csra",
+    "CSRA head: class-specific residual attention",
+    {"model": {"head": {"name": "csra"}, "pool": "backbone"}},
+)
+register_trick("gem", "generalised-mean pooling", {"model": {"head": {"name": "linear"}, "pool": "gem"}})
+register_trick("attention", "attention pooling", {"model": {"head": {"name": "linear"}, "pool": "attention"}})
+for _name, _description in (
+    ("repeat_factor", "oversample images of rare classes"),
+    ("class_balanced", "sample all classes equally often"),
 ):
-    trick(_name, _about, {"data": {"sampling": {"kind": _name}}})
-for _name, _about in (
-    ("mosaic", "four images in one, with every finding of any"),
-    ("mixup", "the weighted mean of two images"),
-    ("cutmix", "a rectangle of another image"),
+    register_trick(_name, _description, {"data": {"sampling": {"kind": _name}}})
+for _name, _description in (
+    ("mosaic", "four images in one, with the findings of all four"),
+    ("mixup", "weighted mean of two images"),
+    ("cutmix", "replace a rectangle by part of another image"),
 ):
-    trick(_name, f"{_about}, half of the time", {"data": {"mix": {"kinds": (_name,)}}})
+    register_trick(_name, f"{_description}, half of the time", {"data": {"mix": {"kinds": (_name,)}}})
 for _name in ("light", "medium", "strong"):
-    trick(f"augment_{_name}", f"the augmentation policy {_name}", {"data": {"augment": {"policy": _name}}})
-trick("soup", "greedy average of the last epochs' weights", {"soup": {"kind": "greedy"}})
-trick("rising", "half of the epochs at two thirds of the size", rising)
-trick(
+    register_trick(
+        f"augment_{_name}", f"the augmentation policy {_name}", {"data": {"augment": {"policy": _name}}}
+    )
+register_trick("soup", "greedy soup: average of the last epochs' weights", {"soup": {"kind": "greedy"}})
+register_trick(
+    "rising", "progressive resizing: half of the epochs at two thirds of the size", progressive_resize
+)
+register_trick(
     "fusion",
     "a transformer over up to 4 images of a study, on BASE's frozen features",
     second_stage({"head": {"name": "linear"}, "pool": "average", "fusion": {"max_images": 4}}),
     "second stage",
-    [studies],
+    [needs_studies],
 )
-trick(
+register_trick(
     "fusion_decoder",
-    "the same with the head ml_decoder",
+    "fusion with the head ml_decoder",
     second_stage({"head": {"name": "ml_decoder"}, "pool": "backbone", "fusion": {"max_images": 4}}),
     "second stage",
-    [studies],
+    [needs_studies],
 )
-trick(
+register_trick(
     "crt",
     "a new linear head, class-balanced, on BASE's frozen features (Kang et al., ICLR 2020)",
     second_stage({"head": {"name": "linear"}, "new_head": True}, {"sampling": {"kind": "class_balanced"}}),
     "second stage",
 )
-for _name, _about, _predict, _needs in (
-    ("flip", "mean with the mirror image", {"tta": {"flip": True}}, [mirrored_training]),
-    ("scales", "mean with zooms of 0.9 and 1.1", {"tta": {"scales": (0.9, 1.1)}}, []),
+for _name, _description, _predict, _requirements in (
+    ("flip", "mean with the flipped image", {"tta": {"flip": True}}, [needs_flip_training]),
+    ("scales", "mean over scales 0.9, 1 and 1.1", {"tta": {"scales": (0.9, 1.1)}}, []),
     ("crops", "mean with five crops of 0.875", {"tta": {"crop": 0.875}}, []),
-    ("study_mean", "mean over the images of a study", {"study_mean": "on"}, [studies]),
+    ("study_mean", "mean over the images of a study", {"study_mean": "on"}, [needs_studies]),
     (
         "view_weights",
-        "mean over a study with weights of views found out of fold",
+        "weighted mean over a study, with view weights fitted out of fold",
         {"study_mean": "search"},
-        [studies, views, all_folds],
+        [needs_studies, needs_views, needs_all_folds],
     ),
-    ("gate", "findings lowered by half of no finding", {"gate": 0.5}, [no_finding, multi_label]),
+    (
+        "gate",
+        "lower the findings by half of the no-finding logit",
+        {"gate": 0.5},
+        [needs_no_finding, needs_multi_label],
+    ),
 ):
-    trick(_name, _about, {"predict": _predict}, "prediction", _needs)
-for _name, _about, _probabilities in (
-    ("calibrate", "probabilities calibrated out of fold, in the same order", "calibrated"),
-    ("thresholds", "the same with .5 where each class's F1 is best out of fold", "f1"),
+    register_trick(_name, _description, {"predict": _predict}, "prediction", _requirements)
+for _name, _description, _probabilities in (
+    ("calibrate", "probabilities calibrated out of fold, same ranking", "calibrated"),
+    ("thresholds", "calibrated, and shifted so that .5 is each class's best F1 threshold", "f1"),
 ):
-    trick(_name, _about, {}, "prediction", [multi_label, all_folds], probabilities=_probabilities)
-for _name, _about, _needs in (
-    ("mean", "mean of BASE and all that was trained", []),
-    ("greedy", "greedy selection among them", []),
-    ("per_class", "weights of each class among them", [multi_label]),
-    ("stack", "regularised linear model of them per class", [multi_label]),
+    register_trick(
+        _name,
+        _description,
+        {},
+        "prediction",
+        [needs_multi_label, needs_all_folds],
+        probabilities=_probabilities,
+    )
+for _name, _description, _requirements in (
+    ("mean", "mean of BASE and all trained variants", []),
+    ("greedy", "greedy selection from these models", []),
+    ("per_class", "weights per class over these models", [needs_multi_label]),
+    ("stack", "stacking: regularised linear model per class", [needs_multi_label]),
 ):
-    trick(_name, _about, {}, "ensemble", [*_needs, all_folds], ensemble=_name)
-trick(
+    register_trick(_name, _description, {}, "ensemble", [*_requirements, needs_all_folds], ensemble=_name)
+register_trick(
     "context",
-    "regularised linear model of BASE and what is known of view, study and patient",
+    "stacking of BASE with context features: view, study and patient",
     {},
     "ensemble",
-    [multi_label, all_folds],
+    [needs_multi_label, needs_all_folds],
     ensemble="stack",
-    alone=True,
+    only_reference=True,
 )
 
 
 class TrickExperiment(Experiment):
-    """Raises UserError for what does not fit."""
+    """Comparison of tricks. Raises UserError for tricks that are unknown or not applicable."""
 
-    what = "tricks"
-    key = heading = "trick"
-    probabilities = True
-    columns = (
-        ("training time", lambda row: _times(row["training_time"])),
-        ("passes", lambda row: _times(row["passes"])),
+    kind = "tricks"
+    key_column = heading = "trick"
+    scores_probabilities = True
+    extra_columns = (
+        ("training time", lambda row: _format_multiple(row["training_time"])),
+        ("passes", lambda row: _format_multiple(row["passes"])),
     )
     legend = (
-        "Second stages, predictions and ensembles are computed from BASE's own models: for them 2 s² is the "
-        "variance between seeds of the difference to BASE with the same seed, averaged over a kind's tricks.",
-        "mF1@.5 and local ECE (15 bins, class by class) are of probabilities, all others of their order.",
-        "Passes: predictions of a network per image, all members of an ensemble together.",
+        "Second stages, predictions and ensembles use BASE's models. For them, 2 s² is the variance between "
+        "seeds of the difference to BASE with the same seed, averaged over all tricks of a kind.",
+        "mF1@.5 and local ECE (15 bins, per class) depend on the probabilities, all other metrics only on "
+        "the ranking.",
+        "Passes: forward passes per image, summed over the members of an ensemble.",
     )
 
     def __post_init__(self) -> None:
@@ -209,73 +243,85 @@ class TrickExperiment(Experiment):
         self._require_possible(self.plan.tricks or ())
 
     def _require_possible(self, named: Sequence[str]) -> None:
-        require_names("--tricks", named, TRICKS, "the known ones are")
-        wrong = "; ".join(f"{name} ({why})" for name, why in self._unfit.items() if name in named)
-        if wrong:
-            raise UserError(f"--tricks: {self.challenge.name} with this recipe cannot have {wrong}.")
-        lonely = [v.name for v in self.variants if v.kind == "ensemble" and not v.alone]
-        if lonely and not any(v.kind in ("trained", "second stage") for v in self.variants[1:]):
+        require_known_names("--tricks", named, TRICKS, "the tricks are")
+        not_applicable = "; ".join(
+            f"{name} ({why})" for name, why in self._not_applicable.items() if name in named
+        )
+        if not_applicable:
             raise UserError(
-                f"--tricks {', '.join(lonely)}: there is nothing to combine with BASE. Name tricks that are "
-                "trained, too."
+                f"--tricks: not applicable to {self.challenge.name} with this recipe: {not_applicable}."
+            )
+        ensembles = [v.name for v in self.variants if v.kind == "ensemble" and not v.only_reference]
+        if ensembles and not any(v.kind in ("trained", "second stage") for v in self.variants[1:]):
+            raise UserError(
+                f"--tricks {', '.join(ensembles)}: there is nothing to ensemble with BASE. Add a trick "
+                "that is trained."
             )
 
     @cached_property
     def base(self) -> Recipe:
-        """The given recipe, made plain in how it predicts."""
-        return override_recipe(super().base, dict(PLAIN))
+        """The base recipe without TTA, study mean and gate."""
+        return override_recipe(super().base, dict(SINGLE_IMAGE_PREDICTION))
 
     @cached_property
-    def _unfit(self) -> Mapping[str, str]:
-        """Every trick that does not fit, and why."""
-        all_folds = set(self.folds) == set(range(self.split.n_folds))
-        context = Context(self.challenge, self.scored.rows.table, self.base, all_folds)
+    def _not_applicable(self) -> Mapping[str, str]:
+        """Tricks that are not applicable -> the reason."""
+        all_folds = set(self.folds) == set(range(self.fold_assignment.n_folds))
+        context = Context(self.challenge, self.scored_data.rows.table, self.base, all_folds)
         reasons = {name: why_not_applicable(variant, context) for name, variant in TRICKS.items()}
         return {name: why for name, why in reasons.items() if why}
 
     @property
-    def left_out(self) -> Mapping[str, str]:
-        """Those that nobody asked for by name."""
-        return {} if self.plan.tricks else self._unfit
+    def excluded(self) -> Mapping[str, str]:
+        """Tricks that are not applicable -> the reason, if --tricks is not given."""
+        return {} if self.plan.tricks else self._not_applicable
 
     @cached_property
     def variants(self) -> tuple[ExperimentVariant, ...]:
-        """In the order of the registry."""
-        chosen = [name for name in TRICKS if name not in self._unfit]
+        """BASE, then the tricks in the order of registration."""
+        chosen = [name for name in TRICKS if name not in self._not_applicable]
         if self.plan.tricks is not None:
             chosen = [name for name in TRICKS if name in self.plan.tricks]
         return (BASE, *(TRICKS[name] for name in chosen))
 
-    def design(self, runs: Sequence[Run]) -> list[str]:
-        recipe, clock = self.base, clock_of(self, runs)
-        rough = f", with up to {self.n_workers} trainings side by side and as rough as that is"
+    def describe_design(self, runs: Sequence[Run]) -> list[str]:
+        """Return the paragraphs about base recipe, folds, seeds and training time."""
+        recipe, clock = self.base, training_clock(self, runs)
+        clock_name = "CPU" if clock == CPU_CLOCK else "wall-clock"
+        parallel_note = f"; approximate, as up to {self.n_workers} trainings ran in parallel"
         return [
             f"BASE is {self.recipe_name}: {recipe.model.backbone}, {recipe.data.size} px, "
-            f"{recipe.schedule.epochs} epochs, every image predicted as it is and alone. "
-            f"Folds {', '.join(map(str, self.folds))} of {self.split.n_folds}; seeds: {self.plan.seeds}. "
-            "Each trick is alone, and nothing was tuned for it: every run has BASE's learning rate.",
-            f"Training time: {clock} seconds as a multiple of BASE's with the same fold and seed, median "
-            "over folds and seeds, and with what a trick needs first: BASE for a second stage, all members "
-            f"for an ensemble{rough if clock == WALL else ''}.",
+            f"{recipe.schedule.epochs} epochs, each image predicted once and independently. "
+            f"Folds {', '.join(map(str, self.folds))} of {self.fold_assignment.n_folds}; "
+            f"seeds: {self.plan.seeds}. "
+            "Each trick is added alone and without tuning: every run has BASE's learning rate.",
+            f"Training time: {clock_name} seconds relative to BASE with the same fold and seed, median over "
+            "folds and seeds. It includes trainings that a trick needs first: BASE for a second stage, all "
+            f"members for an ensemble{parallel_note if clock == WALL_CLOCK else ''}.",
         ]
 
-    def describe(self, run: Run) -> Row:
-        return {"what": run.variant.about, "stage": "" if self.is_reference(run) else run.variant.kind}
+    def variant_columns(self, run: Run) -> Row:
+        """Return the description and the kind of the trick."""
+        return {"what": run.variant.description, "stage": "" if self.is_reference(run) else run.variant.kind}
 
-    def measure(self, runs: Sequence[Run], settings: Mapping[str, Setting]) -> Mapping[str, Row]:
-        return costs(self, runs)
+    def measured_columns(
+        self, runs: Sequence[Run], settings: Mapping[str, OptimSettings]
+    ) -> Mapping[str, Row]:
+        """Return training time and passes relative to BASE."""
+        return relative_costs(self, runs)
 
-    def figures(self, runs: Sequence[Run], results: Sequence[TruthResult]) -> ExperimentFigures:
+    def make_figures(self, runs: Sequence[Run], results: Sequence[TruthResult]) -> ExperimentFigures:
+        """Plot the differences to BASE, coloured by verdict."""
         caption = (
-            "Difference to BASE; the noise of seeds is not in these intervals, but in the verdict: green "
-            "higher, red lower, grey within noise."
+            "Difference to BASE. Colours show the verdict: green higher, red lower, grey within noise. The "
+            "verdict includes the noise of seeds, the intervals do not."
         )
         return ExperimentFigures(
-            {r.truth.name: differences(self, r, caption, by_verdict=True) for r in results}
+            {r.truth.name: plot_differences(self, r, caption, by_verdict=True) for r in results}
         )
 
 
-def _times(value: float) -> str:
+def _format_multiple(value: float) -> str:
     return "–" if value != value else f"{value:.3g} ×"
 
 

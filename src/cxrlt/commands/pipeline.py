@@ -1,0 +1,68 @@
+"""The commands that run all stages: run, compare."""
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from tyro.conf import Positional, arg
+
+from cxrlt.commands.base import ChallengeName, ImageCommand
+from cxrlt.experiments import ExperimentPlan
+from cxrlt.experiments.lists import experiment_names
+
+if TYPE_CHECKING:  # a type checker cannot read the names
+    ExperimentName = str
+else:
+    ExperimentName = Literal[experiment_names()]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run(ImageCommand):
+    """Run every stage, from radiographs to a valid submission, with one training job per visible GPU."""
+
+    challenge: ChallengeName
+    recipes: tuple[str, ...] | None = None
+    """Names or YAML files of recipes (default: those of the challenge)."""
+    n_folds: int | None = None
+    """Number of folds (default: 5; 3 for the demos)."""
+    seed: int = 0
+    """Random seed."""
+    quick: bool = False
+    """Smoke run: 200 patients, one epoch, in a separate folder. Finds errors before days of GPU time."""
+    drop_shared_patients: bool = False
+    """Remove patients from train who are also in dev or test."""
+    list_jobs: bool = False
+    """Only print the commands up to the trained models, so that you can run them on other machines."""
+
+    def run(self) -> None:
+        """Run the command."""
+        from cxrlt.pipeline import Plan, list_jobs, run
+
+        source = self.image_source(self.challenge)
+        n_folds = self.n_folds or source.challenge.n_folds
+        plan = Plan(self.recipes, n_folds, self.seed, self.quick, self.drop_shared_patients)
+        if self.list_jobs:
+            print(list_jobs(source, plan))
+        else:
+            run(source, plan)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compare(ImageCommand):
+    """Run an experiment: train variants of one recipe that differ in one thing, such as the loss.
+
+    For losses, learning rate and gradient clipping are tuned first; tricks use those of the recipe. To
+    continue an interrupted experiment, run the same command again. A finished one only rewrites its tables
+    and figures.
+    """
+
+    kind: Positional[ExperimentName]
+    """The list of variants to compare."""
+    challenge: ChallengeName
+    plan: Annotated[ExperimentPlan, arg(name="")] = field(default_factory=ExperimentPlan)
+
+    def run(self) -> None:
+        """Run the command."""
+        from cxrlt.experiments.compare import compare
+        from cxrlt.experiments.lists import load_experiment_class
+
+        print(compare(load_experiment_class(self.kind)(self.image_source(self.challenge), self.plan)))
