@@ -1,40 +1,40 @@
 #!/usr/bin/env bash
-# Sets up an environment and runs the pipeline in it: bash run.sh --help
+# Set up a virtual environment and run the pipeline in it. See: bash run.sh --help
 set -euo pipefail
 
 root="$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)"
 venv="$root/.venv"
 python=""
-# Those that the package registers, read in its source, so that a misspelt word fails before the installation.
+# The names that the package registers, read from its source: a misspelt name fails before the installation.
 challenges="$(sed -n 's/^@challenge("\([^"]*\)".*/\1/p' "$root"/src/cxrlt/challenges/*.py | LC_ALL=C sort)"
 challenges="${challenges//$'\n'/ }"
 locks=(requirements.txt tests/requirements.txt tests/audit-requirements.txt)
-known_hole="pyyaml==5.3"
+known_vulnerability="pyyaml==5.3"
 
 usage() {
     cat <<END
-Usage: bash run.sh                        set up, then the whole pipeline on generated radiographs (demo)
+Usage: bash run.sh                        set up, then run the whole pipeline on generated radiographs (demo)
        bash run.sh CHALLENGE [OPTIONS]    set up, then: cxrlt run CHALLENGE [OPTIONS]
        bash run.sh CHALLENGE --help       the options of cxrlt run
-       bash run.sh test [OPTIONS]         set up with the test tools, then ruff, bandit and pytest [OPTIONS]; as the
-                                          first option --quick leaves out what takes long, and --full adds what
-                                          takes longest or installs packages
+       bash run.sh test [OPTIONS]         set up with the test tools, then ruff, mypy, bandit and pytest [OPTIONS];
+                                          first option: --quick skips the slow tests, --full adds the tests that
+                                          take minutes or install packages
        bash run.sh bench [STAGES] [OPTIONS]
-                                          set up, then measure every stage against what people use instead
+                                          set up, then measure every stage against the usual alternative
                                           (bash run.sh bench --help)
-       bash run.sh audit [OPTIONS]        set up the audit tools alone, then bandit over the code and
-                                          pip-audit [OPTIONS] over every package that is ever installed
-       bash run.sh --help                 this text
+       bash run.sh audit [OPTIONS]        set up only the audit tools, then bandit over the code and
+                                          pip-audit [OPTIONS] over every locked package
+       bash run.sh --help                 print this text
 
 CHALLENGE is one of: $challenges.
-audit asks pypi.org for advisories, with -s osv it asks osv.dev; what cannot be looked up is a failure.
-Setting up makes .venv beside run.sh and installs requirements.txt into it, again only when that file changed.
+audit gets the advisories from pypi.org, or from osv.dev with -s osv. A package without an answer is a failure.
+The set-up makes .venv beside run.sh and installs requirements.txt into it, again only when that file has changed.
 
 Environment variables:
-  CXRLT_PYTHON=/path/to/python   use this Python and the packages it has; install nothing
-  CXRLT_ROOT=/path/to/folder     where inputs/, folds/ and submissions/ lie (default: beside run.sh)
+  CXRLT_PYTHON=/path/to/python   use this Python and its packages; install nothing
+  CXRLT_ROOT=/path/to/folder     the folder of inputs/, folds/ and submissions/ (default: the folder of run.sh)
   PIP_NO_INDEX=1 PIP_FIND_LINKS=/path/to/wheels
-                                 install from a folder of wheels instead of the network; make the folder with
+                                 install from a folder of wheels, without a network; make the folder with
                                  python3 -m pip download --require-hashes -r requirements.txt -d /path/to/wheels
 END
 }
@@ -59,11 +59,11 @@ system_python() {
         without_venv="${without_venv:-$candidate}"
     done
     if [ -n "$without_venv" ]; then
-        die "$without_venv cannot make virtual environments. Install its venv package (Debian, Ubuntu: sudo apt install" \
-            "python3-venv), or set CXRLT_PYTHON to a Python that has the packages of requirements.txt."
+        die "$without_venv cannot create virtual environments. Install its venv package (Debian, Ubuntu: sudo apt install" \
+            "python3-venv), or set CXRLT_PYTHON to a Python with the packages of requirements.txt."
     fi
-    die "Python 3.11 or newer is needed and $(python3 --version 2>/dev/null || echo 'no python3') was found. Install it" \
-        "(https://www.python.org/downloads), or set CXRLT_PYTHON to one that has the packages of requirements.txt."
+    die "Python 3.11 or newer is required, but $(python3 --version 2>/dev/null || echo 'no python3') was found. Install it" \
+        "(https://www.python.org/downloads), or set CXRLT_PYTHON to one with the packages of requirements.txt."
 }
 
 venv_python() {
@@ -81,27 +81,27 @@ make_venv() {
     fi
     local base
     base="$(system_python)"
-    echo "run.sh: making $venv with $base"
-    "$base" -m venv --clear "$venv" || die "$base could not make $venv (its message is above)."
+    echo "run.sh: creating $venv with $base"
+    "$base" -m venv --clear "$venv" || die "$base could not create $venv (see its message above)."
     python="$(venv_python)"
 }
 
 pip_install() {
     "$python" -m pip install --quiet --disable-pip-version-check "$@" ||
-        die "pip could not install the packages (its message is above). Without a network, let a machine of the" \
-            "same kind with one run: python3 -m pip download --require-hashes -r requirements.txt -d wheels (for" \
-            "bash run.sh test the same with tests/requirements.txt); copy the folder here and run:" \
+        die "pip could not install the packages (its message is above). Without a network: on a machine of the same" \
+            "kind that has one, run python3 -m pip download --require-hashes -r requirements.txt -d wheels (for" \
+            "bash run.sh test also with -r tests/requirements.txt), copy the folder here and run:" \
             "PIP_NO_INDEX=1 PIP_FIND_LINKS=/path/to/wheels bash run.sh"
 }
 
 install() {
     local lock="$root/$1" installed="$venv/installed/$1"
     shift
-    # The copy is made last: an interrupted installation has none, or an old one, and is done again.
+    # The copy is made last: after an interrupted installation it is missing or old, and the next call repeats it.
     if [ -f "$installed" ] && [ "$(<"$installed")" = "$(<"$lock")" ]; then
         return
     fi
-    echo "run.sh: installing ${lock#"$root/"} into $venv (everything together takes some minutes and 6 GB of disk)"
+    echo "run.sh: installing ${lock#"$root/"} into $venv (all packages: some minutes, 6 GB of disk)"
     pip_install --require-hashes -r "$lock"
     if [ $# -gt 0 ]; then
         pip_install "$@"
@@ -110,7 +110,7 @@ install() {
     cp "$lock" "$installed"
 }
 
-# Prints what pyproject.toml asks for ($2: run, test, bench or audit) and the Python $1 does not have.
+# Print the requirements of pyproject.toml ($2: run, test, bench or audit) that the Python $1 lacks.
 missing_packages() {
     "$1" - "$root/pyproject.toml" "$2" <<'END'
 import importlib.metadata, importlib.util, re, sys, tomllib
@@ -123,35 +123,38 @@ wanted = pyproject["project"]["dependencies"] if sys.argv[2] != "audit" else []
 wanted += pyproject["dependency-groups"].get(sys.argv[2], [])
 
 
-def is_there(requirement):
+def is_installed(requirement):
     name, versions = re.fullmatch(r"([\w.-]+)(.*)", requirement).groups()
-    if importlib.util.find_spec(modules.get(name, name.replace("-", "_"))) is None:
+    if name.startswith("types-") or name.endswith("-stubs"):  # Packages of type stubs have no module to import.
+        if not any(importlib.metadata.distributions(name=name)):
+            return False
+    elif importlib.util.find_spec(modules.get(name, name.replace("-", "_"))) is None:
         return False
     try:
         from packaging.specifiers import SpecifierSet
         from packaging.version import Version
 
-        # Vendors' images carry builds such as 2.11.0a0+nv, which are the release for our purpose.
+        # Vendors' images have builds such as 2.11.0a0+nv: compare the release part only.
         return Version(importlib.metadata.version(name)).base_version in SpecifierSet(versions)
-    except ImportError:  # No packaging, or the module comes from a distribution of another name: it is there.
+    except ImportError:  # No packaging, or the module belongs to a distribution with another name: not missing.
         return True
 
 
-print(*(f"'{requirement}'" for requirement in wanted if not is_there(requirement)))
+print(*(f"'{requirement}'" for requirement in wanted if not is_installed(requirement)))
 END
 }
 
 use_python() {
     case "$CXRLT_PYTHON" in
-    "~/"*) python="$HOME/${CXRLT_PYTHON#"~/"}" ;; # in quotes, or from a file, no shell has expanded it
+    "~/"*) python="$HOME/${CXRLT_PYTHON#"~/"}" ;; # the shell does not expand a ~ in quotes
     [!/]*/*) python="$PWD/$CXRLT_PYTHON" ;;
     *) python="$CXRLT_PYTHON" ;;
     esac
-    command -v "$python" >/dev/null || die "CXRLT_PYTHON=$python does not exist or cannot be run."
+    command -v "$python" >/dev/null || die "CXRLT_PYTHON=$python does not exist or is not executable."
     is_recent "$python" || die "CXRLT_PYTHON=$python is not Python 3.11 or newer."
     local missing
     missing="$(missing_packages "$python" "$1")"
-    [ -z "$missing" ] || die "CXRLT_PYTHON=$python lacks packages. Install them with: $python -m pip install $missing"
+    [ -z "$missing" ] || die "CXRLT_PYTHON=$python does not have all packages. Install them with: $python -m pip install $missing"
 }
 
 set_up() {
@@ -182,12 +185,13 @@ run_tests() {
     cd -- "$root"
     "$python" -m ruff check .
     "$python" -m ruff format --check .
+    "$python" -m mypy
     "$python" -m bandit --quiet --recursive --configfile pyproject.toml src
     "$python" -m pytest --numprocesses logical --maxprocesses 8 --dist loadscope --no-loadscope-reorder -m "$tier" "$@"
 }
 
-# Prints name==version of what the lock $1 holds, for whatever machine, for pip-audit leaves out those of others. A
-# package that is there in several versions is printed in the $2th alone, for pip-audit takes only one at a time.
+# Print name==version of every package in the lock $1, also of those for other systems, which pip-audit would skip.
+# Of a package with several versions print only the $2th, because pip-audit accepts one version at a time.
 locked_packages() {
     local line name before="" nth=0
     while read -r line; do
@@ -206,23 +210,23 @@ run_audit() {
     set_up audit
     cd -- "$root"
     "$python" -m bandit --quiet --recursive --configfile pyproject.toml src
-    local said lock nth packages audit
+    local answer lock nth packages audit
     audit=("$python" -m pip_audit --strict --disable-pip --no-deps --progress-spinner off "$@")
-    # A register without advisories would pass everything: first see that it knows of an old hole.
-    said="$("${audit[@]}" --format json --requirement <(echo "$known_hole") 2>&1)" || true
-    case "$said" in
+    # A source without advisories would pass everything: first check that it knows an old vulnerability.
+    answer="$("${audit[@]}" --format json --requirement <(echo "$known_vulnerability") 2>&1)" || true
+    case "$answer" in
     *'"id"'*) ;;
     *)
-        die "no advisories can be looked up, so nothing is known about the locked packages:" \
-            "${said##*$'\n'}. Try again where there is a network, or another register: bash run.sh audit -s osv"
+        die "the advisories could not be looked up, so the locked packages were not checked:" \
+            "${answer##*$'\n'}. Try again with a network, or with another source: bash run.sh audit -s osv"
         ;;
     esac
     for lock in "${locks[@]}"; do
         nth=1
         while packages="$(locked_packages "$lock" "$nth")" && [ -n "$packages" ]; do
             "${audit[@]}" --requirement <(echo "$packages") ||
-                die "a package of $lock has a hole that is known, or could not be looked up (its name is above)." \
-                    "Raise its version as README.md says."
+                die "a package of $lock has a known vulnerability, or could not be looked up (its name is above)." \
+                    "Raise its version as CONTRIBUTING.md says (Dependencies)."
             nth=$((nth + 1))
         done
     done
@@ -240,18 +244,18 @@ run_challenge() {
     exec "$python" -m cxrlt run "$@"
 }
 
-word="${1-demo}"
-case "$word" in
+command="${1-demo}"
+case "$command" in
 -h | --help) usage ;;
 test) run_tests "${@:2}" ;;
 bench) run_bench "${@:2}" ;;
 audit) run_audit "${@:2}" ;;
 *)
     for challenge in $challenges; do
-        if [ "$word" = "$challenge" ]; then
-            run_challenge "$word" "${@:2}"
+        if [ "$command" = "$challenge" ]; then
+            run_challenge "$command" "${@:2}"
         fi
     done
-    die "'$word' is not a challenge. Use one of: $challenges; or test; or bench; or audit; or --help."
+    die "'$command' is not a challenge. Use one of: $challenges; or test; or bench; or audit; or --help."
     ;;
 esac

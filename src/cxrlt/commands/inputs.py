@@ -23,7 +23,6 @@ class Demo(Command):
     """Generate the images again."""
 
     def run(self) -> None:
-        """Run the command."""
         from cxrlt.phantom.demo import make_demo
 
         inputs_dir = self.workspace.inputs_dir(self.challenge)
@@ -44,7 +43,6 @@ class Check(Command):
     """Remove patients from train who are also in dev or test."""
 
     def run(self) -> None:
-        """Run the command."""
         from cxrlt.inputs.check import check
 
         challenge = self.load_challenge(self.challenge)
@@ -70,7 +68,6 @@ class Cache(ImageCommand):
     """Side of the square images in pixels: data.size / data.crop_pct of the recipe."""
 
     def run(self) -> None:
-        """Run the command."""
         for split, cache in self.image_source(self.challenge).load_all_splits(self.size).items():
             print(f"cache {split}: {len(cache.ids):,} images ({cache.directory})")
 

@@ -40,7 +40,6 @@ class Train(ImageCommand):
     fields: Annotated[FlagConversionOff[Recipe], arg(name="")] = field(default_factory=Recipe)
 
     def run(self) -> None:
-        """Run the command."""
         from accelerate import PartialState
 
         from cxrlt.predictions.predict import predict
@@ -79,7 +78,6 @@ class Predict(ImageCommand):
     """Predict finished splits again."""
 
     def run(self) -> None:
-        """Run the command."""
         from cxrlt.ensembles.ensemble import member_models, predict_run
 
         source = self.image_source(self.challenge)
@@ -102,7 +100,6 @@ class Evaluate(Command):
     """Score a run on its finished folds only."""
 
     def run(self) -> None:
-        """Run the command."""
         from cxrlt.reports.score_table import leaderboard_table, score_table
         from cxrlt.submissions.evaluate import evaluate, leaderboard
 
@@ -135,7 +132,6 @@ class Ensemble(Command):
     """Fit a finished ensemble again."""
 
     def run(self) -> None:
-        """Run the command."""
         from cxrlt.ensembles.ensemble import make_ensemble
 
         challenge = self.load_challenge(self.challenge)
@@ -169,7 +165,6 @@ class Calibrate(Command):
     """Fit on the finished folds only."""
 
     def run(self) -> None:
-        """Run the command."""
         from cxrlt.calibration.calibrate import calibrate
         from cxrlt.reports.score_table import calibration_table
 

@@ -34,7 +34,6 @@ class Run(ImageCommand):
     """Only print the commands up to the trained models, so that you can run them on other machines."""
 
     def run(self) -> None:
-        """Run the command."""
         from cxrlt.pipeline import Plan, list_jobs, run
 
         source = self.image_source(self.challenge)
@@ -61,7 +60,6 @@ class Compare(ImageCommand):
     plan: Annotated[ExperimentPlan, arg(name="")] = field(default_factory=ExperimentPlan)
 
     def run(self) -> None:
-        """Run the command."""
         from cxrlt.experiments.compare import compare
         from cxrlt.experiments.lists import load_experiment_class
 

@@ -30,7 +30,6 @@ class Submit(Command):
     """Submit the mean of the finished folds only."""
 
     def run(self) -> None:
-        """Run the command."""
         from cxrlt.submissions.submit import submit
 
         origin = self.load_challenge(self.from_) if self.from_ else None
@@ -61,7 +60,6 @@ class Validate(Command):
     """The split of the submission."""
 
     def run(self) -> None:
-        """Run the command."""
         from cxrlt.submissions.record import outdated_message
         from cxrlt.submissions.validate import validate
 
@@ -85,7 +83,6 @@ class Score(Command):
     """Name of the challenge."""
 
     def run(self) -> None:
-        """Run the command."""
         from cxrlt.reports.score_table import difference_line, score_table
         from cxrlt.submissions.record import outdated_message
         from cxrlt.submissions.score import score_file
