@@ -45,26 +45,22 @@ def find_init_from(source: ImageSource, cfg: ModelConfig, name: str, fold: str) 
     """
     if not cfg.init_from:
         return None
-    flag = f"model.init_from {cfg.init_from}"
     *prefix, run = cfg.init_from.split(":", 1)
     challenge = prefix[0] if prefix else source.challenge.name
-    same_challenge = challenge == source.challenge.name
-    if same_challenge and run == name:
-        raise UserError(f"{flag}: a run cannot start from itself. Choose another --name for this run.")
     run_dir = source.workspace.run_dir(challenge, run)
+    if challenge == source.challenge.name:
+        _require_other_run(cfg.init_from, run, name, fold, is_refit=(run_dir / REFIT).is_dir())
     if (run_dir / "weights.json").is_file():
-        raise UserError(f"{flag} is an ensemble, which has no weights: use one of its members.")
-    is_refit = (run_dir / REFIT).is_dir()
-    if same_challenge and is_refit and fold != REFIT:
         raise UserError(
-            f"{flag} was trained on all rows (--refit), including the validation rows of fold {fold}. "
-            f"Use a run that was trained fold by fold, or train this run with --refit."
+            f"model.init_from {cfg.init_from} is an ensemble, which has no weights: use one of its members."
         )
-    source_fold = REFIT if is_refit or fold == REFIT else fold
+    source_fold = REFIT if (run_dir / REFIT).is_dir() or fold == REFIT else fold
     directory = fold_dir(run_dir, source_fold)
     command = train_fold_command(run_dir, source_fold, challenge)
     if not (directory / WEIGHTS).is_file():
-        raise UserError(f"{flag}: {directory} is not trained. Train it with: {command}")
+        raise UserError(
+            f"model.init_from {cfg.init_from}: {directory} is not trained. Train it with: {command}"
+        )
     card = read_json(directory / "card.json", made_by=f"{command} --force")
     record = read_run_record(directory, challenge)
     origin = Origin(
@@ -82,6 +78,19 @@ def find_init_from(source: ImageSource, cfg: ModelConfig, name: str, fold: str) 
         origin=origin,
         classes=record.classes,
     )
+
+
+def _require_other_run(init_from: str, run: str, name: str, fold: str, *, is_refit: bool) -> None:
+    """Raise UserError if a run of the same challenge starts from itself or from a refit on all rows."""
+    if run == name:
+        raise UserError(
+            f"model.init_from {init_from}: a run cannot start from itself. Choose another --name for it."
+        )
+    if is_refit and fold != REFIT:
+        raise UserError(
+            f"model.init_from {init_from} was trained on all rows (--refit), including the validation rows "
+            f"of fold {fold}. Use a run that was trained fold by fold, or train this run with --refit."
+        )
 
 
 def require_no_leakage(jobs: list[FoldJob], source: ImageSource) -> None:
