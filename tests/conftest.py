@@ -62,6 +62,17 @@ def nih_data() -> Path:
 
 
 @pytest.fixture(scope="session")
+def single_label_data() -> Path:
+    """Return the folder $CXRLT_TEST_DATA, with the single-label sets (ham10000, isic2019, odir5k, ...)."""
+    root = os.environ.get("CXRLT_TEST_DATA")
+    if not root:
+        pytest.skip("CXRLT_TEST_DATA is not set")
+    if not os.access(Path(root) / "ham10000" / "HAM10000_metadata.csv", os.R_OK):
+        pytest.fail(f"CXRLT_TEST_DATA is set, but {root}/ham10000 is not readable")
+    return Path(root)
+
+
+@pytest.fixture(scope="session")
 def session_runs(tmp_path_factory: pytest.TempPathFactory) -> SimulatedRuns:
     return make_simulated_runs(tmp_path_factory.mktemp("challenge"))
 

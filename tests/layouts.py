@@ -2,6 +2,7 @@
 
 import csv
 import io
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +14,8 @@ from cxrlt.artifacts import Workspace
 from cxrlt.challenges import get_challenge
 from cxrlt.challenges.cxr_lt import COUNTS_2023, COUNTS_2024, TASK2_CLASSES
 from cxrlt.challenges.cxr_lt_2026 import CLASSES as CLASSES_2026
+from cxrlt.challenges.dermoscopy import COUNTS_2018, COUNTS_2019, COUNTS_HAM10000
+from cxrlt.challenges.fundus import COUNTS_ODIR_PATIENTS
 from cxrlt.challenges.nih import COUNTS_NIH14, COUNTS_NIHLT
 from cxrlt.inputs.images import ImageSource
 
@@ -24,6 +27,7 @@ VIEWS = (("AP", "antero-posterior"), ("LATERAL", "lateral"), ("", "postero-anter
 SIDE = 40
 SPLITS = {"train": 30, "dev": 8, "test": 8}
 PREVALENCE = 0.3
+PARTS_2019 = ("Training", "Test")
 N_IMAGES = 12
 CSV_CLASSES = ("Mass", "Hernia", "No Finding")
 CSV_SPEC = """
@@ -58,8 +62,22 @@ def write_layout(root: Path, name: str) -> ImageSource:
         write_2023(inputs)
     elif name.startswith("cxrlt2024"):
         write_2024(inputs)
-    else:
+    elif name == "cxrlt2026-task1":
         write_2026(inputs)
+    elif name == "ham10000":
+        write_ham10000(inputs)
+    elif name == "isic2018":
+        write_isic2018(inputs)
+    elif name == "isic2019":
+        write_isic2019(inputs)
+    elif name == "aptos2019":
+        write_aptos(inputs)
+    elif name == "odir5k-patient":
+        write_odir_patients(inputs)
+    elif name == "covid-radiography":
+        write_covid(inputs)
+    else:
+        raise ValueError(name)
     return ImageSource(get_challenge(name, inputs), workspace)
 
 
@@ -123,6 +141,98 @@ def write_2026(inputs: Path) -> None:
     (inputs / "Train_CLASS.txt").write_text("\t\n".join(CLASSES_2026))
 
 
+def write_ham10000(inputs: Path) -> None:
+    """Write the table as on Dataverse, and the images in two folders; every lesion has two images."""
+    header, classes = ("lesion_id", "image_id", "dx", "age"), list(COUNTS_HAM10000)
+    cells = [[f"HAM_{k // 2}", f"ISIC_{k}", classes[k // 2 % len(classes)], "80.0"] for k in range(56)]
+    text = "\n".join("\t".join(row) for row in (header, *cells))
+    (inputs / "HAM10000_metadata").write_text(f"{text}\n")
+    for number, (_, image, name, _) in enumerate(cells):
+        folder = inputs / f"HAM10000_images_part_{1 + number % 2}"
+        write_colour(folder / f"{image}.jpg", number, classes.index(name) % 4)
+
+
+def write_isic2018(inputs: Path) -> None:
+    """Write the three label files; that of the test set has the weights of the scorer."""
+    for first, part, size in ((0, "Training", 56), (100, "Validation", 7), (200, "Test", 14)):
+        weights = {"score_weight": "0.5"} if part == "Test" else {}
+        cells = _one_hot_cells(inputs / f"ISIC2018_Task3_{part}_Input", first, size, tuple(COUNTS_2018))
+        path = inputs / f"ISIC2018_Task3_{part}_GroundTruth.csv"
+        write_csv(path, ("image", *COUNTS_2018, *weights), [[*row, *weights.values()] for row in cells])
+    lesions = [[f"ISIC_{number}", f"HAM_{number // 2}", "histo"] for number in range(56)]
+    header = ("image", "lesion_id", "diagnosis_confirm_type")
+    write_csv(inputs / "ISIC2018_Task3_Training_LesionGroupings.csv", header, lesions)
+
+
+def write_isic2019(inputs: Path) -> None:
+    """Write images into folders inside folders of the same name; the test set has images of class UNK."""
+    classes = (*COUNTS_2019, "UNK")
+    train, test = (inputs / f"ISIC_2019_{part}_Input" / f"ISIC_2019_{part}_Input" for part in PARTS_2019)
+    cells = [[*row, "0.0"] for row in _one_hot_cells(train, 0, 64, tuple(COUNTS_2019))]
+    write_csv(inputs / "ISIC_2019_Training_GroundTruth.csv", ("image", *classes), cells)
+    lesions = [[row[0], "HAM_1" if number < 3 else "", "male"] for number, row in enumerate(cells)]
+    write_csv(inputs / "ISIC_2019_Training_Metadata.csv", ("image", "lesion_id", "gender"), lesions)
+    cells = _one_hot_cells(test, 200, 18, classes)
+    write_csv(inputs / "ISIC_2019_Test_GroundTruth.csv", ("image", *classes), cells)
+    write_csv(inputs / "ISIC_2019_Test_Metadata.csv", ("image", "sex"), [[row[0], "male"] for row in cells])
+
+
+def _one_hot_cells(folder: Path, first: int, size: int, classes: Sequence[str]) -> list[list[str]]:
+    """Write `size` JPEG images, two per class in turn. Return their ids and one-hot labels as published."""
+    cells = []
+    for number in range(first, first + size):
+        place = number // 2 % len(classes)
+        write_colour(folder / f"ISIC_{number}.jpg", number, place % 4)
+        cells.append([f"ISIC_{number}", *(str(float(k == place)) for k in range(len(classes)))])
+    return cells
+
+
+def write_aptos(inputs: Path) -> None:
+    """Write colour images by grade; three identical training images have different grades."""
+    train = [(f"a{number:02}", str(number % 5)) for number in range(20)]
+    write_csv(inputs / "train.csv", ("id_code", "diagnosis"), [*train, ("twin1", "1"), ("twin2", "2")])
+    write_csv(inputs / "test.csv", ("id_code",), [(f"t{number}",) for number in range(4)])
+    write_csv(inputs / "sample_submission.csv", ("id_code", "diagnosis"), [("t0", "0")])
+    for number, (name, grade) in enumerate(train):
+        write_colour(inputs / "train_images" / f"{name}.png", number, int(grade))
+    for number in range(4):
+        write_colour(inputs / "test_images" / f"t{number}.png", 100 + number, number)
+    for name in ("twin1", "twin2"):
+        shutil.copyfile(inputs / "train_images" / "a00.png", inputs / "train_images" / f"{name}.png")
+
+
+def write_odir_patients(inputs: Path) -> None:
+    """Write the table of patients as CSV; every patient has two eyes."""
+    classes = tuple(COUNTS_ODIR_PATIENTS)
+    cells = []
+    for number in range(12):
+        labels = ["01"[(number + place) % 3 == 0] for place in range(len(classes))]
+        cells.append([str(number), f"{number}_left.jpg", f"{number}_right.jpg", *labels])
+        for eye, name in enumerate(cells[-1][1:3]):
+            write_colour(inputs / "ODIR-5K" / "Training Images" / name, 2 * number + eye, number % 3)
+    write_csv(inputs / "ODIR-5K" / "data.csv", ("ID", "Left-Fundus", "Right-Fundus", *classes), cells)
+
+
+def write_covid(inputs: Path) -> None:
+    """Write images and masks of three classes: there is no image of Lung_Opacity."""
+    for place, name in enumerate(("COVID", "Normal", "Viral Pneumonia")):
+        for folder in ("images", "masks"):
+            (inputs / "COVID-19_Radiography_Dataset" / name / folder).mkdir(parents=True)
+        for number in range(1, 9):
+            image = draw_image(Row(100 * place + number, 0, 0, {str(key): key == place for key in range(3)}))
+            for folder in ("images", "masks"):
+                path = inputs / "COVID-19_Radiography_Dataset" / name / folder / f"{name}-{number}.png"
+                cv2.imwrite(str(path), image)
+
+
+def write_colour(path: Path, seed: int, strength: int) -> None:
+    """Write an image (SIDE, SIDE, 3) of noise with a square whose red grows with `strength`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = np.random.default_rng(seed).integers(20, 60, (SIDE, SIDE, 3)).astype(np.uint8)
+    image[10:30, 10:30, 2] = 60 + 40 * strength
+    cv2.imwrite(str(path), image)
+
+
 def rows(split: str, classes: Sequence[str]) -> Iterator[Row]:
     """Yield one or two studies per patient in turn, with two images and one set of labels per study."""
     first = 1000 * list(SPLITS).index(split)
@@ -184,13 +294,16 @@ class TableLayout:
     challenge: str
     file: str
     image: str
-    patient: str
+    patient: str | None
+    """None: the table has no patients, or another file has them."""
     path: str
     classes: tuple[str, ...]
     keys: tuple[str, ...]
     findings: str | None = None
-    """A column of class names joined with |, instead of one column per class."""
+    """A column of class names joined with |, or of one name with `one_hot`, instead of one per class."""
     one_hot: bool = False
+    suffix: str = ""
+    """What paths have in addition to the column `path`."""
 
     def rows(self) -> list[list[str]]:
         """Return the header and N_IMAGES rows: two images per patient, every class in every third row."""
@@ -205,6 +318,13 @@ class TableLayout:
             (inputs / "train_val_list.txt").write_text("".join(f"{image}\n" for image in ids))
         if self.challenge == "cxrlt2026-task1":
             (inputs / "Removal.csv").write_text(f"{','.join(PADCHEST_KEYS)}\ngone.png,20150101,1.90E+38\n")
+        if self.challenge == "isic2018":
+            cells = [[image, f"HAM_{number // 2}", "histo"] for number, image in enumerate(ids)]
+            header = ("image", "lesion_id", "diagnosis_confirm_type")
+            write_csv(inputs / "ISIC2018_Task3_Training_LesionGroupings.csv", header, cells)
+        if self.challenge == "isic2019":
+            cells = [[image, f"HAM_{number}" if number % 3 else ""] for number, image in enumerate(ids)]
+            write_csv(inputs / "ISIC_2019_Training_Metadata.csv", ("image", "lesion_id"), cells)
         if self.challenge == "csv":
             (inputs / "challenge.yaml").write_text(CSV_SPEC)
             (inputs / "test.csv").write_text("image,path\nz,z.png\n")
@@ -217,7 +337,9 @@ class TableLayout:
     def _row(self, number: int) -> list[str]:
         cells = {key: f"{key[0].lower()}{number}" for key in self.keys}
         image = f"{number:08x}_{number:03d}.png"
-        cells |= {self.path: f"files/{image}"} | {self.image: image, self.patient: f"1{number // 2:07d}"}
+        cells |= {self.path: f"files/{image}"} | {self.image: image}
+        if self.patient:
+            cells[self.patient] = f"1{number // 2:07d}"
         positive = [(number + place) % 3 == 0 for place in range(len(self.classes))]
         if self.one_hot:
             positive = [number % len(self.classes) == place for place in range(len(self.classes))]
@@ -275,6 +397,31 @@ NIH14 = TableLayout(
 )
 NIHLT_FILE = "miccai2023_nih-cxr-lt_labels_train.csv"
 NIHLT = TableLayout("nihlt", NIHLT_FILE, "id", "subj_id", "id", tuple(COUNTS_NIHLT), ("id", "subj_id"))
+HAM10000 = TableLayout(
+    "ham10000",
+    "HAM10000_metadata.csv",
+    "image_id",
+    "lesion_id",
+    "image_id",
+    tuple(COUNTS_HAM10000),
+    ("lesion_id", "image_id", "dx_type", "age", "sex", "localization"),
+    findings="dx",
+    one_hot=True,
+    suffix=".jpg",
+)
+ISIC2018 = TableLayout(
+    "isic2018",
+    "ISIC2018_Task3_Training_GroundTruth.csv",
+    "image",
+    None,
+    "image",
+    tuple(COUNTS_2018),
+    ("image",),
+    one_hot=True,
+    suffix=".jpg",
+)
+ISIC2019_FILE = "ISIC_2019_Training_GroundTruth.csv"
+ISIC2019 = replace(ISIC2018, challenge="isic2019", file=ISIC2019_FILE, classes=tuple(COUNTS_2019))
 CSV_KEYS = ("image", "patient", "study", "view", "path")
 LAYOUTS = {
     layout.challenge: layout
@@ -288,6 +435,9 @@ LAYOUTS = {
         NIH14,
         NIHLT,
         replace(NIHLT, challenge="nihlt-single", one_hot=True),
+        HAM10000,
+        ISIC2018,
+        ISIC2019,
         TableLayout("csv", "train.csv", "image", "patient", "path", CSV_CLASSES, CSV_KEYS),
     )
 }

@@ -6,17 +6,21 @@ import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
+from scipy.special import expit
 
 from cxrlt.artifacts import read_json
 from cxrlt.challenges import get_challenge
 from cxrlt.ensembles.final_logits import load_final_logits
 from cxrlt.inputs.images import ImageSource
-from cxrlt.pipeline import ENSEMBLE, Plan, run
+from cxrlt.metrics.odir import odir_score
+from cxrlt.pipeline import ENSEMBLE, Plan, list_jobs, run
 from cxrlt.predictions.current_data import CurrentData
 from cxrlt.recipe import Recipe, load_recipe, save_recipe
+from cxrlt.submissions.evaluate import leaderboard
 from cxrlt.submissions.submit import submit
 from cxrlt.submissions.validate import validate
 from layouts import write_layout
+from tiny import tiny_recipe
 
 pytestmark = pytest.mark.slow
 
@@ -114,3 +118,77 @@ def test_the_second_stage_uses_the_frozen_backbone_of_its_own_fold(finished):
         assert backbone
         assert all(torch.equal(before[key], after[key]) for key in backbone)
         assert any(key.startswith("fusion.") for key in after)
+
+
+RECIPES_OF_SETS = {
+    "aptos2019": {"loss": {"name": "ce"}},
+    "ham10000": {"loss": {"name": "ce"}, "data.augment": {"policy": "dermoscopy"}},
+    "isic2018": {"loss": {"name": "ce"}},
+    "isic2019": {"loss": {"name": "ce"}},
+    "covid-radiography": {"loss": {"name": "ldam"}, "model.head": {"name": "cosine"}},
+    "odir5k-patient": {"model.fusion.max_images": 2, "model.fusion.dim": 16, "model.fusion.n_heads": 2},
+}
+
+
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(name, marks=[pytest.mark.full] * (name == "isic2018")) for name in RECIPES_OF_SETS],
+)
+def finished_set(request, tmp_path_factory) -> ImageSource:
+    """Return the source of a set without CXR-LT's files after `cxrlt run` with one recipe of one epoch."""
+    root = tmp_path_factory.mktemp(request.param)
+    source = write_layout(root, request.param)
+    recipe = tiny_recipe(**{"schedule.epochs": 1, **RECIPES_OF_SETS[request.param]})
+    save_recipe(recipe, root / "tiny.yaml")
+    run(source, Plan(recipes=(str(root / "tiny.yaml"),), n_folds=2))
+    return source
+
+
+def test_every_image_of_the_set_has_an_out_of_fold_score(finished_set):
+    challenge, workspace = finished_set.challenge, finished_set.workspace
+    train = challenge.read("train", workspace.inputs_dir(challenge.name))
+    logits = load_final_logits("tiny", "oof", CurrentData(challenge, workspace)).logits
+    assert set(logits.index) == set(train.index)
+    assert logits.notna().all(axis=None)
+    score = read_json(workspace.submission_dir(challenge.name, ENSEMBLE) / "score.json", "cxrlt evaluate")
+    assert score["oof"]["metric"] == challenge.metric
+    assert score["oof"]["undefined"] == (["Lung_Opacity"] if challenge.name == "covid-radiography" else [])
+
+
+@pytest.mark.parametrize("finished_set", ["aptos2019"], indirect=True)
+def test_identical_images_are_in_one_fold_and_the_test_set_is_submitted(finished_set):
+    challenge, workspace = finished_set.challenge, finished_set.workspace
+    folds = pd.read_csv(workspace.folds_path(challenge.name), index_col="image_id")
+    twins = folds.loc[["a00", "twin1", "twin2"]]
+    assert twins["fold"].nunique() == twins["patient"].nunique() == 1
+    path = workspace.submission_dir(challenge.name, ENSEMBLE) / "submission.csv"
+    assert "valid" in validate(path, challenge, "test", workspace)
+    assert list(pd.read_csv(path).columns) == ["id_code", *challenge.classes]
+    commands = [line.split()[1] for line in list_jobs(finished_set, Plan()).splitlines() if line[0] != "#"]
+    assert commands.index("cache") < commands.index("folds")
+
+
+@pytest.mark.parametrize(
+    "finished_set", [pytest.param("isic2018", marks=pytest.mark.full), "isic2019"], indirect=True
+)
+def test_lesions_stay_whole_and_images_of_another_class_are_submitted_but_not_scored(finished_set):
+    challenge, workspace = finished_set.challenge, finished_set.workspace
+    folds = pd.read_csv(workspace.folds_path(challenge.name))
+    assert (folds.groupby("patient")["fold"].nunique() == 1).all()
+    path = workspace.submission_dir(challenge.name, ENSEMBLE) / "submission.csv"
+    assert "valid" in validate(path, challenge, "test", workspace)
+    assert list(pd.read_csv(path).columns) == ["image", *challenge.classes]
+    score = read_json(path.parent / "score.json", "cxrlt evaluate")
+    n_test, n_scored = {"isic2018": (14, 14), "isic2019": (18, 16)}[challenge.name]
+    assert (len(pd.read_csv(path)), score["test"]["classes"][0]["n_known"]) == (n_test, n_scored)
+
+
+@pytest.mark.parametrize("finished_set", ["odir5k-patient"], indirect=True)
+def test_both_eyes_of_a_patient_have_one_score_and_evaluations_have_that_of_odir(finished_set):
+    current = CurrentData(finished_set.challenge, finished_set.workspace)
+    logits = load_final_logits("tiny", "oof", current).logits
+    patient = logits.index.str.split("_").str[0]
+    assert (logits.groupby(patient).nunique() == 1).all(axis=None)
+    notes = leaderboard(finished_set.challenge, finished_set.workspace).evaluations[0].notes
+    labels = current.rows.table.loc[logits.index, list(logits.columns)]
+    assert f"ODIR-2019 score {odir_score(labels, expit(logits))['score']:.4f}" in notes[0]

@@ -137,26 +137,30 @@ LABELS = "NaN", "nan", "inf", "-1", "1.5", "TRUE", "yes", "2", "1e0", "01", "１
 
 
 def _cells(layout: TableLayout) -> Iterator[tuple[str, Callable[[Rows], Rows], str | None]]:
-    for name, text in IDS.items():
+    ids = [layout.image, *([layout.patient] if layout.patient else [])]
+    for name, text in IDS.items() if layout.patient else ():
         yield f"{name} of a patient", replace_cell(layout.patient, text), OK
     for number in NUMBERS:
-        for column in (layout.image, layout.patient):
+        for column in ids:
             yield f"{number} as {column}", replace_cell(column, number), "has turned ids into numbers"
-    for column in (layout.image, layout.patient):
+    for column in ids:
         for name, (text, sentence) in BROKEN_IDS.items():
             yield f"{name}, {column}", replace_cell(column, text), sentence
     for name, text in PATHS.items():
-        yield name, replace_cell(layout.path, text), "must be inside the images folder"
+        if not (layout.suffix and text.endswith("..")):  # with a suffix, .. is a part of a file name
+            yield name, replace_cell(layout.path, text), "must be inside the images folder"
     yield "a path too long", replace_cell(layout.path, f"a/{'x' * 300}/b.png"), "not a valid file name"
     yield "no path", replace_cell(layout.path, ""), ""
     column = layout.findings or layout.classes[0]
     sentence = "unknown finding" if layout.findings else "a label must be 0, 1 or blank"
+    if layout.findings and layout.one_hot:
+        sentence = "is none of"
     for text in LABELS:
         yield f"the label {text[:10]}", replace_cell(column, text), sentence
 
 
 def _columns(layout: TableLayout) -> Iterator[tuple[str, Callable[[Rows], Rows], str | None]]:
-    for column in (layout.image, layout.patient, layout.path):
+    for column in filter(None, (layout.image, layout.patient, layout.path)):
         yield f"{column} renamed", replace_cell(column, f"{column}_", row=0), "did you mean"
         yield f"{column} under no name", replace_cell(column, "", row=0), "no column"
     if not layout.findings:

@@ -6,13 +6,15 @@ from cxrlt.challenges import challenge_names, get_challenge
 from cxrlt.errors import UserError
 from user_errors import raises_user_error
 
-FROM_INPUTS = ("csv", "cxrlt2026-task1", "folder")
+FROM_INPUTS = ("aptos2019", "csv", "cxrlt2026-task1", "folder")
+IN_COLOUR = ("ham10000", "isic2018", "isic2019", "odir5k", "odir5k-patient")
 FIXED = [name for name in challenge_names() if name not in FROM_INPUTS]
 
 
 def test_every_fixed_name_gives_the_challenge_of_that_name():
     cxr_lt = ["cxrlt2023", "cxrlt2024-task1", "cxrlt2024-task2"]
-    assert [*cxr_lt, "demo", "demo-single", "nih14", "nihlt", "nihlt-single"] == FIXED
+    grey = ["covid-radiography", *cxr_lt, "demo", "demo-single", "nih14", "nihlt", "nihlt-single"]
+    assert sorted([*grey, *IN_COLOUR]) == FIXED
     assert [get_challenge(name).name for name in FIXED] == FIXED
 
 
@@ -28,10 +30,10 @@ def test_a_challenge_defined_by_its_inputs_needs_their_folder(name):
 
 
 @pytest.mark.parametrize("name", FIXED)
-def test_radiographs_are_greyscale_and_a_missing_split_is_named(name, tmp_path):
+def test_only_skin_and_fundus_are_in_colour_and_a_missing_split_is_named(name, tmp_path):
     challenge = get_challenge(name)
-    assert challenge.channels == 1
-    with pytest.raises(UserError, match=f"{name} has no split 'oof': it has train, "):
+    assert challenge.channels == (3 if name in IN_COLOUR else 1)
+    with pytest.raises(UserError, match=f"{name} has no split 'oof': it has train"):
         challenge.read("oof", tmp_path)
     with pytest.raises(UserError, match=f"{name} has no split 'oof'"):
         challenge.template("oof", tmp_path)

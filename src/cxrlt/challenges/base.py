@@ -23,6 +23,8 @@ HEAD_SHARE, TAIL_SHARE = 0.10, 0.01
 """Limits of head and tail classes, as shares of the training images: our choice, used for all challenges."""
 
 Task = Literal["multi_label", "single_label"]
+SplitBy = Literal["patient", "image"]
+"""What a fold keeps whole: patients (or lesions), or only images, which leaks if a patient has several."""
 DEFAULT_METRIC: Mapping[Task, str] = {"multi_label": "mAP", "single_label": "macro-F1"}
 DEFAULT_RECIPES: Mapping[Task, tuple[str, ...]] = {
     "multi_label": ("ral_convnext_small", "ral_efficientnetv2_s"),
@@ -60,6 +62,10 @@ class Challenge(ABC):
     """The metric of the leaderboard, of ensembles and of comparisons: one of metric_names(task)."""
     strict_patients: bool = False
     """A patient both in train and in dev or test is an error. Off: a warning."""
+    group_duplicates: bool = False
+    """The folds keep identical images together. For data sets without patients and with duplicate images."""
+    group_word: str = "patient"
+    """What the column `patient` holds, in messages: images of one group stay in one fold."""
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -110,12 +116,22 @@ class Challenge(ABC):
         Raises UserError with file and rows for anything wrong in the files.
         """
 
-    @abstractmethod
     def template(self, split: str, inputs_dir: Path) -> list[str]:
-        """Return the ids that a submission for `split` must contain, in the order that the server expects."""
+        """Return the ids that a submission for `split` must contain, in the order that the server expects.
+
+        Here: the ids of the table in its order, for challenges without a sample submission.
+        """
+        return self.read(split, inputs_dir).index.tolist()
 
     def notes(self, inputs_dir: Path) -> list[str]:
         """Return sentences for the report of `cxrlt check`, for example about rows that were removed."""
+        return []
+
+    def score_notes(self, labels: "pd.DataFrame", probabilities: "pd.DataFrame") -> list[str]:
+        """Return sentences for an evaluation, for example with a score that is not in the metric registry.
+
+        Both arguments have the index image_id and one column per class, and the same rows.
+        """
         return []
 
     def image_folders(self) -> tuple[str, ...]:

@@ -1,7 +1,8 @@
 """Build the table that every stage reads from the columns of a CSV file, with strict checks."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
@@ -13,6 +14,7 @@ from cxrlt.challenges.csv_file import CsvFile, describe_rows, read_csv
 from cxrlt.errors import UserError, listing, quoted
 from cxrlt.spelling import closest_match
 
+PandasData = TypeVar("PandasData", pd.Series, pd.DataFrame)
 LABELS = {"0": 0.0, "1": 1.0, "0.0": 0.0, "1.0": 1.0, "": np.nan}
 MAX_SUGGESTIONS = 100
 """Number of unknown names that get a suggestion: comparing thousands with thousands takes minutes."""
@@ -115,11 +117,29 @@ def read_labels(
             "Is it the table without labels?"
         )
     if task == "single_label":
-        _require_one_hot(file, table)
+        require_one_hot(file, table)
     return table
 
 
-def _require_one_hot(file: CsvFile, table: pd.DataFrame) -> None:
+def read_class_column(file: CsvFile, column: str, class_of: Mapping[str, str]) -> pd.DataFrame:
+    """Return one-hot float32 labels, indexed by row number, from a column with one name per row.
+
+    `class_of` is the class by name; the result has its classes in this order. Raises UserError for any other
+    name.
+    """
+    values = file.text(column)
+    if (unknown := ~values.isin(list(class_of))).any():
+        raise UserError(
+            f"{file.path}, column {column!r}: {describe_rows(values, unknown)} is none of "
+            f"{listing(class_of, len(class_of))}. Correct these cells."
+        )
+    classes = list(dict.fromkeys(class_of.values()))
+    found = values.map(class_of).to_numpy()
+    return pd.DataFrame({name: (found == name).astype(np.float32) for name in classes}, values.index)
+
+
+def require_one_hot(file: CsvFile, table: pd.DataFrame) -> None:
+    """Raise UserError for labels (indexed by row number) that are neither one-hot nor all NaN in a row."""
     one_hot = table.notna().all(axis=1) & (table.sum(axis=1) == 1)
     wrong = table[~one_hot & table.notna().any(axis=1)]
     if len(wrong):
@@ -184,12 +204,17 @@ def build_table(
     if patient is not None:
         for name, values in (("image", image_id), ("image file", path), ("study", metadata["study"])):
             _require_one_patient(file, name, values, patient)
+    return by_image(file, image_id, pd.concat([metadata, class_labels], axis=1))
+
+
+def by_image(file: CsvFile, image_id: pd.Series, values: PandasData) -> PandasData:
+    """Return `values` with the images of their rows as index. Raises UserError for an image in two rows."""
     if (twice := image_id.duplicated(keep=False)).any():
         raise UserError(
             f"{file.path} has more than one row for an image: {describe_rows(image_id, twice)}. "
             "Keep one row of each."
         )
-    return pd.concat([metadata, class_labels], axis=1).set_index(pd.Index(image_id, name="image_id"))
+    return values.set_axis(pd.Index(image_id, name="image_id"))
 
 
 def _require_one_patient(file: CsvFile, name: str, values: pd.Series, patient: pd.Series) -> None:

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -14,9 +15,9 @@ import pyarrow as pa
 import pyarrow.compute
 import pyarrow.csv
 
-from cxrlt.errors import UserError, listing, quoted, shortened
+from cxrlt.errors import MissingFileError, UserError, listing, quoted, shortened
 from cxrlt.spelling import closest_match
-from cxrlt.system.user_files import count_columns, read_text, require_file, require_text
+from cxrlt.system.user_files import HEADER_BYTES, count_columns, read_text, require_file, require_text
 
 DOWNLOAD_HINT = "docs/challenges.md says where to get it and where it goes."
 BLOCK_BYTES = 1 << 24
@@ -74,15 +75,22 @@ class CsvFile:
         return ""
 
 
-def read_csv(path: Path, missing_hint: str = DOWNLOAD_HINT, *, unnamed: Sequence[str] = ()) -> CsvFile:
+def read_csv(
+    path: Path, missing_hint: str = DOWNLOAD_HINT, *, unnamed: Sequence[str] = (), tabs: bool = False
+) -> CsvFile:
     """Return every cell of the file as stripped text.
 
     `missing_hint` ends the error for a missing file. Header cells without a name get the names in `unnamed`,
-    if their number matches. Raises MissingFileError, or UserError for a file that is not a complete UTF-8 CSV
+    if their number matches. With `tabs`, a header with tabs and no comma means columns separated by tabs.
+    Raises MissingFileError, or UserError for a file that is not a complete UTF-8 CSV
     file, for a repeated column name and for a table that is too large.
     """
     require_file(path, missing_hint, MAX_TABLE_BYTES)
-    cells = _read_cells(path)
+    return make_csv_file(path, _read_cells(path, "\t" if tabs and _has_tabs_only(path) else ","), unnamed)
+
+
+def make_csv_file(path: Path, cells: pa.Table, unnamed: Sequence[str] = ()) -> CsvFile:
+    """Return the columns of a table of text whose first row has their names. Raises as `read_csv`."""
     header = [str(column[0]).strip() for column in cells.columns]
     if header.count("") == len(unnamed):
         names = iter(unnamed)
@@ -107,11 +115,28 @@ def read_csv(path: Path, missing_hint: str = DOWNLOAD_HINT, *, unnamed: Sequence
     return CsvFile(path, columns)
 
 
-def _read_cells(path: Path) -> pa.Table:
+def read_first_csv(inputs_dir: Path, names: Sequence[str]) -> CsvFile:
+    """Return the first of the files that exists; one that does not end in .csv can be separated by tabs.
+
+    Raises MissingFileError without any, else as `read_csv`.
+    """
+    for name in names:
+        if os.path.lexists(inputs_dir / name):
+            return read_csv(inputs_dir / name, tabs=not name.endswith(".csv"))
+    raise MissingFileError(f"{inputs_dir} does not contain {' or '.join(names)}. {DOWNLOAD_HINT}")
+
+
+def _has_tabs_only(path: Path) -> bool:
+    with path.open("rb") as file:
+        header = file.readline(HEADER_BYTES)
+    return b"\t" in header and b"," not in header
+
+
+def _read_cells(path: Path, separator: str) -> pa.Table:
     with path.open("rb") as file:
         require_text(file, path)
-        n_columns = count_columns(file, path)
-        n_rows = _count_rows(file, path)
+        n_columns = count_columns(file, path, separator)
+        n_rows = _count_rows(file, path, separator)
         file.seek(0)
         try:
             cells = pyarrow.csv.read_csv(
@@ -120,7 +145,7 @@ def _read_cells(path: Path) -> pa.Table:
                 read_options=pyarrow.csv.ReadOptions(
                     use_threads=False, autogenerate_column_names=True, block_size=BLOCK_BYTES
                 ),
-                parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True),
+                parse_options=pyarrow.csv.ParseOptions(delimiter=separator, newlines_in_values=True),
                 convert_options=pyarrow.csv.ConvertOptions(
                     column_types={f"f{place}": pa.string() for place in range(n_columns)},
                     strings_can_be_null=False,
@@ -138,7 +163,7 @@ def _read_cells(path: Path) -> pa.Table:
     return cells
 
 
-def _count_rows(file: BinaryIO, path: Path) -> int | None:
+def _count_rows(file: BinaryIO, path: Path, separator: str) -> int | None:
     """Return the number of rows by the strict quoting rules, or None if nothing is quoted.
 
     After a quotation mark that is not closed, pyarrow reads many rows as one cell and loses them silently.
@@ -149,7 +174,7 @@ def _count_rows(file: BinaryIO, path: Path) -> int | None:
         return None
     file.seek(0)
     lines = io.TextIOWrapper(file, "utf-8-sig", newline="")
-    reader = csv.reader(lines, strict=True)
+    reader = csv.reader(lines, delimiter=separator, strict=True)
     try:
         return sum(map(bool, reader))
     except csv.Error as error:

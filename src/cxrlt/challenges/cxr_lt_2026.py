@@ -83,10 +83,6 @@ class CxrLt2026(Challenge):
             return table.drop(table.index.intersection(read_removed_ids(inputs_dir / self.removal)))
         return table
 
-    def template(self, split: str, inputs_dir: Path) -> list[str]:
-        """Return the ids of the table of the split, which is also the template, in file order."""
-        return self.read(split, inputs_dir).index.tolist()
-
     def notes(self, inputs_dir: Path) -> list[str]:
         """See `Challenge.notes`."""
         return [f"train is {self.tables['train']}", self._removal_note(inputs_dir)]

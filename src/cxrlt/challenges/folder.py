@@ -57,10 +57,6 @@ class FolderChallenge(Challenge):
         self.require_split(split)
         return read_split(inputs_dir, split, self.classes, self.spec)
 
-    def template(self, split: str, inputs_dir: Path) -> list[str]:
-        """See `Challenge.template`."""
-        return self.read(split, inputs_dir).index.tolist()
-
 
 @challenge("folder", from_inputs=True)
 def folder_challenge(name: str, inputs_dir: Path) -> FolderChallenge:

@@ -1,6 +1,5 @@
 """NIH ChestX-ray14 with its official split, and NIH-CXR-LT with its long-tailed labels."""
 
-import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -9,7 +8,7 @@ import pandas as pd
 
 from cxrlt.challenges import columns
 from cxrlt.challenges.base import DEFAULT_METRIC, DEFAULT_RECIPES, Challenge
-from cxrlt.challenges.csv_file import DOWNLOAD_HINT, CsvFile, describe_rows, read_csv, read_lines
+from cxrlt.challenges.csv_file import CsvFile, describe_rows, read_csv, read_first_csv, read_lines
 from cxrlt.challenges.registry import challenge
 from cxrlt.challenges.views import parse_views
 from cxrlt.errors import MissingFileError, UserError, listing, quoted
@@ -92,10 +91,6 @@ class NihImages(Challenge):
         """See `Challenge.image_folders`."""
         return IMAGE_FOLDERS
 
-    def template(self, split: str, inputs_dir: Path) -> list[str]:
-        """Return the ids of the split in the order of its official file; there is no sample submission."""
-        return self.read(split, inputs_dir).index.tolist()
-
 
 @dataclass(frozen=True, kw_only=True)
 class Nih14(NihImages):
@@ -158,10 +153,7 @@ def parse_findings(file: CsvFile, classes: tuple[str, ...]) -> pd.DataFrame:
 
 def read_entry_file(inputs_dir: Path) -> CsvFile:
     """Return the official table, of 2020 if it exists, else of 2017. Raises MissingFileError without one."""
-    for name in ENTRY_FILES:
-        if os.path.lexists(inputs_dir / name):
-            return read_csv(inputs_dir / name)
-    raise MissingFileError(f"{inputs_dir} does not contain {' or '.join(ENTRY_FILES)}. {DOWNLOAD_HINT}")
+    return read_first_csv(inputs_dir, ENTRY_FILES)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,13 +188,8 @@ class NihLt(NihImages):
             file = read_entry_file(inputs_dir)
         except MissingFileError:
             return None
-        images = file.text(file.column("Image Index"))
-        if (twice := images.duplicated(keep=False)).any():
-            raise UserError(
-                f"{file.path} has more than one row for an image: {describe_rows(images, twice)}."
-            )
-        view_of_image = parse_views(file.text(file.column("View Position")))
-        view_of_image.index = images
+        views = parse_views(file.text(file.column("View Position")))
+        view_of_image = columns.by_image(file, file.text(file.column("Image Index")), views)
         return image_id.map(view_of_image).fillna("unknown")
 
 
