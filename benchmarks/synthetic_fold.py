@@ -59,4 +59,4 @@ def make_synthetic_fold(folder: Path, recipe: Recipe, n_images: int) -> FoldJob:
     cache_size, none = recipe.data.cache_size, np.zeros(n_images, dtype=bool)
     cache = write_noise_cache(pd.Series(ids, labels.index), cache_size, folder / "cache", "bench", folder)
     run = FoldRun("bench", "0", 0, recipe, run_dir, provenance={})
-    return FoldJob(CHALLENGE, run, FoldData(CLASSES, table, none, none, cache))
+    return FoldJob(CHALLENGE, run, FoldData(CLASSES, table, none, none, none, cache))

@@ -52,6 +52,12 @@ def test_unknown_words_exit_with_code_2(args):
     assert exit_of(*args) == 2
 
 
+@pytest.mark.parametrize("flags", [["--by", "image"], ["--allow-leakage"], ["--n-folds", "3"], ["--force"]])
+def test_extending_folds_refuses_flags_that_change_the_split(flags, capsys):
+    assert exit_of("folds", "demo", "--extend", *flags) == 2
+    assert "remove --force, --n-folds, --group-duplicates, --by" in capsys.readouterr().err
+
+
 def test_an_unknown_flag_suggests_the_known_one(capsys):
     assert exit_of("train", "demo_resnet", "--optim.lrr", "1") == 2
     assert "--optim.lr" in capsys.readouterr().err

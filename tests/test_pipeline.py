@@ -134,6 +134,9 @@ def test_a_folder_of_colours_without_dev_and_test_is_trained_and_scored(tmp_path
     folder = workspace.submission_dir("folder", "ensemble")
     score = read_json(folder / "score.json", "cxrlt run")["oof"]["overall"]["metrics"]
     assert score["macro-F1"]["value"] > 0.9
+    sheet = cv2.imread(str(workspace.run_dir("folder", "colour") / "fold0" / "first_batch.png")).astype(int)
+    assert ((sheet[..., 2] > 120) & (sheet[..., 1] < 40)).sum() > 500  # red discs
+    assert ((sheet[..., 1] > 60) & (sheet[..., 2] < 40)).sum() > 500  # green discs
     assert not list(folder.glob("submission*.zip"))
 
 
@@ -208,7 +211,8 @@ def test_listed_jobs_are_commands_in_waves_and_nothing_is_done(tmp_path):
 
 
 def test_the_listed_jobs_of_a_demo_generate_it_first(tmp_path):
-    lines = list_jobs(ImageSource(get_challenge("demo"), Workspace(tmp_path)), Plan()).splitlines()
+    plan = Plan(by="image", allow_leakage=True)
+    lines = list_jobs(ImageSource(get_challenge("demo"), Workspace(tmp_path)), plan).splitlines()
     assert isinstance(cli.parse(shlex.split(lines[1])[1:]), commands.Demo)
     assert not list(tmp_path.iterdir())
 

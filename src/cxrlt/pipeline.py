@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from cxrlt.artifacts import Workspace
-from cxrlt.challenges.base import Challenge
+from cxrlt.challenges.base import Challenge, SplitBy
 from cxrlt.ensembles.ensemble import make_ensemble, predict_run
 from cxrlt.errors import UserError, listing
 from cxrlt.folds.make import make_folds
@@ -40,6 +40,8 @@ class Plan:
     seed: int = 0
     quick: bool = False
     drop_shared_patients: bool = False
+    by: SplitBy = "patient"
+    allow_leakage: bool = False
 
     def recipe_names(self, challenge: Challenge) -> dict[str, str]:
         """Return name of run -> name or YAML file of its recipe."""
@@ -67,10 +69,15 @@ def run(source: ImageSource, plan: Plan) -> None:
         source, recipes = _smoke_run(source, recipes)
         challenge, workspace = source.challenge, source.workspace
     _require_init_runs(source, recipes)
+    flags |= {"allow_leakage": plan.allow_leakage}
+    if challenge.group_duplicates:  # the folds need the hashes in the cache
+        with _stage("cache"):
+            _cache(source, recipes)
     with _stage("folds"):
-        print(make_folds(challenge, workspace, plan.n_folds, plan.seed, **flags))
-    with _stage("cache"):
-        _cache(source, recipes)
+        print(make_folds(challenge, workspace, plan.n_folds, plan.seed, by=plan.by, **flags))
+    if not challenge.group_duplicates:
+        with _stage("cache"):
+            _cache(source, recipes)
     with _stage("train"):
         _train(source, plan, recipes)
     with _stage("ensemble"):
@@ -164,12 +171,14 @@ def _input_jobs(source: ImageSource, plan: Plan, recipes: dict[str, Recipe]) -> 
     split = ["--n-folds", str(plan.n_folds), "--seed", str(plan.seed)]
     split += ["--allow-missing"] * source.allow_missing
     split += ["--drop-shared-patients"] * plan.drop_shared_patients
-    jobs = [Job("demo", ("demo", name, *folders))] * (name in PHANTOMS)
-    jobs += [Job("folds", ("folds", name, *split, *folders))]
-    return jobs + [
+    split += ["--by", plan.by] * (plan.by != "patient") + ["--allow-leakage"] * plan.allow_leakage
+    demo = [Job("demo", ("demo", name, *folders))] * (name in PHANTOMS)
+    folds = [Job("folds", ("folds", name, *split, *folders))]
+    caches = [
         Job(f"cache {size}", ("cache", name, "--size", str(size), *source.flags()))
         for size in _cache_sizes(recipes)
     ]
+    return demo + (caches + folds if source.challenge.group_duplicates else folds + caches)
 
 
 def train_jobs(source: ImageSource, plan: Plan, names: Sequence[str]) -> list[Job]:

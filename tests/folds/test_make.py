@@ -120,7 +120,8 @@ def test_a_data_set_without_patients_is_split_by_rows_and_read_back_without_them
     challenge: Challenge, workspace: Workspace, table: pd.DataFrame
 ) -> None:
     table.assign(patient=pd.NA).to_csv(workspace.inputs_dir("tiny") / "train.csv")
-    assert "no patient column" in make_folds(challenge, workspace)
+    made = make_folds(challenge, workspace)
+    assert "no patient column" in made and "not known without patients" in made
     assert read_folds(challenge, workspace).frame["patient"].isna().all()
     assert "already done" in make_folds(challenge, workspace)
 

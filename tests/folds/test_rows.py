@@ -27,11 +27,11 @@ def test_rows_with_a_missing_image_are_new_when_it_arrives(
     write_images(workspace, table.index[1:8:3])
     rows = read_train_rows(challenge, workspace)
     assert rows.new.tolist() == table.index[1:8:3].tolist()
-    assert rows.notes("tiny") == [
+    assert rows.notes(challenge) == [
         "3 rows of the training table are not in the folds: cxrlt folds tiny --extend"
     ]
     assert "3 rows added" in extend_folds(challenge, workspace)
-    assert read_train_rows(challenge, workspace).notes("tiny") == []
+    assert read_train_rows(challenge, workspace).notes(challenge) == []
 
 
 def test_a_patient_of_the_table_in_two_folds_is_a_leak_that_training_refuses(
@@ -46,7 +46,7 @@ def test_a_patient_of_the_table_in_two_folds_is_a_leak_that_training_refuses(
     assert rows.leaking_patients == (one,)
     with raises_user_error("1 patients", "folds.csv", one, "--force"):
         rows.require_complete("tiny")
-    assert "scores are too high" in rows.notes("tiny")[0]
+    assert "scores are too high" in rows.notes(challenge)[0]
 
 
 def test_new_rows_exclude_patients_of_dev(

@@ -10,7 +10,7 @@ from layouts import TableLayout
 VALUES = {"0": 0.0, "0.0": 0.0, "1": 1.0, "1.0": 1.0, "": math.nan}
 # the name of the column in the next year
 PATHS = {"fpath": ("path",), "path": ("path", "fpath")}
-Labels = dict[str, tuple[str, str, dict[str, float]]]
+Labels = dict[str, tuple[str | None, str, dict[str, float]]]
 
 
 def parse_cells(content: bytes) -> list[list[str]]:
@@ -19,7 +19,7 @@ def parse_cells(content: bytes) -> list[list[str]]:
 
 
 def parse_table(path: Path, layout: TableLayout) -> Labels:
-    """Return patient, path and labels by image."""
+    """Return patient (None: not in this table), path and labels by image."""
     header, *rows = parse_cells(path.read_bytes())
     names = [name.strip() for name in header]
     if layout.challenge == "cxrlt2026-task1" and names.count("") == len(layout.classes):
@@ -32,7 +32,8 @@ def parse_table(path: Path, layout: TableLayout) -> Labels:
         labels = _findings(cells, layout) if layout.findings else _labels(cells, layout)
         assert cells[layout.image] not in table, "a duplicate image was accepted"
         path = next(name for name in (*PATHS.get(layout.path, ()), layout.path) if name in cells)
-        table[cells[layout.image]] = cells[layout.patient], cells[path], labels
+        patient = cells[layout.patient] if layout.patient else None
+        table[cells[layout.image]] = patient, cells[path] + layout.suffix, labels
     return table
 
 

@@ -1,12 +1,15 @@
+from dataclasses import replace
+
 import cv2
 import numpy as np
+import pandas as pd
 import pytest
 
 from cxrlt.artifacts import Workspace
 from cxrlt.challenges import get_challenge
 from cxrlt.errors import UserError
 from cxrlt.folds.make import make_folds
-from cxrlt.inputs.check import check
+from cxrlt.inputs.check import check, expected_leakage
 from cxrlt.inputs.images import ImageSource
 from user_errors import raises_user_error
 
@@ -129,3 +132,36 @@ def test_check_changes_nothing(csv_workspace, tmp_path):
     before = sorted((path, path.stat().st_mtime_ns) for path in tmp_path.rglob("*"))
     check(csv(workspace), workspace)
     assert sorted((path, path.stat().st_mtime_ns) for path in tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("sizes", [[1] * 30, [2] * 10 + [1] * 15, [6, 5, 3, 2, 2, 1, 1], [60], [1]])
+def test_the_expected_leakage_of_a_random_split_is_what_random_splits_have(sizes):
+    group = np.repeat(np.arange(len(sizes)), sizes)
+    n, rng, shares = len(group), np.random.default_rng(0), []
+    n_train, n_test = round(0.7 * n), max(round(0.15 * n), 1)
+    for _ in range(4000 if n > 1 else 1):
+        shuffled = rng.permutation(group)
+        shares.append(np.isin(shuffled[n - n_test :], shuffled[: min(n_train, n - n_test)]).mean())
+    assert expected_leakage(sizes) == pytest.approx(np.mean(shares), abs=0.015)
+
+
+def test_what_a_random_split_by_image_would_leak_is_reported(csv_workspace):
+    workspace = csv_workspace(train=["p1", "p1", "p2"])
+    report = check(csv(workspace), workspace)
+    # p1's two images: the other one is one of the 2 training images out of 2 others: always
+    assert (
+        "In a random 70/15/15 split by image, 66.7% of the test images would have their patient in train "
+        "(1 of 2 patients have several images). cxrlt folds keeps patients whole."
+    ) in report
+    lesions = replace(csv(workspace), group_word="lesion")
+    assert "their lesion in train (1 of 2 lesions have" in check(lesions, workspace)
+
+
+def test_without_groups_there_is_nothing_to_leak(csv_workspace):
+    workspace = csv_workspace(train=["p1", "p2", "p3"])
+    assert "random 70/15/15" not in check(csv(workspace), workspace)
+
+
+def test_a_random_split_of_ham10000_would_leak_35_percent(single_label_data):
+    table = pd.read_csv(single_label_data / "ham10000" / "HAM10000_metadata.csv")
+    assert expected_leakage(table["lesion_id"].value_counts().tolist()) == pytest.approx(0.3506, abs=1e-4)

@@ -5,6 +5,7 @@ from typing import Literal
 
 from tyro.conf import Positional
 
+from cxrlt.challenges.base import SplitBy
 from cxrlt.commands.base import ChallengeName, Command, ImageCommand
 from cxrlt.errors import UserError
 
@@ -74,7 +75,7 @@ class Cache(ImageCommand):
 
 @dataclass(frozen=True, kw_only=True)
 class MakeFolds(Command):
-    """Split the training rows into folds, grouped by patient and stratified by all labels."""
+    """Split the training rows into folds, by patient (or lesion) and stratified by all labels."""
 
     challenge: Positional[str]
     """Name of the challenge."""
@@ -88,26 +89,33 @@ class MakeFolds(Command):
     """Remove patients from train who are also in dev or test."""
     group_duplicates: bool = False
     """Treat patients who share an identical image as one patient. Needs decoded images (cxrlt cache)."""
+    by: SplitBy = "patient"
+    """image: ignore patients, as many papers do. If a patient has several images, this is data leakage."""
+    allow_leakage: bool = False
+    """With --by image: split although patients have several images. Every score then repeats this."""
     extend: bool = False
     """Add rows that are new in the table, remove rows that are gone, and keep the fold of all others."""
     force: bool = False
     """Replace an existing split. Runs trained on the old split can then no longer be used."""
 
     def run(self) -> None:
-        """Run the command. Raises UserError for --extend with flags that change the split."""
+        """Run the command. Raises UserError for flags that cannot be combined."""
         from cxrlt.folds.make import extend_folds, make_folds
 
         challenge = self.load_challenge(self.challenge)
         flags = {"allow_missing": self.allow_missing, "drop_shared_patients": self.drop_shared_patients}
         if self.extend:
-            if self.force or self.n_folds or self.group_duplicates:
+            by_image = self.by == "image" or self.allow_leakage
+            if self.force or self.n_folds or self.group_duplicates or by_image:
                 raise UserError(
-                    "--extend keeps the existing split: remove --force, --n-folds and --group-duplicates."
+                    "--extend keeps the existing split: remove --force, --n-folds, --group-duplicates, --by "
+                    "and --allow-leakage."
                 )
             print(extend_folds(challenge, self.workspace, **flags))
         else:
             flags |= {"group_duplicates": self.group_duplicates, "force": self.force}
+            flags |= {"allow_leakage": self.allow_leakage}
             n_folds = self.n_folds or challenge.n_folds
-            print(make_folds(challenge, self.workspace, n_folds, self.seed, **flags))
+            print(make_folds(challenge, self.workspace, n_folds, self.seed, by=self.by, **flags))
         if self.force or self.extend:
             self.print_outdated(challenge)

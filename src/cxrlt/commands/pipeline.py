@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import Positional, arg
 
+from cxrlt.challenges.base import SplitBy
 from cxrlt.commands.base import ChallengeName, ImageCommand
 from cxrlt.experiments import ExperimentPlan
 from cxrlt.experiments.lists import experiment_names
@@ -30,6 +31,10 @@ class Run(ImageCommand):
     """Smoke run: 200 patients, one epoch, in a separate folder. Finds errors before days of GPU time."""
     drop_shared_patients: bool = False
     """Remove patients from train who are also in dev or test."""
+    by: SplitBy = "patient"
+    """Split into folds by patient or by image: see cxrlt folds."""
+    allow_leakage: bool = False
+    """With --by image: split although patients have several images. Every score then repeats this."""
     list_jobs: bool = False
     """Only print the commands up to the trained models, so that you can run them on other machines."""
 
@@ -38,7 +43,8 @@ class Run(ImageCommand):
 
         source = self.image_source(self.challenge)
         n_folds = self.n_folds or source.challenge.n_folds
-        plan = Plan(self.recipes, n_folds, self.seed, self.quick, self.drop_shared_patients)
+        split = (self.drop_shared_patients, self.by, self.allow_leakage)
+        plan = Plan(self.recipes, n_folds, self.seed, self.quick, *split)
         if self.list_jobs:
             print(list_jobs(source, plan))
         else:

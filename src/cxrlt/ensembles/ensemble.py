@@ -71,7 +71,7 @@ def make_ensemble(
     _require_possible(challenge, request)
     current = CurrentData(challenge, workspace)
     provenance = oof_provenance(members, current)
-    notes = current.rows.notes(challenge.name)
+    notes = current.rows.notes(challenge)
     with lock_folder(run_dir):
         skipped = is_ensemble(run_dir) and not force
         if skipped:

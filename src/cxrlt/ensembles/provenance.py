@@ -90,15 +90,15 @@ def _raise_outdated(name: str, weights: EnsembleWeights, found: Mapping[str, lis
 def collect_notes(name: str, split: str, current: CurrentData) -> list[str]:
     """Return the notes that are printed when a run or an ensemble is calibrated, scored or submitted.
 
-    They name unfinished folds (--partial), rows that do not count, images whose pixels could not be compared,
-    and training data that has changed since training.
+    They name unfinished folds (--partial), a split by image, rows that do not count, images whose pixels
+    could not be compared, and training data that has changed since training.
     """
     notes = []
     if current.partial is not None:
         held = ", ".join(map(str, current.partial))
         notes.append(f"uses only the finished folds {held} of {current.folds.n_folds} (--partial)")
-    if split == "oof":
-        notes += current.rows.notes(current.challenge.name)
+    source = current.rows.notes if split == "oof" else current.folds.leakage_notes
+    notes += source(current.challenge)
     return [*notes, *current.unknown_pixels_notes(split), *_data_changes(name, current)]
 
 

@@ -55,6 +55,7 @@ def write_report(
     results = [_result(experiment, runs, logits, truth) for truth in truths]
     tables = _write_tables(experiment, runs, results, measured_columns)
     design = [*experiment.describe_design(runs), *experiment.excluded_lines()]
+    design += experiment.fold_assignment.leakage_notes(experiment.challenge)
     text = _markdown(experiment, design, tables)
     write_text(experiment.results_dir / "results.md", text + "\n")
     _write_page(experiment, runs, results, tables, design)

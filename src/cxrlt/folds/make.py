@@ -1,12 +1,13 @@
 """Split a challenge into folds: folds.csv is made once, and every later stage checks its hash."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from cxrlt.artifacts import Workspace
-from cxrlt.challenges.base import Challenge
+from cxrlt.challenges.base import Challenge, SplitBy
 from cxrlt.errors import UserError, listing
 from cxrlt.folds.balance import balance, describe
 from cxrlt.folds.read import REFIT, Folds, FormerSplit, folds_command, read_folds, report_path
@@ -23,8 +24,9 @@ class FoldPlan:
     """Options of a split.
 
     `allow_missing` excludes rows whose image is missing. `drop_shared_patients` excludes patients that are
-    also in dev or test. `group_duplicates` merges patients who share an identical image. `force` replaces an
-    existing split; runs trained on the old split are then refused.
+    also in dev or test. `group_duplicates` merges patients who share an identical image. `by` "image" splits
+    images although patients have several, which needs `allow_leakage`. `force` replaces an existing split;
+    runs trained on the old split are then refused.
     """
 
     n_folds: int = 5
@@ -32,29 +34,37 @@ class FoldPlan:
     allow_missing: bool = False
     drop_shared_patients: bool = False
     group_duplicates: bool = False
+    by: SplitBy = "patient"
+    allow_leakage: bool = False
     force: bool = False
 
 
 def make_folds(
-    challenge: Challenge, workspace: Workspace, n_folds: int = 5, seed: int = 0, **flags: bool
+    challenge: Challenge, workspace: Workspace, n_folds: int = 5, seed: int = 0, **flags: Any
 ) -> str:
     """Split the training rows: write folds.csv, and its balance to folds.json. Return a message.
 
     `flags` are those of `FoldPlan`. An existing split is kept. Raises UserError if the existing split has
-    other options (unless `force`), or if the table has changed since (see `extend_folds`).
+    other options (unless `force`), if the table has changed since (see `extend_folds`), or for a split by
+    image that leaks without `allow_leakage`.
     """
     plan, path = FoldPlan(n_folds, seed, **flags), workspace.folds_path(challenge.name)
+    plan = replace(plan, group_duplicates=plan.group_duplicates or challenge.group_duplicates)
+    if plan.allow_leakage and plan.by == "patient":
+        raise UserError("--allow-leakage is for --by image only: a split by patient does not leak.")
     table = _load_rows(challenge, workspace, plan)
     if not _is_complete(path) or plan.force:
         with lock_folder(path.parent, wait=True):
             if not _is_complete(path) or plan.force:  # another process may have made it meanwhile
                 if plan.group_duplicates:
                     table = _merge_duplicates(challenge, workspace, table)
-                fold = split_patients(table, challenge.classes, n_folds, seed)
+                plan = _effective_split(challenge, table, plan)
+                fold = split_patients(_units(table, plan.by), challenge.classes, n_folds, seed)
                 return _write(challenge, workspace, table, fold, plan, ())
     remove_leftovers(path.parent)
-    _require_same(read_folds(challenge, workspace), table, plan, challenge, workspace)
-    return f"folds: already done ({path})"
+    existing = read_folds(challenge, workspace)
+    _require_same(existing, table, plan, challenge, workspace)
+    return "\n  ".join([f"folds: already done ({path})", *existing.leakage_notes(challenge)])
 
 
 def extend_folds(
@@ -79,12 +89,13 @@ def extend_folds(
             allow_missing=allow_missing or record.allow_missing,
             drop_shared_patients=drop_shared_patients or record.drop_shared_patients,
             group_duplicates=record.group_duplicates,
+            by=record.by,
         )
         table = _load_rows(challenge, workspace, plan)
         if moved := _describe_moved(existing, table):
             raise UserError(
                 f"{path}: {moved}, so rows would have to move to other folds. Split again with: "
-                f"{folds_command(challenge, record.n_folds, record.seed)} --force"
+                f"{folds_command(challenge, record)} --force"
             )
         new, removed = (
             table.index.difference(existing.frame.index),
@@ -94,7 +105,8 @@ def extend_folds(
             return f"folds: nothing to add ({path})"
         if record.group_duplicates:
             table = _merge_duplicates(challenge, workspace, table, existing)
-        fold = split_patients(table, challenge.classes, record.n_folds, record.seed, existing.frame["fold"])
+        units = _units(table, record.by)
+        fold = split_patients(units, challenge.classes, record.n_folds, record.seed, existing.frame["fold"])
         done = _write(challenge, workspace, table, fold, plan, (*record.former, _former_split(existing)))
     return f"{done}\n  Extended: {len(new):,} rows added, {len(removed):,} removed; no row was moved."
 
@@ -122,8 +134,9 @@ def _merge_duplicates(
     if hashes is None or hashes.isna().any():
         unknown = len(table) if hashes is None else int(hashes.isna().sum())
         raise UserError(
-            f"{challenge.name}: --group-duplicates needs the hashes in the image cache, and {unknown:,} of "
-            f"{len(table):,} training images are not in it yet. First run: cxrlt cache {challenge.name}"
+            f"{challenge.name}: grouping identical images needs their hashes in the image cache, and "
+            f"{unknown:,} of {len(table):,} training images are not in it yet. First run: "
+            f"cxrlt cache {challenge.name}"
         )
     table = table.assign(patient=merge_duplicate_patients(table, hashes))
     if existing is None:
@@ -134,11 +147,35 @@ def _merge_duplicates(
         raise UserError(
             f"{workspace.folds_path(challenge.name)}: patients {listing(named['known'][several])} now share "
             "an identical image but are different patients in the split. Split again with: "
-            f"{folds_command(challenge, existing.record.n_folds, existing.record.seed)} "
+            f"{folds_command(challenge, existing.record)} "
             "--group-duplicates --force"
         )
     names = named.set_index("group")["known"]
     return table.assign(patient=table["patient"].map(names).fillna(table["patient"]))
+
+
+def _effective_split(challenge: Challenge, table: pd.DataFrame, plan: FoldPlan) -> FoldPlan:
+    """Return `plan`, by patient if no patient has several images, as both splits are then the same.
+
+    Raises UserError for a split by image that leaks, unless `allow_leakage`.
+    """
+    several = table["patient"].dropna().duplicated(keep=False)
+    if plan.by == "patient" or not several.any():
+        return replace(plan, by="patient")
+    if not plan.allow_leakage:
+        word = challenge.group_word
+        raise UserError(
+            f"{challenge.name}: --by image would put images of one {word} into several folds: "
+            f"{several.sum():,} of {len(table):,} images share their {word} with another, so scores would be "
+            f"too high. Remove --by image to keep {word}s whole, or add --allow-leakage: every score then "
+            "repeats this."
+        )
+    return plan
+
+
+def _units(table: pd.DataFrame, by: SplitBy) -> pd.DataFrame:
+    """Return the table in which `patient` holds what stays whole: nothing in a split by image."""
+    return table.assign(patient=None) if by == "image" else table
 
 
 def _is_complete(path: Path) -> bool:
@@ -158,7 +195,7 @@ def _write(
     before = sha256_of(path) if path.is_file() else ""
     figures = {"challenge": challenge.name, "n_folds": plan.n_folds, "seed": plan.seed, "sha256": ""}
     figures |= balance(table, challenge.classes, fold)
-    flags = ("allow_missing", "drop_shared_patients", "group_duplicates")
+    flags = ("allow_missing", "drop_shared_patients", "group_duplicates", "by")
     figures |= {flag: getattr(plan, flag) for flag in flags}
     figures["former"] = [each.model_dump() for each in former]
     with atomic_path(path) as temporary:
@@ -166,7 +203,7 @@ def _write(
         frame.to_csv(temporary, index_label="image_id", lineterminator="\n")
     figures["sha256"] = sha256_of(path)
     write_json(report_path(path), figures)
-    text = f"{describe(figures, challenge.name)}\n  {path}"
+    text = f"{describe(figures, challenge.name, challenge.group_word)}\n  {path}"
     if figures["sha256"] != before and not former and (runs := _run_names(challenge, workspace)):
         text += f"\n  Split again: runs trained on the old split are refused from now on ({listing(runs)})."
     return text
@@ -201,6 +238,9 @@ def _require_same(
         )
     if plan.group_duplicates and not record.group_duplicates:
         differing.append("it was made without --group-duplicates")
+    has_groups = existing.frame["patient"].dropna().duplicated().any()
+    if plan.by != record.by and has_groups:
+        differing.append(f"it is by {record.by}, not by {plan.by}")
     if len(new := table.index.difference(existing.frame.index, sort=False)):
         changed.append(f"it lacks {len(new):,} rows of the table: {listing(new)}")
     if len(removed := existing.frame.index.difference(table.index, sort=False)):
@@ -211,7 +251,7 @@ def _require_same(
         return
     runs = _run_names(challenge, workspace)
     lost = f" (then {listing(runs)} must be trained again)" if runs else ""
-    command = folds_command(challenge, record.n_folds, record.seed)
+    command = folds_command(challenge, record)
     fix = f"Keep the existing split ({command}, with --allow-missing if it was made with this flag)"
     if not differing:
         fix = f"Add the changes without moving a row (cxrlt folds {challenge.name} --extend)"

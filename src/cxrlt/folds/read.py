@@ -10,9 +10,10 @@ import pandas as pd
 from pydantic import ConfigDict, Field
 
 from cxrlt.artifacts import Artifact, Workspace, read_artifact
-from cxrlt.challenges.base import Challenge
+from cxrlt.challenges.base import Challenge, SplitBy
 from cxrlt.challenges.csv_file import MAX_TABLE_BYTES, read_csv
 from cxrlt.errors import UserError, listing
+from cxrlt.folds.balance import describe_leakage
 from cxrlt.provenance import digest
 from cxrlt.system.atomic_files import sha256_of
 from cxrlt.system.user_files import require_file
@@ -69,6 +70,12 @@ class Folds:
         """Return the same split with the rows of these folds only."""
         return replace(self, frame=self.frame[self.frame["fold"].isin(folds)])
 
+    def leakage_notes(self, challenge: Challenge) -> list[str]:
+        """Return the sentence that every score of a split by image repeats; empty for a split by patient."""
+        if self.record.by == "patient":
+            return []
+        return [describe_leakage(self.record.leaked_share, challenge.group_word)]
+
     def with_current_digests(
         self, provenance: Mapping[str, object], fold: int | str | None
     ) -> Mapping[str, object]:
@@ -124,6 +131,10 @@ class FoldsRecord(Artifact):
     """Patients that are also in dev or test were excluded."""
     group_duplicates: bool = False
     """Patients who share an identical image were merged."""
+    by: SplitBy = "patient"
+    """image: patients are in several folds, as the user allowed with --allow-leakage."""
+    leaked_share: float = Field(0.0, ge=0, le=1)
+    """Share of the images whose patient has an image in another fold."""
     former: tuple[FormerSplit, ...] = ()
     """The digests before each `--extend`."""
 
@@ -133,33 +144,35 @@ def report_path(folds_path: Path) -> Path:
     return folds_path.with_suffix(".json")
 
 
-def folds_command(challenge: Challenge, n_folds: int, seed: int) -> str:
-    """Return the command that makes a split with these options."""
-    return f"cxrlt folds {challenge.name} --n-folds {n_folds} --seed {seed}"
+def folds_command(challenge: Challenge, record: FoldsRecord) -> str:
+    """Return the command that makes a split with the options of `record`."""
+    by_image = " --by image --allow-leakage" * (record.by == "image")
+    return f"cxrlt folds {challenge.name} --n-folds {record.n_folds} --seed {record.seed}{by_image}"
 
 
 def read_folds(challenge: Challenge, workspace: Workspace) -> Folds:
     """Read folds.csv of the challenge.
 
     Raises UserError, with the command that makes it again, if the file is missing, was changed, or is not a
-    valid split (an image twice, a patient in two folds, missing or unknown folds).
+    valid split (an image twice, a patient in two folds, missing or unknown folds). Only in a split by image,
+    which the user allowed, a patient may be in two folds.
     """
     path = workspace.folds_path(challenge.name)
     record = read_artifact(report_path(path), FoldsRecord, f"cxrlt folds {challenge.name}")
-    command = folds_command(challenge, record.n_folds, record.seed)
+    command = folds_command(challenge, record)
     try:
         require_file(path, "", MAX_TABLE_BYTES)
         if sha256_of(path) != record.sha256:
             raise UserError(
                 f"{path} was changed after it was made: its hash is not the one in {report_path(path).name}."
             )
-        frame = _read_split(path, record.n_folds)
+        frame = _read_split(path, record.n_folds, record.by)
     except UserError as error:
         raise UserError(f"{error} Renew it with: {command} --force") from error
     return Folds(frame, SplitIdentity(frame), record)
 
 
-def _read_split(path: Path, n_folds: int) -> pd.DataFrame:
+def _read_split(path: Path, n_folds: int, by: SplitBy) -> pd.DataFrame:
     file = read_csv(path)
     if tuple(file.columns) != COLUMNS:
         raise UserError(f"{path} should have the columns {listing(COLUMNS)}, not {listing(file.columns)}.")
@@ -171,7 +184,7 @@ def _read_split(path: Path, n_folds: int) -> pd.DataFrame:
         raise UserError(f"{path} should have the folds 0 to {n_folds - 1}, not {found}.")
     known = patient != ""
     pairs = pd.DataFrame({"patient": patient[known], "fold": fold[known]}).drop_duplicates()
-    if (several := pairs["patient"].duplicated()).any():
+    if by == "patient" and (several := pairs["patient"].duplicated()).any():
         raise UserError(f"{path} has patients in more than one fold: {listing(pairs['patient'][several])}.")
     frame = pd.DataFrame({"patient": patient.replace("", pd.NA), "fold": fold.astype(np.int64)})
     return frame.set_index(pd.Index(image_id, name="image_id"))

@@ -19,7 +19,8 @@ class TrainRows:
 
     `table` has index image_id in the order of folds.csv, with the labels and a column `fold`. `new` are rows
     of the training table without a fold, except those that `cxrlt folds` excluded on purpose. `removed` are
-    rows of folds.csv that the training table lacks. `leaking_patients` are patients in more than one fold.
+    rows of folds.csv that the training table lacks. `leaking_patients` are patients in more than one fold
+    although the split is by patient.
     """
 
     folds: Folds
@@ -38,10 +39,10 @@ class TrainRows:
         table = self.table[self.table["fold"].isin(folds)]
         return replace(self, folds=self.folds.for_folds(folds), table=table)
 
-    def notes(self, challenge: str) -> list[str]:
-        """Return notes for evaluation and calibration about changed rows; empty if nothing has changed."""
-        extend = f"cxrlt folds {challenge} --extend"
-        notes = []
+    def notes(self, challenge: Challenge) -> list[str]:
+        """Return notes for evaluation and calibration about changed rows and about a split by image."""
+        extend = f"cxrlt folds {challenge.name} --extend"
+        notes = self.folds.leakage_notes(challenge)
         if len(self.new):
             notes.append(f"{len(self.new):,} rows of the training table are not in the folds: {extend}")
         if len(self.removed):
@@ -52,7 +53,7 @@ class TrainRows:
         if self.leaking_patients:
             notes.append(
                 f"{len(self.leaking_patients):,} patients of the table are in several folds, so scores are "
-                f"too high (leakage): cxrlt folds {challenge} --force"
+                f"too high (leakage): cxrlt folds {challenge.name} --force"
             )
         return notes
 
@@ -91,7 +92,8 @@ def read_train_rows(challenge: Challenge, workspace: Workspace) -> TrainRows:
         )
     table = table.loc[kept.index].assign(fold=kept["fold"])
     pairs = table[["patient", "fold"]].dropna().drop_duplicates()["patient"]
-    return TrainRows(folds, table, new, removed, tuple(sorted(pairs[pairs.duplicated()].unique())))
+    leaking = pairs[pairs.duplicated() & (folds.record.by == "patient")].unique()
+    return TrainRows(folds, table, new, removed, tuple(sorted(leaking)))
 
 
 def _unexpected_rows(

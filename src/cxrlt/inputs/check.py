@@ -1,5 +1,6 @@
 """`cxrlt check`: read every table and look for every image; read no pixels and change nothing."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,6 +16,9 @@ from cxrlt.inputs.shared_patients import find_shared_patients
 from cxrlt.inputs.table import add_file_column, apply_patient_policy, missing_images_message
 from cxrlt.spelling import other_spellings
 from cxrlt.text_table import text_table
+
+TRAIN_SHARE = 0.7
+"""Share of train in the random split of `expected_leakage`, as in the LMF paper and many others."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,7 @@ def check(
     if "train" in tables:
         report.lines.extend(_classes_without_positives(challenge, tables["train"]))
         _check_patients(challenge, tables, drop_shared_patients, report)
+        report.lines.extend(_random_split_leakage(challenge, tables["train"]))
     report.lines.extend(_cache_warnings(challenge, workspace, tables))
     if report.problems:
         count = len(report.problems)
@@ -114,6 +119,35 @@ def _check_patients(
         apply_patient_policy(challenge, tables["train"], shared, drop)
     except UserError as error:
         report.problems.append(str(error))
+
+
+def _random_split_leakage(challenge: Challenge, train: pd.DataFrame) -> list[str]:
+    """Return a sentence on what a random split by image would leak, if some groups have several images."""
+    sizes = train["patient"].value_counts()
+    if (sizes < 2).all():
+        return []
+    word = challenge.group_word
+    share = expected_leakage([*sizes, *[1] * int(train["patient"].isna().sum())])
+    return [
+        f"In a random 70/15/15 split by image, {share:.1%} of the test images would have their {word} in "
+        f"train ({(sizes > 1).sum():,} of {len(sizes):,} {word}s have several images). cxrlt folds keeps "
+        f"{word}s whole."
+    ]
+
+
+def expected_leakage(group_sizes: Sequence[int]) -> float:
+    """Return the expected share of test images whose group is in train, in a random 70/15/15 split by image.
+
+    Exact: given a test image, the T training images are a random sample of the other N - 1 images, so its
+    g - 1 group members all miss train with the hypergeometric probability
+    PROD_j<g-1 (N - 1 - T - j) / (N - 1 - j).
+    """
+    sizes, counts = np.unique(np.asarray(group_sizes), return_counts=True)
+    n = int((sizes * counts).sum())
+    n_others, n_not_train = n - 1, n - 1 - round(TRAIN_SHARE * n)
+    taken = np.arange(sizes.max() - 1)  # members that have already missed train
+    missed = np.cumprod([1, *(n_not_train - taken).clip(0) / (n_others - taken)])
+    return float((sizes * counts * (1 - missed[sizes - 1])).sum() / n)
 
 
 def _cache_warnings(challenge: Challenge, workspace: Workspace, tables: dict[str, pd.DataFrame]) -> list[str]:

@@ -1,12 +1,13 @@
 """A challenge with the rows of a few patients only, for a smoke run of the whole pipeline."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import pandas as pd
 
 from cxrlt.artifacts import Workspace
 from cxrlt.challenges.base import Challenge
+from cxrlt.errors import MissingFileError
 from cxrlt.inputs.table import add_file_column
 
 
@@ -41,6 +42,17 @@ class SmokeRunChallenge(Challenge):
 
 
 def smoke_run_challenge(challenge: Challenge, workspace: Workspace, n_patients: int) -> SmokeRunChallenge:
-    """Return `challenge` with `n_patients` patients per split, under the same name."""
+    """Return `challenge` with `n_patients` patients per split, under the same name.
+
+    Splits without any image are left out.
+    """
     rules = {field.name: getattr(challenge, field.name) for field in fields(Challenge)}
-    return SmokeRunChallenge(**rules, full=challenge, workspace=workspace, n_patients=n_patients)
+    few = SmokeRunChallenge(**rules, full=challenge, workspace=workspace, n_patients=n_patients)
+    return replace(few, splits=tuple(split for split in few.splits if not _has_no_images(few, split)))
+
+
+def _has_no_images(challenge: SmokeRunChallenge, split: str) -> bool:
+    try:
+        return challenge.read(split, challenge.workspace.inputs_dir(challenge.name)).empty
+    except MissingFileError:  # a table that is not published yet
+        return False

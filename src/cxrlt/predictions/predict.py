@@ -65,7 +65,7 @@ def predict(
         table, cache = source.load_split(split, trained[0].recipe.data.cache_size)
         ids = table.index
     accelerator = create_accelerator(trained[0].recipe)
-    for note in current.rows.notes(challenge.name) if split == "oof" else []:
+    for note in current.rows.notes(challenge) if split == "oof" else []:
         accelerator.print(f"predict {name} oof: {note}")
     for trained_fold in trained:
         rows = rows_to_predict(int(trained_fold.fold), split, current) if split in TRAIN_ROWS else ids

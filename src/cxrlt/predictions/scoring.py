@@ -255,7 +255,10 @@ def score_frame(
     blank = rows.index[rows.isna().any(axis=1)]
     if len(blank):
         raise UserError(f"the scored file has rows without a probability: {listing(blank)}.")
-    return score_rows(challenge, rows, truth, patients, name=name, split=split, n_draws=n_draws, seed=seed)
+    notes = tuple(challenge.score_notes(truth[list(challenge.classes)], rows))
+    return score_rows(
+        challenge, rows, truth, patients, name=name, split=split, n_draws=n_draws, seed=seed, notes=notes
+    )
 
 
 def _to_json_value(value: Any) -> Any:

@@ -92,7 +92,7 @@ def require_text(file: BinaryIO, path: Path) -> None:
         n_lines += block.count(b"\n")
 
 
-def count_columns(file: BinaryIO, path: Path) -> int:
+def count_columns(file: BinaryIO, path: Path, separator: str = ",") -> int:
     """Return the number of columns of a CSV file's first row that is not blank.
 
     Raises UserError if the file is empty, has too many columns, or its first row cannot be parsed.
@@ -100,7 +100,7 @@ def count_columns(file: BinaryIO, path: Path) -> int:
     file.seek(0)
     start = file.read(HEADER_BYTES).decode("utf-8-sig", errors="replace")
     try:
-        header = next(filter(None, csv.reader(io.StringIO(start, newline=""))), None)
+        header = next(filter(None, csv.reader(io.StringIO(start, newline=""), delimiter=separator)), None)
     except csv.Error as error:
         raise UserError(f"{path} does not begin with column names ({error}).") from error
     if header is None:

@@ -144,6 +144,8 @@ def _leaked_ids(
     patient_columns = [table["patient"] for table in (job.data.valid, job.data.soup_holdout) if len(table)]
     held_out = pd.concat(patient_columns or [trained[:0]])
     patients = set(trained.dropna())
+    if challenge == job.challenge.name and own.folds.record.by == "image":
+        patients = set()  # this leak is known, and every score says so
     if challenge != job.challenge.name:
         both = other.rows.merge(own.rows, on="image_id", suffixes=("_other", "_own"))
         if both.empty:
