@@ -59,6 +59,7 @@ SOURCES = {
     "data.n_workers": "choice; [measured](speed.md)",
     "data.augment.policy": "estimates, see [policies](#augmentation-policies); [measured](experiments.md)",
     "data.augment.flip": "choice",
+    "data.augment.vertical_flip": "choice; usual for skin and fundus images",
     "data.augment.crop_scale": "estimate",
     "data.augment.rotate": "estimate",
     "data.augment.brightness": "estimate",
@@ -75,6 +76,7 @@ SOURCES = {
     "data.sampling.kind": "repeat factor: Gupta et al., CVPR 2019 (LVIS); [measured](experiments.md)",
     "data.sampling.threshold": "CXR-LT 2026 winner",
     "data.sampling.cap": "CXR-LT 2026 winner",
+    "data.long_tail": "Cui et al., CVPR 2019, as in ISIC2019-LT",
     "loss.name": "RAL: Park et al., ICCVW 2023; [measured](experiments.md)",
     "loss.options": "see [losses](losses.md)",
     "loss.bias_init": "generalises the prior of Lin et al., ICCV 2017, to every loss",
@@ -179,7 +181,8 @@ head is that of LDAM, Cao et al., NeurIPS 2019.
 POLICIES_INTRO = """## Augmentation policies
 
 `data.augment.policy` sets all fields of `data.augment` except `flip`. Fields that you set yourself win. The
-values are estimates, not measurements; [experiments](experiments.md) compares the policies on small networks.
+values are estimates, not measurements; [experiments](experiments.md) compares the first three on small
+networks. `dermoscopy` and `fundus` are for photographs of skin and of the retina: any rotation, both flips.
 """
 
 RENAMED_INTRO = """## Renamed fields

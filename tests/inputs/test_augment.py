@@ -16,6 +16,7 @@ pytestmark = pytest.mark.slow
 
 ALL = {
     "flip": True,
+    "vertical_flip": True,
     "crop_scale": (0.8, 1.0),
     "rotate": 10.0,
     "brightness": 0.2,
@@ -27,6 +28,8 @@ ALL = {
 }
 
 
+PARAMS_OF_0_2_0 = (-5.263789868078006, 7.919653808843135, 14.964492479705443)
+"""Angle, left and top of a crop that version 0.2.0 samples: recipes keep their augmentation."""
 WHOLE = (0.0, 0.0, 48.0, 48.0)
 
 
@@ -96,6 +99,28 @@ def test_a_flip_is_an_exact_mirror(size: int, channels: int, rotate: float):
     assert set(mirrored) == {False, True}
     for seed, flip in enumerate(mirrored):
         np.testing.assert_array_equal(transform(image, seed), image[:, ::-1] if flip else image)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_vertical_flip_is_an_exact_mirror_of_half_of_the_images(channels: int):
+    image = noise_image(47, 47, channels)
+    transform = Transform(47, vertical_flip=True)
+    flipped = [(transform(image, seed) == image[::-1]).all() for seed in range(400)]
+    assert 160 <= sum(flipped) <= 240
+    assert flipped == [transform.sample_params(image.shape, seed).vertical_flip for seed in range(400)]
+    assert all((transform(image, seed) == image).all() for seed in range(400) if not flipped[seed])
+    turned = warped(smooth_image(48, 48), 48, rotate=180.0, angle=90.0, vertical_flip=True)
+    np.testing.assert_allclose(turned, np.rot90(smooth_image(48, 48)[::-1]), atol=1)
+
+
+def test_a_vertical_flip_takes_its_random_number_after_all_others():
+    on = {"flip": True, "crop_scale": (0.5, 0.8), "rotate": 10.0, "brightness": 0.2, "contrast": 0.2}
+    before = Transform(48, **on).sample_params((100, 90), 3)
+    np.testing.assert_allclose([before.angle, *before.crop[:2]], PARAMS_OF_0_2_0, rtol=1e-12)
+    after = [Transform(48, vertical_flip=True, **on).sample_params((100, 90), seed) for seed in range(40)]
+    assert {one.vertical_flip for one in after} == {False, True}
+    without = [Transform(48, **on).sample_params((100, 90), seed) for seed in range(40)]
+    assert [one._replace(vertical_flip=False) for one in after] == without
 
 
 def test_the_input_is_not_changed(image: np.ndarray):
@@ -234,7 +259,7 @@ def test_a_crop_is_the_first_that_fits_and_the_largest_in_the_middle_if_none_doe
 
 
 def test_parameters_are_sampled_independently():
-    on = {"flip": True, "crop_scale": (0.5, 0.8), "rotate": 10.0}
+    on = {"flip": True, "vertical_flip": True, "crop_scale": (0.5, 0.8), "rotate": 10.0}
     drawn = sample_many(**on, brightness=0.2, contrast=0.2, gamma=0.2)
     numbers = np.array(
         [(one.flip, one.angle, *one.crop[:2], one.crop[2] * one.crop[3], *one[3:]) for one in drawn]
@@ -314,6 +339,25 @@ def test_every_policy_changes_images_and_all_channels_equally(name: str, size: i
         assert out.shape == (size, size) and out.dtype == np.uint8 and (out != radiograph).mean() > 0.5
         colour = transform(np.stack([radiograph] * 3, axis=2), seed)
         np.testing.assert_array_equal(colour, np.stack([out] * 3, axis=2))
+
+
+@pytest.mark.parametrize("name", ["dermoscopy", "fundus"])
+def test_policies_without_an_upper_side_turn_and_mirror_images_in_every_way(name: str):
+    transform = policy_of(name, 48)
+    drawn = [transform.sample_params((48, 48), seed) for seed in range(400)]
+    assert min(one.angle for one in drawn) < -170 and max(one.angle for one in drawn) > 170
+    assert len({(one.flip, one.vertical_flip) for one in drawn}) == 4
+
+
+def test_a_red_image_stays_red_as_all_channels_get_the_same_lookup(image: np.ndarray):
+    red = np.dstack([image, image // 4, np.zeros_like(image)])
+    transform = Transform(48, brightness=0.1, contrast=0.2, gamma=0.2)
+    for seed in range(20):
+        params = transform.sample_params(red.shape, seed)
+        table = transform.lookup_table(params)
+        np.testing.assert_array_equal(transform(red, seed), table[transform.warp(red, params)])
+        means = transform(red, seed).reshape(-1, 3).mean(axis=0)
+        assert means[0] > means[1] > means[2]
 
 
 def test_policies_grow_from_light_to_strong(image: np.ndarray):

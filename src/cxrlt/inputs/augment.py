@@ -53,6 +53,7 @@ class AugmentParams(NamedTuple):
     contrast: float
     brightness: float
     gamma: float
+    vertical_flip: bool = False
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,7 @@ class Transform:
 
     size: int
     flip: bool = False
+    vertical_flip: bool = False
     crop_scale: tuple[float, float] = (1.0, 1.0)
     rotate: float = 0.0
     brightness: float = 0.0
@@ -124,15 +126,17 @@ class Transform:
         A parameter does not depend on which other steps are on.
         """
         height, width = shape[:2]
-        shares = np.random.default_rng(seed).random(7 + 2 * N_CROP_TRIES).tolist()
+        shares = np.random.default_rng(seed).random(8 + 2 * N_CROP_TRIES).tolist()
         flip, angle, contrast, brightness, gamma = shares[:5]
+        *crop, vertical_flip = shares[5:]
         return AugmentParams(
             self.flip and flip < 0.5,
             self.rotate * (2 * angle - 1),
-            self._crop(width, height, shares[5:]),
+            self._crop(width, height, crop),
             1 + self.contrast * (2 * contrast - 1),
             self.brightness * (2 * brightness - 1),
             1 + self.gamma * (2 * gamma - 1),
+            self.vertical_flip and vertical_flip < 0.5,
         )
 
     def _crop(self, width: int, height: int, shares: list[float]) -> tuple[float, float, float, float]:
@@ -185,11 +189,11 @@ def sampling_matrix(width: int, height: int, size: int, params: AugmentParams) -
     # the first pixel of the crop, relative to the centre of the image
     x, y = left + zoom_x / 2 - 0.5 - centre_x, top + zoom_y / 2 - 0.5 - centre_y
     cos, sin = math.cos(math.radians(params.angle)), math.sin(math.radians(params.angle))
-    side = -1 if params.flip else 1
+    side, up = -1 if params.flip else 1, -1 if params.vertical_flip else 1
     return np.array(
         [
             [side * cos * zoom_x, -side * sin * zoom_y, centre_x + side * (cos * x - sin * y)],
-            [sin * zoom_x, cos * zoom_y, centre_y + sin * x + cos * y],
+            [up * sin * zoom_x, up * cos * zoom_y, centre_y + up * sin * x + up * cos * y],
         ]
     )
 

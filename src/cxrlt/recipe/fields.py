@@ -163,6 +163,23 @@ POLICIES: dict[str, dict[str, object]] = {
         "noise": 0.1,
         "erase": 0.25,
     },
+    "dermoscopy": {
+        "vertical_flip": True,
+        "crop_scale": (0.7, 1.0),
+        "rotate": 180.0,
+        "brightness": 0.1,
+        "contrast": 0.2,
+        "blur": 0.1,
+    },
+    "fundus": {
+        "vertical_flip": True,
+        "crop_scale": (0.8, 1.0),
+        "rotate": 180.0,
+        "brightness": 0.2,
+        "contrast": 0.2,
+        "gamma": 0.2,
+        "blur": 0.1,
+    },
 }
 """Field values of each augmentation policy. Fields that a policy does not list are off, except flip.
 
@@ -178,17 +195,30 @@ gamma       0      0       .3      non-linear detector curves, exponents .7 to 1
 blur        0      0       .1      motion and old detectors, one image in ten; removes fine texture
 noise       0      0       .1      low dose, one image in ten
 erase       0      0       .25     a missing rectangle in one image of four, against relying on one region
+
+Two policies are for other images. They are estimates too:
+
+parameter      dermoscopy  fundus  imitates
+vertical_flip  yes         yes     skin has no upper side; a retina upside down has the same lesions
+rotate         180         180     any angle of the lens; a fundus is a disc with black corners anyway
+crop_scale     .7-1        .8-1    distance of the lens, at most 16 or 11 % of a side is lost
+brightness     .1          .2      lamp and exposure; more in fundus images, which small pupils darken
+contrast       .2          .2      camera; all channels get the same change, so hues of lesions stay
+gamma          0           .2      camera
+blur           .1          .1      focus, one image in ten
 """
 
 
 class AugmentConfig(_RecipeSection):
     """Random augmentation of training images."""
 
-    policy: Literal["custom", "light", "medium", "strong"] = "custom"
+    policy: Literal["custom", "light", "medium", "strong", "dermoscopy", "fundus"] = "custom"
     """Sets every field below that you do not set yourself, except flip. medium: the defaults."""
 
     flip: bool = True
     """Flip horizontally with probability 0.5. Flip TTA also needs this."""
+    vertical_flip: bool = False
+    """Flip vertically with probability 0.5; not for radiographs. Flip TTA does not use it."""
     crop_scale: tuple[float, float] = (0.8, 1.0)
     """Smallest and largest area of the random crop, as shares of the image area."""
     rotate: float = Field(10.0, ge=0, le=180)
@@ -252,6 +282,8 @@ class DataConfig(_RecipeSection):
     """Mixing of training images."""
     sampling: SamplingConfig = SamplingConfig()
     """Sampling of training images."""
+    long_tail: float | None = Field(None, gt=1, le=MAX_COUNT)
+    """Train on exponential class counts: this many times more images of the first class than of the last."""
 
     @property
     def cache_size(self) -> int:

@@ -69,18 +69,20 @@ class FoldData:
     `table` (index image_id) has the rows of all folds and the class columns; the jobs of a run share it.
     `valid_mask` (n_rows,) marks the validation rows of this fold, none in a refit. `soup_mask` (n_rows,)
     marks the soup's holdout rows: whole patients that are used for neither training nor validation.
+    `long_tail_mask` (n_rows,) marks the rows that data.long_tail leaves out of training.
     """
 
     classes: tuple[str, ...]
     table: pd.DataFrame
     valid_mask: np.ndarray
     soup_mask: np.ndarray
+    long_tail_mask: np.ndarray
     cache: ImageCache
 
     @property
     def train(self) -> pd.DataFrame:
         """The training rows (index image_id)."""
-        return self.table[~self.valid_mask & ~self.soup_mask]
+        return self.table[~self.valid_mask & ~self.soup_mask & ~self.long_tail_mask]
 
     @property
     def valid(self) -> pd.DataFrame:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from cxrlt.challenges.base import Challenge
 from cxrlt.errors import UserError, listing
@@ -14,8 +15,10 @@ from cxrlt.inputs.images import ImageSource
 from cxrlt.recipe import Recipe
 from cxrlt.training.init_from import find_init_from, require_no_leakage
 from cxrlt.training.job import FoldData, FoldJob, FoldRun
+from cxrlt.training.long_tail import require_single_label, rows_left_out
 from cxrlt.training.record import read_run_record, training_provenance
 from cxrlt.training.run_paths import RUN, fold_dir
+from cxrlt.training.setup import derive_seed
 from cxrlt.training.soup import soup_holdout
 from cxrlt.training.stages import add_stages
 
@@ -40,8 +43,8 @@ def create_fold_jobs(source: ImageSource, plan: TrainPlan, rows: TrainRows | Non
     """Create one job per fold; `rows` are the rows of the folds file.
 
     Raises UserError for a fold that does not exist, for rows that are no longer in the training table, for a
-    refit without rows that are new in the table, and for initial weights that are missing or leak validation
-    rows.
+    refit without rows that are new in the table, for initial weights that are missing or leak validation
+    rows, and for a long tail of a multi-label task.
     """
     challenge = source.challenge
     rows = rows or read_train_rows(challenge, source.workspace)
@@ -58,17 +61,30 @@ def create_fold_jobs(source: ImageSource, plan: TrainPlan, rows: TrainRows | Non
         origin = init_from.origin if init_from else None
         provenance = training_provenance(plan.recipe, challenge, rows, fold, pixels, origin)
         run = FoldRun(plan.name, fold, plan.seed, plan.recipe, run_dir, provenance, init_from)
-        valid_mask = row_folds == fold
-        soup_mask = np.zeros(len(table), dtype=bool)
-        if plan.recipe.soup.kind != "none":
-            share = plan.recipe.soup.holdout_share
-            ids = soup_holdout(table[~valid_mask], challenge.classes, share, plan.seed, fold)
-            soup_mask = table.index.isin(ids)
         classes = _class_order(challenge, run, plan.force)
-        jobs.append(FoldJob(challenge, run, FoldData(classes, table, valid_mask, soup_mask, cache)))
+        masks = _row_masks(challenge, run, table, row_folds == fold)
+        jobs.append(FoldJob(challenge, run, FoldData(classes, table, *masks, cache)))
     require_no_leakage(jobs, source)
     cache_for_size = functools.cache(lambda size: source.load_train_rows(rows.table, size)[1])
     return [add_stages(job, cache_for_size) if plan.force or not job.is_finished else job for job in jobs]
+
+
+def _row_masks(
+    challenge: Challenge, run: FoldRun, table: pd.DataFrame, valid_mask: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the masks (n_rows,) of a fold's data: validation, soup holdout, left out by the long tail."""
+    recipe, ratio = run.recipe, run.recipe.data.long_tail
+    soup_mask, long_tail_mask = np.zeros((2, len(table)), dtype=bool)
+    if recipe.soup.kind != "none":
+        share = recipe.soup.holdout_share
+        ids = soup_holdout(table[~valid_mask], challenge.classes, share, run.seed, run.fold)
+        soup_mask = table.index.isin(ids)
+    if ratio is not None:
+        require_single_label(challenge)
+        train = ~valid_mask & ~soup_mask
+        labels = table.loc[train, list(challenge.classes)].to_numpy()
+        long_tail_mask[train] = rows_left_out(labels, ratio, derive_seed("long_tail", run.seed, run.fold))
+    return valid_mask, soup_mask, long_tail_mask
 
 
 def _select_folds(plan: TrainPlan, rows: TrainRows, challenge: str) -> list[str]:

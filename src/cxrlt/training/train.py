@@ -17,6 +17,7 @@ from cxrlt.recipe import Recipe
 from cxrlt.system.locks import HOLDER, LOCK, lock_folder, remove_leftovers
 from cxrlt.training.batch_size import require_trainable_batches
 from cxrlt.training.job import FoldJob, initial_weights_licence, write_run_files
+from cxrlt.training.long_tail import describe_long_tail
 from cxrlt.training.loop import fit
 from cxrlt.training.out_of_memory import explain_out_of_memory
 from cxrlt.training.plan import TrainPlan, create_fold_jobs
@@ -36,7 +37,7 @@ def train(source: ImageSource, plan: TrainPlan) -> list[FoldJob]:
     accelerator = create_accelerator(plan.recipe)
     rows = read_train_rows(source.challenge, source.workspace)
     jobs = create_fold_jobs(source, plan, rows)
-    for note in rows.notes(source.challenge.name):
+    for note in rows.notes(source.challenge):
         accelerator.print(f"train {plan.name}: {note}")
     require_trainable(jobs, plan, rows, accelerator)
     licences = dict.fromkeys(
@@ -79,6 +80,8 @@ def train_fold(job: FoldJob, accelerator: Accelerator, *, force: bool = False) -
                 clear_fold_dir(job.run_dir)
             write_run_files(job, accelerator.device)
         accelerator.wait_for_everyone()
+        if job.recipe.data.long_tail is not None:
+            accelerator.print(describe_long_tail(job))
         for training in (*job.stages, job):
             if not training.is_finished:
                 training.run_dir.mkdir(exist_ok=True)
