@@ -69,7 +69,7 @@ def describe(figures: dict, title: str, group_word: str = "patient") -> str:
         f"{title}: {figures['n_rows']:,} rows ({patients}) in {len(sizes)} folds",
         f"  sizes      {listing(f'{size:,}' for size in sizes)} "
         f"(at most {figures['size_spread']:.2%} from the mean)",
-        f"  leakage    {leakage if figures['n_patients'] else f'not known without {groups}'}",
+        f"  leakage    {leakage if figures['n_patients'] else 'not known without patients'}",
     ]
     if figures.get("by") == "image":
         lines.append(f"  {describe_leakage(figures['leaked_share'], group_word)}")
