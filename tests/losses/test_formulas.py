@@ -140,6 +140,7 @@ N_CLAMPED = [mp.mpf(max(n, 1)) for n in CLASS_COUNTS]
 MARGINS = [mp.mpf("0.5") * (min(N_CLAMPED) / n) ** mp.mpf("0.25") for n in N_CLAMPED]
 RARITY = [mp.mpf("0.0001") / (1 - mp.mpf("0.9999") ** n) for n in N_CLAMPED]
 EFFECTIVE = [4 * r / sum(RARITY) for r in RARITY]
+COMPLEMENT = [4 * (1 - n / sum(N_CLAMPED)) / 3 for n in N_CLAMPED]
 
 
 def probabilities(z):
@@ -182,6 +183,7 @@ EXCLUSIVE = {"class_counts": CLASS_COUNTS}
 SOFTMAX_FORMULAS = [
     (CrossEntropy(), lambda z, t: -log_p(z, t)),
     (CrossEntropy("effective", 0.1, **EXCLUSIVE), smoothed),
+    (CrossEntropy("complement", **EXCLUSIVE), lambda z, t: -COMPLEMENT[t] * log_p(z, t)),
     (SoftmaxFocalLoss(), focal),
     (SoftmaxFocalLoss(2, "effective", **EXCLUSIVE), lambda z, t: EFFECTIVE[t] * focal(z, t)),
     (RobustAsymmetricSingleLabelLoss(), ral),

@@ -44,6 +44,12 @@ def effective_number_weights(counts: Tensor) -> Tensor:
     return weights * len(counts) / weights.sum()
 
 
+def complement_weights(counts: Tensor) -> Tensor:
+    """Return weights (c,), 1 - n / SUM n scaled to sum c: the BWCCE of the LMF paper's code."""
+    weights = 1 - counts / counts.sum()
+    return weights * len(counts) / weights.sum()
+
+
 def margins(counts: Tensor, max_margin: float) -> Tensor:
     """Return margins (c,), max_margin (n_min / n)^(1/4), largest for rare classes (LDAM, NeurIPS 2019)."""
     return max_margin * (counts.min() / counts) ** 0.25

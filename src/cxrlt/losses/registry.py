@@ -45,6 +45,7 @@ class Registration:
 
 PREVALENCE = {"class_weights": "prevalence"}
 EFFECTIVE = {"class_weights": "effective"}
+COMPLEMENT = {"class_weights": "complement"}
 LOSSES: dict[str, Registration] = {}
 LossClass = TypeVar("LossClass", bound=type[Loss])
 

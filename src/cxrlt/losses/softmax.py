@@ -7,18 +7,21 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cxrlt.losses.base import SharedOptions, require_at_least, require_below_one, require_one_of
-from cxrlt.losses.class_weights import effective_number_weights, positive_counts
+from cxrlt.losses.class_weights import complement_weights, effective_number_weights, positive_counts
 from cxrlt.losses.probabilities import softmax_probabilities
-from cxrlt.losses.registry import EFFECTIVE, loss
+from cxrlt.losses.registry import COMPLEMENT, EFFECTIVE, loss
 from cxrlt.losses.singlelabel import SingleLabelLoss
 
-SoftmaxWeights = Literal["none", "effective"]
+SoftmaxWeights = Literal["none", "effective", "complement"]
 
 SMOOTHED = "with label smoothing the minimum is at p_t < 1, so beyond it the loss rises with the right logit"
 
 
 class WeightedSoftmaxLoss(SingleLabelLoss):
-    """Base class with the option class_weights="effective": effective-number weights (beta .9999, sum c)."""
+    """Base class with the option class_weights.
+
+    "effective": effective-number weights (beta .9999, sum c). "complement": 1 - n / SUM n, scaled to sum c.
+    """
 
     class_weight: Tensor | None
 
@@ -26,9 +29,9 @@ class WeightedSoftmaxLoss(SingleLabelLoss):
         super().__init__(**shared)
         require_one_of("class_weights", class_weights, get_args(SoftmaxWeights))
         self.register_buffer("class_weight", None, persistent=False)
-        if class_weights == "effective":
-            counts = positive_counts(shared.get("class_counts"))
-            self.class_weight = effective_number_weights(counts).float()
+        if class_weights != "none":
+            weights = effective_number_weights if class_weights == "effective" else complement_weights
+            self.class_weight = weights(positive_counts(shared.get("class_counts"))).float()
 
     def weighted(self, loss: Tensor) -> Tensor:
         """Return the loss (n, c) times the class weights, if any."""
@@ -38,16 +41,17 @@ class WeightedSoftmaxLoss(SingleLabelLoss):
 @loss(
     "ce",
     neutral={},
-    variants=(EFFECTIVE, {"label_smoothing": 0.1}, EFFECTIVE | {"label_smoothing": 0.1}),
+    variants=(EFFECTIVE, COMPLEMENT, {"label_smoothing": 0.1}, EFFECTIVE | {"label_smoothing": 0.1}),
     non_monotone=(({"label_smoothing": 0.1}, SMOOTHED),),
 )
 class CrossEntropy(WeightedSoftmaxLoss):
     """-w_t (1-e) log p_t - e/c SUM_j w_j log p_j, p = softmax(logits), e = `label_smoothing`.
 
-    `class_weights="effective"`: effective-number weights (beta .9999, sum c); then "mean" and "batchmean"
-    divide by the weights of the rows, as torch does for class ids, also for soft labels. The unweighted loss
-    is a proper score: its population minimiser is the prior. With smoothing its minimum is at p_t < 1, so a
-    higher logit of the right class can raise the loss.
+    `class_weights`: "effective" (effective-number weights, beta .9999, sum c) or "complement" (1 - n / SUM n,
+    sum c: the baseline BWCCE of the LMF paper); then "mean" and "batchmean" divide by the weights of the
+    rows, as torch does for class ids, also for soft labels. The unweighted loss is a proper score: its
+    population minimiser is the prior. With smoothing its minimum is at p_t < 1, so a higher logit of the
+    right class can raise the loss.
     """
 
     def __init__(
