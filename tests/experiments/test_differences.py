@@ -87,3 +87,22 @@ def test_variants_of_a_kind_share_the_seed_noise_of_their_differences():
     shared = np.sqrt(np.mean([0, np.var([0.02, 0.04], ddof=1)]) / 2)
     assert errors["flip"] == errors["crops"] == pytest.approx(shared)
     assert errors["stack"] == pytest.approx(0, abs=1e-9)
+
+
+def class_run(value: float, seed: int = 0) -> RunScore:
+    one = run(value, 0.001, seed)
+    draws = value + NOISE + np.random.default_rng([2, seed]).normal(0, 0.001, 1000)
+    return RunScore(one.metrics, one.classes, class_draws=draws[:, None])
+
+
+def test_every_class_has_an_interval_and_a_paired_difference_over_seeds():
+    runs = {"ce": [class_run(0.2), class_run(0.3, 1)], "lmf": [class_run(0.31, 2), class_run(0.33, 3)]}
+    first, second = compare_to_reference(runs)
+    mass, reference = second.classes.loc["Mass"], first.classes.loc["Mass"]
+    assert mass["AP"] == pytest.approx(0.32)
+    assert mass["AP low"] < 0.25 < 0.32 < mass["AP high"]  # the noise of patients
+    assert mass["AP difference"] == pytest.approx(0.07)
+    assert (
+        0.06 < mass["AP difference low"] < 0.07 < mass["AP difference high"] < 0.08
+    )  # shared, so it cancels
+    assert "AP difference" not in reference

@@ -6,7 +6,7 @@ Each stage is imported only when it runs, so `cxrlt --help` does not wait for to
 from cxrlt.commands.base import Command
 from cxrlt.commands.inputs import Cache, Check, Demo, MakeFolds
 from cxrlt.commands.models import Calibrate, Ensemble, Evaluate, Predict, Train
-from cxrlt.commands.pipeline import Compare, Run
+from cxrlt.commands.pipeline import Compare, Reproduce, Run
 from cxrlt.commands.submissions import Score, Submit, Validate
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "Evaluate",
     "MakeFolds",
     "Predict",
+    "Reproduce",
     "Run",
     "Score",
     "Submit",
@@ -43,4 +44,5 @@ COMMANDS: dict[str, type[Command]] = {
     "score": Score,
     "run": Run,
     "compare": Compare,
+    "reproduce": Reproduce,
 }

@@ -1,4 +1,4 @@
-"""The commands that run all stages: run, compare."""
+"""The commands that run all stages: run, compare, reproduce."""
 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -7,7 +7,7 @@ from tyro.conf import Positional, arg
 
 from cxrlt.challenges.base import SplitBy
 from cxrlt.commands.base import ChallengeName, ImageCommand
-from cxrlt.experiments import ExperimentPlan
+from cxrlt.experiments import ExperimentPlan, PaperName, ReproducePlan
 from cxrlt.experiments.lists import experiment_names
 
 if TYPE_CHECKING:  # a type checker cannot read the names
@@ -70,3 +70,21 @@ class Compare(ImageCommand):
         from cxrlt.experiments.lists import load_experiment_class
 
         print(compare(load_experiment_class(self.kind)(self.image_source(self.challenge), self.plan)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reproduce(ImageCommand):
+    """Run the experiments of a paper: its losses on its data sets with its recipes, in one table.
+
+    Every data set and recipe is one experiment, as in `cxrlt compare losses`. To continue an interrupted
+    command, run it again.
+    """
+
+    paper: Positional[PaperName]
+    """lmf: arXiv 2212.12741. ral: arXiv 2308.05542. class-aware: capstone project, FPT University, 2023."""
+    plan: Annotated[ReproducePlan, arg(name="")] = field(default_factory=ReproducePlan)
+
+    def run(self) -> None:
+        from cxrlt.experiments.reproduce import reproduce
+
+        print(reproduce(self.workspace, self.paper, self.plan, self.allow_missing, self.quarantine))

@@ -1,4 +1,4 @@
-"""Experiments that compare variants of one recipe. This file holds the flags, so `--help` needs no torch."""
+"""Experiments that compare variants of recipes. This file holds the flags, so `--help` needs no torch."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,6 +7,8 @@ from typing import Literal
 EXPERIMENT_FLAGS = {"losses": ("losses", "ablation", "rates"), "tricks": ("tricks",)}
 """Kind of experiment -> the flags that only this kind accepts."""
 Ablation = Literal["class_aware", "ral", "ral_sensitivity"]
+PaperName = Literal["lmf", "ral", "class-aware"]
+Protocol = Literal["fair", "paper"]
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,34 @@ class ExperimentPlan:
     """Number of parallel trainings (default: one per visible GPU, without a GPU one per core)."""
     name: str | None = None
     """Name of the experiment (default: compare-losses, compare-tricks or compare-ABLATION)."""
+    force: bool = False
+    """Redo finished work."""
+    list_jobs: bool = False
+    """Print the commands of every wave and run none of them."""
+
+
+@dataclass(frozen=True)
+class ReproducePlan:
+    """The flags of `cxrlt reproduce`."""
+
+    data: tuple[str, ...] | None = None
+    """Challenges to use (default: all of the paper; those without files are skipped)."""
+    recipes: tuple[str, ...] | None = None
+    """Names or YAML files of recipes (default: those of the paper)."""
+    losses: tuple[str, ...] | None = None
+    """Losses of the paper's table, or any others; the first is the reference (default: all of the table)."""
+    protocol: Protocol = "fair"
+    """fair: folds by patient, a tuned learning rate per loss, last epoch. paper: by image, as published."""
+    seeds: int | None = None
+    """Number of seeds: trainings of each loss on each fold (default: 2)."""
+    folds: tuple[int, ...] | None = None
+    """Folds to use (default: all)."""
+    rates: tuple[float, ...] | None = None
+    """Factors on the recipe's learning rate, with the protocol fair (default: a third, one and three)."""
+    workers: int | None = None
+    """Number of parallel trainings (default: one per visible GPU, without a GPU one per core)."""
+    quick: bool = False
+    """Test the grid: one epoch; without other flags smallest recipe, one seed, fold 0, one rate."""
     force: bool = False
     """Redo finished work."""
     list_jobs: bool = False

@@ -45,11 +45,13 @@ class RunScore:
     `metrics`: by name, in the order of the table, the challenge's metric first.
     `classes`: one row per class; its first column is the metric whose macro mean is in the table.
     `extra_values`: further values without bootstrap draws.
+    `class_draws`: bootstrap draws (n_draws, classes) of the first column of `classes`.
     """
 
     metrics: dict[str, BootstrapSamples]
     classes: pd.DataFrame
     extra_values: Mapping[str, float] = field(default_factory=dict)
+    class_draws: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,8 @@ class VariantResult:
     `seed_stds`: standard deviations between seeds, NaN for one seed.
     `differences`: by metric, with bootstrap intervals.
     `standard_error`: of the difference in the challenge's metric.
-    `extra_values`, `classes`: means over seeds.
+    `extra_values`, `classes`: means over seeds. `classes` also has the interval of its first column, and its
+    paired difference to the reference, with interval.
     The reference has no differences and no verdict.
     """
 
@@ -98,7 +101,14 @@ def compare_to_reference(
     reference = next(iter(scores))
     seed_variances = _seed_variances(scores, kinds or {})
     return [
-        _variant_result(name, runs, means[name], means[reference], seed_variances[name])
+        _variant_result(
+            name,
+            runs,
+            means[name],
+            means[reference],
+            seed_variances[name],
+            _class_intervals(runs, scores[reference]),
+        )
         for name, runs in scores.items()
     ]
 
@@ -115,6 +125,7 @@ def _variant_result(
     means: Mapping[str, BootstrapSamples],
     reference: Mapping[str, BootstrapSamples],
     seed_variance: float,
+    class_intervals: pd.DataFrame,
 ) -> VariantResult:
     metric = next(iter(means))
     differences: dict[str, Interval] = {}
@@ -134,8 +145,40 @@ def _variant_result(
         extra_values={
             key: float(np.mean([run.extra_values[key] for run in runs])) for key in runs[0].extra_values
         },
-        classes=sum((run.classes for run in runs[1:]), runs[0].classes) / len(runs),
+        classes=_mean_classes(runs).join(class_intervals),
     )
+
+
+def _mean_classes(runs: Sequence[RunScore]) -> pd.DataFrame:
+    return sum((run.classes for run in runs[1:]), runs[0].classes) / len(runs)
+
+
+def _class_intervals(runs: Sequence[RunScore], reference: Sequence[RunScore]) -> pd.DataFrame:
+    """Return interval and paired difference to the reference of the first class metric, a row per class."""
+    mean, mean_reference = _mean_classes(runs), _mean_classes(reference)
+    draws, reference_draws = _mean_class_draws(runs), _mean_class_draws(reference)
+    if draws is None or reference_draws is None:
+        return pd.DataFrame(index=mean.index)
+    metric, rows = mean.columns[0], []
+    for c in range(len(mean)):
+        samples = BootstrapSamples(float(mean[metric].iloc[c]), draws[:, c])
+        row = _interval_columns(metric, samples.interval())
+        if runs is not reference:
+            base = BootstrapSamples(float(mean_reference[metric].iloc[c]), reference_draws[:, c])
+            difference = paired_difference(samples, base)
+            row |= {f"{metric} difference": difference.value}
+            row |= _interval_columns(f"{metric} difference", difference)
+        rows.append(row)
+    return pd.DataFrame(rows, index=mean.index)
+
+
+def _interval_columns(name: str, interval: Interval) -> dict[str, float]:
+    return {f"{name} low": interval.low, f"{name} high": interval.high}
+
+
+def _mean_class_draws(runs: Sequence[RunScore]) -> np.ndarray | None:
+    draws = [run.class_draws for run in runs if run.class_draws is not None]
+    return np.mean(draws, axis=0) if len(draws) == len(runs) else None
 
 
 def _verdict(difference: Interval, standard_error: float) -> str:

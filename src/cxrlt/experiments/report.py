@@ -84,11 +84,9 @@ def _write_tables(
     """Write the CSV files. Return the tables of the Markdown and HTML reports, by the truth's name."""
     folder = experiment.results_dir
     rows = {result.truth.name: _result_rows(experiment, runs, result, measured_columns) for result in results}
-    _write_csv(folder / "results.csv", [row for truth_rows in rows.values() for row in truth_rows])
-    _write_csv(
-        folder / "runs.csv", [row for result in results for row in _run_rows(experiment, runs, result)]
-    )
-    _write_csv(folder / "classes.csv", [row for result in results for row in _class_rows(result)])
+    write_csv(folder / "results.csv", [row for truth_rows in rows.values() for row in truth_rows])
+    write_csv(folder / "runs.csv", [row for result in results for row in _run_rows(experiment, runs, result)])
+    write_csv(folder / "classes.csv", [row for result in results for row in _class_rows(result)])
     return {
         result.truth.name: [
             PageTable(
@@ -101,7 +99,8 @@ def _write_tables(
     }
 
 
-def _write_csv(path: Path, rows: Sequence[Row]) -> None:
+def write_csv(path: Path, rows: Sequence[Row] | pd.DataFrame) -> None:
+    """Write the rows as a CSV file."""
     with atomic_path(path) as temporary:
         pd.DataFrame(rows).to_csv(temporary, index=False)
 
@@ -191,8 +190,8 @@ def _result_table(
     headings += [*metrics[n_first:], *(heading for heading, _ in experiment.extra_columns)]
     cells = []
     for row in rows:
-        values = [_format_mean_std(row[key], row[f"{key} sd over seeds"]) for key in metrics]
-        difference = "" if row is rows[0] else _format_difference(row, metric)
+        values = [format_mean_std(row[key], row[f"{key} sd over seeds"]) for key in metrics]
+        difference = "" if row is rows[0] else format_difference(row, metric)
         cells.append(
             [
                 str(row[experiment.key_column]),
@@ -206,7 +205,8 @@ def _result_table(
     return headings, cells
 
 
-def _format_difference(row: Row, metric: str) -> str:
+def format_difference(row: Row, metric: str) -> str:
+    """Return the difference of a row of results.csv with its interval."""
     value, low, high = (format_signed(row[f"{metric} difference{end}"]) for end in ("", " low", " high"))
     return f"{value} [{low}, {high}]"
 
@@ -235,9 +235,14 @@ def _markdown(
     for truth, truth_tables in tables.items():
         blocks.append(f"### Scored against {truth}")
         for table in truth_tables:
-            lines = [table.headings, ["---"] * len(table.headings), *table.rows]
-            blocks += [table.caption, "\n".join(f"| {' | '.join(cells)} |" for cells in lines)]
+            blocks += [table.caption, markdown_table(table)]
     return "\n\n".join([*blocks, " ".join([*LEGEND, *experiment.legend])])
+
+
+def markdown_table(table: PageTable) -> str:
+    """Return the table as Markdown, without its caption."""
+    lines = [table.headings, ["---"] * len(table.headings), *table.rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
 def _write_page(
@@ -278,5 +283,6 @@ def format_signed(value: float) -> str:
     return "–" if math.isnan(value) else f"{value:+.3f}".replace("-", "−")
 
 
-def _format_mean_std(value: float, std: float) -> str:
+def format_mean_std(value: float, std: float) -> str:
+    """Return value ± standard deviation; only the value if the latter is NaN."""
     return format_number(value) if math.isnan(std) else f"{format_number(value)} ± {format_number(std)}"

@@ -133,7 +133,7 @@ def score_run(
 ) -> RunScore:
     """Score a run's logits against `truth`. Runs with the same rows have paired bootstrap draws."""
     scores = pooled_scores(experiment, logits.ranking)
-    metrics, classes = _ranking_metrics(experiment.challenge, scores, truth, n_draws)
+    metrics, classes, class_draws = _ranking_metrics(experiment.challenge, scores, truth, n_draws)
     if experiment.scores_probabilities and experiment.challenge.task == "multi_label":
         labels, patients = _labels_and_patients(truth, logits.probability.index)
         values = logits.probability.to_numpy(np.float64)
@@ -144,12 +144,12 @@ def score_run(
         if experiment.predicts_train_set
         else {}
     )
-    return RunScore(metrics, classes, extra_values)
+    return RunScore(metrics, classes, extra_values, class_draws)
 
 
 def _ranking_metrics(
     challenge: Challenge, scores: pd.DataFrame, truth: Truth, n_draws: int
-) -> tuple[dict[str, BootstrapSamples], pd.DataFrame]:
+) -> tuple[dict[str, BootstrapSamples], pd.DataFrame, np.ndarray]:
     labels, patients = _labels_and_patients(truth, scores.index)
     samples = bootstrap_metrics(challenge, labels, scores.to_numpy(), patients, n_draws)
     default_metric = DEFAULT_METRIC[challenge.task]  # also shown by head, medium and tail
@@ -160,7 +160,7 @@ def _ranking_metrics(
     classes = pd.DataFrame(by_class, index=list(challenge.classes))
     class_metric = class_means(challenge.task)[default_metric]
     classes.insert(0, class_metric, classes.pop(class_metric))
-    return metrics, classes
+    return metrics, classes, samples.by_class[class_metric][1]
 
 
 def _labels_and_patients(truth: Truth, rows: pd.Index) -> tuple[np.ndarray, np.ndarray]:

@@ -167,6 +167,8 @@ class LossExperiment(Experiment):
 
     def start_message(self) -> str:
         """Return the number of trainings, including those for tuning."""
+        if not self.needs_tuning:
+            return super().start_message()
         n_folds, n_tuning = len(self.folds), len({variant.tuning_name for variant in self.variants})
         return (
             f"{self.title}: {len(self.variants)} variants, {self.plan.seeds} seeds, "
@@ -178,6 +180,8 @@ class LossExperiment(Experiment):
     def describe_design(self, runs: Sequence[Run]) -> list[str]:
         """Return the paragraph about recipe, learning rates and tuning."""
         (summary,) = super().describe_design(runs)
+        if not self.needs_tuning:
+            return [f"{summary} Learning rate and clipping are those of the recipe for every loss."]
         lrs = ", ".join(f"{self.base.optim.lr * rate:.3g}" for rate in sorted(set(self.plan.rates)))
         return [
             f"{summary} Learning rate (one of {lrs}) and clipping were chosen per loss on fold "
