@@ -2,7 +2,7 @@
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -127,10 +127,11 @@ class Challenge(ABC):
         """Return sentences for the report of `cxrlt check`, for example about rows that were removed."""
         return []
 
-    def score_notes(self, labels: "pd.DataFrame", probabilities: "pd.DataFrame") -> list[str]:
+    def score_notes(self, labels: "pd.DataFrame", probabilities: "Callable[[], pd.DataFrame]") -> list[str]:
         """Return sentences for an evaluation, for example with a score that is not in the metric registry.
 
-        Both arguments have the index image_id and one column per class, and the same rows.
+        `labels` has the class columns (index image_id). `probabilities` computes those of the scored rows,
+        with the same index and columns: a function, because it takes time and few challenges need them.
         """
         return []
 

@@ -82,8 +82,8 @@ def read_csv(
 
     `missing_hint` ends the error for a missing file. Header cells without a name get the names in `unnamed`,
     if their number matches. With `tabs`, a header with tabs and no comma means columns separated by tabs.
-    Raises MissingFileError, or UserError for a file that is not a complete UTF-8 CSV
-    file, for a repeated column name and for a table that is too large.
+    Raises MissingFileError, or UserError for a file that is not a complete UTF-8 CSV file, for a repeated
+    column name and for a table that is too large.
     """
     require_file(path, missing_hint, MAX_TABLE_BYTES)
     return make_csv_file(path, _read_cells(path, "\t" if tabs and _has_tabs_only(path) else ","), unnamed)

@@ -1,6 +1,7 @@
 """Fundus photographs: APTOS 2019 (grades of diabetic retinopathy) and ODIR-5K (eight diseases)."""
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -184,9 +185,10 @@ class OdirPatients(OdirImages):
             class_labels=labels,
         )
 
-    def score_notes(self, labels: pd.DataFrame, probabilities: pd.DataFrame) -> list[str]:
+    def score_notes(self, labels: pd.DataFrame, probabilities: Callable[[], pd.DataFrame]) -> list[str]:
         """Return a sentence with `odir_score`; both frames have index image_id."""
-        values = odir_score(labels, probabilities)
+        scored = probabilities()
+        values = odir_score(labels.loc[scored.index, list(self.classes)], scored)
         return ["ODIR-2019 " + ", ".join(f"{name} {value:.4f}" for name, value in values.items())]
 
 

@@ -61,8 +61,9 @@ class FairExperiment(LossExperiment):
 
     def describe_design(self, runs: Sequence[Run]) -> list[str]:
         """Return the paragraph about recipe and tuning, and one about the epoch."""
-        how = "best epoch, which is chosen on the scored rows" if self.base.predict.weights == "best" else ""
-        return [*super().describe_design(runs), f"Weights of the {how or 'last epoch'}."]
+        best = self.base.predict.weights == "best"
+        epoch = "best epoch, which is chosen on the scored rows" if best else "last epoch"
+        return [*super().describe_design(runs), f"Weights of the {epoch}."]
 
 
 class PublishedExperiment(FairExperiment):

@@ -255,7 +255,7 @@ def score_frame(
     blank = rows.index[rows.isna().any(axis=1)]
     if len(blank):
         raise UserError(f"the scored file has rows without a probability: {listing(blank)}.")
-    notes = tuple(challenge.score_notes(truth[list(challenge.classes)], rows))
+    notes = tuple(challenge.score_notes(truth, lambda: rows))
     return score_rows(
         challenge, rows, truth, patients, name=name, split=split, n_draws=n_draws, seed=seed, notes=notes
     )

@@ -119,9 +119,8 @@ def _score(run: FinalLogits, split: str, current: CurrentData, n_draws: int, see
     if n_missing := len(table) - len(scores):
         notes.append(f"{n_missing:,} of {len(table):,} rows have no prediction and do not count")
     extras["study_mean"] = run.study_mean.text
-    known = run.logits.loc[scores.index]
     notes += challenge.score_notes(
-        table.loc[known.index, list(challenge.classes)], to_probabilities(known, challenge.task)
+        table, lambda: to_probabilities(run.logits.loc[scores.index], challenge.task)
     )
     extras["notes"] = (*notes, *collect_notes(run.name, split, current))
     return score_rows(
