@@ -47,7 +47,8 @@ classes: [Effusion, Mass, Hernia]
 """
 BEST_WEIGHTS_FIELDS = {"predict.weights": "best", "checkpoint_minutes": 1e-9}
 SOUP_FIELDS = {
-    "soup": {"kind": "greedy", "snapshots": 2, "holdout_share": 0.25},
+    "soup": {"kind": "greedy", "snapshots": 2},
+    "data.holdout_share": 0.25,
     "schedule.stages": ({"epochs": 1, "frozen": True},),
     "checkpoint_minutes": 1e-9,
 }

@@ -16,6 +16,8 @@ from cxrlt.reports.figures import (
     save_figure,
 )
 from cxrlt.reports.loss_figures import (
+    class_metric_figure,
+    confusion_figure,
     differences_figure,
     loss_curves_figure,
     mean_probability_figure,
@@ -120,6 +122,26 @@ def test_mean_probabilities_are_plotted_at_their_class():
     assert [label.get_text() for label in axes.get_yticklabels()] == ["Mass", "Rare"]
 
 
+def test_the_metric_of_a_class_has_its_interval():
+    frame = pd.DataFrame({"F1": [0.5, 0.2], "F1 low": [0.4, 0.1], "F1 high": [0.7, 0.6]}, ["Mass", "Rare"])
+    (axes,) = class_metric_figure({"ce": frame, "lmf": frame + 0.1}, "F1").axes
+    assert [list(line.get_xdata()) for line in axes.lines] == [[0.5, 0.2], pytest.approx([0.6, 0.3])]
+    low, high = np.array(axes.collections[-1].get_segments())[:, :, 0].T
+    assert [*low] == pytest.approx([0.5, 0.2])
+    assert [*high] == pytest.approx([0.8, 0.7])
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["Mass", "Rare"]
+
+
+def test_a_confusion_matrix_shows_the_shares_of_each_row_and_nothing_for_a_class_without_images():
+    shares = pd.DataFrame([[0.75, 0.25], [np.nan, np.nan]], ["Mass", "Rare"], ["Mass", "Rare"])
+    axes, other = confusion_figure({"ce": shares, "lmf": shares}).axes
+    assert (axes.get_title(), other.get_title()) == ("ce", "lmf")
+    assert [(*text.get_position(), text.get_text()) for text in axes.texts] == [(0, 0, "75"), (1, 0, "25")]
+    (image,) = axes.images
+    assert np.ma.filled(image.get_array(), -1).tolist() == [[0.75, 0.25], [-1, -1]]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["Mass", "Rare"]
+
+
 def test_differences_and_settings_show_every_row():
     interval = Interval(0.01, -0.02, 0.03, 0)
     (axes,) = differences_figure({"asl": interval, "ral": interval}, "mAP", "bce").axes
@@ -164,11 +186,15 @@ def all_figures(names):
     curves = {loss: {name: (-np.log(p), -np.log1p(-p)) for name in names} for loss in names}
     means = pd.DataFrame({"positives": 0.7, "negatives": 0.2}, index=names)
     settings = pd.DataFrame(0.2, index=names, columns=names[:2])
+    classes = pd.DataFrame(0.2, index=names, columns=["F1", "F1 low", "F1 high"])
+    shares = pd.DataFrame(0.2, index=names, columns=names)
     return [
         (class_counts_figure(labels, {"head": names}), names),
         (co_occurrence_figure(labels), names),
         (loss_curves_figure(p, curves, {name: name for name in names}), names),
         (mean_probability_figure(dict.fromkeys(names[:2], means)), names),
+        (class_metric_figure(dict.fromkeys(names[:2], classes), "F1"), names),
+        (confusion_figure(dict.fromkeys(names[:3], shares)), names),
         (roc_figure(labels, scores), names),
         (precision_recall_figure(labels, scores), names),
         (differences_figure(dict.fromkeys(names[1:], interval), "mAP", names[0]), names),
@@ -203,6 +229,8 @@ def test_with_very_many_classes_figures_show_the_most_frequent_and_a_note():
         class_counts_figure(labels, {"head": names}),
         co_occurrence_figure(labels),
         mean_probability_figure({"bce": means}),
+        class_metric_figure({"bce": means.assign(**{"F1": 0.2, "F1 low": 0.1, "F1 high": 0.3})}, "F1"),
+        confusion_figure({"ce": pd.DataFrame(0.2, index=means.index, columns=means.index)}),
         roc_figure(labels, scores),
     ]
     for figure in figures:

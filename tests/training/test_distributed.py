@@ -31,13 +31,13 @@ from tiny import tiny_source
 train_all({folder.name: tiny_source(folder) for folder in sorted(Path(sys.argv[1]).iterdir())}, "by-2")
 """
 FUSION = {"max_images": 2, "depth": 1, "n_heads": 2, "dim": 16, "drop_rate": 0.0}
-SOUP = {"kind": "greedy", "snapshots": 2, "holdout_share": 0.25}
 RECIPES = {
     "divided": {"optim.max_batch_per_device": 4},
     "fused": {"model.frozen": True, "model.fusion": FUSION, "data.size": 64, "optim.batch_size": 4},
     "souped": {
         "optim.max_batch_per_device": 4,
-        "soup": SOUP,
+        "soup": {"kind": "greedy", "snapshots": 2},
+        "data.holdout_share": 0.25,
         "schedule.stages": ({"epochs": 1, "frozen": True},),
     },
     "weighted": {"loss.name": "lmf", "optim.max_batch_per_device": 3, "optim.batch_size": 7},

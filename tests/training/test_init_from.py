@@ -194,9 +194,9 @@ def test_a_source_of_another_split_is_refused(trained):
 
 def test_the_rows_that_judge_a_soup_must_not_have_trained_the_source(trained):
     soup = {"soup": {"kind": "greedy"}}
-    holdout = job_of(trained, "bowl", **soup).data.soup_holdout
+    holdout = job_of(trained, "bowl", **soup).data.holdout
     words = (
-        rf"csv:base fold 0 .*{len(holdout)} images.*{holdout.index[0]}.*same soup\.holdout_share and --seed"
+        rf"csv:base fold 0 .*{len(holdout)} images.*{holdout.index[0]}.*same data\.holdout_share and --seed"
     )
     with pytest.raises(UserError, match=words):
         job_of(trained, "bowl", "base", **soup)

@@ -65,9 +65,9 @@ def test_only_training_rows_are_reduced_and_losses_get_their_counts(single_sourc
         assert not margins[0].equal(margins[1])
         seen.add(tuple(reduced.data.train.index))
     assert len(seen) == 3
-    with_soup = jobs(**{"data.long_tail": 100.0, "soup": {"kind": "average", "holdout_share": 0.25}})[0]
-    soup = jobs(soup={"kind": "average", "holdout_share": 0.25})[0]
-    pd.testing.assert_frame_equal(with_soup.data.soup_holdout, soup.data.soup_holdout)
+    with_soup = jobs(**{"data.long_tail": 100.0, "soup.kind": "average", "data.holdout_share": 0.25})[0]
+    soup = jobs(**{"soup.kind": "average", "data.holdout_share": 0.25})[0]
+    pd.testing.assert_frame_equal(with_soup.data.holdout, soup.data.holdout)
 
 
 @pytest.mark.slow

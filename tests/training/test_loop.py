@@ -128,11 +128,15 @@ def test_the_scores_of_every_epoch_are_those_of_the_averaged_weights(trained):
 
 @pytest.mark.parametrize("scored", [True, False])
 def test_a_soup_is_made_of_the_averaged_weights_of_the_epochs_that_were_taken(source, scored):
-    over = {"optim.ema_share": EMA_SHARE, "soup": {"kind": "average", "snapshots": 2, "holdout_share": 0.25}}
+    over = {
+        "optim.ema_share": EMA_SHARE,
+        "soup": {"kind": "average", "snapshots": 2},
+        "data.holdout_share": 0.25,
+    }
     (job,) = create_fold_jobs(source, TrainPlan(f"soup-{scored}", tiny_recipe(**over), folds=(0,)))
     if not scored:  # then the last epoch stays
         table = job.data.table.copy()
-        table.loc[job.data.soup_mask, list(job.data.classes)] = np.nan
+        table.loc[job.data.holdout_mask, list(job.data.classes)] = np.nan
         job = replace(job, data=replace(job.data, table=table))
     job.run_dir.mkdir(parents=True)
     with recording_steps() as steps:

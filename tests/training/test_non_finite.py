@@ -104,8 +104,8 @@ def test_the_learning_rate_is_that_of_the_update(source):
 
 @pytest.mark.parametrize("update", sample_cases([3, 7]))
 def test_nothing_is_made_of_a_bad_update(source, update):
-    soup = {"kind": "average", "snapshots": 2, "holdout_share": 0.25}
-    kinds = {"best": {"predict.weights": "best"}, "souped": {"soup": soup}}
+    soup = {"soup": {"kind": "average", "snapshots": 2}, "data.holdout_share": 0.25}
+    kinds = {"best": {"predict.weights": "best"}, "souped": soup}
     for kind, over in kinds.items():
         name = f"{kind}-{update}"
         plan = TrainPlan(name, tiny_recipe(**{**FIELDS, "schedule.epochs": 2}, **over), folds=(0,))

@@ -89,6 +89,34 @@ def test_the_best_epoch_is_the_best_by_the_challenges_own_metric(single_source):
     assert not same_weights(load_weights(job), validated[1])
 
 
+def test_the_best_epoch_of_a_holdout_does_not_depend_on_the_validation_rows(single_source, capsys):
+    over = {"predict.weights": "best_holdout", "data.holdout_share": 0.25}
+    (job,) = create_fold_jobs(single_source, TrainPlan("held-out", tiny_recipe(**over), folds=(0,)))
+    tables, kept = (job.data.valid, job.data.holdout), []
+    assert len(tables[0]) != len(tables[1])
+    assert not set(job.data.holdout["patient"]) & {*job.data.train["patient"], *job.data.valid["patient"]}
+
+    def contrary(model, inputs, logits):
+        if model.training:
+            return None
+        is_holdout = n_rows(inputs) == len(tables[1])
+        if is_holdout:
+            kept.append({key: value.clone() for key, value in model.state_dict().items()})
+        labels = torch.tensor(job.data.targets(tables[is_holdout]))
+        right = is_holdout == (len(kept) == 1)  # the holdout prefers the first epoch, validation the second
+        return labels if right else labels.roll(1, dims=1)
+
+    with on_each_forward(contrary):
+        job = trained(single_source, "held-out", **over)
+    log = pd.read_csv(job.run_dir / "log.csv")
+    assert log["holdout_macro-F1"].tolist() == [1, pytest.approx(log["holdout_macro-F1"][1])]
+    assert log["holdout_macro-F1"][1] < 1
+    assert same_weights(load_weights(job), kept[0])
+    assert not same_weights(load_weights(job), kept[1])
+    assert "holdout macro-F1 1.0000" in capsys.readouterr().out
+    assert set(pd.read_csv(job.run_dir / "holdout.csv")["image_id"]) == {*job.data.holdout.index}
+
+
 def test_a_single_label_loss_on_a_multi_label_challenge_is_refused_before_any_fold_is_trained(source):
     with pytest.raises(
         UserError, match=r"'lmf' needs exactly one class per image.*Losses that fit: apl.*bce.*ral"

@@ -13,15 +13,17 @@ from safetensors.torch import load_file, save_file
 from sklearn.metrics import average_precision_score
 
 from cxrlt.artifacts import read_json
+from cxrlt.folds.make import make_folds
 from cxrlt.metrics import macro_metric
 from cxrlt.models.backbone import create_model
 from cxrlt.training.datasets import create_eval_dataset
 from cxrlt.training.infer import infer
+from cxrlt.training.plan import draw_holdout
 from cxrlt.training.setup import create_accelerator
-from cxrlt.training.soup import average_soup, average_weights, greedy_soup, soup_holdout
+from cxrlt.training.soup import average_soup, average_weights, greedy_soup
 from cxrlt.training.train import TrainPlan, create_fold_jobs, train, train_fold
 from interruptions import CrashError, crash_in_update, on_each_forward, raise_crash
-from tiny import CLASSES, load_weights, same_weights, tiny_recipe
+from tiny import CLASSES, load_weights, make_tiny, same_weights, tiny_recipe
 
 pytestmark = pytest.mark.slow
 
@@ -29,7 +31,7 @@ SCORES = {(1,): 0.5, (2,): 0.7, (3,): 0.6, (2, 3): 0.7, (1, 2, 3): 0.6}
 
 
 def plan(name, kind="greedy", folds=(0,), **over):
-    fields = {"soup": {"kind": kind, "snapshots": 3, "holdout_share": 0.25}, "schedule.epochs": 4}
+    fields = {"soup": {"kind": kind, "snapshots": 3}, "data.holdout_share": 0.25, "schedule.epochs": 4}
     return TrainPlan(name, tiny_recipe(**fields, **over), folds=folds)
 
 
@@ -133,7 +135,7 @@ def test_the_weights_are_the_mean_of_the_last_epochs_and_the_report_says_so(aver
     assert last["score"] == report["snapshots"]["4"]
     assert everything["taken"] == (everything["score"] >= last["score"])
     assert report["taken"] == ([2, 3, 4] if everything["taken"] else [4])
-    assert report["n_holdout_images"] == len(job.data.soup_holdout)
+    assert report["n_holdout_images"] == len(job.data.holdout)
     expected = mean(kept, report["taken"])
     for key, value in load_weights(job).items():
         assert torch.allclose(value.double(), expected[key], atol=1e-7), key
@@ -163,7 +165,7 @@ def test_every_score_is_of_the_inner_rows(source):
     with recording_snapshots(source.workspace.run_dir("csv", "judged") / "fold0") as kept:
         (job,) = train(source, plan("judged", **{"optim.lr": 3e-2, "optim.ema_share": 0.1}))
 
-    def score(epochs, table=job.data.soup_holdout):
+    def score(epochs, table=job.data.holdout):
         return macro_metric(
             source.challenge.metric, job.data.targets(table), logits_on(job, table, mean(kept, epochs))
         )
@@ -185,11 +187,11 @@ def test_a_class_with_positives_and_blanks_only_is_not_in_the_scores_of_a_soup(s
     job.run_dir.mkdir(parents=True)
     with recording_snapshots(job.run_dir) as kept:
         train_fold(job, create_accelerator(job.recipe))
-    labels = job.data.soup_holdout[CLASSES].to_numpy()
+    labels = job.data.holdout[CLASSES].to_numpy()
     others = [c for c in (1, 2) if len(set(labels[:, c])) == 2]
 
     def score(epochs):
-        logits = logits_on(job, job.data.soup_holdout, mean(kept, epochs))
+        logits = logits_on(job, job.data.holdout, mean(kept, epochs))
         return np.mean([average_precision_score(labels[:, c], logits[:, c]) for c in others])
 
     report = report_of(job)
@@ -203,13 +205,13 @@ def test_no_patient_is_trained_on_judges_and_is_left_out(source, refit):
     for job in create_fold_jobs(source, wanted):
         parts = [
             set(table["patient"])
-            for table in (job.data.train, job.data.soup_holdout, job.data.valid)
+            for table in (job.data.train, job.data.holdout, job.data.valid)
             if len(table)
         ]
         assert sum(len(part) for part in parts) == len(set.union(*parts)) == 24
-        assert len(job.data.train) + len(job.data.soup_holdout) + len(job.data.valid) == 48
+        assert len(job.data.train) + len(job.data.holdout) + len(job.data.valid) == 48
         others = 24 - (0 if refit else job.data.valid["patient"].nunique())
-        assert job.data.soup_holdout["patient"].nunique() == pytest.approx(others / 4, abs=1)
+        assert job.data.holdout["patient"].nunique() == pytest.approx(others / 4, abs=1)
         assert job.data.class_counts == {name: int(job.data.train[name].sum()) for name in CLASSES}
 
 
@@ -272,8 +274,18 @@ def test_one_class_per_image_is_judged_by_probabilities(single_source):
 
 
 def test_a_soup_and_the_best_epoch_are_refused_together():
-    with pytest.raises(ValidationError, match="both choose epochs"):
-        tiny_recipe(**{"soup.kind": "greedy", "predict.weights": "best"})
+    for choice in ("best", "best_holdout"):
+        with pytest.raises(ValidationError, match=f"weights {choice} both choose epochs"):
+            tiny_recipe(**{"soup.kind": "greedy", "predict.weights": choice})
+
+
+def test_with_folds_by_image_the_holdout_is_by_image_too(tmp_path):
+    source = make_tiny(tmp_path, n_patients=12)
+    options = {"by": "image", "allow_leakage": True, "force": True}
+    make_folds(source.challenge, source.workspace, 2, **options)
+    (job,) = create_fold_jobs(source, plan("by-image"))
+    assert len(job.data.holdout) == len(job.data.train) // 3
+    assert set(job.data.holdout["patient"]) & set(job.data.train["patient"])
 
 
 def test_which_rows_judge_depends_on_seed_and_fold_alone(source):
@@ -281,7 +293,7 @@ def test_which_rows_judge_depends_on_seed_and_fold_alone(source):
     rows = job.data.train
 
     def chosen(seed=0, fold="0", share=0.25):
-        return set(soup_holdout(rows, job.data.classes, share, seed, fold))
+        return set(draw_holdout(rows, job.data.classes, share, seed, fold))
 
     assert chosen() == chosen()
     assert len({frozenset(chosen(seed, fold)) for seed in range(2) for fold in "01"}) == 4
@@ -293,4 +305,4 @@ def test_a_finding_of_one_patient_stays_with_the_rows_trained_on(source):
     rows = job.data.train
     for patient in rows["patient"].unique():
         rare = rows.assign(Rare=(rows["patient"] == patient).astype(float))
-        assert patient not in set(rare.loc[soup_holdout(rare, ("Rare",), 0.1, 0, "0"), "patient"])
+        assert patient not in set(rare.loc[draw_holdout(rare, ("Rare",), 0.1, 0, "0"), "patient"])

@@ -143,7 +143,7 @@ def not_signalled(source):
 
 def soup_plan(name: str) -> TrainPlan:
     """18 updates in three epochs, each of which is validated in two passes; then a soup."""
-    soup = {"soup": {"kind": "average", "snapshots": 2, "holdout_share": 0.25}}
+    soup = {"soup": {"kind": "average", "snapshots": 2}, "data.holdout_share": 0.25}
     over = OVER | soup | {"optim.max_batch_per_device": 8}
     return TrainPlan(name, tiny_recipe(**over, checkpoint_minutes=1e-9), folds=(0,))
 

@@ -64,6 +64,8 @@ class Challenge(ABC):
     """A patient both in train and in dev or test is an error. Off: a warning."""
     group_duplicates: bool = False
     """The folds keep identical images together. For data sets without patients and with duplicate images."""
+    augment_policy: Literal["medium", "dermoscopy", "fundus"] = "medium"
+    """The augmentation policy that fits the images."""
     group_word: str = "patient"
     """What the column `patient` holds, in messages: images of one group stay in one fold."""
 

@@ -55,6 +55,7 @@ class Dermoscopy(Challenge):
 
     folders: tuple[str, ...]
     channels: Literal[1, 3] = 3
+    augment_policy: Literal["medium", "dermoscopy", "fundus"] = "dermoscopy"
     task: Task = "single_label"
     recipes: tuple[str, ...] = DEFAULT_RECIPES["single_label"]
     id_column: str = "image"

@@ -214,6 +214,7 @@ def aptos_2019(name: str, inputs_dir: Path) -> Aptos:
         recipes=DEFAULT_RECIPES["single_label"],
         id_column="id_code",
         channels=3,
+        augment_policy="fundus",
         task="single_label",
         metric="kappa",
         group_duplicates=not found,
@@ -234,6 +235,7 @@ def odir_5k(name: str) -> OdirEyes:
         recipes=DEFAULT_RECIPES["single_label"],
         id_column="filename",
         channels=3,
+        augment_policy="fundus",
         task="single_label",
         metric=DEFAULT_METRIC["single_label"],
     )
@@ -255,5 +257,6 @@ def odir_5k_patient(name: str) -> OdirPatients:
         splits=("train",),
         id_column="filename",
         channels=3,
+        augment_policy="fundus",
         metric="mAUROC",
     )

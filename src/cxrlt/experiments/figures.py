@@ -25,6 +25,8 @@ from cxrlt.reports.figures import (
 )
 from cxrlt.reports.loss_figures import (
     Curve,
+    class_metric_figure,
+    confusion_figure,
     differences_figure,
     loss_curves_figure,
     mean_probability_figure,
@@ -154,6 +156,36 @@ def plot_mean_probabilities(experiment: Experiment, runs: Sequence[Run], result:
     )
     caption = "Mean predicted probability of every class's positives and negatives, averaged over seeds."
     return save_experiment_figure(experiment, f"probabilities_{result.truth.name}", figure, caption)
+
+
+def plot_classes(experiment: Experiment, runs: Sequence[Run], result: TruthResult) -> list[PageFigure]:
+    """Plot the metric of every class with its interval and, with one class per image, confusion matrices."""
+    names = classes_by_count(result.truth.labels)
+    shown = {run.variant.name for run in runs}
+    classes = {row.name: row.classes.loc[names] for row in result.variant_results if row.name in shown}
+    metric = str(result.variant_results[0].classes.columns[0])
+    caption = f"{metric} of every class, mean over seeds; the intervals do not include the noise of seeds."
+    figure = class_metric_figure(classes, metric)
+    figures = [save_experiment_figure(experiment, f"classes_{result.truth.name}", figure, caption)]
+    if experiment.challenge.task == "single_label":
+        figure = confusion_figure(_confusion_shares(experiment, runs, result.truth.labels[names]))
+        caption = "Confusion matrices, mean over seeds: where the images of each class (row) go, in percent."
+        figures.append(save_experiment_figure(experiment, f"confusion_{result.truth.name}", figure, caption))
+    return figures
+
+
+def _confusion_shares(
+    experiment: Experiment, runs: Sequence[Run], labels: pd.DataFrame
+) -> dict[str, pd.DataFrame]:
+    """Return, by variant, the share of the images of a class (index) that are predicted as each (column)."""
+    names, by_variant = list(labels), dict[str, list[pd.DataFrame]]()
+    for run in runs:
+        scores = pooled_scores(experiment, read_logits(experiment, run))
+        known = labels.loc[scores.index, list(scores)].dropna()
+        pairs = known.idxmax(axis=1), scores.loc[known.index].idxmax(axis=1)
+        counts = pd.crosstab(*pairs).reindex(index=names, columns=names, fill_value=0)
+        by_variant.setdefault(run.variant.name, []).append(counts.div(counts.sum(axis=1), axis=0))
+    return {name: sum(frames[1:], frames[0]) / len(frames) for name, frames in by_variant.items()}
 
 
 def plot_ranking_curves(experiment: Experiment, runs: Sequence[Run], result: TruthResult) -> list[PageFigure]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from cxrlt.challenges.base import Challenge
 from cxrlt.experiments import PaperName
 from cxrlt.experiments.lists.losses import Options, make_loss_variant
 from cxrlt.experiments.variants import ExperimentVariant, Fields, require_known_names
@@ -19,14 +20,26 @@ PUBLISHED = Path(__file__).parent / "published.csv"
 class Paper:
     """The grid of a paper.
 
-    `recipes`: the smallest first. `losses`: name -> loss and options, the reference first.
-    `published_fields`: recipe fields of the protocol "paper" that the recipes do not have.
+    `recipes`: the smallest first. `losses`: name -> loss and options, the reference first. `published_folds`:
+    number of folds by image with the protocol "paper"; None for that of the data set.
+    `published_fields`: recipe fields of the protocol "paper" that the recipes do not have. `plain_images`:
+    the paper neither normalises nor augments, so the protocol "fair" does both.
     """
 
     challenges: Sequence[str]
     recipes: Sequence[str]
     losses: Mapping[str, tuple[str, Options]]
     published_fields: Fields = field(default_factory=dict)
+    published_folds: int | None = None
+    plain_images: bool = False
+
+    def fair_fields(self, challenge: Challenge) -> Fields:
+        """Return the recipe fields of the protocol "fair": no epoch is chosen on the rows that are scored."""
+        last_epoch: Fields = {"predict": {"weights": "last"}}
+        if not self.plain_images:
+            return last_epoch
+        augment = {"policy": challenge.augment_policy, "flip": True}
+        return {**last_epoch, "model": {"normalise": True}, "data": {"augment": augment}}
 
     def variants(self, task: str, chosen: Sequence[str] | None = None) -> tuple[ExperimentVariant, ...]:
         """Return the losses that fit the task: the paper's, or the `chosen` ones, which can be others too.
@@ -57,6 +70,8 @@ PAPERS: Mapping[PaperName, Paper] = {
             "bwcce": ("ce", {"class_weights": "complement"}),
             **_plain("balanced_softmax", "logit_adjusted"),
         },
+        published_folds=7,  # with the recipes' holdout: 71 % to train, 14 % to choose the epoch, 14 % to test
+        plain_images=True,
     ),
     "ral": Paper(
         challenges=("isic2018", "aptos2019", "cxrlt2023", "nihlt"),

@@ -21,8 +21,12 @@ from cxrlt.inputs.images import ImageSource
 from cxrlt.inputs.table import NoImagesError, load_table
 from cxrlt.recipe import Recipe, load_recipe, override_recipe, run_name
 
-LAST_EPOCH: Fields = {"predict": {"weights": "last"}}
-"""Protocol fair: no epoch is chosen on the rows that are scored."""
+EPOCHS = {
+    "last": "the last epoch",
+    "best": "the best epoch, which is chosen on the scored rows",
+    "best_holdout": "the best epoch, which is chosen on rows that are neither trained on nor scored",
+}
+"""What predict.weights means, for reports."""
 PROTOCOLS: tuple[Protocol, ...] = get_args(Protocol)
 ONE_EPOCH: Fields = {"schedule": {"epochs": 1}}
 
@@ -61,9 +65,7 @@ class FairExperiment(LossExperiment):
 
     def describe_design(self, runs: Sequence[Run]) -> list[str]:
         """Return the paragraph about recipe and tuning, and one about the epoch."""
-        best = self.base.predict.weights == "best"
-        epoch = "best epoch, which is chosen on the scored rows" if best else "last epoch"
-        return [*super().describe_design(runs), f"Weights of the {epoch}."]
+        return [*super().describe_design(runs), f"Weights of {EPOCHS[self.base.predict.weights]}."]
 
 
 class PublishedExperiment(FairExperiment):
@@ -97,7 +99,7 @@ def reproduce(
     failures: dict[str, str] = {}
     for name in names:
         try:
-            source = _open(workspace, name, plan, recipes, allow_missing, quarantine)
+            source = _open(workspace, name, paper, plan, recipes, allow_missing, quarantine)
         except (MissingFileError, NoImagesError) as error:
             print(f"{name} is skipped: {error}", flush=True)
             continue
@@ -151,6 +153,7 @@ def _checked_grid(
 def _open(
     workspace: Workspace,
     name: str,
+    paper: PaperName,
     plan: ReproducePlan,
     recipes: Sequence[str],
     allow_missing: bool,
@@ -169,7 +172,8 @@ def _open(
         if challenge.group_duplicates:  # the folds need the hashes in the cache
             source.load_split("train", load_recipe(recipes[0]).data.cache_size)
         flags: dict[str, Any] = {"by": "image" if by_image else "patient", "allow_leakage": by_image}
-        text = make_folds(challenge, own, challenge.n_folds, allow_missing=allow_missing, **flags)
+        n_folds = (by_image and PAPERS[paper].published_folds) or challenge.n_folds
+        text = make_folds(challenge, own, n_folds, allow_missing=allow_missing, **flags)
         print(text, flush=True)
     record = read_folds(challenge, own).record
     if plan.protocol == "fair" and record.by == "image":
@@ -203,7 +207,7 @@ def _run_experiment(
         force=plan.force,
         list_jobs=plan.list_jobs,
     )
-    kind, fields = FairExperiment, LAST_EPOCH
+    kind, fields = FairExperiment, PAPERS[paper].fair_fields(source.challenge)
     if plan.protocol == "paper":
         kind, fields = PublishedExperiment, PAPERS[paper].published_fields
     experiment = kind(source, engine_plan, paper, plan.losses, plan.quick, fields)

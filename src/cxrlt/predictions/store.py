@@ -37,7 +37,7 @@ PIXELS = "pixels"
 class PredictionsMeta(BaseModel):
     """The metadata in the schema of a predictions file; `values` is the digest of its logits.
 
-    An ensemble has `fold` "all" and a blank `seed`. `epoch` says which weights predicted: "last" or "best".
+    An ensemble has `fold` "all" and a blank `seed`. `epoch` is predict.weights.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

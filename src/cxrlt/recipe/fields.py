@@ -282,6 +282,8 @@ class DataConfig(_RecipeSection):
     """Mixing of training images."""
     sampling: SamplingConfig = SamplingConfig()
     """Sampling of training images."""
+    holdout_share: float = Field(0.1, gt=0, le=0.5)
+    """Share of a fold's training patients that are held out for a soup or best_holdout; never OOF rows."""
     long_tail: float | None = Field(None, gt=1, le=MAX_COUNT)
     """Train on exponential class counts: this many times more images of the first class than of the last."""
 
@@ -364,8 +366,6 @@ class SoupConfig(_RecipeSection):
     """average: all snapshots, or the last if better. greedy: add snapshots that do not lower the score."""
     snapshots: int = Field(5, ge=2, le=MAX_COUNT)
     """Number of last epochs whose weights are candidates."""
-    holdout_share: float = Field(0.1, gt=0, le=0.5)
-    """Share of the training patients of a fold that are held out to score soups; never OOF rows."""
 
 
 class TTAConfig(_RecipeSection):
@@ -390,8 +390,8 @@ class PredictConfig(_RecipeSection):
     """Mean over the images of a study. auto: if it improves the OOF score. search: optimise view weights."""
     gate: float = Field(0.0, ge=0, json_schema_extra=AFFECTS_SCORES)
     """Multiply the probability of each finding by (1 - probability of no finding) to this power. 0: off."""
-    weights: Literal["last", "best"] = "last"
-    """last: final (EMA) weights. best: of the epoch with the best OOF score, so OOF scores are optimistic."""
+    weights: Literal["last", "best", "best_holdout"] = "last"
+    """last: final (EMA). best: epoch with the best OOF score, so optimistic. best_holdout: by a holdout."""
 
 
 class Recipe(_RecipeSection):
@@ -419,6 +419,11 @@ class Recipe(_RecipeSection):
     """Minutes between two checkpoints, at most. An epoch longer than some seconds also ends with one."""
 
     @property
+    def uses_holdout(self) -> bool:
+        """Whether a share of a fold's training patients is held out of training to choose its weights."""
+        return self.soup.kind != "none" or self.predict.weights == "best_holdout"
+
+    @property
     def uses_fusion(self) -> bool:
         """Whether the images of a study are fused."""
         return self.model.fusion.max_images > 1
@@ -443,8 +448,10 @@ class Recipe(_RecipeSection):
             )
         if model.frozen and any(stage.size for stage in self.schedule.stages):
             raise ValueError("model.frozen trains on features of one image size: remove schedule.stages")
-        if self.soup.kind != "none" and self.predict.weights == "best":
-            raise ValueError("soup and predict.weights best both choose epochs: remove one of them")
+        if self.soup.kind != "none" and self.predict.weights != "last":
+            raise ValueError(
+                f"soup and predict.weights {self.predict.weights} both choose epochs: remove one of them"
+            )
         if min(self.predict.tta.scales, default=1) <= 0:
             raise ValueError("predict.tta.scales must be above 0")
         return self

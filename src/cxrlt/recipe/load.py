@@ -18,7 +18,8 @@ MAX_LISTED_ERRORS = 10
 """Number of errors in one message."""
 RENAMED_FIELDS = {
     "model.start_from": "model.init_from",
-    "soup.inner_share": "soup.holdout_share",
+    "soup.inner_share": "data.holdout_share",
+    "soup.holdout_share": "data.holdout_share",
     "loss.bias_start": "loss.bias_init",
     "model.csra_lambda": "model.head.weight",
     "model.decoder_dim": "model.head.dim",

@@ -28,6 +28,7 @@ from cxrlt.reports.palette import assign_styles
 
 N_COLUMNS, PANEL_INCHES, TITLE_WIDTH = 5, 1.62, 25
 MAX_CURVE_POINTS = 400  # per curve: more points are not visible
+MAX_CELL_TEXTS = 12  # our choice: larger confusion matrices show no numbers
 MIN_LOSS = 1e-6  # our choice: smaller losses are not plotted
 
 Curve = tuple[np.ndarray, np.ndarray]
@@ -78,23 +79,84 @@ def mean_probability_figure(means: Mapping[str, pd.DataFrame]) -> Figure:
     n_classes = len(next(iter(means.values())))
     means = {loss: frame.iloc[:MAX_CLASSES] for loss, frame in means.items()}
     names = list(next(iter(means.values())).index)
-    figure = new_figure(INCHES_PER_CLASS * len(names) * 1.15 + 1.3)
-    axes = figure.subplots()
-    offsets = np.linspace(-0.3, 0.3, len(means)) if len(means) > 1 else [0.0]
-    for offset, (loss, (colour, _)) in zip(offsets, assign_styles(list(means)).items(), strict=True):
-        places, frame = np.arange(len(names)) + offset, means[loss]
+    figure, axes, lines = _class_lines(names, list(means))
+    for loss, (places, colour) in lines.items():
+        frame = means[loss]
         axes.hlines(places, frame["negatives"], frame["positives"], color=colour, linewidth=0.8, alpha=0.6)
         axes.plot(frame["positives"], places, "o", color=colour, markersize=3.5)
         axes.plot(frame["negatives"], places, "o", color=colour, markersize=3.5, markerfacecolor="white")
+    label = f"mean predicted probability: ● positives, ○ negatives{class_limit_note(n_classes)}"
+    axes.set_xlabel(label, fontsize=NORMAL_FONT)
+    return figure
+
+
+def class_metric_figure(classes: Mapping[str, pd.DataFrame], metric: str) -> Figure:
+    """Plot the metric of every class with its interval, one colour per loss.
+
+    `classes[loss]`: index classes, in the order of the rows; columns `metric`, "`metric` low" and "… high".
+    """
+    n_classes = len(next(iter(classes.values())))
+    classes = {loss: frame.iloc[:MAX_CLASSES] for loss, frame in classes.items()}
+    figure, axes, lines = _class_lines(list(next(iter(classes.values())).index), list(classes))
+    for loss, (places, colour) in lines.items():
+        frame = classes[loss]
+        axes.hlines(places, frame[f"{metric} low"], frame[f"{metric} high"], color=colour, linewidth=0.8)
+        axes.plot(frame[metric], places, "o", color=colour, markersize=3.5)
+    label = f"{metric}, 95 % interval over patients{class_limit_note(n_classes)}"
+    axes.set_xlabel(label, fontsize=NORMAL_FONT)
+    return figure
+
+
+def _class_lines(
+    names: Sequence[str], losses: Sequence[str]
+) -> tuple[Figure, Axes, dict[str, tuple[np.ndarray, str]]]:
+    """Return a figure with a row per class and an axis from 0 to 1, and y (n_classes,) and colour by loss."""
+    figure = new_figure(INCHES_PER_CLASS * len(names) * 1.15 + 1.3)
+    axes = figure.subplots()
+    offsets = np.linspace(-0.3, 0.3, len(losses)) if len(losses) > 1 else [0.0]
     for y in range(1, len(names), 2):
         axes.axhspan(y - 0.5, y + 0.5, color="#F4F4F4", zorder=0, linewidth=0)
     axes.set_yticks(range(len(names)), [display_name(name) for name in names])
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.set_xlim(0, 1)
-    label = f"mean predicted probability: ● positives, ○ negatives{class_limit_note(n_classes)}"
-    axes.set_xlabel(label, fontsize=NORMAL_FONT)
     style_axes(axes)
-    _add_legend(figure, list(means))
+    _add_legend(figure, losses)
+    rows, styles = np.arange(len(names)), assign_styles(losses)
+    lines = {loss: (rows + offset, styles[loss][0]) for loss, offset in zip(losses, offsets, strict=True)}
+    return figure, axes, lines
+
+
+def confusion_figure(shares: Mapping[str, pd.DataFrame]) -> Figure:
+    """Plot a confusion matrix per loss: shares of a class (row) that are predicted as each class (column).
+
+    `shares[loss]`: (n_classes, n_classes), with the same index and columns for all losses; NaN in the row of
+    a class without images.
+    """
+    names = list(next(iter(shares.values())).index[:MAX_CLASSES])
+    n_columns = min(2 if len(names) <= MAX_CELL_TEXTS else 1, len(shares))
+    side = max(WIDTH_INCHES / 2, INCHES_PER_CLASS * len(names) + 1)
+    n_rows = -(-len(shares) // n_columns)
+    figure = new_figure(side * n_rows + 0.8, side * n_columns)
+    grid = figure.subplots(n_rows, n_columns, sharex=True, sharey=True, squeeze=False)
+    ticks, words = np.arange(len(names)), [display_name(name) for name in names]
+    for axes, (loss, frame) in zip(grid.flat, shares.items(), strict=False):
+        cells = frame.loc[names, names].to_numpy()
+        axes.set_facecolor("#EEEEEE")
+        axes.imshow(cells, cmap="cividis", vmin=0, vmax=1, interpolation="nearest")
+        axes.set_title(loss, fontsize=NORMAL_FONT)
+        axes.set_xticks(ticks, words, rotation=90)
+        axes.set_yticks(ticks, words)
+        axes.tick_params(labelsize=SMALL_FONT, length=0)
+        if len(names) <= MAX_CELL_TEXTS:
+            for row, column in zip(*np.nonzero(~np.isnan(cells)), strict=True):
+                value, colour = cells[row, column], "black" if cells[row, column] > 0.5 else "white"
+                text = f"{value:.0%}".removesuffix("%")
+                axes.text(column, row, text, ha="center", va="center", fontsize=SMALL_FONT - 1, color=colour)
+    for axes in grid.flat[len(shares) :]:
+        axes.set_visible(False)
+    note = class_limit_note(len(next(iter(shares.values()))))
+    figure.supxlabel(f"predicted class (%){note}", fontsize=NORMAL_FONT)
+    figure.supylabel("class", fontsize=NORMAL_FONT)
     return figure
 
 

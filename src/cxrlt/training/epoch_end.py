@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import softmax
 
-from cxrlt.metrics import class_means, macro_metrics
+from cxrlt.metrics import class_means, macro_metric, macro_metrics
 from cxrlt.system.atomic_files import atomic_path
 from cxrlt.system.signals import Stopped, stop_if_requested
 from cxrlt.training.checkpoint import intermediate_files, save_checkpoint, save_tensors
@@ -27,13 +27,20 @@ MIN_CHECKPOINT_SECONDS = 15.0
 
 
 def validate(trainer: Trainer) -> dict[str, float]:
-    """Return the scores of the EMA weights on the validation rows, by column of log.csv; NaN if undefined."""
+    """Return the scores of the EMA weights by column of log.csv; NaN if undefined.
+
+    On the validation rows, and on the holdout rows if these choose the epoch.
+    """
     challenge, data = trainer.job.challenge, trainer.job.data
     names = tuple(dict.fromkeys([challenge.metric, *class_means(challenge.task)]))
     values = dict.fromkeys(names, math.nan)
     if len(data.valid):
         values = macro_metrics(names, data.targets(data.valid), predict_scores(trainer, data.valid))
-    return {f"oof_{name}": value for name, value in values.items()}
+    scores = {f"oof_{name}": value for name, value in values.items()}
+    if trainer.job.recipe.predict.weights == "best_holdout":
+        targets, metric = data.targets(data.holdout), challenge.metric
+        scores[f"holdout_{metric}"] = macro_metric(metric, targets, predict_scores(trainer, data.holdout))
+    return scores
 
 
 def predict_scores(trainer: Trainer, table: pd.DataFrame) -> np.ndarray:
@@ -57,7 +64,7 @@ def predict_scores(trainer: Trainer, table: pd.DataFrame) -> np.ndarray:
 
 
 def end_epoch(trainer: Trainer, epoch: int, speed: dict[str, float]) -> None:
-    """Validate, log, keep the weights if they are the best so far (predict.weights best), and save if due."""
+    """Validate, log, keep the weights if they are the best so far and that is asked for, and save if due."""
     job, progress, n_updates = trainer.job, trainer.progress, trainer.updates_per_epoch
     means = {"loss": progress.loss_sum / n_updates, "clipped_share": progress.n_clipped / n_updates}
     row = {"epoch": epoch + 1} | means | validate(trainer) | speed
@@ -68,12 +75,18 @@ def end_epoch(trainer: Trainer, epoch: int, speed: dict[str, float]) -> None:
     if not sys.stderr.isatty():
         print(_log_line(job, row), flush=True)
     log = pd.DataFrame(progress.log)
-    monitored = f"oof_{job.challenge.metric}"
-    if job.recipe.predict.weights == "best" and row[monitored] >= log[monitored].max():
+    choice = _score_that_chooses(job)
+    if choice and row[choice] >= log[choice].max():
         save_tensors(job.run_dir / BEST_WEIGHTS, trainer.weights(), weights_metadata(job))
     with atomic_path(job.run_dir / "log.csv") as temporary:
         log.to_csv(temporary, index=False)
     save_checkpoint_if_due(trainer, epoch_is_over=True)
+
+
+def _score_that_chooses(job: FoldJob) -> str | None:
+    """Return the column of log.csv whose best epoch gives the final weights; None for the last epoch."""
+    columns = {"best": f"oof_{job.challenge.metric}", "best_holdout": f"holdout_{job.challenge.metric}"}
+    return columns.get(job.recipe.predict.weights)
 
 
 def _log_line(job: FoldJob, row: dict[str, float]) -> str:
@@ -84,6 +97,8 @@ def _log_line(job: FoldJob, row: dict[str, float]) -> str:
         parts.append("OOF " + ", ".join(f"{name} {_format_score(score)}" for name, score in scores.items()))
     elif job.data.valid_mask.any() and row["epoch"] == 1:
         parts.append("OOF undefined (every class lacks positives or negatives in the validation rows)")
+    holdout = [key for key in row if key.startswith("holdout_")]
+    parts += [f"{key.replace('_', ' ')} {_format_score(row[key])}" for key in holdout]
     return f"fold {job.run.fold} epoch {row['epoch']}: {', '.join(parts)}, {row['images_per_s']:.0f} images/s"
 
 
@@ -113,8 +128,8 @@ def save_and_stop(trainer: Trainer) -> NoReturn:
 def save_final_weights(trainer: Trainer) -> None:
     """Write the weights of the finished fold, the last or the best, and remove intermediate files."""
     job = trainer.job
-    scores = [row[f"oof_{job.challenge.metric}"] for row in trainer.progress.log]
-    if job.recipe.predict.weights == "best" and not all(map(math.isnan, scores)):
+    choice = _score_that_chooses(job)
+    if choice and not all(math.isnan(row[choice]) for row in trainer.progress.log):
         (job.run_dir / BEST_WEIGHTS).replace(job.run_dir / WEIGHTS)
     else:
         save_tensors(job.run_dir / WEIGHTS, trainer.weights(), weights_metadata(job))

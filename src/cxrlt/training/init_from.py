@@ -20,7 +20,7 @@ from cxrlt.provenance import digest_of_weights
 from cxrlt.recipe import ModelConfig
 from cxrlt.training.job import FoldJob, InitFrom
 from cxrlt.training.record import Origin, read_run_record
-from cxrlt.training.run_paths import SOUP_HOLDOUT, WEIGHTS, fold_dir, train_fold_command
+from cxrlt.training.run_paths import HOLDOUT, WEIGHTS, fold_dir, train_fold_command
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ def _leaked_ids(
             f"leakage cannot be excluded. Train it again: {again}"
         )
     trained = _trained_on(origin, other, run_dir)
-    patient_columns = [table["patient"] for table in (job.data.valid, job.data.soup_holdout) if len(table)]
+    patient_columns = [table["patient"] for table in (job.data.valid, job.data.holdout) if len(table)]
     held_out = pd.concat(patient_columns or [trained[:0]])
     patients = set(trained.dropna())
     if challenge == job.challenge.name and own.folds.record.by == "image":
@@ -161,22 +161,22 @@ def _leaked_ids(
 def _trained_on(origin: Origin, challenge_rows: ChallengeRows, run_dir: Path) -> pd.Series:
     """Return the patient (or NA) of every image that `origin` was trained on; index image_id.
 
-    The soup's holdout rows are excluded, unless the weights have been replaced: then they are unknown.
+    Holdout rows are excluded, unless the weights have been replaced: then they are unknown.
     """
     frame = challenge_rows.folds.frame
     fold = origin.fold
     rows = frame["patient"] if fold == REFIT else frame.loc[frame["fold"] != int(fold), "patient"]
     directory = fold_dir(run_dir, fold)
-    holdout, weights = directory / SOUP_HOLDOUT, directory / WEIGHTS
+    holdout, weights = directory / HOLDOUT, directory / WEIGHTS
     if holdout.is_file() and weights.is_file() and digest_of_weights(weights) == origin.weights:
         rows = rows.drop(pd.read_csv(holdout, dtype=str, keep_default_na=False)["image_id"], errors="ignore")
     return rows
 
 
 def _leakage_message(job: FoldJob, origin: Origin, leaked: pd.Index) -> str:
-    holdout = job.data.soup_holdout.index
+    holdout = job.data.holdout.index
     fix = (
-        f"Train {origin.run} with the same soup.holdout_share and --seed, to get the same holdout rows"
+        f"Train {origin.run} with the same data.holdout_share and --seed, to get the same holdout rows"
         if len(holdout) and leaked.isin(holdout).all()
         else f"Train {origin.run} on folds without these images"
     )

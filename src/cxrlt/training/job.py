@@ -19,7 +19,7 @@ from cxrlt.provenance import Provenance
 from cxrlt.recipe import Recipe, save_recipe
 from cxrlt.system.atomic_files import write_json, write_text
 from cxrlt.training.record import Origin, RunRecord
-from cxrlt.training.run_paths import CONFIG, RUN, SOUP_HOLDOUT, WEIGHTS
+from cxrlt.training.run_paths import CONFIG, HOLDOUT, RUN, WEIGHTS
 
 CHANNEL_NAMES = {1: "one grey channel", 3: "three colour channels"}
 PACKAGES = ("accelerate", "albumentations", "numpy", "opencv-python-headless", "pandas", "timm", "torch")
@@ -67,22 +67,22 @@ class FoldData:
     """The rows and images of a fold, the labels in the order of `classes`.
 
     `table` (index image_id) has the rows of all folds and the class columns; the jobs of a run share it.
-    `valid_mask` (n_rows,) marks the validation rows of this fold, none in a refit. `soup_mask` (n_rows,)
-    marks the soup's holdout rows: whole patients that are used for neither training nor validation.
+    `valid_mask` (n_rows,) marks the validation rows of this fold, none in a refit. `holdout_mask` (n_rows,)
+    marks the holdout rows: whole patients that are used for neither training nor validation.
     `long_tail_mask` (n_rows,) marks the rows that data.long_tail leaves out of training.
     """
 
     classes: tuple[str, ...]
     table: pd.DataFrame
     valid_mask: np.ndarray
-    soup_mask: np.ndarray
+    holdout_mask: np.ndarray
     long_tail_mask: np.ndarray
     cache: ImageCache
 
     @property
     def train(self) -> pd.DataFrame:
         """The training rows (index image_id)."""
-        return self.table[~self.valid_mask & ~self.soup_mask & ~self.long_tail_mask]
+        return self.table[~self.valid_mask & ~self.holdout_mask & ~self.long_tail_mask]
 
     @property
     def valid(self) -> pd.DataFrame:
@@ -90,9 +90,9 @@ class FoldData:
         return self.table[self.valid_mask]
 
     @property
-    def soup_holdout(self) -> pd.DataFrame:
-        """The rows that score the candidates of a soup (index image_id)."""
-        return self.table[self.soup_mask]
+    def holdout(self) -> pd.DataFrame:
+        """The rows that choose the epoch or the soup (index image_id)."""
+        return self.table[self.holdout_mask]
 
     def targets(self, table: pd.DataFrame) -> np.ndarray:
         """Return the labels of `table`, float32 (n_rows, n_classes), NaN if unknown."""
@@ -132,11 +132,11 @@ class FoldJob:
 def write_run_files(job: FoldJob, device: torch.device) -> None:
     """Write config.yaml, run.json, environment.json and card.json before training.
 
-    With a soup, also write the ids of its holdout rows.
+    With a holdout, also write the ids of its rows.
     """
-    if len(job.data.soup_holdout):
-        ids = "\n".join(["image_id", *job.data.soup_holdout.index])
-        write_text(job.run_dir / SOUP_HOLDOUT, f"{ids}\n")
+    if len(job.data.holdout):
+        ids = "\n".join(["image_id", *job.data.holdout.index])
+        write_text(job.run_dir / HOLDOUT, f"{ids}\n")
     save_recipe(job.recipe, job.run_dir / CONFIG)
     write_json(job.run_dir / "environment.json", describe_environment(device))
     write_json(job.run_dir / "card.json", _model_card(job))
@@ -199,7 +199,7 @@ def _model_card(job: FoldJob) -> dict[str, object]:
         "n_train_images": len(data.train),
         "n_train_patients": int(data.train["patient"].nunique()),
         "n_valid_images": len(data.valid),
-        "n_soup_holdout_images": len(data.soup_holdout),
+        "n_holdout_images": len(data.holdout),
         "train_positives": data.class_counts,
     }
 

@@ -2,6 +2,7 @@
 
 import functools
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from cxrlt.challenges.base import Challenge
 from cxrlt.errors import UserError, listing
 from cxrlt.folds.read import REFIT
 from cxrlt.folds.rows import TrainRows, read_train_rows
+from cxrlt.folds.split import split_patients
 from cxrlt.inputs.images import ImageSource
 from cxrlt.recipe import Recipe
 from cxrlt.training.init_from import find_init_from, require_no_leakage
@@ -19,8 +21,10 @@ from cxrlt.training.long_tail import require_single_label, rows_left_out
 from cxrlt.training.record import read_run_record, training_provenance
 from cxrlt.training.run_paths import RUN, fold_dir
 from cxrlt.training.setup import derive_seed
-from cxrlt.training.soup import soup_holdout
 from cxrlt.training.stages import add_stages
+
+MAX_PARTS = 20
+"""Largest number of parts that the patients are split into: smaller parts balance labels less well."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +66,8 @@ def create_fold_jobs(source: ImageSource, plan: TrainPlan, rows: TrainRows | Non
         provenance = training_provenance(plan.recipe, challenge, rows, fold, pixels, origin)
         run = FoldRun(plan.name, fold, plan.seed, plan.recipe, run_dir, provenance, init_from)
         classes = _class_order(challenge, run, plan.force)
-        masks = _row_masks(challenge, run, table, row_folds == fold)
+        units = table.assign(patient=None) if rows.folds.record.by == "image" else table
+        masks = _row_masks(challenge, run, units, row_folds == fold)
         jobs.append(FoldJob(challenge, run, FoldData(classes, table, *masks, cache)))
     require_no_leakage(jobs, source)
     cache_for_size = functools.cache(lambda size: source.load_train_rows(rows.table, size)[1])
@@ -72,19 +77,34 @@ def create_fold_jobs(source: ImageSource, plan: TrainPlan, rows: TrainRows | Non
 def _row_masks(
     challenge: Challenge, run: FoldRun, table: pd.DataFrame, valid_mask: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the masks (n_rows,) of a fold's data: validation, soup holdout, left out by the long tail."""
+    """Return the masks (n_rows,) of a fold's data: validation, holdout, left out by the long tail."""
     recipe, ratio = run.recipe, run.recipe.data.long_tail
-    soup_mask, long_tail_mask = np.zeros((2, len(table)), dtype=bool)
-    if recipe.soup.kind != "none":
-        share = recipe.soup.holdout_share
-        ids = soup_holdout(table[~valid_mask], challenge.classes, share, run.seed, run.fold)
-        soup_mask = table.index.isin(ids)
+    holdout_mask, long_tail_mask = np.zeros((2, len(table)), dtype=bool)
+    if recipe.uses_holdout:
+        share = recipe.data.holdout_share
+        ids = draw_holdout(table[~valid_mask], challenge.classes, share, run.seed, run.fold)
+        holdout_mask = table.index.isin(ids)
     if ratio is not None:
         require_single_label(challenge)
-        train = ~valid_mask & ~soup_mask
+        train = ~valid_mask & ~holdout_mask
         labels = table.loc[train, list(challenge.classes)].to_numpy()
         long_tail_mask[train] = rows_left_out(labels, ratio, derive_seed("long_tail", run.seed, run.fold))
-    return valid_mask, soup_mask, long_tail_mask
+    return valid_mask, holdout_mask, long_tail_mask
+
+
+def draw_holdout(
+    rows: pd.DataFrame, classes: tuple[str, ...], share: float, seed: int, fold: str
+) -> pd.Index:
+    """Return the ids of the holdout rows, about `share` of the patients: they choose weights, not train.
+
+    `rows` (index image_id) are the rows of the other folds. Patients stay whole (images if no row has a
+    patient), and labels are balanced as over folds. A label with too few patients stays in the training rows.
+    """
+    max_parts = min(MAX_PARTS, rows["patient"].nunique() or len(rows))
+    fraction = max(Fraction(share).limit_denominator(max_parts), Fraction(1, max_parts))
+    part = split_patients(rows, classes, fraction.denominator, derive_seed("inner", seed, fold) % 2**32)
+    # the first parts get the rarest labels
+    return rows.index[part >= fraction.denominator - fraction.numerator]
 
 
 def _select_folds(plan: TrainPlan, rows: TrainRows, challenge: str) -> list[str]:

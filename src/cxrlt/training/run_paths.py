@@ -7,7 +7,7 @@ from cxrlt.folds.read import REFIT
 from cxrlt.recipe import recipe_names
 
 WEIGHTS = "weights.safetensors"
-SOUP_HOLDOUT = "soup_holdout.csv"
+HOLDOUT = "holdout.csv"
 RUN = "run.json"
 CONFIG = "config.yaml"
 

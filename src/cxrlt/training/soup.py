@@ -7,23 +7,18 @@ without increasing inference time", ICML 2022, recipe 1.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from fractions import Fraction
 from functools import cache
 from pathlib import Path
 
-import pandas as pd
 from torch import Tensor
 
-from cxrlt.folds.split import split_patients
 from cxrlt.metrics import macro_metric
 from cxrlt.system.atomic_files import write_json
 from cxrlt.training.checkpoint import read_tensors, save_tensors, snapshot_path
 from cxrlt.training.epoch_end import predict_scores
-from cxrlt.training.setup import Trainer, derive_seed
+from cxrlt.training.setup import Trainer
 
 SOUP = "soup.json"
-MAX_PARTS = 20
-"""Largest number of parts that the patients are split into: smaller parts balance labels less well."""
 Epochs = tuple[int, ...]
 
 
@@ -36,22 +31,6 @@ class SoupTrial:
     taken: bool
 
 
-def soup_holdout(
-    rows: pd.DataFrame, classes: tuple[str, ...], share: float, seed: int, fold: str
-) -> pd.Index:
-    """Return the ids of the holdout rows, about `share` of the patients: they score soups, not train.
-
-    `rows` (index image_id) are the rows of the other folds. Patients stay whole, and labels are balanced as
-    over folds. A label with too few patients stays in the training rows.
-    """
-    max_parts = min(MAX_PARTS, rows["patient"].nunique() or len(rows))
-    fraction = max(Fraction(share).limit_denominator(max_parts), Fraction(1, max_parts))
-    part = split_patients(rows, classes, fraction.denominator, derive_seed("inner", seed, fold) % 2**32)
-    return rows.index[
-        part >= fraction.denominator - fraction.numerator
-    ]  # the first parts get the rarest labels
-
-
 def save_snapshot(trainer: Trainer, epoch: int) -> None:
     """Save the EMA weights after `epoch` (counted from 1) on the main process, if the soup may use them."""
     if trainer.accelerator.is_main_process and epoch in _snapshot_epochs(trainer):
@@ -60,7 +39,7 @@ def save_snapshot(trainer: Trainer, epoch: int) -> None:
 
 def apply_soup(trainer: Trainer) -> None:
     """Replace the last EMA weights with the soup, and write its epochs and scores to soup.json."""
-    job, cfg, holdout = trainer.job, trainer.job.recipe.soup, trainer.job.data.soup_holdout
+    job, cfg, holdout = trainer.job, trainer.job.recipe.soup, trainer.job.data.holdout
     metric, targets = job.challenge.metric, job.data.targets(holdout)
     paths = {epoch: snapshot_path(job.run_dir, epoch) for epoch in _snapshot_epochs(trainer)}
     trainer.accelerator.wait_for_everyone()  # for the main process to write the snapshots

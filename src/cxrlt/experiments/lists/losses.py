@@ -12,6 +12,7 @@ from cxrlt.experiments.costs import load_or_measure_step_times
 from cxrlt.experiments.differences import RunScore, TruthResult
 from cxrlt.experiments.experiment import TUNING_SEED, Experiment, ExperimentFigures, Row, Run
 from cxrlt.experiments.figures import (
+    plot_classes,
     plot_differences,
     plot_labels,
     plot_loss_curves,
@@ -270,6 +271,7 @@ class LossExperiment(Experiment):
                 result.truth.name: [
                     *plot_differences(self, result, caption, by_verdict=False),
                     *self._sensitivity(result),
+                    *plot_classes(self, shown_runs, result),
                     plot_mean_probabilities(self, shown_runs, result),
                     *plot_ranking_curves(self, seed0_runs, result),
                 ]
