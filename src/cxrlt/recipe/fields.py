@@ -16,6 +16,7 @@ from pydantic import (
 
 from cxrlt.artifacts import expand_home
 from cxrlt.heads import HEADS, Option, head_names, require_head
+from cxrlt.recipe.known_weights import known_weights
 
 MAX_COUNT = 1_000_000
 """Upper limit of counts. A larger number is a typing error, or would not fit in memory."""
@@ -117,7 +118,19 @@ class ModelConfig(_RecipeSection):
     backbone: str = "convnext_small.fb_in22k_ft_in1k_384"
     """Name of a timm model."""
     pretrained: bool | Path = True
-    """True: the pretrained weights of timm. False: random. A path: a .safetensors or .pth file."""
+    """True: those of timm. False: random. A .safetensors or .pth file, or hf-hub:ORG/REPO/FILE@REVISION."""
+    weights: str | None = None
+    """Name of a row of `cxrlt weights`: sets backbone, options, mean, std and pretrained_on for its file."""
+    options: dict[str, Option] = {}
+    """Further arguments of timm.create_model, for example `{patch_size: 16}`."""
+    mean: float | tuple[float, float, float] | None = None
+    """Mean that the pretrained weights expect, of pixels / 255: one number or one per channel. None: timm's."""
+    std: float | tuple[float, float, float] | None = None
+    """Standard deviation that the pretrained weights expect. None: that of timm."""
+    pretrained_on: tuple[str, ...] = ()
+    """Data sets of the pretraining, such as mimic or nih14-test: warns if the challenge has their images."""
+    pretrained_images: Path | None = None
+    """CSV file with the pretraining images, one row each: counts those of the challenge that it contains."""
     init_from: str | None = None
     """Start fold k from fold k of a trained run: RUN or CHALLENGE:RUN. Other classes get a new head."""
     new_head: bool = False
@@ -139,10 +152,26 @@ class ModelConfig(_RecipeSection):
     normalise: bool = True
     """True: normalise with mean and standard deviation of the pretrained weights. False: grey level / 255."""
 
-    @field_validator("pretrained")
+    @model_validator(mode="before")
     @classmethod
-    def _expand_home(cls, pretrained: bool | Path) -> bool | Path:
-        return expand_home(pretrained) if isinstance(pretrained, Path) else pretrained
+    def _apply_known_weights(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or not values.get("weights"):
+            return values
+        return known_weights(values["weights"]).recipe_fields() | values
+
+    @field_validator("pretrained", "pretrained_images")
+    @classmethod
+    def _expand_home(cls, path: bool | Path | None) -> bool | Path | None:
+        return expand_home(path) if isinstance(path, Path) else path
+
+    @field_validator("std")
+    @classmethod
+    def _check_std(
+        cls, std: float | tuple[float, float, float] | None
+    ) -> float | tuple[float, float, float] | None:
+        if std is not None and not min(std if isinstance(std, tuple) else (std,)) > 0:
+            raise ValueError(f"model.std {std} must be above 0")
+        return std
 
     @property
     def reads_map(self) -> bool:
