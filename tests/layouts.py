@@ -15,7 +15,7 @@ from cxrlt.challenges import get_challenge
 from cxrlt.challenges.cxr_lt import COUNTS_2023, COUNTS_2024, TASK2_CLASSES
 from cxrlt.challenges.cxr_lt_2026 import CLASSES as CLASSES_2026
 from cxrlt.challenges.dermoscopy import COUNTS_2018, COUNTS_2019, COUNTS_HAM10000
-from cxrlt.challenges.fundus import COUNTS_ODIR_PATIENTS
+from cxrlt.challenges.fundus import COUNTS_ODIR_EYES, COUNTS_ODIR_PATIENTS
 from cxrlt.challenges.nih import COUNTS_NIH14, COUNTS_NIHLT
 from cxrlt.inputs.images import ImageSource
 
@@ -72,6 +72,8 @@ def write_layout(root: Path, name: str) -> ImageSource:
         write_isic2019(inputs)
     elif name == "aptos2019":
         write_aptos(inputs)
+    elif name == "odir5k":
+        write_odir_eyes(inputs)
     elif name == "odir5k-patient":
         write_odir_patients(inputs)
     elif name == "covid-radiography":
@@ -199,6 +201,17 @@ def write_aptos(inputs: Path) -> None:
         write_colour(inputs / "test_images" / f"t{number}.png", 100 + number, number)
     for name in ("twin1", "twin2"):
         shutil.copyfile(inputs / "train_images" / "a00.png", inputs / "train_images" / f"{name}.png")
+
+
+def write_odir_eyes(inputs: Path) -> None:
+    """Write Kaggle's table of eyes; the columns of the patient say nothing about the eye."""
+    classes, cells = tuple(COUNTS_ODIR_EYES), []
+    for number in range(24):
+        name = f"{number // 2}_{'left' if number % 2 else 'right'}.jpg"
+        label = classes[number // 2 % 3]
+        cells.append([str(number // 2), *"01000000", f"../input/{name}", f"['{label}']", name])
+        write_colour(inputs / "preprocessed_images" / name, number, number // 2 % 3)
+    write_csv(inputs / "full_df.csv", ("ID", *classes, "filepath", "labels", "filename"), cells)
 
 
 def write_odir_patients(inputs: Path) -> None:

@@ -173,6 +173,9 @@ class ModelConfig(_RecipeSection):
             raise ValueError(f"model.std {std} must be above 0")
         return std
 
+    def __hash__(self) -> int:
+        return hash(self.model_dump_json())
+
     @property
     def reads_map(self) -> bool:
         """Whether pool or head read the feature map, not the pooled features of the timm model."""
