@@ -38,7 +38,13 @@ LIMITS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
 
 SOURCES = {
     "model.backbone": "backbone of the CXR-LT 2023 winner (CheXFusion)",
-    "model.pretrained": "timm",
+    "model.pretrained": "timm; see [pretrained weights](pretrained.md)",
+    "model.weights": "see [the table](pretrained.md#the-table)",
+    "model.options": "timm (`create_model`)",
+    "model.mean": "timm, or the row of `model.weights`",
+    "model.std": "timm, or the row of `model.weights`",
+    "model.pretrained_on": "see [leakage](pretrained.md#images-that-the-weights-have-seen)",
+    "model.pretrained_images": "RAD-DINO publishes such a list",
     "model.init_from": "CXR-LT 2026 winner, first trained on MIMIC-CXR",
     "model.new_head": "classifier re-training: Kang et al., ICLR 2020",
     "model.frozen": "linear probing; [measured](experiments.md) as `crt`",

@@ -128,13 +128,18 @@ def _split_head_options(args: list[str]) -> tuple[list[str], dict[str, Any]]:
 def _default(name: str, args: list[str], head: dict[str, Any]) -> dict[str, Any]:
     """Return the default of `train`: its recipe, so that --help shows its values and flags override them.
 
-    An augmentation policy and a head with its options are applied first, so that other flags override theirs.
+    A row of weights.yaml, an augmentation policy and a head with its options are applied first, so that other
+    flags override theirs.
     """
     if name != "train" or args[:1] != ["train"]:
         return {}
     recipe = args[1] if len(args) > 1 and not args[1].startswith("-") else None
     config, policy = _flag("--config", args), _flag("--data.augment.policy", args)
     fields = load_recipe(recipe, Path(config) if config else None)
+    if (weights := _flag("--model.weights", args)) not in (None, "None"):
+        file = _flag("--model.pretrained", args)
+        pretrained = {"pretrained": {"True": True, "False": False}.get(file, file)} if file else {}
+        fields = override_recipe(fields, {"model": {"weights": weights, **pretrained}})
     if policy in POLICIES:
         fields = override_recipe(fields, {"data": {"augment": {"policy": policy}}})
     if head_name := _flag("--model.head.name", args):

@@ -8,6 +8,7 @@ from safetensors.torch import save_file
 from cxrlt.errors import UserError
 from cxrlt.losses import RobustAsymmetricLoss
 from cxrlt.models.backbone import create_model
+from cxrlt.models.hub import FetchedFile
 from cxrlt.models.pretrained import weights_licence
 from cxrlt.recipe import ModelConfig, load_recipe, recipe_names
 from cxrlt.training.optim import create_optimizer
@@ -30,7 +31,7 @@ def images(n=4, size=32, channels=1):
 @pytest.mark.parametrize("name", sample_cases(recipe_names(), every=3))
 def test_the_first_training_step_of_every_recipe_moves_its_weights(name):
     recipe = load_recipe(name)
-    model = create_model(recipe.model.model_copy(update={"pretrained": False}), 5, 32).train()
+    model = create_model(recipe.model, 5, 32, load_pretrained=False).train()
     before = [p.detach().clone() for p in model.parameters()]
     optimizer = create_optimizer(model, recipe.optim)
     inputs = {"images": images(2)}
@@ -57,7 +58,7 @@ def test_a_prediction_does_not_depend_on_the_other_rows(backbone):
     assert torch.allclose(whole, turned, atol=1e-5)
 
 
-def test_radiographs_stay_one_channel_and_are_normalised_with_the_weights_own_statistics():
+def test_random_weights_take_one_channel_normalised_with_the_average_of_timms_statistics():
     model = create_model(tiny(), 3, 32)
     assert model.backbone.stem[0].in_channels == 1
     cfg = timm.get_pretrained_cfg("test_convnext")
@@ -104,10 +105,29 @@ def test_a_local_file_of_weights_is_used(tmp_path, kind):
     assert torch.allclose(model.backbone.state_dict()["stem.0.weight"], grey)
 
 
+def test_the_classifier_of_a_file_is_not_used(tmp_path):
+    source = timm.create_model("test_convnext", num_classes=3)
+    save_file(source.state_dict(), tmp_path / "model.safetensors")
+    head = create_model(tiny(pretrained=tmp_path / "model.safetensors"), 3, 32).head
+    assert head.weight.shape == source.head.fc.weight.shape
+    assert not torch.equal(head.weight, source.head.fc.weight)
+
+
+def test_a_file_of_the_hub_is_used(tmp_path, monkeypatch):
+    address = "hf-hub:org/repo/model.safetensors@main"
+    source = timm.create_model("test_convnext")
+    save_file(source.state_dict(), tmp_path / "model.safetensors")
+    files = {address: FetchedFile(tmp_path / "model.safetensors", "0" * 40)}
+    monkeypatch.setattr("cxrlt.models.pretrained.fetch", files.__getitem__)
+    model = create_model(tiny(pretrained=address), 3, 32)
+    name = "stages.1.blocks.0.conv_dw.weight"
+    assert torch.equal(model.backbone.state_dict()[name], source.state_dict()[name])
+
+
 def test_weights_of_another_network_are_refused(tmp_path):
     path = tmp_path / "other.safetensors"
     save_file(timm.create_model("test_resnet", pretrained=False).state_dict(), path)
-    with pytest.raises(UserError, match=r"lacks \d+ tensors of test_convnext.*safetensors"):
+    with pytest.raises(UserError, match=r"other\.safetensors does not fit test_convnext \(0 of 99"):
         create_model(tiny(pretrained=path), 3, 32)
 
 

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -6,6 +8,7 @@ from cxrlt.errors import UserError
 from cxrlt.models.backbone import create_model
 from cxrlt.models.transfer import load_weights
 from cxrlt.recipe import ModelConfig
+from user_errors import raises_user_error
 
 FUSION = {"fusion": {"max_images": 2, "depth": 1, "n_heads": 2, "dim": 16}}
 
@@ -73,6 +76,17 @@ def test_another_backbone_is_refused_with_the_names_that_differ(over):
     with pytest.raises(UserError, match=r"^other fold 0: \d+ tensors .* backbone \(\w+"):
         load(model, model_of(1, **over))
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+
+
+def test_a_stem_of_other_channels_says_what_makes_them_differ():
+    pretrained = {"backbone": "test_efficientnet", "pretrained": Path("absent.safetensors")}
+    cfgs = ModelConfig(**pretrained), ModelConfig(**pretrained | {"pretrained": False})
+    three, one = (create_model(cfg, 3, 64, load_pretrained=False) for cfg in cfgs)
+    for model, source in ((three, one), (one, three)):
+        with raises_user_error("1 tensors", "conv_stem", "three channels", "model.pretrained", "model.mean"):
+            load(model, source)
+    with raises_user_error("Use the same model.backbone"):
+        load(one, model_of(1))
 
 
 def test_a_deeper_backbone_of_the_same_shapes_is_refused():

@@ -120,6 +120,13 @@ def test_the_key_is_of_the_content_of_images_not_of_their_place_or_time(source, 
     assert key_of(copy, recipe) != key == key_of(source, recipe)
 
 
+def test_an_option_that_changes_no_weight_is_another_backbone(source):
+    options = ({"act_layer": "silu"}, {"act_layer": "relu"})
+    one, other = (key_of(source, tiny_recipe(**CSRA | {"model.options": each})) for each in options)
+    assert one["weights"] == other["weights"]
+    assert one != other
+
+
 def test_one_changed_weight_or_buffer_is_another_backbone(source):
     recipe = tiny_recipe(**CSRA | {"model.backbone": "resnet10t"})
     _, cache = source.load_split("dev", 64)

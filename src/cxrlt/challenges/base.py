@@ -3,7 +3,7 @@
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -68,6 +68,8 @@ class Challenge(ABC):
     """The augmentation policy that fits the images."""
     group_word: str = "patient"
     """What the column `patient` holds, in messages: images of one group stay in one fold."""
+    image_sources: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Public collections that the images come from -> the splits with their images; () means all splits."""
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -85,6 +87,19 @@ class Challenge(ABC):
         words = set(map(_without_separators, NO_FINDING))
         similar = [name for name in self.classes if _without_separators(name) in words]
         return next(iter(exact + similar), None)
+
+    def splits_from(self, collection: str) -> list[str]:
+        """Return the splits with images of a collection; one name may be the start of the other.
+
+        So nih14 also stands for nih14-train and nih14-test, and the other way round.
+        """
+        name = collection.lower()
+        found = [
+            splits or self.splits
+            for source, splits in self.image_sources.items()
+            if source.startswith(name) or name.startswith(source)
+        ]
+        return [split for split in self.splits if any(split in splits for splits in found)]
 
     @property
     def submission_id(self) -> str:

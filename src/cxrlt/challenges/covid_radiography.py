@@ -105,4 +105,5 @@ def covid_radiography(name: str) -> CovidRadiography:
         metric=DEFAULT_METRIC["single_label"],
         group_duplicates=True,
         group_word="distinct image",
+        image_sources={"bimcv": (), "rsna": (), "nih14": ()},
     )

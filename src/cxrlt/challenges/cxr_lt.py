@@ -184,6 +184,7 @@ def cxr_lt_2023(name: str) -> CxrLt:
         splits=("train", "dev", "test"),
         tables={"train": "train.csv", "dev": "development.csv", "test": "test.csv"},
         samples={"dev": "development_sample_submission.csv", "test": "sample_submission.csv"},
+        image_sources={"mimic": ()},
     )
 
 
@@ -195,6 +196,7 @@ def demo(name: str) -> CxrLt:
         title="Generated chest phantom in the layout of CXR-LT 2023",
         recipes=("demo_resnet", "demo_darknet"),
         n_folds=3,
+        image_sources={},
         missing_hint="Create it with: cxrlt demo",
     )
 
@@ -240,4 +242,5 @@ def _cxr_lt_2024(name: str, task: int, counts: Mapping[str, int]) -> CxrLt:
             "test": f"test_task{task}_sample_submission.csv",
         },
         kits=(f"task{task}_*starting_kit",),
+        image_sources={"mimic": ()},
     )

@@ -127,6 +127,7 @@ def cxr_lt_2026(name: str, inputs_dir: Path) -> CxrLt2026:
         train_images=len(labels),
         splits=tuple(tables),
         id_column=IMAGE,
+        image_sources={"padchest": (), "nih14": ("dev", "test")},
         tables=tables,
         removal=REMOVAL_FILE if has_removal else None,
     )

@@ -229,6 +229,7 @@ def ham10000(name: str) -> Ham10000:
         folders=("HAM10000_images_part_[12]", "ham10000_images_part_[12]"),
         id_column="image_id",
         metric="macro-F1",
+        image_sources=dict.fromkeys(NAMES, ()),
     )
 
 
@@ -244,6 +245,7 @@ def isic2018(name: str) -> Isic2018:
         folders=tuple(f"ISIC2018_Task3_{part}_Input" for part in ("Training", "Validation", "Test")),
         wrong_copy="A wrong public copy has 7,470 rows (one per lesion) and another column order. ",
         metric="balanced-accuracy",
+        image_sources={"ham10000": ("train",), "isic2018": (), "isic2019": ()},
     )
 
 
@@ -258,4 +260,5 @@ def isic2019(name: str) -> Isic2019:
         splits=("train", "test"),
         folders=("ISIC_2019_Training_Input", "ISIC_2019_Test_Input"),
         metric="balanced-accuracy",
+        image_sources={"ham10000": ("train",), "isic2018": (), "isic2019": ()},
     )

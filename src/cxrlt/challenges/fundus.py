@@ -220,6 +220,7 @@ def aptos_2019(name: str, inputs_dir: Path) -> Aptos:
         group_duplicates=not found,
         group_word="distinct image",
         unique_file=found[0] if found else None,
+        image_sources={"aptos2019": ()},
     )
 
 
@@ -238,6 +239,7 @@ def odir_5k(name: str) -> OdirEyes:
         augment_policy="fundus",
         task="single_label",
         metric=DEFAULT_METRIC["single_label"],
+        image_sources={"odir5k": ()},
     )
 
 
@@ -259,4 +261,5 @@ def odir_5k_patient(name: str) -> OdirPatients:
         channels=3,
         augment_policy="fundus",
         metric="mAUROC",
+        image_sources={"odir5k": ()},
     )

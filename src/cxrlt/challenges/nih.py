@@ -16,6 +16,8 @@ from cxrlt.spelling import did_you_mean, other_spellings
 
 ENTRY_FILES = ("Data_Entry_2017_v2020.csv", "Data_Entry_2017.csv")
 NO_FINDING = "No Finding"
+COPIES = {"rsna": (), "siim": ()}
+"""Collections of later competitions that consist of images of NIH ChestX-ray14."""
 IMAGE_FOLDERS = ("images_*/images", "images", "images_*", ".")
 """The archives unpack to images_001/images, or all into images; some copies have other folders."""
 
@@ -204,6 +206,7 @@ def nih14(name: str) -> Nih14:
         splits=("train", "test"),
         id_column="Image Index",
         metric="mAUROC",
+        image_sources={"nih14-train": ("train",), "nih14-test": ("test",), **COPIES},
     )
 
 
@@ -217,6 +220,7 @@ def nihlt(name: str) -> NihLt:
         train_images=78_506,
         splits=("train", "dev", "test"),
         id_column="id",
+        image_sources={"nih14-train": ("train", "dev"), "nih14-test": ("dev", "test"), **COPIES},
     )
 
 

@@ -5,7 +5,7 @@ Each stage is imported only when it runs, so `cxrlt --help` does not wait for to
 
 from cxrlt.commands.base import Command
 from cxrlt.commands.inputs import Cache, Check, Demo, MakeFolds
-from cxrlt.commands.models import Calibrate, Ensemble, Evaluate, Predict, Train
+from cxrlt.commands.models import Calibrate, Ensemble, Evaluate, Predict, Train, Weights
 from cxrlt.commands.pipeline import Compare, Reproduce, Run
 from cxrlt.commands.submissions import Score, Submit, Validate
 
@@ -27,6 +27,7 @@ __all__ = [
     "Submit",
     "Train",
     "Validate",
+    "Weights",
 ]
 
 COMMANDS: dict[str, type[Command]] = {
@@ -34,6 +35,7 @@ COMMANDS: dict[str, type[Command]] = {
     "check": Check,
     "cache": Cache,
     "folds": MakeFolds,
+    "weights": Weights,
     "train": Train,
     "predict": Predict,
     "evaluate": Evaluate,

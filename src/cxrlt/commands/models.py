@@ -1,4 +1,4 @@
-"""The commands for training and predictions: train, predict, evaluate, ensemble, calibrate."""
+"""The commands for training and predictions: weights, train, predict, evaluate, ensemble, calibrate."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,7 +8,32 @@ from tyro.conf import FlagConversionOff, Positional, arg
 
 from cxrlt.calibration import Method
 from cxrlt.commands.base import Command, ImageCommand
+from cxrlt.errors import UserError
 from cxrlt.recipe import Recipe, run_name
+
+
+@dataclass(frozen=True, kw_only=True)
+class Weights(Command):
+    """List pretrained weights that fit a timm model, or check which model a file of weights fits."""
+
+    action: Positional[Literal["list", "check"]] = "list"
+    """list: the table that model.weights chooses from. check: read FILE and print what matches."""
+    file: Positional[Path | None] = None
+    """With check: a .safetensors or .pth file, or hf-hub:ORG/REPO/FILE@REVISION."""
+    like: str | None = None
+    """With check: a name of the table or of a timm model, whose tensors the file must have."""
+
+    def run(self) -> None:
+        """Run the command. Raises UserError for a wrong combination, and for a file that does not fit."""
+        from cxrlt.recipe.known_weights import weights_table
+
+        if self.action == "list" and self.file is self.like is None:
+            return print(weights_table())
+        if self.action == "list" or self.file is None:
+            raise UserError("Give a file to check: cxrlt weights check FILE --like NAME.")
+        from cxrlt.models.check_weights import check_weights
+
+        print(check_weights(self.file, self.like))
 
 
 @dataclass(frozen=True, kw_only=True)

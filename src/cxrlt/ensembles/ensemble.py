@@ -18,7 +18,7 @@ from cxrlt.ensembles.candidates import (
     cross_fit,
 )
 from cxrlt.ensembles.final_logits import load_final_logits, load_oof_scores
-from cxrlt.ensembles.provenance import final_provenance, oof_provenance
+from cxrlt.ensembles.provenance import final_provenance, initial_weights_notes, oof_provenance
 from cxrlt.ensembles.weights import EnsembleRequest, EnsembleWeights, Kind, NestedScore, read_weights
 from cxrlt.errors import UserError, listing
 from cxrlt.predictions.current_data import CurrentData
@@ -71,7 +71,7 @@ def make_ensemble(
     _require_possible(challenge, request)
     current = CurrentData(challenge, workspace)
     provenance = oof_provenance(members, current)
-    notes = current.rows.notes(challenge)
+    notes = [*current.rows.notes(challenge), *initial_weights_notes(members, challenge, workspace)]
     with lock_folder(run_dir):
         skipped = is_ensemble(run_dir) and not force
         if skipped:

@@ -1,12 +1,14 @@
 """The provenance of final predictions, for models and for ensembles, and the notes on outdated inputs."""
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
+from cxrlt.artifacts import Workspace
 from cxrlt.challenges.base import Challenge
 from cxrlt.ensembles.weights import EnsembleWeights, read_weights
-from cxrlt.errors import UserError
+from cxrlt.errors import UserError, listing
 from cxrlt.folds.read import REFIT
 from cxrlt.predictions.current_data import CurrentData
 from cxrlt.predictions.run_names import is_ensemble
@@ -15,7 +17,8 @@ from cxrlt.predictions.study_mean import CANDIDATE_WEIGHTS
 from cxrlt.predictions.trained_folds import fold_dirs, read_fold_recipe
 from cxrlt.provenance import OutdatedError, Provenance, describe_differences, provenance_of, select_parts
 from cxrlt.recipe import Recipe, fields_affecting
-from cxrlt.training.record import read_run_record
+from cxrlt.training.initial_weights import weights_notes
+from cxrlt.training.record import RunRecord, read_run_record
 from cxrlt.training.run_paths import RUN, fold_from_dir
 
 
@@ -91,7 +94,7 @@ def collect_notes(name: str, split: str, current: CurrentData) -> list[str]:
     """Return the notes that are printed when a run or an ensemble is calibrated, scored or submitted.
 
     They name unfinished folds (--partial), a split by image, rows that do not count, images whose pixels
-    could not be compared, and training data that has changed since training.
+    could not be compared, training data that has changed since training, and what the initial weights are.
     """
     notes = []
     if current.partial is not None:
@@ -99,7 +102,42 @@ def collect_notes(name: str, split: str, current: CurrentData) -> list[str]:
         notes.append(f"uses only the finished folds {held} of {current.folds.n_folds} (--partial)")
     source = current.rows.notes if split == "oof" else current.folds.leakage_notes
     notes += source(current.challenge)
-    return [*notes, *current.unknown_pixels_notes(split), *_data_changes(name, current)]
+    notes += [*current.unknown_pixels_notes(split), *_data_changes(name, current)]
+    return notes + initial_weights_notes([name], current.challenge, current.workspace)
+
+
+def initial_weights_notes(names: Iterable[str], challenge: Challenge, workspace: Workspace) -> list[str]:
+    """Return the notes on the initial weights of models and of members of ensembles, each once.
+
+    A note that is not true of all of them starts with their names.
+    """
+    models_of: dict[str, list[str]] = {}
+    models = dict.fromkeys(model for name in names for model in _models(name, challenge, workspace))
+    for model in models:
+        records = _run_records(workspace.run_dir(challenge.name, model), challenge).values()
+        notes = (note for record in records for note in weights_notes(record.initial_weights, challenge))
+        for note in dict.fromkeys(notes):
+            models_of.setdefault(note, []).append(model)
+    return [
+        note if len(found) == len(models) else f"{listing(found)}: {note}"
+        for note, found in models_of.items()
+    ]
+
+
+def _models(name: str, challenge: Challenge, workspace: Workspace) -> tuple[str, ...]:
+    """Return the members that an ensemble uses, or the name of the model itself."""
+    run_dir = workspace.run_dir(challenge.name, name)
+    return read_weights(run_dir, challenge).active_members if is_ensemble(run_dir) else (name,)
+
+
+def _run_records(run_dir: Path, challenge: Challenge) -> dict[Path, RunRecord]:
+    """Return run.json of every fold by its folder; the stages that need a damaged file report the damage."""
+    records = {}
+    for directory in fold_dirs(run_dir):
+        if (directory / RUN).is_file():
+            with suppress(UserError):
+                records[directory] = read_run_record(directory, challenge.name)
+    return records
 
 
 def _data_changes(name: str, current: CurrentData) -> list[str]:
@@ -124,13 +162,10 @@ def _data_changes(name: str, current: CurrentData) -> list[str]:
 
 def _training_data_changes(run_dir: Path, current: CurrentData) -> list[str]:
     folds_of: dict[str, list[str]] = {}
-    for directory in fold_dirs(run_dir):
-        if not (directory / RUN).is_file():
-            continue
+    for directory, record in _run_records(run_dir, current.challenge).items():
         try:
-            record = read_run_record(directory, current.challenge.name)
             recipe = read_fold_recipe(directory, current.challenge.name)
-        except UserError:  # the stages that need these files report the damage
+        except UserError:  # the stage that needs this file reports the damage
             continue
         if changes := current.data_changes(record, recipe):
             folds_of.setdefault(describe_differences(changes), []).append(fold_from_dir(directory))

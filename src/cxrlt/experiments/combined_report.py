@@ -9,6 +9,7 @@ import pandas as pd
 
 from cxrlt.artifacts import Workspace
 from cxrlt.challenges.base import DEFAULT_METRIC, Challenge
+from cxrlt.ensembles.provenance import initial_weights_notes
 from cxrlt.experiments import PaperName, Protocol
 from cxrlt.experiments.experiment import Row
 from cxrlt.experiments.papers import experiment_name, published_numbers
@@ -23,6 +24,7 @@ from cxrlt.experiments.report import (
 from cxrlt.experiments.score import CHALLENGE_LABELS
 from cxrlt.folds.read import read_folds
 from cxrlt.metrics import class_means
+from cxrlt.predictions.run_names import run_names
 from cxrlt.reports.experiment_page import PageTable, Section, write_experiment_page
 from cxrlt.system.atomic_files import write_text
 
@@ -47,14 +49,17 @@ class Cell:
         """Return the path of a results file, which exists if the protocol has been run."""
         return self.workspaces[protocol].submission_dir(self.challenge.name, self.name) / file
 
-    def leakage_notes(self) -> list[str]:
-        """Return a sentence for every protocol that has been run on folds that leak."""
-        return [
-            f"Protocol {protocol}: {note}"
-            for protocol, workspace in self.workspaces.items()
-            if self.results_path(protocol, RESULTS).is_file()
-            for note in read_folds(self.challenge, workspace).leakage_notes(self.challenge)
-        ]
+    def notes(self) -> Iterator[str]:
+        """Yield sentences for every protocol that has been run: folds that leak, the initial weights."""
+        for protocol, workspace in self.workspaces.items():
+            if not self.results_path(protocol, RESULTS).is_file():
+                continue
+            for note in read_folds(self.challenge, workspace).leakage_notes(self.challenge):
+                yield f"Protocol {protocol}: {note}"
+            names = run_names(self.challenge.name, workspace)
+            runs = [name for name in names if name.startswith(f"{self.name}/")]
+            for note in initial_weights_notes(runs, self.challenge, workspace):
+                yield f"Protocol {protocol}, recipe {self.recipe}: {note}"
 
 
 def write_combined_report(
@@ -70,12 +75,12 @@ def write_combined_report(
     write_csv(folder / CLASSES, classes)
     published = published_numbers(paper)
     sections = []
-    for cell in {cell.challenge.name: cell for cell in cells}.values():
-        challenge = cell.challenge
+    for challenge in {cell.challenge.name: cell.challenge for cell in cells}.values():
         own, own_classes = (frame[frame["challenge"] == challenge.name] for frame in (results, classes))
         if len(own):
             tables = [_result_table(challenge, own, published), _class_table(challenge, own_classes)]
-            sections.append(Section(challenge.name, cell.leakage_notes(), tables))
+            notes = (note for cell in cells if cell.challenge.name == challenge.name for note in cell.notes())
+            sections.append(Section(challenge.name, list(dict.fromkeys(notes)), tables))
     sources = ", ".join(sorted(published["source"].unique()))
     legend = (*LEGEND, CLASS_LEGEND, f"Sources of published numbers: {sources or NOT_AVAILABLE}.")
     write_experiment_page(folder / "report.html", name, [*sections, Section("Method", legend)])

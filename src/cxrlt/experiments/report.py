@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from cxrlt.ensembles.provenance import initial_weights_notes
 from cxrlt.experiments.differences import (
     RunScore,
     Truth,
@@ -56,6 +57,8 @@ def write_report(
     tables = _write_tables(experiment, runs, results, measured_columns)
     design = [*experiment.describe_design(runs), *experiment.excluded_lines()]
     design += experiment.fold_assignment.leakage_notes(experiment.challenge)
+    names = [run.name for run in runs]
+    design += initial_weights_notes(names, experiment.challenge, experiment.source.workspace)
     text = _markdown(experiment, design, tables)
     write_text(experiment.results_dir / "results.md", text + "\n")
     _write_page(experiment, runs, results, tables, design)

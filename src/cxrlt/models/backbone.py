@@ -1,11 +1,11 @@
 """The model: a timm backbone for images of one or three channels, optional fusion of a study, and a head."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import timm
 import torch
@@ -15,10 +15,11 @@ from cxrlt.errors import UserError, shortened
 from cxrlt.heads import create_head
 from cxrlt.heads.linear import LinearHead
 from cxrlt.heads.pools import create_pool
+from cxrlt.models.backbone_options import create_options, options_error
 from cxrlt.models.dry_run import dry_run
 from cxrlt.models.feature_layout import FeatureLayout, infer_layout
 from cxrlt.models.fusion import StudyEncoder
-from cxrlt.models.pretrained import load_local_weights, weights_error
+from cxrlt.models.pretrained import load_file, stem_normalisation, weights_error
 from cxrlt.models.suggestions import FitsCheck, suggest_fix
 from cxrlt.models.timm_logging import quiet_timm
 from cxrlt.recipe import ModelConfig
@@ -36,9 +37,9 @@ MAX_REASON_LENGTH = 160
 class XRayModel(nn.Module):
     """Backbone, fusion and head: from `Inputs` to logits (n, n_classes).
 
-    Images are normalised on the device with the mean and standard deviation of the pretrained weights: per
-    channel for three channels, their average for one. Without `normalise` the backbone gets grey levels /
-    255. In eval mode the logits of a row depend only on the images of that row.
+    Images / 255 are normalised on the device with `mean` and `std`, one number per input channel of the
+    backbone. Images of one channel for a backbone of three are copied to three. In eval mode the logits of a
+    row depend only on the images of that row.
     """
 
     mean: Tensor
@@ -51,19 +52,13 @@ class XRayModel(nn.Module):
         layout: FeatureLayout,
         fusion: StudyEncoder | None,
         head: nn.Module,
-        channels: int = 1,
-        normalise: bool = True,
+        mean: tuple[float, ...] = (0.0,),
+        std: tuple[float, ...] = (1.0,),
     ) -> None:
         super().__init__()
         self.backbone, self.layout, self.fusion, self.head = backbone, layout, fusion, head
-        cfg: dict[str, Any] = {"mean": (0.0,), "std": (1.0,)}
-        if normalise and backbone is not None:
-            cfg = cast(dict[str, Any], backbone.pretrained_cfg)
-        for name in ("mean", "std"):
-            values = torch.tensor(cfg[name]).reshape(-1, 1, 1)
-            if channels == 1:
-                values = values.mean(dim=0, keepdim=True)
-            self.register_buffer(name, values, persistent=False)
+        self.register_buffer("mean", torch.tensor(mean).reshape(-1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).reshape(-1, 1, 1), persistent=False)
         self.register_buffer("logit_scale", torch.ones(()))  # saved with the weights
 
     def forward(self, inputs: Inputs) -> Tensor:
@@ -81,6 +76,11 @@ class XRayModel(nn.Module):
         """Convert images uint8 (n, channels, height, width) to features (n, n_tokens, dim)."""
         assert self.backbone is not None, "a model without backbone takes features"
         return self.layout.features(self.backbone((images.float() / 255 - self.mean) / self.std))
+
+    @property
+    def in_chans(self) -> int:
+        """The number of input channels of the backbone: 3, or 1 for most grey images."""
+        return len(self.mean)
 
     @property
     def classifier(self) -> nn.Module:
@@ -108,11 +108,20 @@ _LAYOUTS: dict[tuple[ModelConfig, int, int], FeatureLayout] = {}
 """Cache: every fold creates the same model, for training and for prediction."""
 
 
-def create_model(cfg: ModelConfig, n_classes: int, size: int, channels: int = 1) -> XRayModel:
+def create_model(
+    cfg: ModelConfig,
+    n_classes: int,
+    size: int,
+    channels: int = 1,
+    load_pretrained: bool = True,
+    log: Callable[[str], object] = lambda _: None,
+) -> XRayModel:
     """Create the model of a recipe for `n_classes` classes and `size` x `size` images of 1 or 3 `channels`.
 
-    Raises UserError for an unknown backbone, a size, pool, head or fusion that does not fit it, a size whose
-    last pixels it never sees, and pretrained weights that cannot be loaded.
+    Without `load_pretrained` it is the same model with random weights, and the file model.pretrained is not
+    read. `log` is called with lines about the weights of such a file. Raises UserError for an unknown
+    backbone or option, a size, pool, head or fusion that does not fit it, a size whose last pixels it never
+    sees, and pretrained weights that cannot be loaded.
     """
     architecture = cfg.backbone.split(".")[0]
     if not timm.is_model(architecture):
@@ -120,12 +129,17 @@ def create_model(cfg: ModelConfig, n_classes: int, size: int, channels: int = 1)
         raise UserError(f"model.backbone {cfg.backbone!r} is not a timm model{hint}.")
     if cfg.grid is not None and not _needs_feature_map(cfg):
         raise UserError("model.grid needs a feature map: use another model.pool than backbone.")
+    mean, std = stem_normalisation(cfg, channels)
     try:
-        model = _create(cfg, n_classes, size, channels)
+        from_timm = load_pretrained and cfg.pretrained is True
+        backbone = _create_backbone(cfg, n_classes, size, len(mean), pretrained=from_timm)
+        if load_pretrained and isinstance(cfg.pretrained, Path):
+            load_file(backbone, cfg, log)
+        model = _add_head(cfg, backbone, n_classes, size, mean, std)
     except _DoesNotFitError as error:
         never_fits = isinstance(error, _NeverFitsError)
         raise UserError(
-            f"{error}. {suggest_fix(cfg, size, _create_fits_check(channels), never_fits)}"
+            f"{error}. {suggest_fix(cfg, size, _create_fits_check(len(mean)), never_fits)}"
         ) from error
     return model.to(memory_format=torch.channels_last)  # faster on GPU and CPU
 
@@ -138,12 +152,19 @@ class _NeverFitsError(_DoesNotFitError):
     """They do not fit together at any size."""
 
 
-def _create(cfg: ModelConfig, n_classes: int, size: int, channels: int) -> XRayModel:
-    backbone = _create_backbone(cfg, n_classes, size, channels)
+def _add_head(
+    cfg: ModelConfig,
+    backbone: nn.Module,
+    n_classes: int,
+    size: int,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+) -> XRayModel:
+    """Return the model: this backbone without its classifier, normalisation, fusion and head."""
     classifier = _remove_classifier(backbone, cfg)
-    key = (cfg.model_copy(update={"pretrained": False}), size, channels)
+    key = (cfg.model_copy(update={"pretrained": False}), size, len(mean))
     if key not in _LAYOUTS:
-        _LAYOUTS[key] = _find_layout(backbone, cfg, size, channels)
+        _LAYOUTS[key] = _find_layout(backbone, cfg, size, len(mean))
     layout = _LAYOUTS[key]
     uses_fusion = cfg.fusion.max_images > 1
     fusion = StudyEncoder(layout.dim, cfg.fusion) if uses_fusion else None
@@ -153,7 +174,7 @@ def _create(cfg: ModelConfig, n_classes: int, size: int, channels: int) -> XRayM
             head.weight.copy_(classifier.weight.flatten(1))  # some have a 1 x 1 convolution
             if classifier.bias is not None:
                 head.bias.copy_(classifier.bias)
-    return XRayModel(backbone, layout, fusion, head, channels, cfg.normalise)
+    return XRayModel(backbone, layout, fusion, head, mean, std)
 
 
 def require_head_options(cfg: ModelConfig) -> None:
@@ -172,22 +193,21 @@ def _create_head(cfg: ModelConfig, dim: int, n_classes: int) -> nn.Module:
         raise UserError(f"model.head {cfg.head.name}: {error}") from error
 
 
-def _create_fits_check(channels: int) -> FitsCheck:
+def _create_fits_check(in_chans: int) -> FitsCheck:
     """Return a function that tries models on the meta device, without computing."""
 
     @cache
     def create_meta_backbone(cfg: ModelConfig, size: int) -> nn.Module:
         with torch.device("meta"), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the requested model has already warned
-            backbone = _create_backbone(cfg, 1, size, channels)
+            backbone = _create_backbone(cfg, 1, size, in_chans)
         _remove_classifier(backbone, cfg)
         return backbone
 
     def fits(cfg: ModelConfig, size: int) -> bool:
-        cfg = cfg.model_copy(update={"pretrained": False})
         try:
             backbone = create_meta_backbone(cfg, size if _has_fixed_size(cfg) else 0)
-            _find_layout(backbone, cfg, size, channels)
+            _find_layout(backbone, cfg, size, in_chans)
         except _DoesNotFitError:
             return False
         return True
@@ -219,11 +239,11 @@ def _remove_classifier(backbone: Any, cfg: ModelConfig) -> nn.Linear | nn.Conv2d
     return classifier
 
 
-def _find_layout(backbone: nn.Module, cfg: ModelConfig, size: int, channels: int) -> FeatureLayout:
+def _find_layout(backbone: nn.Module, cfg: ModelConfig, size: int, in_chans: int) -> FeatureLayout:
     """Return the layout of the backbone's output for images of this size."""
     # some size errors, such as windows that do not divide the image, appear only in a forward pass
-    with _explain_timm_errors(f"{cfg.backbone} cannot take data.size {size}"):
-        found = dry_run(backbone, size, channels)
+    with _explain_timm_errors(_no_size_message(cfg, size)):
+        found = dry_run(backbone, size, in_chans)
     if not found.sees_last_pixels:
         raise _DoesNotFitError(
             f"{cfg.backbone} at data.size {size} never sees the last pixels at the right and the bottom"
@@ -236,24 +256,25 @@ def _find_layout(backbone: nn.Module, cfg: ModelConfig, size: int, channels: int
         raise _NeverFitsError(f"{_no_map_message(cfg)}: {error}") from error
 
 
-def _create_backbone(cfg: ModelConfig, n_classes: int, size: int, channels: int) -> nn.Module:
-    """Create timm's model; its errors name the fields of the recipe."""
+def _create_backbone(
+    cfg: ModelConfig, n_classes: int, size: int, in_chans: int, pretrained: bool = False
+) -> nn.Module:
+    """Create timm's model, `pretrained` with timm's weights; its errors name the fields of the recipe."""
+    options = create_options(cfg)
     # timm drops options that are None, as not every backbone has stochastic depth; dropout is in the head
-    options: dict[str, Any] = {"drop_rate": 0.0, "drop_path_rate": cfg.drop_path or None}
-    options |= {"in_chans": channels, "num_classes": n_classes}
+    options |= {"drop_rate": 0.0, "drop_path_rate": cfg.drop_path or None}
+    options |= {"in_chans": in_chans, "num_classes": n_classes}
     options |= {"img_size": size} if _has_fixed_size(cfg) else {}
-    if not cfg.pretrained:
-        with _explain_timm_errors(f"{cfg.backbone} cannot take data.size {size}"):
+    if not pretrained:
+        with _explain_timm_errors(_no_size_message(cfg, size)):
             return _create_timm_model(cfg, options)
-    if isinstance(cfg.pretrained, Path):
-        options["pretrained_cfg_overlay"] = {"state_dict": load_local_weights(cfg)}
     try:
         return _create_timm_model(cfg, options | {"pretrained": True})
     except UserError:
         raise
     except Exception as error:  # timm, torch and the Hugging Face Hub raise different errors
         # raises another error if the weights are not the cause
-        _create_backbone(cfg.model_copy(update={"pretrained": False}), n_classes, size, channels)
+        _create_backbone(cfg, n_classes, size, in_chans)
         raise weights_error(cfg, error) from error
 
 
@@ -262,9 +283,17 @@ def _create_timm_model(cfg: ModelConfig, options: dict[str, Any]) -> nn.Module:
         with quiet_timm():
             return timm.create_model(cfg.backbone, **options)
     except TypeError as error:
-        if "drop_path_rate" not in str(error):
+        if "drop_path_rate" in str(error):
+            raise UserError(f"{cfg.backbone} has no stochastic depth: set model.drop_path to 0.") from error
+        explained = options_error(cfg, error)
+        if explained is None:
             raise
-        raise UserError(f"{cfg.backbone} has no stochastic depth: set model.drop_path to 0.") from error
+        raise explained from error
+
+
+def _no_size_message(cfg: ModelConfig, size: int) -> str:
+    options = ", ".join(f"{name} {value}" for name, value in cfg.options.items())
+    return f"{cfg.backbone} cannot take data.size {size}{options and f' with model.options {options}'}"
 
 
 def _no_map_message(cfg: ModelConfig) -> str:

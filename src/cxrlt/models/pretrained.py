@@ -1,15 +1,19 @@
-"""Pretrained weights of a backbone: by name from timm, or from a local file."""
+"""Pretrained weights of a backbone: by name from timm, or from a file."""
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 import timm
-from timm.models import load_state_dict
-from torch import Tensor
+from timm.models import PretrainedCfg
+from torch import nn
 
-from cxrlt.errors import UserError, listing
-from cxrlt.models.timm_logging import quiet_timm
+from cxrlt.errors import UserError
+from cxrlt.models.checkpoints import convert_checkpoint, read_checkpoint
+from cxrlt.models.hub import fetch, is_hub_address
 from cxrlt.recipe import ModelConfig
+
+Channels = tuple[float, ...]
+"""One number per channel."""
 
 
 def weights_licence(cfg: ModelConfig) -> str:
@@ -22,36 +26,46 @@ def weights_licence(cfg: ModelConfig) -> str:
     return (known and known.license) or "not stated by timm"
 
 
-def load_local_weights(cfg: ModelConfig) -> dict[str, Tensor]:
-    """Read the file model.pretrained: name -> tensor of any shape, with all names of the backbone.
+def normalisation(cfg: ModelConfig) -> tuple[Channels, Channels]:
+    """Return mean and std of pixels / 255, for three channels: those of the recipe, else those of timm."""
+    if not cfg.normalise:
+        return (0.0,) * 3, (1.0,) * 3
+    known = timm.get_pretrained_cfg(cfg.backbone) or PretrainedCfg()
+    mean, std = (
+        default if own is None else own if isinstance(own, tuple) else (own,) * 3
+        for own, default in ((cfg.mean, known.mean), (cfg.std, known.std))
+    )
+    return mean, std
 
-    Raises UserError if the file does not exist, cannot be read safely, or lacks tensors: timm would only
-    warn.
+
+def stem_normalisation(cfg: ModelConfig, channels: int) -> tuple[Channels, Channels]:
+    """Return mean and std of every input channel of the backbone, for images of 1 or 3 `channels`.
+
+    A stem of one channel, with the kernel summed over channels, equals the pretrained one on grey images only
+    if mean and std are the same for all channels. Else the stem keeps three channels. Random weights have no
+    such channels: their stem has one, with the averages.
     """
-    path = cfg.pretrained
-    assert isinstance(path, Path), "model.pretrained is not a file"
+    mean, std = normalisation(cfg)
+    equal = len(set(mean)) == len(set(std)) == 1
+    if channels == 3 or (cfg.pretrained is not False and not equal):
+        return mean, std
+    return (sum(mean) / 3,), (sum(std) / 3,)
+
+
+def load_file(backbone: nn.Module, cfg: ModelConfig, log: Callable[[str], object]) -> None:
+    """Load the file model.pretrained into a timm model, except into its classifier.
+
+    `log` is called with one line for every change to the tensors, and one about the normalisation. Raises
+    UserError if the file does not exist, cannot be downloaded or read safely, or is of another architecture.
+    """
+    assert isinstance(cfg.pretrained, Path), "model.pretrained is not a file"
+    path = fetch(str(cfg.pretrained)).path if is_hub_address(cfg.pretrained) else cfg.pretrained
     if not path.is_file():
         raise UserError(f"model.pretrained: {path} does not exist. {_download_hint(cfg)}")
-    try:
-        state = load_state_dict(str(path), device="cpu", weights_only=True)
-    except Exception as error:  # torch, pickle and safetensors raise different errors
-        # only the first sentence: the rest of torch's message says how to execute the file
-        raise UserError(_unsafe_file_message(path, " ".join(str(error).split()).split(". ")[0])) from error
-    if not isinstance(state, Mapping) or not all(
-        isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()
-    ):
-        raise UserError(_unsafe_file_message(path, "its content is not a dict of tensors"))
-    own = {key.removeprefix("backbone."): v for key, v in state.items() if key.startswith("backbone.")}
-    state = own or state  # weights.safetensors of a run has more than the backbone
-    with quiet_timm():
-        backbone = timm.create_model(cfg.backbone, pretrained=False, in_chans=1, num_classes=0)
-    missing = [key for key in backbone.state_dict() if key not in state]
-    if missing:
-        raise UserError(
-            f"model.pretrained: {path} lacks {len(missing)} tensors of {cfg.backbone} "
-            f"({listing(missing, 3)}). {_download_hint(cfg)}"
-        )
-    return state
+    converted = convert_checkpoint(read_checkpoint(path), backbone, f"model.pretrained: {cfg.pretrained}")
+    backbone.load_state_dict(backbone.state_dict() | converted.state)
+    for note in (*converted.notes, _normalisation_note(cfg)):
+        log(f"model.pretrained: {note}")
 
 
 def weights_error(cfg: ModelConfig, error: Exception) -> UserError:
@@ -60,11 +74,17 @@ def weights_error(cfg: ModelConfig, error: Exception) -> UserError:
     return UserError(f"The weights of {cfg.backbone} could not be loaded ({reason}). {_download_hint(cfg)}")
 
 
-def _unsafe_file_message(path: Path, reason: str) -> str:
-    return (
-        f"model.pretrained: {path} has no weights that can be read safely ({reason}). "
-        "Use a file with tensors only, such as model.safetensors."
-    )
+def _normalisation_note(cfg: ModelConfig) -> str:
+    """Return a line with the mean and std that images get, and where they are from."""
+    if not cfg.normalise:
+        return "pixels / 255 without mean and std (model.normalise False)"
+    parts = []
+    for name, values in zip(("mean", "std"), normalisation(cfg), strict=True):
+        numbers = " ".join(f"{value:g}" for value in (values if len(set(values)) > 1 else values[:1]))
+        owner = f"that of timm for {cfg.backbone}" if getattr(cfg, name) is None else "recipe"
+        parts.append(f"{name} {numbers} ({owner})")
+    hint = "; if the file needs others, set model.mean and model.std" if None in (cfg.mean, cfg.std) else ""
+    return f"images are normalised with {' and '.join(parts)}{hint}"
 
 
 def _download_hint(cfg: ModelConfig) -> str:

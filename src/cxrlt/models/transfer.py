@@ -1,11 +1,10 @@
 """Transfer of weights from another run into a model."""
 
-import sys
-
 from torch import Tensor, nn
 
 from cxrlt.errors import UserError, listing
 from cxrlt.models.backbone import XRayModel
+from cxrlt.models.checkpoint_layouts import apply_timm_filter
 
 PARTS = ("fusion", "head")
 
@@ -37,26 +36,28 @@ def load_weights(
 def _load_backbone(backbone: nn.Module, state: dict[str, Tensor], source: str) -> None:
     wanted = _shapes(backbone.state_dict())
     if any(key in wanted and wanted[key] != shape for key, shape in _shapes(state).items()):
-        state = _resize_state(backbone, state)
+        state = apply_timm_filter(state, backbone)
     # the other run may have kept timm's pool, which this model does not have
     children = tuple(f"{name}." for name, _ in backbone.named_children())
     found = {key: shape for key, shape in _shapes(state).items() if key in wanted or key.startswith(children)}
     if wanted != found:
         wrong = [key for key in wanted | found if wanted.get(key) != found.get(key)]
+        fix = "Use the same model.backbone, model.options and a challenge with the same number of channels."
+        if all(_differs_in_channels(wanted.get(key, ()), found.get(key, ())) for key in wrong):
+            fix = (
+                "One stem has three channels and the other one: on grey images three if model.pretrained is not "
+                "False and mean or std differ between channels. Use the same model.pretrained, model.mean and "
+                "model.std, and a challenge with the same number of channels."
+            )
         raise UserError(
-            f"{source}: {len(wrong)} tensors do not fit this run's backbone ({listing(wrong, 3)}). "
-            "Use the same model.backbone and a challenge with the same number of channels."
+            f"{source}: {len(wrong)} tensors do not fit this run's backbone ({listing(wrong, 3)}). {fix}"
         )
     backbone.load_state_dict({key: state[key] for key in wanted})
 
 
-def _resize_state(backbone: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Resize the tensors as timm does with pretrained weights: by the architecture's checkpoint_filter_fn."""
-    convert = getattr(sys.modules[type(backbone).__module__], "checkpoint_filter_fn", None)
-    try:
-        return dict(convert(state, backbone)) if convert else state
-    except (AssertionError, KeyError, RuntimeError, ValueError):  # tensors of another architecture
-        return state
+def _differs_in_channels(a: tuple[int, ...], b: tuple[int, ...]) -> bool:
+    """Return whether two kernels (out, in, height, width) differ only in their 1 or 3 input channels."""
+    return a[:1] + a[2:] == b[:1] + b[2:] and {*a[1:2], *b[1:2]} == {1, 3}
 
 
 def _select_part(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:

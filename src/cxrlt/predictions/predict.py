@@ -204,8 +204,8 @@ def load_model(trained_fold: TrainedFold, n_classes: int, channels: int = 1) -> 
 
     Raises UserError if the weights file is damaged or belongs to another model.
     """
-    cfg = trained_fold.recipe.model.model_copy(update={"pretrained": False})
-    model = create_model(cfg, n_classes, trained_fold.recipe.data.size, channels)
+    recipe = trained_fold.recipe
+    model = create_model(recipe.model, n_classes, recipe.data.size, channels, load_pretrained=False)
     path, again = trained_fold.directory / WEIGHTS, f"{trained_fold.train_command} --force"
     try:
         model.load_state_dict(read_tensors(path, again))

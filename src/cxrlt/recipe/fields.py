@@ -124,7 +124,7 @@ class ModelConfig(_RecipeSection):
     options: dict[str, Option] = {}
     """Further arguments of timm.create_model, for example `{patch_size: 16}`."""
     mean: float | tuple[float, float, float] | None = None
-    """Mean that the pretrained weights expect, of pixels / 255: one number or one per channel. None: timm's."""
+    """Mean that the pretrained weights expect, of pixels / 255: a number or one per channel. None: timm's."""
     std: float | tuple[float, float, float] | None = None
     """Standard deviation that the pretrained weights expect. None: that of timm."""
     pretrained_on: tuple[str, ...] = ()
@@ -155,7 +155,7 @@ class ModelConfig(_RecipeSection):
     @model_validator(mode="before")
     @classmethod
     def _apply_known_weights(cls, values: Any) -> Any:
-        if not isinstance(values, dict) or not values.get("weights"):
+        if not isinstance(values, dict) or not isinstance(values.get("weights"), str):
             return values
         return known_weights(values["weights"]).recipe_fields() | values
 
@@ -175,6 +175,13 @@ class ModelConfig(_RecipeSection):
 
     def __hash__(self) -> int:
         return hash(self.model_dump_json())
+
+    @model_validator(mode="after")
+    def _check_file_of_known_weights(self) -> "ModelConfig":
+        if self.weights and self.pretrained is True and not self.init_from:
+            place = known_weights(self.weights).address
+            raise ValueError(f"model.weights {self.weights} needs model.pretrained FILE, from {place}")
+        return self
 
     @property
     def reads_map(self) -> bool:

@@ -1,4 +1,4 @@
-"""The table weights.yaml: pretrained weights whose architecture, layout and normalisation were read in a source."""
+"""The table weights.yaml: pretrained weights with a source for architecture, layout and normalisation."""
 
 from functools import cache
 from pathlib import Path
@@ -7,10 +7,14 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict
 
+from cxrlt.errors import quoted
 from cxrlt.heads import Option
 from cxrlt.spelling import did_you_mean
+from cxrlt.text_table import text_table
 
 TABLE = Path(__file__).parent / "weights.yaml"
+PRESET_FIELDS = ("backbone", "options", "mean", "std", "pretrained_on")
+"""The fields of the recipe's section `model` that a row sets."""
 
 
 class KnownWeights(BaseModel):
@@ -23,14 +27,16 @@ class KnownWeights(BaseModel):
     """Where to get the file: `hf-hub:ORG/REPO/FILE@REVISION`, or a page."""
     licence: str
     restricted: bool
-    """Whether the terms forbid commercial use, or access needs a form."""
+    """Whether the terms forbid commercial use or are not known, or access needs a form."""
     backbone: str
     options: dict[str, Option] = {}
     size: int
-    """Image side of the pretraining in pixels."""
+    """Image side of the pretraining in pixels. The recipe decides about its own: data.size."""
     mean: float | tuple[float, float, float]
+    """Of pixels / 255, as is std: one number, or one per channel."""
     std: float | tuple[float, float, float]
     pretrained_on: tuple[str, ...]
+    """Data sets of the pretraining. Empty: not confirmed."""
     layout: str
     """Wrapper, prefix and names of the tensors in the file."""
     source: str
@@ -40,8 +46,7 @@ class KnownWeights(BaseModel):
 
     def recipe_fields(self) -> dict[str, Any]:
         """Return the fields of the recipe's section `model` that fit the file."""
-        names = ("backbone", "options", "mean", "std", "pretrained_on")
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in PRESET_FIELDS}
 
 
 @cache
@@ -56,5 +61,23 @@ def known_weights(name: str) -> KnownWeights:
     rows = read_known_weights()
     if name not in rows:
         hint = did_you_mean(name, list(rows))
-        raise ValueError(f"model.weights {name!r} is not in the table{hint}. `cxrlt weights` lists it.")
+        raise ValueError(f"model.weights {quoted(name)} is not in the table{hint}: see `cxrlt weights`")
     return rows[name]
+
+
+def weights_table() -> str:
+    """Return all rows as a text table."""
+    headings = ("name", "backbone", "size", "licence", "restricted", "pretrained on", "opened")
+    rows = [
+        (
+            name,
+            row.backbone,
+            str(row.size),
+            row.licence,
+            "yes" if row.restricted else "no",
+            ", ".join(row.pretrained_on) or "not confirmed",
+            "yes" if row.opened else "no",
+        )
+        for name, row in read_known_weights().items()
+    ]
+    return text_table(headings, rows, n_text=len(headings))

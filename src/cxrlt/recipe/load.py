@@ -10,6 +10,7 @@ from pydantic import BaseModel, ValidationError
 from cxrlt.artifacts import expand_home
 from cxrlt.errors import UserError, quoted, shortened
 from cxrlt.recipe.fields import POLICIES, Effect, Recipe
+from cxrlt.recipe.known_weights import PRESET_FIELDS, read_known_weights
 from cxrlt.spelling import did_you_mean
 from cxrlt.system.atomic_files import write_text
 from cxrlt.system.user_files import read_yaml
@@ -147,15 +148,24 @@ def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     """Return `base` overridden by `over`, section by section.
 
     A loss or head with another name does not keep the options in `base`. An augmentation policy replaces all
-    fields except flip.
+    fields except flip, and a row of weights.yaml those that it sets.
     """
-    has_other_name = "name" in over and over["name"] != base.get("name")
-    kept = {"flip"} if over.get("policy") in [*POLICIES] else {"bias_init"} if has_other_name else base
-    merged = {key: value for key, value in base.items() if key in kept}
+    merged = {key: value for key, value in base.items() if key in _kept(base, over)}
     for key, value in over.items():
         both = isinstance(value, dict) and isinstance(merged.get(key), dict)
         merged[key] = _merge(merged[key], value) if both else value
     return merged
+
+
+def _kept(base: dict[str, Any], over: dict[str, Any]) -> set[str]:
+    """Return the fields of a section in `base` that `over` does not reset."""
+    if over.get("policy") in [*POLICIES]:
+        return {"flip"}
+    if "name" in over and over["name"] != base.get("name"):
+        return {"bias_init"}
+    if "weights" in over and over["weights"] in [*read_known_weights()]:
+        return {*base} - {*PRESET_FIELDS}
+    return {*base}
 
 
 def _validated(values: dict[str, Any], source: str) -> Recipe:

@@ -80,15 +80,28 @@ def is_outdated(record: SubmissionRecord, current: CurrentData) -> bool:
         return True
 
 
+def submission_notes(path: Path, challenge: Challenge, workspace: Workspace) -> tuple[str, ...]:
+    """Return the notes that were printed with the submission file at `path`; none for any other file."""
+    record = _record_of(path, challenge, workspace)
+    return record.notes if record else ()
+
+
 def outdated_message(path: Path, challenge: Challenge, workspace: Workspace) -> str | None:
     """Return a message if the submission file at `path` is outdated; None if it is current or unknown."""
+    record = _record_of(path, challenge, workspace)
+    if record is None or not is_outdated(record, CurrentData(challenge, workspace)):
+        return None
+    command = record.command(challenge.name)
+    return f"outdated: predictions have changed since {path} was written. Renew it with: {command}"
+
+
+def _record_of(path: Path, challenge: Challenge, workspace: Workspace) -> SubmissionRecord | None:
+    """Return the record of the submission file at `path`, or None if it is not in its folder."""
     splits = {"submission": "test"} | {f"submission_{split}": split for split in challenge.splits}
-    folder, current = path.absolute().parent, CurrentData(challenge, workspace)
     for record in read_records(challenge, workspace):
-        same_folder = workspace.submission_dir(challenge.name, record.name) == folder
-        if same_folder and record.split == splits.get(path.stem) and is_outdated(record, current):
-            command = record.command(challenge.name)
-            return f"outdated: predictions have changed since {path} was written. Renew it with: {command}"
+        same_folder = workspace.submission_dir(challenge.name, record.name) == path.absolute().parent
+        if same_folder and record.split == splits.get(path.stem):
+            return record
     return None
 
 

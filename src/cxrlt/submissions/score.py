@@ -1,5 +1,6 @@
 """The stage `cxrlt score`: the challenge's metrics of any submission file, given the true labels."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,18 +13,21 @@ from cxrlt.challenges.csv_file import read_csv
 from cxrlt.errors import UserError, listing
 from cxrlt.predictions.scoring import Evaluation, score_frame
 from cxrlt.submissions.read import read_submission
+from cxrlt.submissions.record import submission_notes
 
 
 def score_file(path: Path, truth_path: Path, challenge: Challenge, workspace: Workspace) -> Evaluation:
     """Score the CSV or zip at `path` against a CSV with ids and true labels, by id and class name.
 
     Rows without true labels do not count. The intervals resample patients if a table of the challenge has
-    them, else rows. Raises UserError if a file cannot be read or lacks ids, classes or probabilities.
+    them, else rows. A file that `cxrlt submit` wrote keeps its notes. Raises UserError if a file cannot be
+    read or lacks ids, classes or probabilities.
     """
     truth = read_truth(truth_path, challenge)
     scores = _read_scores(path, challenge)
     patients = _patients(truth.index, challenge, workspace)
-    return score_frame(challenge, scores, truth, patients, name=path.name, split=truth_path.name)
+    found = score_frame(challenge, scores, truth, patients, name=path.name, split=truth_path.name)
+    return replace(found, notes=(*found.notes, *submission_notes(path, challenge, workspace)))
 
 
 def read_truth(path: Path, challenge: Challenge) -> pd.DataFrame:

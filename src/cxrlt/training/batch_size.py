@@ -26,7 +26,7 @@ def min_micro_batch_size(model: XRayModel, job: FoldJob, accelerator: Accelerato
     """Return the smallest number of rows, 1 or 2, that gives every BatchNorm several values per channel."""
     if model.backbone is None or uses_sync_batchnorm(accelerator) or _images_per_row(job).min() > 1:
         return 1
-    return 2 if needs_two_images(model.backbone, job.recipe.data.size, job.challenge.channels) else 1
+    return 2 if needs_two_images(model.backbone, job.recipe.data.size, model.in_chans) else 1
 
 
 def require_trainable_batches(jobs: Sequence[FoldJob], accelerator: Accelerator) -> None:
@@ -41,10 +41,8 @@ def require_trainable_batches(jobs: Sequence[FoldJob], accelerator: Accelerator)
         cfg = training.recipe
         if _min_rows_per_process(n, cfg.optim.batch_size, world_size) != 1:
             continue
-        untrained = cfg.model.model_copy(update={"pretrained": False})
-        model = create_model(
-            untrained, len(training.data.classes), cfg.data.size, training.challenge.channels
-        )
+        n_classes, channels = len(training.data.classes), training.challenge.channels
+        model = create_model(cfg.model, n_classes, cfg.data.size, channels, load_pretrained=False)
         if min_micro_batch_size(model, training, accelerator) == 1:
             continue
         valid_batch_size = _next_valid_batch_size(n_rows, cfg.optim.batch_size, world_size)

@@ -71,6 +71,7 @@ def features_key(
     tensors |= {"mean": model.mean, "std": model.std}  # of the image normalisation
     return {
         "backbone": recipe.model.backbone,
+        "options": recipe.model.options,
         "weights": sha256_of_tensors(tensors),
         "layout": dataclasses.asdict(model.layout),
         "size": recipe.data.size,

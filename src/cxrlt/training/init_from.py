@@ -1,26 +1,37 @@
-"""Initial weights from another run, and the check that they were not trained on the fold's validation rows.
+"""Initial weights from another run or from a pretraining, and what they have seen of the challenge.
 
-The other run may itself have started from a run: run.json records the whole chain.
+Another run must not have been trained on the fold's validation rows. It may itself have started from a run:
+run.json records the whole chain. A pretraining may have seen these rows, but every report says so.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
 import pandas as pd
 
-from cxrlt.artifacts import Workspace, read_json
+from cxrlt.artifacts import Workspace
 from cxrlt.challenges import get_challenge
 from cxrlt.errors import UserError, listing
 from cxrlt.folds.read import REFIT, Folds, read_folds
+from cxrlt.folds.rows import TrainRows
 from cxrlt.inputs.images import ImageSource
 from cxrlt.inputs.shared_patients import read_dev_and_test
+from cxrlt.models.hub import fetch, is_hub_address
+from cxrlt.models.pretrained import weights_licence
 from cxrlt.provenance import digest_of_weights
 from cxrlt.recipe import ModelConfig
+from cxrlt.recipe.known_weights import known_weights
+from cxrlt.system.atomic_files import sha256_of
+from cxrlt.training.initial_weights import InitialWeights, SeenImages, count_seen_images
 from cxrlt.training.job import FoldJob, InitFrom
 from cxrlt.training.record import Origin, read_run_record
-from cxrlt.training.run_paths import HOLDOUT, WEIGHTS, fold_dir, train_fold_command
+from cxrlt.training.run_paths import HOLDOUT, RUN, WEIGHTS, fold_dir, train_fold_command
+
+RESTRICTED = re.compile(r"\bnc\b|non-?commercial|research|amlr|seer")
+"""Parts of timm's names of licences that forbid commercial use."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +72,6 @@ def find_init_from(source: ImageSource, cfg: ModelConfig, name: str, fold: str) 
         raise UserError(
             f"model.init_from {cfg.init_from}: {directory} is not trained. Train it with: {command}"
         )
-    card = read_json(directory / "card.json", made_by=f"{command} --force")
     record = read_run_record(directory, challenge)
     origin = Origin(
         run=f"{challenge}:{run}",
@@ -74,9 +84,58 @@ def find_init_from(source: ImageSource, cfg: ModelConfig, name: str, fold: str) 
         weights=directory / WEIGHTS,
         same_classes=not cfg.new_head and set(record.classes) == set(source.challenge.classes),
         label=f"{challenge}:{run} {'refit' if source_fold == REFIT else f'fold {source_fold}'}",
-        licence=card["pretrained_weights_licence"],
         origin=origin,
         classes=record.classes,
+        initial_weights=record.initial_weights,
+    )
+
+
+def add_initial_weights(
+    jobs: Sequence[FoldJob], source: ImageSource, rows: TrainRows, *, force: bool
+) -> list[FoldJob]:
+    """Return the jobs with a description of their initial weights; a finished fold has that of its run.json.
+
+    The file is hashed and the list model.pretrained_images counted once for all folds. Raises UserError for a
+    list that cannot be used, and for a file on the hub that cannot be downloaded.
+    """
+    cfg = jobs[0].recipe.model
+    own = cache(lambda: _describe_pretrained(cfg))
+
+    @cache
+    def count(path: Path) -> dict[str, SeenImages]:
+        tables = {"train": rows.table, **read_dev_and_test(source.challenge, source.workspace)}
+        return count_seen_images(path, tables, source.challenge.id_column)
+
+    def describe(job: FoldJob) -> InitialWeights:
+        if job.is_finished and (job.run_dir / RUN).is_file() and not force:
+            return read_run_record(job.run_dir, source.challenge.name).initial_weights
+        weights = job.run.init_from.initial_weights if job.run.init_from else own()
+        if job.run.init_from is None and cfg.pretrained is False:
+            return weights
+        names = dict.fromkeys((*weights.pretrained_on, *cfg.pretrained_on))
+        changes: dict[str, object] = {"pretrained_on": tuple(names)}
+        if path := cfg.pretrained_images or weights.pretrained_images:
+            changes |= {"pretrained_images": str(path), "seen": count(Path(path))}
+        return weights.model_copy(update=changes)
+
+    return [replace(job, run=replace(job.run, initial_weights=describe(job))) for job in jobs]
+
+
+def _describe_pretrained(cfg: ModelConfig) -> InitialWeights:
+    """Return licence, terms and origin of the weights of model.pretrained; hubs and rows state them."""
+    licence, path = weights_licence(cfg), cfg.pretrained
+    if isinstance(path, bool):
+        return InitialWeights(licence=licence, restricted=RESTRICTED.search(licence) is not None)
+    row = known_weights(cfg.weights) if cfg.weights else None
+    file = fetch(path.as_posix()) if is_hub_address(path) else None
+    local = file.path if file else path
+    return InitialWeights(
+        licence=row.licence if row else licence,
+        restricted=row is not None and row.restricted,
+        weights=cfg.weights,
+        address=path.as_posix() if file else row and row.address,
+        revision=file and file.revision,
+        sha256=sha256_of(local) if local.is_file() else None,  # a missing file: its reader has the message
     )
 
 

@@ -2,7 +2,7 @@
 
 import platform
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
@@ -14,10 +14,10 @@ import cxrlt
 from cxrlt.artifacts import write_artifact
 from cxrlt.challenges.base import Challenge
 from cxrlt.inputs.cache import ImageCache
-from cxrlt.models.pretrained import weights_licence
 from cxrlt.provenance import Provenance
 from cxrlt.recipe import Recipe, save_recipe
 from cxrlt.system.atomic_files import write_json, write_text
+from cxrlt.training.initial_weights import InitialWeights
 from cxrlt.training.record import Origin, RunRecord
 from cxrlt.training.run_paths import CONFIG, HOLDOUT, RUN, WEIGHTS
 
@@ -30,15 +30,15 @@ class InitFrom:
     """Initial weights from another run or stage; `same_classes` says whether its head can be loaded too.
 
     `label` describes the source in messages. `origin` is recorded in run.json, and is None between two stages
-    of one training. `classes` are in the order of that run.
+    of one training. `classes` are in the order of that run, and `initial_weights` those that it started from.
     """
 
     weights: Path
     same_classes: bool
     label: str
-    licence: str = ""
     origin: Origin | None = None
     classes: tuple[str, ...] = ()
+    initial_weights: InitialWeights = field(default_factory=InitialWeights)
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,7 @@ class FoldRun:
     dir: Path
     provenance: Provenance
     init_from: InitFrom | None = None
+    initial_weights: InitialWeights = field(default_factory=InitialWeights)
 
     @property
     def origin(self) -> Origin | None:
@@ -157,6 +158,7 @@ def create_run_record(job: FoldJob) -> RunRecord:
         classes=job.data.classes,
         provenance=job.run.provenance,
         started_from=job.run.origin,
+        initial_weights=job.run.initial_weights,
     )
 
 
@@ -165,11 +167,6 @@ def weights_metadata(job: FoldJob) -> dict[str, str]:
     run = job.run
     values = {"challenge": job.challenge.name, "name": run.name, "fold": run.fold, "seed": str(run.seed)}
     return values | {"rows": run.provenance["rows"], "version": cxrlt.__version__}
-
-
-def initial_weights_licence(run: FoldRun) -> str:
-    """Return the licence of the weights that training starts from."""
-    return run.init_from.licence if run.init_from else weights_licence(run.recipe.model)
 
 
 def describe_environment(device: torch.device) -> dict[str, object]:
@@ -193,7 +190,8 @@ def _model_card(job: FoldJob) -> dict[str, object]:
         "task": job.challenge.task,
         "classes": list(data.classes),
         "backbone": job.recipe.model.backbone,
-        "pretrained_weights_licence": initial_weights_licence(job.run),
+        "pretrained_weights_licence": job.run.initial_weights.licence,
+        "initial_weights": job.run.initial_weights.model_dump(mode="json"),
         "input": f"{CHANNEL_NAMES[job.challenge.channels]}, {size} x {size}, uint8",
         "loss": job.recipe.loss.name,
         "n_train_images": len(data.train),

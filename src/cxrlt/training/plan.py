@@ -15,7 +15,7 @@ from cxrlt.folds.rows import TrainRows, read_train_rows
 from cxrlt.folds.split import split_patients
 from cxrlt.inputs.images import ImageSource
 from cxrlt.recipe import Recipe
-from cxrlt.training.init_from import find_init_from, require_no_leakage
+from cxrlt.training.init_from import add_initial_weights, find_init_from, require_no_leakage
 from cxrlt.training.job import FoldData, FoldJob, FoldRun
 from cxrlt.training.long_tail import require_single_label, rows_left_out
 from cxrlt.training.record import read_run_record, training_provenance
@@ -70,6 +70,7 @@ def create_fold_jobs(source: ImageSource, plan: TrainPlan, rows: TrainRows | Non
         masks = _row_masks(challenge, run, units, row_folds == fold)
         jobs.append(FoldJob(challenge, run, FoldData(classes, table, *masks, cache)))
     require_no_leakage(jobs, source)
+    jobs = add_initial_weights(jobs, source, rows, force=plan.force)
     cache_for_size = functools.cache(lambda size: source.load_train_rows(rows.table, size)[1])
     return [add_stages(job, cache_for_size) if plan.force or not job.is_finished else job for job in jobs]
 

@@ -12,6 +12,7 @@ from cxrlt.errors import UserError
 from cxrlt.folds.rows import TrainRows
 from cxrlt.provenance import Provenance, find_differences, provenance_of, select_parts
 from cxrlt.recipe import Recipe, fields_affecting
+from cxrlt.training.initial_weights import InitialWeights
 from cxrlt.training.run_paths import RUN, fold_from_dir, train_fold_command
 
 DATA_PARTS = ("rows", "labels", "pixels", "views")
@@ -44,6 +45,7 @@ class RunRecord(Artifact):
     provenance: Provenance
     kept: Provenance = Field(default_factory=dict)
     started_from: Origin | None = None
+    initial_weights: InitialWeights = Field(default_factory=InitialWeights)
 
 
 def read_run_record(directory: Path, challenge: str) -> RunRecord:

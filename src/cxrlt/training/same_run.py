@@ -18,8 +18,10 @@ def require_same_run(job: FoldJob, rows: TrainRows) -> None:
     """Raises UserError with the differences if the fold's folder holds another run.
 
     A run differs by its challenge, name, fold, seed, split, or by a recipe field that changes weights. It is
-    also an error if its initial weights come from a run that has been trained again.
+    also an error if its initial weights come from a run that has been trained again, or if the file that this
+    or another fold started from was replaced.
     """
+    _require_same_file(job)
     if not (job.run_dir / RUN).is_file():
         return
     record, now = read_run_record(job.run_dir, job.challenge.name), create_run_record(job)
@@ -44,6 +46,18 @@ def require_same_run(job: FoldJob, rows: TrainRows) -> None:
             f"{job.run_dir} started from weights of {origin.run} fold {origin.fold} that have been replaced. "
             "Train it again with --force, or choose another --name to start from the new weights."
         )
+
+
+def _require_same_file(job: FoldJob) -> None:
+    now = job.run.initial_weights.sha256
+    for path in sorted(job.run_dir.parent.glob(f"*/{RUN}")) if now else []:
+        before = read_run_record(path.parent, job.challenge.name).initial_weights.sha256
+        if before not in (now, None):
+            raise UserError(
+                f"{path.parent} started from another file of weights (SHA-256 {before}) than fold "
+                f"{job.run.fold} would now ({now}). Restore that file, train all folds with --force, or "
+                "choose another --name."
+            )
 
 
 def require_same_data(jobs: Sequence[FoldJob], rows: TrainRows, *, keep: bool, write: bool) -> None:

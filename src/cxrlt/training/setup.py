@@ -192,10 +192,10 @@ def create_initial_model(
     """
     run, data = job.run, job.data
     torch.manual_seed(derive_seed(run.seed, run.fold))
-    cfg = run.recipe.model
-    if run.init_from:
-        cfg = cfg.model_copy(update={"pretrained": False})
-    model = create_model(cfg, len(data.classes), run.recipe.data.size, job.challenge.channels)
+    cfg, size, channels = run.recipe.model, run.recipe.data.size, job.challenge.channels
+    model = create_model(
+        cfg, len(data.classes), size, channels, load_pretrained=run.init_from is None, log=log
+    )
     new_parts = _load_init_from(model, run, run.init_from, log) if run.init_from else ["head"]
     model.logit_scale.fill_(loss.logit_scale)
     bias = cast(Tensor | None, model.classifier.bias)

@@ -7,7 +7,7 @@ from pathlib import Path
 from cxrlt.inputs.cache import ImageCache
 from cxrlt.recipe import Recipe, StageConfig
 from cxrlt.training.checkpoint import intermediate_files
-from cxrlt.training.job import FoldJob, FoldRun, InitFrom, initial_weights_licence
+from cxrlt.training.job import FoldJob, FoldRun, InitFrom
 from cxrlt.training.run_paths import WEIGHTS
 from cxrlt.training.setup import derive_seed
 
@@ -65,4 +65,4 @@ def leftover_files(run_dir: Path) -> list[Path]:
 
 def _init_from_stage(stage: FoldRun) -> InitFrom:
     number = stage.dir.name.removeprefix("stage")
-    return InitFrom(stage.dir / WEIGHTS, True, f"stage {number}", initial_weights_licence(stage))
+    return InitFrom(stage.dir / WEIGHTS, True, f"stage {number}")

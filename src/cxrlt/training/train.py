@@ -16,7 +16,8 @@ from cxrlt.models.backbone import require_head_options
 from cxrlt.recipe import Recipe
 from cxrlt.system.locks import HOLDER, LOCK, lock_folder, remove_leftovers
 from cxrlt.training.batch_size import require_trainable_batches
-from cxrlt.training.job import FoldJob, initial_weights_licence, write_run_files
+from cxrlt.training.initial_weights import weights_notes
+from cxrlt.training.job import FoldJob, write_run_files
 from cxrlt.training.long_tail import describe_long_tail
 from cxrlt.training.loop import fit
 from cxrlt.training.out_of_memory import explain_out_of_memory
@@ -40,10 +41,7 @@ def train(source: ImageSource, plan: TrainPlan) -> list[FoldJob]:
     for note in rows.notes(source.challenge):
         accelerator.print(f"train {plan.name}: {note}")
     require_trainable(jobs, plan, rows, accelerator)
-    licences = dict.fromkeys(
-        f"licence of the initial weights: {initial_weights_licence(job.run)}" for job in jobs
-    )
-    for note in (*licences, *head_warnings(plan.recipe)):
+    for note in (*_initial_weights_notes(jobs), *head_warnings(plan.recipe)):
         accelerator.print(f"train {plan.name}: {note}")
     for job in jobs:
         if job.is_finished and not plan.force:
@@ -51,6 +49,14 @@ def train(source: ImageSource, plan: TrainPlan) -> list[FoldJob]:
         else:
             train_fold(job, accelerator, force=plan.force)
     return jobs
+
+
+def _initial_weights_notes(jobs: Sequence[FoldJob]) -> list[str]:
+    """Return the licence of the initial weights and the notes of `weights_notes`, each once."""
+    weights = [job.run.initial_weights for job in jobs]
+    licences = [f"licence of the initial weights: {each.licence}" for each in weights if not each.restricted]
+    notes = [note for each in weights for note in weights_notes(each, jobs[0].challenge)]
+    return list(dict.fromkeys((*licences, *notes)))
 
 
 def require_trainable(
