@@ -138,7 +138,7 @@ def _default(name: str, args: list[str], head: dict[str, Any]) -> dict[str, Any]
     fields = load_recipe(recipe, Path(config) if config else None)
     if (weights := _flag("--model.weights", args)) not in (None, "None"):
         file = _flag("--model.pretrained", args)
-        pretrained = {"pretrained": {"True": True, "False": False}.get(file, file)} if file else {}
+        pretrained = {"pretrained": file} if file else {}
         fields = override_recipe(fields, {"model": {"weights": weights, **pretrained}})
     if policy in POLICIES:
         fields = override_recipe(fields, {"data": {"augment": {"policy": policy}}})

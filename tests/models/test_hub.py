@@ -245,5 +245,5 @@ def test_create_model_repeats_what_the_hub_refuses(hub: FakeHub):
 
 def test_a_file_of_another_network_on_the_hub_is_refused_with_its_address(hub: FakeHub):
     hub.push({"weights/model.safetensors": save({"other": torch.zeros(1)})})
-    with raises_user_error(ADDRESS):
+    with raises_user_error(ADDRESS, "tensors"):
         model_from(ADDRESS)

@@ -44,7 +44,7 @@ def _compare(file: Path, like: str) -> str:
 
 
 def _describe(file: Path) -> str:
-    path = fetch(str(file)).path if is_hub_address(file) else file
+    path = fetch(file.as_posix()).path if is_hub_address(file) else file
     if not path.is_file():
         raise UserError(f"{file} does not exist. Give the path of a file with weights.")
     tensors = flatten(read_checkpoint(path))

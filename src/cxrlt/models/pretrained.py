@@ -59,7 +59,7 @@ def load_file(backbone: nn.Module, cfg: ModelConfig, log: Callable[[str], object
     UserError if the file does not exist, cannot be downloaded or read safely, or is of another architecture.
     """
     assert isinstance(cfg.pretrained, Path), "model.pretrained is not a file"
-    path = fetch(str(cfg.pretrained)).path if is_hub_address(cfg.pretrained) else cfg.pretrained
+    path = fetch(cfg.pretrained.as_posix()).path if is_hub_address(cfg.pretrained) else cfg.pretrained
     if not path.is_file():
         raise UserError(f"model.pretrained: {path} does not exist. {_download_hint(cfg)}")
     converted = convert_checkpoint(read_checkpoint(path), backbone, f"model.pretrained: {cfg.pretrained}")

@@ -45,9 +45,9 @@ def _load_backbone(backbone: nn.Module, state: dict[str, Tensor], source: str) -
         fix = "Use the same model.backbone, model.options and a challenge with the same number of channels."
         if all(_differs_in_channels(wanted.get(key, ()), found.get(key, ())) for key in wrong):
             fix = (
-                "One stem has three channels and the other one: on grey images three if model.pretrained is not "
-                "False and mean or std differ between channels. Use the same model.pretrained, model.mean and "
-                "model.std, and a challenge with the same number of channels."
+                "One stem has three channels, the other has one. Use the same model.pretrained, model.mean "
+                "and model.std (they decide it for grey images), and a challenge with the same number of "
+                "channels."
             )
         raise UserError(
             f"{source}: {len(wrong)} tensors do not fit this run's backbone ({listing(wrong, 3)}). {fix}"

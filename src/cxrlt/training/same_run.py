@@ -11,7 +11,7 @@ from cxrlt.system.locks import lock_folder
 from cxrlt.training.checkpoint import list_checkpoints
 from cxrlt.training.job import FoldJob, create_run_record
 from cxrlt.training.record import DATA_PARTS, data_changes, read_run_record
-from cxrlt.training.run_paths import CONFIG, RUN, train_run_command
+from cxrlt.training.run_paths import CONFIG, RUN, WEIGHTS, train_run_command
 
 
 def require_same_run(job: FoldJob, rows: TrainRows) -> None:
@@ -51,6 +51,8 @@ def require_same_run(job: FoldJob, rows: TrainRows) -> None:
 def _require_same_file(job: FoldJob) -> None:
     now = job.run.initial_weights.sha256
     for path in sorted(job.run_dir.parent.glob(f"*/{RUN}")) if now else []:
+        if not (path.parent / WEIGHTS).is_file() and not list_checkpoints(path.parent):
+            continue  # not one update was made, for example because the file did not fit
         before = read_run_record(path.parent, job.challenge.name).initial_weights.sha256
         if before not in (now, None):
             raise UserError(
