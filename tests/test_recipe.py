@@ -129,6 +129,8 @@ def test_conflicting_fields_are_named_without_the_others():
         override_recipe(Recipe(), over)
     assert "data.mix mixes single images" in str(raised.value)
     assert len(str(raised.value)) < 200
+    with pytest.raises(UserError, match=r"normalise False ignores model\.mean and model\.std"):
+        override_recipe(Recipe(), {"model": {"normalise": False, "std": 0.5}})
 
 
 def test_a_tilde_in_a_base_and_in_a_file_of_weights_is_the_home_directory(tmp_path, monkeypatch):

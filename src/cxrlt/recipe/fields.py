@@ -479,7 +479,7 @@ class Recipe(_RecipeSection):
         if not 0 < low <= high <= 1:
             raise ValueError(f"data.augment.crop_scale ({low}, {high}) must be 0 < low <= high <= 1")
         if not model.normalise and (model.mean, model.std) != (None, None):
-            raise ValueError("model.normalise False ignores model.mean and model.std: remove one or the other")
+            raise ValueError("model.normalise False ignores model.mean and model.std: remove one of both")
         if model.pool != "backbone" and model.head.reads_map:
             name = model.head.name
             raise ValueError(f"model.head {name} reads the feature map itself: remove model.pool")

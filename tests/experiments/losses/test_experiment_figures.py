@@ -23,7 +23,7 @@ def test_the_page_needs_no_other_file(finished_losses):
     embedded = re.findall(r"data:image/png;base64,([^\"]+)", page)
     files = {path.read_bytes() for path in (folder / "figures").glob("*.png")}
     assert {base64.b64decode(code) for code in embedded} == files
-    assert len(files) == 7  # a truth that is the labels themselves draws the same again
+    assert len(files) == 8  # a truth that is the labels themselves draws the same again
 
 
 @pytest.mark.full
