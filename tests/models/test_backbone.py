@@ -166,6 +166,13 @@ def test_an_unknown_backbone_names_similar_ones():
         create_model(tiny(backbone="convnext_smal"), 3, 32)
 
 
+def test_an_unknown_name_of_weights_names_similar_ones():
+    with pytest.raises(
+        UserError, match=r"'resnet50\.a1_in1\w'.*no weights of this name \(did you mean resnet50\.a1"
+    ):
+        create_model(tiny(backbone="resnet50.a1_in1x"), 3, 32)
+
+
 def test_a_size_the_backbone_cannot_take_is_a_sentence():
     with pytest.raises(UserError, match=r"cannot take data\.size 80"):
         create_model(tiny(backbone="maxvit_tiny_tf_512"), 3, 80)

@@ -127,6 +127,13 @@ def create_model(
     if not timm.is_model(architecture):
         hint = did_you_mean(architecture, timm.list_models())
         raise UserError(f"model.backbone {cfg.backbone!r} is not a timm model{hint}.")
+    try:
+        timm.get_pretrained_cfg(cfg.backbone)
+    except RuntimeError as error:
+        hint = did_you_mean(cfg.backbone, timm.list_pretrained(architecture))
+        raise UserError(
+            f"model.backbone {cfg.backbone!r}: timm has no weights of this name{hint}."
+        ) from error
     if cfg.grid is not None and not _needs_feature_map(cfg):
         raise UserError("model.grid needs a feature map: use another model.pool than backbone.")
     mean, std = stem_normalisation(cfg, channels)

@@ -20,20 +20,23 @@ from cxrlt.errors import UserError, listing
 from cxrlt.models.checkpoint_fit import AVERAGED, COUNTER, Fit, best_fit, flatten, wanted_tensors
 from cxrlt.models.timm_logging import quiet_timm
 
-COMMON_MODELS = {
-    r"\.bn1\.": "resnet18 resnet34 resnet50 resnet101 resnet152 seresnet50 resnext50_32x4d",
-    "denseblock": "densenet121 densenet169 densenet201",
-    "relative_position": "swin_tiny_patch4_window7_224 swin_small_patch4_window7_224 "
-    "swin_base_patch4_window7_224 swin_large_patch4_window12_384",
-    "conv_dw|pwconv": "convnext_tiny convnext_small convnext_base convnext_large convnextv2_base",
-    r"mlp\.w3|fc1_g": "eva02_tiny_patch14_224 eva02_small_patch14_224 eva02_base_patch14_224",
-    r"ls1\.gamma|lambda1": "vit_small_patch14_dinov2 vit_base_patch14_dinov2 vit_large_patch14_dinov2",
-    "reg(ister)?_token": "vit_base_patch14_reg4_dinov2 vit_large_patch14_reg4_dinov2",
-    "storage_tokens": "vit_small_patch16_dinov3 vit_base_patch16_dinov3 vit_large_patch16_dinov3",
-    "class_embedding": "vit_base_patch32_clip_quickgelu_224 vit_base_patch16_clip_quickgelu_224",
-    r"\.(qkv|query)\.": "vit_small_patch16_224 vit_base_patch16_224 vit_large_patch16_224",
-}
-"""Part of the names in a checkpoint -> timm models that it may be of."""
+COMMON_MODELS = (
+    (r"\.bn1\.", "resnet18 resnet34 resnet50 resnet101 resnet152 seresnet50 resnext50_32x4d"),
+    ("denseblock", "densenet121 densenet169 densenet201"),
+    (
+        "relative_position",
+        "swin_tiny_patch4_window7_224 swin_small_patch4_window7_224 "
+        "swin_base_patch4_window7_224 swin_large_patch4_window12_384",
+    ),
+    ("conv_dw|pwconv", "convnext_tiny convnext_small convnext_base convnext_large convnextv2_base"),
+    (r"mlp\.w3|fc1_g", "eva02_tiny_patch14_224 eva02_small_patch14_224 eva02_base_patch14_224"),
+    (r"ls1\.gamma|lambda1", "vit_small_patch14_dinov2 vit_base_patch14_dinov2 vit_large_patch14_dinov2"),
+    ("reg(ister)?_token", "vit_base_patch14_reg4_dinov2 vit_large_patch14_reg4_dinov2"),
+    ("storage_tokens", "vit_small_patch16_dinov3 vit_base_patch16_dinov3 vit_large_patch16_dinov3"),
+    ("class_embedding", "vit_base_patch32_clip_quickgelu_224 vit_base_patch16_clip_quickgelu_224"),
+    (r"\.(qkv|query)\.", "vit_small_patch16_224 vit_base_patch16_224 vit_large_patch16_224"),
+)
+"""Parts of the names in a checkpoint, and timm models that it may be of."""
 N_SIMILAR = 8
 """Number of models of the same family that are tried for a suggestion: creating one takes 0.1 s."""
 N_SUGGESTED = 3
@@ -170,8 +173,8 @@ def fitting_models(tensors: Mapping[str, Tensor], backbone: nn.Module | None = N
 
     Common models are tried, and those with a name similar to that of `backbone`.
     """
-    parts = [part for part in COMMON_MODELS if re.search(part, " ".join(tensors))]
-    likely = [name for part in parts for name in COMMON_MODELS[part].split()]
+    keys = " ".join(tensors)
+    likely = [name for part, names in COMMON_MODELS if re.search(part, keys) for name in names.split()]
     similar = _similar_models(backbone) if backbone else []
     shapes = {value.shape for value in tensors.values()}
     n_changes = {}
