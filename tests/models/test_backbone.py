@@ -118,7 +118,7 @@ def test_a_file_of_the_hub_is_used(tmp_path, monkeypatch):
     source = timm.create_model("test_convnext")
     save_file(source.state_dict(), tmp_path / "model.safetensors")
     files = {address: FetchedFile(tmp_path / "model.safetensors", "0" * 40)}
-    monkeypatch.setattr("cxrlt.models.pretrained.fetch", files.__getitem__)
+    monkeypatch.setattr("cxrlt.models.hub.fetch", files.__getitem__)
     model = create_model(tiny(pretrained=address), 3, 32)
     name = "stages.1.blocks.0.conv_dw.weight"
     assert torch.equal(model.backbone.state_dict()[name], source.state_dict()[name])

@@ -23,7 +23,7 @@ class Paper:
     `recipes`: the smallest first. `losses`: name -> loss and options, the reference first. `published_folds`:
     number of folds by image with the protocol "paper"; None for that of the data set.
     `published_fields`: recipe fields of the protocol "paper" that the recipes do not have. `plain_images`:
-    the paper neither normalises nor augments, so the protocol "fair" does both.
+    the paper does not normalise or augment, so the protocol "fair" does both.
     """
 
     challenges: Sequence[str]

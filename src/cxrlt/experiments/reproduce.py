@@ -24,7 +24,7 @@ from cxrlt.recipe import Recipe, load_recipe, override_recipe, run_name
 EPOCHS = {
     "last": "the last epoch",
     "best": "the best epoch, which is chosen on the scored rows",
-    "best_holdout": "the best epoch, which is chosen on rows that are neither trained on nor scored",
+    "best_holdout": "the best epoch, which is chosen on rows that are not trained on and not scored",
 }
 """What predict.weights means, for reports."""
 PROTOCOLS: tuple[Protocol, ...] = get_args(Protocol)

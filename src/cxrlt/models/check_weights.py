@@ -12,7 +12,7 @@ from cxrlt.errors import UserError, listing
 from cxrlt.models.backbone import create_model
 from cxrlt.models.checkpoint_fit import best_fit, flatten
 from cxrlt.models.checkpoints import fitting_models, read_checkpoint
-from cxrlt.models.hub import fetch, is_hub_address
+from cxrlt.models.hub import local_path
 from cxrlt.recipe import ModelConfig
 from cxrlt.recipe.known_weights import read_known_weights
 from cxrlt.spelling import did_you_mean
@@ -31,7 +31,7 @@ def _compare(file: Path, like: str) -> str:
     names = [*rows, *timm.list_models(), *timm.list_pretrained()]
     if like not in names:
         hint = did_you_mean(like, names)
-        raise UserError(f"--like {like!r} is neither in the table of `cxrlt weights` nor a timm model{hint}.")
+        raise UserError(f"--like {like!r} is not in the table of `cxrlt weights` and not a timm model{hint}.")
     cfg = ModelConfig.model_validate({"weights" if like in rows else "backbone": like, "pretrained": file})
     known = timm.get_pretrained_cfg(cfg.backbone)
     size = rows[like].size if like in rows else known.input_size[-1] if known else 224
@@ -44,7 +44,7 @@ def _compare(file: Path, like: str) -> str:
 
 
 def _describe(file: Path) -> str:
-    path = fetch(file.as_posix()).path if is_hub_address(file) else file
+    path = local_path(file)
     if not path.is_file():
         raise UserError(f"{file} does not exist. Give the path of a file with weights.")
     tensors = flatten(read_checkpoint(path))

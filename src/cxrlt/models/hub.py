@@ -70,3 +70,8 @@ def _download_error(parts: re.Match[str], error: Exception) -> UserError:
         why = f"the download failed ({shortened(reason, 160)}). Download {page}/blob/{revision}/{file} "
         why += "on a machine with internet and pass --model.pretrained FILE"
     return UserError(f"model.pretrained: {shortened(parts[0], 160)}: {why}.")
+
+
+def local_path(file: Path) -> Path:
+    """Return the path of a file, or of the download of a hub address. Raises UserError as `fetch`."""
+    return fetch(file.as_posix()).path if is_hub_address(file) else file

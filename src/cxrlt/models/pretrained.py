@@ -9,7 +9,7 @@ from torch import nn
 
 from cxrlt.errors import UserError
 from cxrlt.models.checkpoints import convert_checkpoint, read_checkpoint
-from cxrlt.models.hub import fetch, is_hub_address
+from cxrlt.models.hub import local_path
 from cxrlt.recipe import ModelConfig
 
 Channels = tuple[float, ...]
@@ -59,7 +59,7 @@ def load_file(backbone: nn.Module, cfg: ModelConfig, log: Callable[[str], object
     UserError if the file does not exist, cannot be downloaded or read safely, or is of another architecture.
     """
     assert isinstance(cfg.pretrained, Path), "model.pretrained is not a file"
-    path = fetch(cfg.pretrained.as_posix()).path if is_hub_address(cfg.pretrained) else cfg.pretrained
+    path = local_path(cfg.pretrained)
     if not path.is_file():
         raise UserError(f"model.pretrained: {path} does not exist. {_download_hint(cfg)}")
     converted = convert_checkpoint(read_checkpoint(path), backbone, f"model.pretrained: {cfg.pretrained}")

@@ -69,7 +69,7 @@ class FoldData:
 
     `table` (index image_id) has the rows of all folds and the class columns; the jobs of a run share it.
     `valid_mask` (n_rows,) marks the validation rows of this fold, none in a refit. `holdout_mask` (n_rows,)
-    marks the holdout rows: whole patients that are used for neither training nor validation.
+    marks the holdout rows: whole patients that are not used for training or validation.
     `long_tail_mask` (n_rows,) marks the rows that data.long_tail leaves out of training.
     """
 

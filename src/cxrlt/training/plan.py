@@ -57,6 +57,7 @@ def create_fold_jobs(source: ImageSource, plan: TrainPlan, rows: TrainRows | Non
     _require_unused_name(source.workspace.run_dir(challenge.name, plan.name), plan)
     table, cache = source.load_train_rows(rows.table, plan.recipe.data.cache_size)
     row_folds, table = table["fold"].to_numpy().astype(str), table.drop(columns="fold")
+    units = table.assign(patient=None) if rows.folds.record.by == "image" else table
     pixels = cache.all_hashes()  # by id, including rows whose image cannot be read
     jobs = []
     for fold in folds:
@@ -66,7 +67,6 @@ def create_fold_jobs(source: ImageSource, plan: TrainPlan, rows: TrainRows | Non
         provenance = training_provenance(plan.recipe, challenge, rows, fold, pixels, origin)
         run = FoldRun(plan.name, fold, plan.seed, plan.recipe, run_dir, provenance, init_from)
         classes = _class_order(challenge, run, plan.force)
-        units = table.assign(patient=None) if rows.folds.record.by == "image" else table
         masks = _row_masks(challenge, run, units, row_folds == fold)
         jobs.append(FoldJob(challenge, run, FoldData(classes, table, *masks, cache)))
     require_no_leakage(jobs, source)
