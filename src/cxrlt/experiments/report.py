@@ -210,8 +210,13 @@ def _result_table(
 
 def format_difference(row: Row, metric: str) -> str:
     """Return the difference of a row of results.csv with its interval."""
-    value, low, high = (format_signed(row[f"{metric} difference{end}"]) for end in ("", " low", " high"))
-    return f"{value} [{low}, {high}]"
+    value, low, high = (row[f"{metric} difference{end}"] for end in ("", " low", " high"))
+    return format_interval(value, low, high)
+
+
+def format_interval(value: float, low: float, high: float) -> str:
+    """Return a difference with the ends of its interval."""
+    return f"{format_signed(value)} [{format_signed(low)}, {format_signed(high)}]"
 
 
 def _class_table(result: TruthResult) -> tuple[list[str], list[list[str]]]:

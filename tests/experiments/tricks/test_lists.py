@@ -37,7 +37,7 @@ def paper(tmp_path, monkeypatch):
 
 
 def test_every_file_of_the_folder_is_a_list(paper):
-    assert experiment_names() == ("losses", "paper", "tricks")
+    assert experiment_names() == ("ladder", "losses", "paper", "tricks")
 
 
 @pytest.mark.slow
