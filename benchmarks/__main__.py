@@ -9,10 +9,14 @@ from pathlib import Path
 import torch
 
 from benchmarks.gpu import check_gpu
+from benchmarks.peers import compare_peers
 from benchmarks.run_benchmarks import BENCHMARKS, run_benchmarks
 from cxrlt.artifacts import Workspace, expand_home
 from cxrlt.errors import UserError, listing
 from cxrlt.spelling import did_you_mean
+
+PEERS = "peers"
+"""The first word of the command that compares a recipe with a notebook."""
 
 
 def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
@@ -20,7 +24,8 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="bash run.sh bench",
         description="Compare the speed of every stage with the usual tool and with a theoretical limit.",
-        epilog=f"Stages: {', '.join(BENCHMARKS)}.",
+        epilog=f"Stages: {', '.join(BENCHMARKS)}. Instead of a stage: {PEERS} compares a recipe with a "
+        f"competition notebook, on real images (bash run.sh bench {PEERS} --help).",
     )
     parser.add_argument("stages", nargs="*", help="stages to measure (default: all)")
     parser.add_argument(
@@ -57,6 +62,10 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
 def main(words: Sequence[str] | None = None) -> None:
     """Run the benchmarks. Exit code 1 if a result is wrong or a check fails, 2 for user errors."""
     try:
+        words = sys.argv[1:] if words is None else words
+        if list(words[:1]) == [PEERS]:
+            compare_peers.main(words[1:])
+            return
         flags = parse(words)
         if flags.gpu:
             passed = check_gpu(flags.folder, flags.json, torch.device("cuda"))
