@@ -4,8 +4,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-EXPERIMENT_FLAGS = {"losses": ("losses", "ablation", "rates"), "tricks": ("tricks",)}
-"""Kind of experiment -> the flags that only this kind accepts."""
+EXPERIMENT_FLAGS = {
+    "losses": ("losses",),
+    "ablation": ("losses",),
+    "rates": ("losses", "transfer"),
+    "tricks": ("tricks",),
+}
+"""Flag -> the kinds of experiments that accept it; all kinds accept the other flags."""
 Ablation = Literal["class_aware", "ral", "ral_sensitivity"]
 PaperName = Literal["lmf", "ral", "class-aware"]
 Protocol = Literal["fair", "paper"]
@@ -28,13 +33,13 @@ class ExperimentPlan:
     folds: tuple[int, ...] | None = None
     """Folds to use (default: all)."""
     rates: tuple[float, ...] = (1 / 3, 1.0, 3.0)
-    """Losses only: factors on the recipe's learning rate; the best is chosen for each loss."""
+    """Losses and transfer: factors on the recipe's learning rate; the best is chosen for each row."""
     truth: tuple[Path, ...] = ()
     """Additional CSV files with ground-truth labels of the training images to score against."""
     workers: int | None = None
     """Number of parallel trainings (default: one per visible GPU, without a GPU one per core)."""
     name: str | None = None
-    """Name of the experiment (default: compare-losses, compare-tricks or compare-ABLATION)."""
+    """Name of the experiment (default: compare- and the list of variants, or the ablation)."""
     force: bool = False
     """Redo finished work."""
     list_jobs: bool = False

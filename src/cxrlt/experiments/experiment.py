@@ -86,12 +86,12 @@ class Experiment:
     """Further sentences that explain the tables."""
 
     def __post_init__(self) -> None:
-        for other, flags in EXPERIMENT_FLAGS.items():
-            given = [
-                f"--{flag}" for flag in flags if getattr(self.plan, flag) != getattr(ExperimentPlan(), flag)
-            ]
-            if given and other != self.kind:
-                raise UserError(f"Only cxrlt compare {other} accepts {' and '.join(given)}.")
+        for flag, kinds in EXPERIMENT_FLAGS.items():
+            given = getattr(self.plan, flag) != getattr(ExperimentPlan(), flag)
+            if given and self.kind not in kinds:
+                raise UserError(f"--{flag} is a flag of cxrlt compare {' and '.join(kinds)} only.")
+        if not self.plan.rates or min(self.plan.rates) <= 0:
+            raise UserError("All --rates must be greater than 0.")
         if self.plan.seeds < 1:
             raise UserError("--seeds must be at least 1.")
         wrong = [fold for fold in self.folds if not 0 <= fold < self.fold_assignment.n_folds]

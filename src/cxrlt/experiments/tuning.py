@@ -6,16 +6,22 @@ out-of-fold rows of the experiment's first fold.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pandas as pd
 
-from cxrlt.experiments.experiment import TUNING_SEED, Experiment, Run
+from cxrlt.experiments.experiment import TUNING_SEED, Experiment, Row, Run
 from cxrlt.experiments.variants import ExperimentVariant, OptimSettings, Trial
 from cxrlt.experiments.waves import Failures, train_wave
 from cxrlt.system.atomic_files import write_json
 
 DEFAULT_CLIP_GRAD = 1.0  # for recipes without gradient clipping
+SETTING_COLUMNS: Sequence[tuple[str, Callable[[Row], str]]] = (
+    ("lr", lambda row: f"{row['lr']:.3g}" + (f" ({row['lr_edge']})" if row["lr_edge"] else "")),
+    ("clip", lambda row: "off" if row["clip_grad"] is None else f"{row['clip_grad']:g}"),
+)
+"""Columns of the tables: heading, and the function that formats a row of results.csv."""
+SETTING_LEGEND = "Lowest or highest: the learning rate is at the edge of the tested range."
 
 
 def tune(experiment: Experiment) -> tuple[dict[str, OptimSettings], Failures]:
@@ -28,9 +34,10 @@ def tune(experiment: Experiment) -> tuple[dict[str, OptimSettings], Failures]:
     for variant in experiment.variants:
         if variant.kind == "trained":
             variant_by_tuning_name.setdefault(variant.tuning_name, variant)
-    fold, rates = experiment.folds[:1], _candidate_settings(experiment)
+    fold = experiment.folds[:1]
+    rates = {name: candidate_settings(experiment, v) for name, v in variant_by_tuning_name.items()}
     runs = {
-        name: [experiment.candidate_run(variant, s) for s in rates]
+        name: [experiment.candidate_run(variant, s) for s in rates[name]]
         for name, variant in variant_by_tuning_name.items()
     }
     candidates = [run for group in runs.values() for run in group]
@@ -48,7 +55,7 @@ def tune(experiment: Experiment) -> tuple[dict[str, OptimSettings], Failures]:
     if experiment.plan.list_jobs and experiment.unfinished_folds(candidates, fold):
         return {}, {}
     tuned = {
-        name: _choose_settings([*trials[name], _trial(experiment, run)], best[name], rates)
+        name: _choose_settings([*trials[name], _trial(experiment, run)], best[name], rates[name])
         for name, run in unclipped.items()
     }
     failed_names = {run.name for name, group in runs.items() if name not in tuned for run in group}
@@ -69,9 +76,9 @@ def last_oof_score(experiment: Experiment, run: Run, fold: int) -> float:
     return float(log[f"oof_{experiment.challenge.metric}"].iloc[-1])
 
 
-def _candidate_settings(experiment: Experiment) -> list[OptimSettings]:
-    """Return a setting for every learning rate, with clipping on, the lowest first."""
-    optim = experiment.base.optim
+def candidate_settings(experiment: Experiment, variant: ExperimentVariant) -> list[OptimSettings]:
+    """Return a setting for every learning rate of a variant, with clipping on, the lowest first."""
+    optim = variant.recipe(experiment.base).optim
     clip_on = optim.clip_grad or DEFAULT_CLIP_GRAD
     return [OptimSettings(optim.lr * rate, clip_on) for rate in sorted(set(experiment.plan.rates))]
 

@@ -87,6 +87,10 @@ class OptimSettings:
     def __str__(self) -> str:
         return f"lr{self.lr:g}-clip" + ("off" if self.clip_grad is None else f"{self.clip_grad:g}")
 
+    def to_row(self) -> dict[str, Any]:
+        """Return the columns of results.csv."""
+        return {"lr": self.lr, "lr_edge": self.edge, "clip_grad": self.clip_grad}
+
     def apply_to(self, recipe: Recipe) -> Recipe:
         """Return the recipe with this learning rate and clipping."""
         optim = recipe.optim.model_copy(update={"lr": self.lr, "clip_grad": self.clip_grad})

@@ -37,7 +37,7 @@ def paper(tmp_path, monkeypatch):
 
 
 def test_every_file_of_the_folder_is_a_list(paper):
-    assert experiment_names() == ("ladder", "losses", "paper", "tricks")
+    assert experiment_names() == ("ladder", "losses", "paper", "transfer", "tricks")
 
 
 @pytest.mark.slow
@@ -54,7 +54,9 @@ def test_one_file_makes_a_whole_experiment(source, paper, make_tricks_plan, caps
 
 
 def test_flags_of_another_list_are_refused(source, paper, make_tricks_plan):
-    with pytest.raises(UserError, match=r"Only cxrlt compare losses accepts --losses and --rates"):
+    with pytest.raises(UserError, match=r"--losses is a flag of cxrlt compare losses only"):
         paper(source, make_tricks_plan(losses=("bce",), rates=(1.0,)))
-    with pytest.raises(UserError, match=r"Only cxrlt compare tricks accepts --tricks"):
+    with pytest.raises(UserError, match=r"--tricks is a flag of cxrlt compare tricks only"):
         paper(source, make_tricks_plan("flip"))
+    with pytest.raises(UserError, match=r"--rates is a flag of cxrlt compare losses and transfer only"):
+        paper(source, make_tricks_plan(rates=(1.0,)))

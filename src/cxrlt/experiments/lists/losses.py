@@ -22,6 +22,7 @@ from cxrlt.experiments.figures import (
 )
 from cxrlt.experiments.report import format_number, format_signed
 from cxrlt.experiments.score import TRAIN_OOF_GAP
+from cxrlt.experiments.tuning import SETTING_COLUMNS, SETTING_LEGEND
 from cxrlt.experiments.variants import ExperimentVariant, OptimSettings, require_known_names
 from cxrlt.heads import cosine_heads
 from cxrlt.losses import LOSSES, loss_names
@@ -135,23 +136,19 @@ class LossExperiment(Experiment):
         ("train − OOF", lambda row: format_signed(row[TRAIN_OOF_GAP])),
         ("step time", lambda row: f"{row['step_time']:.2f} ± {row['step_time_noise']:.2f}"),
         ("clipped", lambda row: "–" if row["clip_grad"] is None else f"{row['clipped_share']:.0%}"),
-        ("lr", lambda row: f"{row['lr']:.3g}" + (f" ({row['lr_edge']})" if row["lr_edge"] else "")),
-        ("clip", lambda row: "off" if row["clip_grad"] is None else f"{row['clip_grad']:g}"),
+        *SETTING_COLUMNS,
     )
     legend = (
         "Train − OOF: the same metric on as many rows of the training set, minus the metric on out-of-fold "
         "rows.",
         "Step time: time of a training step relative to the first row's, median ± half the interquartile "
         "range of interleaved rounds.",
-        "Clipped: share of updates with a clipped gradient. Lowest or highest: the learning rate is at the "
-        "edge of the tested range.",
+        f"Clipped: share of updates with a clipped gradient. {SETTING_LEGEND}",
     )
 
     def __post_init__(self) -> None:
         if self.plan.ablation and self.plan.losses:
             raise UserError("--ablation compares variants of one loss: remove --losses.")
-        if not self.plan.rates or min(self.plan.rates) <= 0:
-            raise UserError("All --rates must be greater than 0.")
         super().__post_init__()
 
     @property
@@ -204,13 +201,7 @@ class LossExperiment(Experiment):
         for run in runs:
             clipped.setdefault(run.variant.name, []).append(self._clipped_share(run))
         return {
-            name: times[name]
-            | {
-                "clipped_share": float(np.mean(shares)),
-                "lr": settings[name].lr,
-                "lr_edge": settings[name].edge,
-                "clip_grad": settings[name].clip_grad,
-            }
+            name: {**times[name], "clipped_share": float(np.mean(shares)), **settings[name].to_row()}
             for name, shares in clipped.items()
         }
 

@@ -108,6 +108,16 @@ def progressive_resize(base: Recipe) -> Recipe:
     return override_recipe(base, {"schedule": {"epochs": base.schedule.epochs - epochs, "stages": (stage,)}})
 
 
+def scale_lr(factor: float) -> Callable[[Recipe], Recipe]:
+    """Return a function that multiplies a recipe's learning rate."""
+    return lambda base: override_recipe(base, {"optim": {"lr": base.optim.lr * factor}})
+
+
+def double_epochs(base: Recipe) -> Recipe:
+    """Double the epochs of a recipe."""
+    return override_recipe(base, {"schedule": {"epochs": 2 * base.schedule.epochs}})
+
+
 def second_stage(model: Fields, data: Fields = MappingProxyType({})) -> Fields:
     """Return the fields of a second stage on cached features of BASE's frozen backbone.
 
@@ -147,6 +157,9 @@ for _name in ("light", "medium", "strong"):
     register_trick(
         f"augment_{_name}", f"the augmentation policy {_name}", {"data": {"augment": {"policy": _name}}}
     )
+for _name, _factor in (("lower_lr", 1 / 3), ("higher_lr", 3.0)):
+    register_trick(_name, f"{_factor:.2g} times the learning rate", scale_lr(_factor))
+register_trick("longer", "twice the epochs", double_epochs)
 register_trick("soup", "greedy soup: average of the last epochs' weights", {"soup": {"kind": "greedy"}})
 register_trick(
     "rising", "progressive resizing: half of the epochs at two thirds of the size", progressive_resize
