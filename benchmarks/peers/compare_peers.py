@@ -76,7 +76,12 @@ class PeerComparison:
         return f"peers/{model}-seed{seed}"
 
     def oof_path(self, model: str, fold: int, seed: int) -> Path:
-        """Return the file of the logits of the left-out images."""
+        """Return the file of the logits of the left-out images.
+
+        The notebook's folder has no folders of folds, so that no command takes it for a run.
+        """
+        if model == NOTEBOOK:
+            return self.run_dir(model, seed) / f"oof-{fold}.parquet"
         return fold_dir(self.run_dir(model, seed), fold) / "oof.parquet"
 
     def command(self, model: str, table: Path, fold: int, seed: int) -> list[str]:

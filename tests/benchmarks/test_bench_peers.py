@@ -9,6 +9,7 @@ import pytest
 from benchmarks.__main__ import main
 from benchmarks.peers.compare_peers import NOTEBOOK, PeerComparison, compare_peers
 from cxrlt.errors import UserError
+from cxrlt.predictions.run_names import run_names
 from cxrlt.predictions.store import PredictionsMeta, write_predictions
 from cxrlt.recipe import save_recipe
 from tiny import CLASSES, make_tiny, tiny_recipe
@@ -39,7 +40,7 @@ def write_oof(comparison, model, skill):
         rng = np.random.default_rng(seed)
         for fold in range(2):
             path = comparison.oof_path(model, fold, seed)
-            path.parent.mkdir(parents=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
             rows = table[fold_of.loc[table.index] == fold][CLASSES]
             logits = (skill * rows + rng.normal(size=rows.shape)).astype(np.float32)
             if model == NOTEBOOK:
@@ -91,6 +92,12 @@ def test_one_class_per_image_is_refused(tmp_path):
         PeerComparison(single, "demo_resnet", 1, 1e-3)
 
 
+def test_the_notebook_is_not_a_run_of_the_challenge(comparison):
+    write_oof(comparison, NOTEBOOK, 0.5)
+    write_oof(comparison, "tiny", 4.0)
+    assert run_names("csv", comparison.source.workspace) == ["peers/tiny-seed0", "peers/tiny-seed1"]
+
+
 @pytest.mark.full
 def test_the_command_trains_both_and_prints_their_scores_and_speeds(comparison, capsys, monkeypatch):
     root = str(comparison.source.workspace.root)
@@ -101,7 +108,7 @@ def test_the_command_trains_both_and_prints_their_scores_and_speeds(comparison, 
         cells = cells_of(report, model)
         assert 0 < float(cells[0]) < 1
         assert float(cells[-1]) > 0
-    (path,) = comparison.run_dir(NOTEBOOK, 0).glob("fold0/oof.parquet")
+    path = comparison.oof_path(NOTEBOOK, 0, 0)
     before = path.stat().st_mtime_ns
     main(command)
     assert capsys.readouterr().out.splitlines()[-1] == report.splitlines()[-1]
