@@ -13,12 +13,13 @@ import pandas as pd
 from benchmarks.config import BenchmarkConfig
 from benchmarks.measurement import Measurement, ReferenceValue
 from benchmarks.synthetic_challenge import make_image_table, write_images, write_table
-from benchmarks.synthetic_fold import N_TRAIN, make_labels, write_noise_cache
+from benchmarks.synthetic_fold import N_TRAIN, make_labels
 from cxrlt.artifacts import Workspace
 from cxrlt.challenges import get_challenge
 from cxrlt.errors import UserError
 from cxrlt.folds.make import make_folds
 from cxrlt.system.atomic_files import write_text
+from cxrlt.training.cost import write_noise_cache
 
 CHALLENGE = "cxrlt2023"
 SIZE_RATIO = 10

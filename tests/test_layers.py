@@ -11,6 +11,7 @@ PACKAGE = Path(cxrlt.__file__).parent
 LAYERS = [
     {"cli", "__main__"},
     {"commands"},
+    {"run_plan"},
     {"pipeline", "experiments"},
     {"reports", "submissions"},
     {"calibration"},

@@ -24,6 +24,7 @@ from cxrlt.submissions.submit import submit
 from cxrlt.submissions.write import IncompleteError
 from cxrlt.system.jobs import Job, run_jobs, visible_gpus
 from cxrlt.training.plan import TrainPlan
+from cxrlt.training.run_state import write_planned
 from cxrlt.training.train import train
 
 ENSEMBLE = "ensemble"
@@ -68,7 +69,7 @@ def run(source: ImageSource, plan: Plan) -> None:
     if plan.quick:
         source, recipes = _smoke_run(source, recipes)
         challenge, workspace = source.challenge, source.workspace
-    _require_init_runs(source, recipes)
+    require_init_runs(source, recipes)
     flags |= {"allow_leakage": plan.allow_leakage}
     if challenge.group_duplicates:  # the folds need the hashes in the cache
         with _stage("cache"):
@@ -108,7 +109,7 @@ def _smoke_run(source: ImageSource, recipes: dict[str, Recipe]) -> tuple[ImageSo
     return replace(source, challenge=few, workspace=smoke_workspace), short
 
 
-def _require_init_runs(source: ImageSource, recipes: dict[str, Recipe]) -> None:
+def require_init_runs(source: ImageSource, recipes: dict[str, Recipe]) -> None:
     """Raise UserError if a recipe starts from a run that is neither trained nor in `recipes`."""
     for recipe in recipes.values():
         start = recipe.model.init_from
@@ -117,18 +118,21 @@ def _require_init_runs(source: ImageSource, recipes: dict[str, Recipe]) -> None:
 
 
 def _cache(source: ImageSource, recipes: dict[str, Recipe]) -> None:
-    for size in _cache_sizes(recipes):
+    for size in cache_sizes(recipes):
         for split, cache in source.load_all_splits(size).items():
             print(f"{split}: {len(cache.ids):,} images at {size} px ({cache.directory})")
 
 
-def _cache_sizes(recipes: dict[str, Recipe]) -> list[int]:
+def cache_sizes(recipes: Mapping[str, Recipe]) -> list[int]:
+    """Return the sizes in pixels of the image caches that the recipes need."""
     return sorted({recipe.data.cache_size for recipe in recipes.values()})
 
 
 def _train(source: ImageSource, plan: Plan, recipes: dict[str, Recipe]) -> None:
     """Train one job per GPU if there are several, otherwise fold by fold in this process."""
     n_gpus = len(visible_gpus())
+    for name in recipes:  # all, so that cxrlt status shows what is waiting
+        write_planned(source.workspace.run_dir(source.challenge.name, name), range(plan.n_folds), plan.seed)
     for wave in waves(source.challenge.name, recipes):
         if n_gpus > 1 and not plan.quick:
             failures = run_jobs(train_jobs(source, plan, wave), n_gpus, "train")
@@ -156,7 +160,7 @@ def list_jobs(source: ImageSource, plan: Plan) -> str:
         )
     name = source.challenge.name
     recipes = plan.load_recipes(source.challenge)
-    _require_init_runs(source, recipes)
+    require_init_runs(source, recipes)
     ordered = waves(name, recipes)
     lines = ["# first, one by one", *(job.command for job in _input_jobs(source, plan, recipes))]
     for number, wave in enumerate(ordered, start=1):
@@ -176,7 +180,7 @@ def _input_jobs(source: ImageSource, plan: Plan, recipes: dict[str, Recipe]) -> 
     folds = [Job("folds", ("folds", name, *split, *folders))]
     caches = [
         Job(f"cache {size}", ("cache", name, "--size", str(size), *source.flags()))
-        for size in _cache_sizes(recipes)
+        for size in cache_sizes(recipes)
     ]
     return demo + (caches + folds if source.challenge.group_duplicates else folds + caches)
 

@@ -6,7 +6,7 @@ Each stage is imported only when it runs, so `cxrlt --help` does not wait for to
 from cxrlt.commands.base import Command
 from cxrlt.commands.inputs import Cache, Check, Demo, MakeFolds
 from cxrlt.commands.models import Calibrate, Ensemble, Evaluate, Predict, Train, Weights
-from cxrlt.commands.pipeline import Compare, Reproduce, Run
+from cxrlt.commands.pipeline import Compare, Reproduce, Run, Status
 from cxrlt.commands.submissions import Score, Submit, Validate
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "Reproduce",
     "Run",
     "Score",
+    "Status",
     "Submit",
     "Train",
     "Validate",
@@ -45,6 +46,7 @@ COMMANDS: dict[str, type[Command]] = {
     "validate": Validate,
     "score": Score,
     "run": Run,
+    "status": Status,
     "compare": Compare,
     "reproduce": Reproduce,
 }

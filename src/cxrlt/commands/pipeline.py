@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from tyro.conf import Positional, arg
 
 from cxrlt.challenges.base import SplitBy
-from cxrlt.commands.base import ChallengeName, ImageCommand
+from cxrlt.commands.base import ChallengeName, Command, ImageCommand
 from cxrlt.experiments import ExperimentPlan, PaperName, ReproducePlan
 from cxrlt.experiments.lists import experiment_names
 
@@ -37,6 +37,8 @@ class Run(ImageCommand):
     """With --by image: split although patients have several images. Every score then repeats this."""
     list_jobs: bool = False
     """Only print the commands up to the trained models, so that you can run them on other machines."""
+    plan: bool = False
+    """Only print what the run would do and cost: time, disk and memory, estimated on this machine."""
 
     def run(self) -> None:
         from cxrlt.pipeline import Plan, list_jobs, run
@@ -45,10 +47,34 @@ class Run(ImageCommand):
         n_folds = self.n_folds or source.challenge.n_folds
         split = (self.drop_shared_patients, self.by, self.allow_leakage)
         plan = Plan(self.recipes, n_folds, self.seed, self.quick, *split)
-        if self.list_jobs:
+        if self.plan:
+            from cxrlt.run_plan import describe_plan
+
+            print(describe_plan(source, plan))
+        elif self.list_jobs:
             print(list_jobs(source, plan))
         else:
             run(source, plan)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Status(Command):
+    """Show the state of every run and fold: waiting, running, stopped, failed, done, outdated.
+
+    Works in another terminal while `cxrlt run` or an experiment works, and after a crash. Changes nothing.
+    """
+
+    challenge: ChallengeName
+    watch: bool = False
+    """Show it again every two seconds until nothing is running or waiting."""
+    json: bool = False
+    """Print JSON instead of a table."""
+
+    def run(self) -> None:
+        from cxrlt.reports.status import show_status
+
+        challenge = self.load_challenge(self.challenge)
+        show_status(challenge, self.workspace, watch=self.watch, as_json=self.json)
 
 
 @dataclass(frozen=True, kw_only=True)

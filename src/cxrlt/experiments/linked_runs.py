@@ -9,10 +9,10 @@ from cxrlt.predictions.standardise import CONSTANTS
 from cxrlt.provenance import digest_of_weights
 from cxrlt.recipe import load_recipe, save_recipe
 from cxrlt.training.record import read_run_record
-from cxrlt.training.run_paths import CONFIG, RUN, WEIGHTS
+from cxrlt.training.run_paths import CARD, CONFIG, LOG, RUN, WEIGHTS
 
 PREDICTION_FILES = ("oof.parquet", CONSTANTS)
-METADATA_FILES = ("environment.json", "card.json", "log.csv")
+METADATA_FILES = ("environment.json", CARD, LOG)
 
 
 def create_linked_run(experiment: Experiment, reference: Run, run: Run) -> None:

@@ -14,6 +14,7 @@ from cxrlt.experiments.experiment import TUNING_SEED, Experiment, Row, Run
 from cxrlt.experiments.variants import ExperimentVariant, OptimSettings, Trial
 from cxrlt.experiments.waves import Failures, train_wave
 from cxrlt.system.atomic_files import write_json
+from cxrlt.training.run_paths import LOG
 
 DEFAULT_CLIP_GRAD = 1.0  # for recipes without gradient clipping
 SETTING_COLUMNS: Sequence[tuple[str, Callable[[Row], str]]] = (
@@ -72,7 +73,7 @@ def last_oof_score(experiment: Experiment, run: Run, fold: int) -> float:
     """Return the challenge's metric after the last epoch; NaN if the fold is not trained."""
     if not experiment.is_trained(run, fold):
         return math.nan
-    log = pd.read_csv(experiment.fold_dir(run, fold) / "log.csv")
+    log = pd.read_csv(experiment.fold_dir(run, fold) / LOG)
     return float(log[f"oof_{experiment.challenge.metric}"].iloc[-1])
 
 

@@ -9,6 +9,7 @@ from cxrlt.experiments.experiment import Experiment, Run
 from cxrlt.predictions.run_names import is_ensemble
 from cxrlt.recipe import save_recipe
 from cxrlt.system.jobs import Job, run_jobs
+from cxrlt.training.run_state import write_planned
 
 Failures = dict[str, str]
 """Label of a job -> why it failed."""
@@ -36,6 +37,8 @@ def cache_job(experiment: Experiment) -> Job:
 def train_wave(experiment: Experiment, title: str, runs: Sequence[Run], folds: Sequence[int]) -> Failures:
     """Train the folds that are not finished, and predict their out-of-fold rows."""
     unfinished = experiment.unfinished_folds(runs, folds)
+    for run, fold in unfinished:
+        write_planned(experiment.run_dir(run), [fold], run.seed)
     recipes, n_rows = [run.recipe for run, _ in unfinished], len(experiment.current_data.rows.table)
     pixels = max((n_rows * cfg.schedule.epochs * cfg.data.size**2 for cfg in recipes), default=1)
     jobs = [train_job(experiment, run, fold) for run, fold in unfinished]

@@ -94,8 +94,8 @@ class _Progress:
             n_left = self._n_jobs - self._n_finished
             seconds_left = (time.monotonic() - self._start_time) / self._n_finished * n_left
             line = f"{self._title} {self._n_finished}/{self._n_jobs} {job.label}: ".lstrip()
-            line += _duration(seconds) if failure is None else f"failed: {failure}"
-            line += f"; about {_duration(seconds_left)} left" if n_left else ""
+            line += format_duration(seconds) if failure is None else f"failed: {failure}"
+            line += f"; about {format_duration(seconds_left)} left" if n_left else ""
             line += "" if failure is None else f"; command: {job.command}"
             print(line, flush=True)
             if failure is not None:
@@ -235,7 +235,8 @@ def _log_hint(log: Path | None) -> str:
     return f" (log: {log})" if log else ""
 
 
-def _duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
+    """Return the seconds as a text such as "45 s" or "1 h 05 min"."""
     minutes = round(seconds / 60)
     return f"{seconds:.0f} s" if seconds < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
 

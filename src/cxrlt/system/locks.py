@@ -16,6 +16,8 @@ from cxrlt.errors import UserError
 from cxrlt.system.atomic_files import TEMPORARY, write_json
 
 LOCK, HOLDER = ".lock", ".holder.json"
+BRIEF_SECONDS = 0.2
+"""Wait this long for a lock before it counts as held: `is_locked` holds it for less than a millisecond."""
 
 
 @contextmanager
@@ -39,6 +41,21 @@ def lock_beside(directory: Path) -> Iterator[None]:
         yield
 
 
+def is_locked(directory: Path) -> bool:
+    """Return whether a process holds the lock of a folder, by taking the lock for a moment if it is free."""
+    if not (directory / LOCK).is_file():
+        return False
+    lock = FileLock(directory / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return True
+    except OSError:  # a read-only disk
+        return False
+    lock.release()
+    return False
+
+
 def remove_leftovers(directory: Path, others: Sequence[Path] = ()) -> None:
     """Remove the temporary files of killed processes, and the files `others`, in a folder with finished work.
 
@@ -55,7 +72,7 @@ def _held(directory: Path, path: Path, holder: Path, wait: bool) -> Iterator[Non
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path)
     try:
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=BRIEF_SECONDS)
     except Timeout as error:
         message = f"{directory} is in use by {_describe_holder(holder)}."
         if not wait:

@@ -18,7 +18,7 @@ from cxrlt.training.checkpoint import intermediate_files, save_checkpoint, save_
 from cxrlt.training.datasets import create_eval_dataset
 from cxrlt.training.infer import infer
 from cxrlt.training.job import FoldJob, weights_metadata
-from cxrlt.training.run_paths import WEIGHTS
+from cxrlt.training.run_paths import LOG, WEIGHTS
 from cxrlt.training.setup import Trainer, resolve_n_workers
 
 BEST_WEIGHTS = "best.safetensors"
@@ -78,7 +78,7 @@ def end_epoch(trainer: Trainer, epoch: int, speed: dict[str, float]) -> None:
     choice = _score_that_chooses(job)
     if choice and row[choice] >= log[choice].max():
         save_tensors(job.run_dir / BEST_WEIGHTS, trainer.weights(), weights_metadata(job))
-    with atomic_path(job.run_dir / "log.csv") as temporary:
+    with atomic_path(job.run_dir / LOG) as temporary:
         log.to_csv(temporary, index=False)
     save_checkpoint_if_due(trainer, epoch_is_over=True)
 

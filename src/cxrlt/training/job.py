@@ -19,7 +19,7 @@ from cxrlt.recipe import Recipe, save_recipe
 from cxrlt.system.atomic_files import write_json, write_text
 from cxrlt.training.initial_weights import InitialWeights
 from cxrlt.training.record import Origin, RunRecord
-from cxrlt.training.run_paths import CONFIG, HOLDOUT, RUN, WEIGHTS
+from cxrlt.training.run_paths import CARD, CONFIG, HOLDOUT, RUN, WEIGHTS
 
 CHANNEL_NAMES = {1: "one grey channel", 3: "three colour channels"}
 PACKAGES = ("accelerate", "albumentations", "numpy", "opencv-python-headless", "pandas", "timm", "torch")
@@ -140,7 +140,7 @@ def write_run_files(job: FoldJob, device: torch.device) -> None:
         write_text(job.run_dir / HOLDOUT, f"{ids}\n")
     save_recipe(job.recipe, job.run_dir / CONFIG)
     write_json(job.run_dir / "environment.json", describe_environment(device))
-    write_json(job.run_dir / "card.json", _model_card(job))
+    write_json(job.run_dir / CARD, _model_card(job))
     write_artifact(
         job.run_dir / RUN, create_run_record(job)
     )  # last: if run.json exists, the other files are complete

@@ -10,6 +10,8 @@ WEIGHTS = "weights.safetensors"
 HOLDOUT = "holdout.csv"
 RUN = "run.json"
 CONFIG = "config.yaml"
+CARD = "card.json"
+LOG = "log.csv"
 
 
 def fold_dir(run_dir: Path, fold: int | str) -> Path:

@@ -23,6 +23,7 @@ from cxrlt.training.loop import fit
 from cxrlt.training.out_of_memory import explain_out_of_memory
 from cxrlt.training.plan import TrainPlan, create_fold_jobs
 from cxrlt.training.run_paths import RUN, WEIGHTS
+from cxrlt.training.run_state import record_failure, write_planned
 from cxrlt.training.same_run import require_same_data, require_same_run, update_saved_recipe
 from cxrlt.training.setup import create_accelerator, create_fold_loss
 from cxrlt.training.stages import leftover_files
@@ -41,6 +42,9 @@ def train(source: ImageSource, plan: TrainPlan) -> list[FoldJob]:
     for note in rows.notes(source.challenge):
         accelerator.print(f"train {plan.name}: {note}")
     require_trainable(jobs, plan, rows, accelerator)
+    if accelerator.is_main_process:
+        run_dir = source.workspace.run_dir(source.challenge.name, plan.name)
+        write_planned(run_dir, [job.run.fold for job in jobs], plan.seed)
     for note in (*_initial_weights_notes(jobs), *head_warnings(plan.recipe)):
         accelerator.print(f"train {plan.name}: {note}")
     for job in jobs:
@@ -80,7 +84,8 @@ def train_fold(job: FoldJob, accelerator: Accelerator, *, force: bool = False) -
     """
     main = accelerator.is_main_process
     locked = lock_folder(job.run_dir) if main else nullcontext()
-    with locked, explain_dead_worker(), explain_out_of_memory():
+    recorded = record_failure(job.run_dir) if main else nullcontext()
+    with locked, recorded, explain_dead_worker(), explain_out_of_memory():
         if main:
             if force:
                 clear_fold_dir(job.run_dir)

@@ -29,6 +29,7 @@ from cxrlt.losses import LOSSES, loss_names
 from cxrlt.recipe import HeadConfig, LossConfig, Recipe
 from cxrlt.reports.experiment_page import PageFigure, PageTable, Section
 from cxrlt.reports.loss_figures import sensitivity_figure
+from cxrlt.training.run_paths import LOG
 
 Option = float | bool | str | None
 Options = Mapping[str, Option]
@@ -213,7 +214,7 @@ class LossExperiment(Experiment):
 
     def _clipped_share(self, run: Run) -> float:
         """Return the share of a run's updates with a clipped gradient; epochs have equally many updates."""
-        logs = [pd.read_csv(self.fold_dir(run, fold) / "log.csv") for fold in self.folds]
+        logs = [pd.read_csv(self.fold_dir(run, fold) / LOG) for fold in self.folds]
         return float(np.mean([log["clipped_share"].mean() for log in logs]))
 
     def extra_tables(self, result: TruthResult) -> list[PageTable]:
