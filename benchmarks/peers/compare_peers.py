@@ -30,7 +30,7 @@ from cxrlt.predictions.scoring import N_DRAWS, bootstrap_metrics
 from cxrlt.predictions.standardise import pool_oof_scores
 from cxrlt.predictions.store import read_predictions
 from cxrlt.recipe import Recipe, load_recipe, run_name
-from cxrlt.reports.experiment_page import PageTable
+from cxrlt.reports.page import PageTable
 from cxrlt.training.run_paths import fold_dir
 
 NOTEBOOK = "notebook"

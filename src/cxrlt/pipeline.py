@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from cxrlt.artifacts import Workspace
 from cxrlt.challenges.base import Challenge, SplitBy
@@ -18,6 +19,7 @@ from cxrlt.phantom.demo import PHANTOMS, make_demo
 from cxrlt.predictions.predict import predict
 from cxrlt.predictions.run_names import require_init_from
 from cxrlt.recipe import Recipe, load_recipe, run_name
+from cxrlt.reports.run_report import write_report
 from cxrlt.reports.score_table import leaderboard_table, score_table
 from cxrlt.submissions.evaluate import evaluate, leaderboard
 from cxrlt.submissions.submit import submit
@@ -88,7 +90,10 @@ def run(source: ImageSource, plan: Plan) -> None:
     with _stage("submit"):
         for split in predicted:
             _submit(source, split)
-    _print_scores(source, predicted)
+    with _stage("report"):
+        report = write_report(challenge, workspace, (*recipes, ENSEMBLE))
+        print(report)
+    _print_scores(source, predicted, report)
 
 
 def _smoke_run(source: ImageSource, recipes: dict[str, Recipe]) -> tuple[ImageSource, dict[str, Recipe]]:
@@ -236,7 +241,7 @@ def _submit(source: ImageSource, split: str) -> None:
         print(f"{split}: no submission, as images are missing: {error}")
 
 
-def _print_scores(source: ImageSource, predicted: list[str]) -> None:
+def _print_scores(source: ImageSource, predicted: list[str], report: Path) -> None:
     """Print the scores and the paths of the results."""
     challenge, workspace = source.challenge, source.workspace
     for split in ("oof", *(split for split in predicted if _has_labels(source, split))):
@@ -246,6 +251,7 @@ def _print_scores(source: ImageSource, predicted: list[str]) -> None:
     print(f"\nruns         {workspace.folds_dir(challenge.name)}\nsubmissions  {folder}")
     for path in sorted(folder.glob("*.zip")):
         print(f"             {path}")
+    print(f"report       {report}")
 
 
 def _has_labels(source: ImageSource, split: str) -> bool:

@@ -16,9 +16,9 @@ PACKAGE = Path(cxrlt.__file__).parent
 PAGE = """
 import cxrlt
 from cxrlt.recipe import load_recipe, recipe_names
-from cxrlt.reports.experiment_page import write_experiment_page
+from cxrlt.reports.page import write_page
 from pathlib import Path
-write_experiment_page(Path("page.html"), "A study", [])
+write_page(Path("page.html"), "A study", [])
 print(cxrlt.__file__, len(recipe_names()), load_recipe("demo_resnet").model.backbone)
 """
 

@@ -7,7 +7,7 @@ from cxrlt.commands.base import Command
 from cxrlt.commands.inputs import Cache, Check, Demo, MakeFolds
 from cxrlt.commands.models import Calibrate, Ensemble, Evaluate, Predict, Train, Weights
 from cxrlt.commands.pipeline import Compare, Reproduce, Run, Status
-from cxrlt.commands.submissions import Score, Submit, Validate
+from cxrlt.commands.submissions import Report, Score, Submit, Validate
 
 __all__ = [
     "COMMANDS",
@@ -21,6 +21,7 @@ __all__ = [
     "Evaluate",
     "MakeFolds",
     "Predict",
+    "Report",
     "Reproduce",
     "Run",
     "Score",
@@ -47,6 +48,7 @@ COMMANDS: dict[str, type[Command]] = {
     "score": Score,
     "run": Run,
     "status": Status,
+    "report": Report,
     "compare": Compare,
     "reproduce": Reproduce,
 }

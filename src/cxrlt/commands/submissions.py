@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from tyro.conf import Positional, arg
 
 from cxrlt.calibration import Variant
-from cxrlt.commands.base import Command
+from cxrlt.commands.base import ChallengeName, Command
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,3 +95,20 @@ class Score(Command):
         if self.against is not None:
             second = score_file(self.against, self.truth, challenge, self.workspace)
             print(f"\n{difference_line(first, second, str(self.against))}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report(Command):
+    """Write one HTML page about the runs of a challenge: scores, classes, data, training, members.
+
+    It opens without a network. It has no image, no id of an image or patient, and no path.
+    """
+
+    challenge: ChallengeName
+    names: Positional[tuple[str, ...]] = ()
+    """Runs and ensembles to show (default: all that do not belong to an experiment)."""
+
+    def run(self) -> None:
+        from cxrlt.reports.run_report import write_report
+
+        print(write_report(self.load_challenge(self.challenge), self.workspace, self.names))

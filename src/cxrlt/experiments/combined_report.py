@@ -25,7 +25,7 @@ from cxrlt.experiments.score import CHALLENGE_LABELS
 from cxrlt.folds.read import read_folds
 from cxrlt.metrics import class_means
 from cxrlt.predictions.run_names import run_names
-from cxrlt.reports.experiment_page import PageTable, Section, write_experiment_page
+from cxrlt.reports.page import PageTable, Section, write_page
 from cxrlt.system.atomic_files import write_text
 
 CLASS_LEGEND = (
@@ -83,7 +83,7 @@ def write_combined_report(
             sections.append(Section(challenge.name, list(dict.fromkeys(notes)), tables))
     sources = ", ".join(sorted(published["source"].unique()))
     legend = (*LEGEND, CLASS_LEGEND, f"Sources of published numbers: {sources or NOT_AVAILABLE}.")
-    write_experiment_page(folder / "report.html", name, [*sections, Section("Method", legend)])
+    write_page(folder / "report.html", name, [*sections, Section("Method", legend)])
     text = "\n\n".join([f"## {name}", *_markdown_blocks(sections), " ".join(legend)])
     write_text(folder / "results.md", text + "\n")
     return f"{text}\n\nfull report: {folder / 'report.html'}"

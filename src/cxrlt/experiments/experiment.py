@@ -20,7 +20,7 @@ from cxrlt.predictions.current_data import CurrentData
 from cxrlt.predictions.predict import find_pending, rows_to_predict
 from cxrlt.provenance import describe_differences
 from cxrlt.recipe import Recipe, differing_fields_affecting, load_recipe, override_recipe, run_name
-from cxrlt.reports.experiment_page import PageFigure, PageTable, Section
+from cxrlt.reports.page import PageFigure, PageTable, Section
 from cxrlt.training.plan import TrainPlan
 from cxrlt.training.record import read_run_record
 from cxrlt.training.run_paths import CONFIG, RUN, WEIGHTS

@@ -15,7 +15,6 @@ from cxrlt.experiments.experiment import Experiment, Run
 from cxrlt.experiments.score import pooled_scores, read_logits
 from cxrlt.losses import Loss, MultiLabelLoss, SingleLabelLoss
 from cxrlt.predictions.standardise import to_probabilities
-from cxrlt.reports.experiment_page import PageFigure
 from cxrlt.reports.figures import (
     class_counts_figure,
     classes_by_count,
@@ -33,6 +32,7 @@ from cxrlt.reports.loss_figures import (
     precision_recall_figure,
     roc_figure,
 )
+from cxrlt.reports.page import PageFigure
 from cxrlt.reports.palette import GREEN, GREY, VERMILLION
 from cxrlt.training.plan import create_fold_jobs
 from cxrlt.training.setup import create_fold_loss

@@ -18,7 +18,7 @@ from cxrlt.experiments.differences import (
 from cxrlt.experiments.experiment import Experiment, Row, Run
 from cxrlt.experiments.score import RunLogits, read_runs, score_run
 from cxrlt.experiments.variants import OptimSettings, VariantKind
-from cxrlt.reports.experiment_page import PageTable, Section, write_experiment_page
+from cxrlt.reports.page import PageTable, Section, write_page
 from cxrlt.system.atomic_files import atomic_path, write_text
 
 KIND_LABELS: Mapping[VariantKind, str] = {
@@ -278,7 +278,7 @@ def _write_page(
             Section(f"Scored against {name}", tables=(*tables[name], classes), figures=result_figures)
         )
     page = experiment.results_dir / "report.html"
-    write_experiment_page(page, experiment.title, [*sections, *figures.sections])
+    write_page(page, experiment.title, [*sections, *figures.sections])
 
 
 def format_number(value: float) -> str:

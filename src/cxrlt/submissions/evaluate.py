@@ -1,6 +1,6 @@
 """The stage `cxrlt evaluate`: score a model or an ensemble, or compare all of them on a leaderboard."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -68,21 +68,29 @@ class Leaderboard:
 
 
 def leaderboard(
-    challenge: Challenge, workspace: Workspace, split: str = "oof", n_draws: int = N_DRAWS, seed: int = 0
+    challenge: Challenge,
+    workspace: Workspace,
+    split: str = "oof",
+    n_draws: int = N_DRAWS,
+    seed: int = 0,
+    *,
+    names: Collection[str] = (),
 ) -> Leaderboard:
-    """Score every model and ensemble on the rows of `split` that all of them predict.
+    """Score every model and ensemble, or `names`, on the rows of `split` that all of them predict.
 
-    Raises UserError if no run is complete, or if the split has no labels.
+    Runs of experiments need to be named. Raises UserError if no run is complete, or if the split has no
+    labels.
     """
     current = CurrentData(challenge, workspace)
     _require_labels(split, current)
     runs: list[FinalLogits] = []
     skipped: dict[str, str] = {}
-    for run_dir in sorted(filter(is_run_dir, workspace.folds_dir(challenge.name).glob("*"))):
+    folders = sorted(filter(is_run_dir, workspace.folds_dir(challenge.name).glob("*")))
+    for name in names or [folder.name for folder in folders]:
         try:
-            runs.append(load_final_logits(run_dir.name, split, current))
+            runs.append(load_final_logits(name, split, current))
         except UserError as error:
-            skipped[run_dir.name] = str(error)
+            skipped[name] = str(error)
     if not runs:
         train = f"Train a model with: cxrlt train RECIPE --challenge {challenge.name}"
         raise UserError(

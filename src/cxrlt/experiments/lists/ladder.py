@@ -19,7 +19,7 @@ from cxrlt.experiments.figures import plot_differences
 from cxrlt.experiments.report import format_interval
 from cxrlt.experiments.variants import PRESET_FIELDS, ExperimentVariant, Fields
 from cxrlt.recipe import Recipe, differing_fields, override_recipe
-from cxrlt.reports.experiment_page import PageTable
+from cxrlt.reports.page import PageTable
 
 PLAIN = "plain"
 """Name of the first row."""

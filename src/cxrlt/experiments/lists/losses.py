@@ -27,8 +27,8 @@ from cxrlt.experiments.variants import ExperimentVariant, OptimSettings, require
 from cxrlt.heads import cosine_heads
 from cxrlt.losses import LOSSES, loss_names
 from cxrlt.recipe import HeadConfig, LossConfig, Recipe
-from cxrlt.reports.experiment_page import PageFigure, PageTable, Section
 from cxrlt.reports.loss_figures import sensitivity_figure
+from cxrlt.reports.page import PageFigure, PageTable, Section
 from cxrlt.training.run_paths import LOG
 
 Option = float | bool | str | None
