@@ -11,7 +11,7 @@ PACKAGE = Path(cxrlt.__file__).parent
 LAYERS = [
     {"cli", "__main__"},
     {"commands"},
-    {"run_plan"},
+    {"run_plan", "results"},
     {"pipeline", "experiments"},
     {"reports", "submissions"},
     {"calibration"},
@@ -64,7 +64,7 @@ def test_a_function_fits_on_a_screen():
 def test_a_module_imports_only_its_own_level_or_those_below(path):
     relative = path.relative_to(PACKAGE)
     if relative.name == "__init__.py" and len(relative.parts) == 1:
-        assert imports(path) == set()
+        assert imports(path) <= {"results"}  # for cxrlt.load, when it is called
         return
     part = relative.parts[0].removesuffix(".py")
     assert all(level(other) >= level(part) for other in imports(path))
