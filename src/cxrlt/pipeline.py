@@ -91,7 +91,7 @@ def run(source: ImageSource, plan: Plan) -> None:
         for split in predicted:
             _submit(source, split)
     with _stage("report"):
-        report = write_report(challenge, workspace, (*recipes, ENSEMBLE))
+        report = write_report(source, (*recipes, ENSEMBLE))
         print(report)
     _print_scores(source, predicted, report)
 

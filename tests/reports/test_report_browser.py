@@ -8,6 +8,7 @@ import subprocess
 import pytest
 
 from cxrlt.ensembles.ensemble import make_ensemble
+from cxrlt.inputs.images import ImageSource
 from cxrlt.reports.run_report import write_report
 from tiny import make_simulated_runs
 
@@ -60,7 +61,7 @@ def page(tmp_path_factory):
     for seed, name in enumerate(names):
         runs.add_run(name, 0.5 + 0.4 * seed, seed)
     make_ensemble(runs.challenge, runs.workspace, "mix", tuple(names), kind="mean")
-    return write_report(runs.challenge, runs.workspace).read_text()
+    return write_report(ImageSource(runs.challenge, runs.workspace)).read_text()
 
 
 def browse(page, folder, width, *, dark=False):

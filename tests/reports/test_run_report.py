@@ -11,12 +11,17 @@ from cxrlt.calibration.calibrate import calibrate
 from cxrlt.cli import main
 from cxrlt.ensembles.ensemble import make_ensemble
 from cxrlt.errors import UserError
+from cxrlt.inputs.images import ImageSource
+from cxrlt.predictions.predict import predict
 from cxrlt.recipe import Recipe
 from cxrlt.reports.findings import largest_problems
 from cxrlt.reports.report_data import ReportData
+from cxrlt.reports.report_images import choose_examples
 from cxrlt.reports.run_report import write_report
 from cxrlt.submissions.evaluate import evaluate
-from tiny import CLASSES, make_simulated_runs
+from cxrlt.training.plan import TrainPlan
+from cxrlt.training.train import train
+from tiny import CLASSES, make_simulated_runs, make_tiny, tiny_recipe
 
 RECIPE = Recipe(model={"pretrained": "/secret/place/weights.safetensors"})
 
@@ -47,7 +52,7 @@ def finished(tmp_path_factory):
     args = (runs.challenge, runs.workspace)
     make_ensemble(*args, "mix", ("strong", "weak"), kind="mean")
     calibrate(*args, "mix", n_draws=5)
-    return runs, write_report(*args).parent
+    return runs, write_report(ImageSource(*args)).parent
 
 
 @pytest.fixture
@@ -144,7 +149,7 @@ def test_every_class_has_a_figure_that_its_row_opens(finished):
 def test_the_same_runs_give_the_same_bytes(finished):
     runs, folder = finished
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    write_report(runs.challenge, runs.workspace)
+    write_report(ImageSource(runs.challenge, runs.workspace))
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
 
 
@@ -164,12 +169,12 @@ def test_the_command_shows_the_named_runs_only(runs, capsys):
 def test_without_any_run_the_command_says_how_to_train(tmp_path):
     runs = make_simulated_runs(tmp_path, n_patients=30)
     with pytest.raises(UserError, match=r"Train a model with: cxrlt train"):
-        write_report(runs.challenge, runs.workspace)
+        write_report(ImageSource(runs.challenge, runs.workspace))
 
 
 def test_a_single_label_challenge_has_a_report(tmp_path):
     runs = make_runs(tmp_path, "single_label")
-    folder = write_report(runs.challenge, runs.workspace).parent
+    folder = write_report(ImageSource(runs.challenge, runs.workspace)).parent
     assert table_of(folder, "classes")["F1"].notna().any()
     assert "has macro-F1 0." in (folder / "report.html").read_text()
 
@@ -226,3 +231,31 @@ def test_a_table_with_a_problem_is_one_without_its_ids(runs):
 def test_predictions_that_cannot_be_scored_are_named(runs):
     (runs.workspace.run_dir("csv", "weak") / "fold1" / "oof.parquet").unlink()
     assert "Not scored, because predictions are missing or outdated: weak." in problems_of(runs)
+
+
+def test_examples_are_the_most_and_least_certain_images():
+    ids, unknown = list("abcdefgh"), float("nan")
+    labels = pd.Series([1.0, 0.0, 1.0, 0.0, 1.0, unknown, 1.0, 1.0], ids)
+    probabilities = pd.Series([0.1, 0.9, 0.8, 0.2, 0.7, 1.0, 0.6, 0.3], ids)
+    chosen = [(each.kind, each.image_id) for each in choose_examples(labels, probabilities)]
+    assert chosen == [
+        *(("missed", name) for name in "ahg"),
+        *(("false alarm", name) for name in "bd"),
+        *(("hit", name) for name in "ceg"),
+    ]
+
+
+@pytest.mark.slow
+def test_images_are_shown_only_if_asked_for_and_still_without_ids(tmp_path):
+    source = make_tiny(tmp_path, n_patients=16, n_folds=2)
+    train(source, TrainPlan("tiny", tiny_recipe(**{"schedule.epochs": 1})))
+    predict(source, "tiny", "oof")
+    page = write_report(source, with_images=True)
+    pictures = list((page.parent / "figures").glob("*_images.png"))
+    assert len(pictures) == len(CLASSES)
+    assert page.read_text().count('src="data:image/png;base64,') == len(CLASSES)
+    ids = {*source.challenge.read("train", source.workspace.inputs_dir("csv")).index}
+    assert [image_id for image_id in ids if image_id in page.read_text()] == []
+    write_report(source)
+    assert not list(page.parent.rglob("*.png"))
+    assert 'src="data:image' not in page.read_text()

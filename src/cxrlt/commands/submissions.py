@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from tyro.conf import Positional, arg
 
 from cxrlt.calibration import Variant
-from cxrlt.commands.base import ChallengeName, Command
+from cxrlt.commands.base import ChallengeName, Command, ImageCommand
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,17 +98,21 @@ class Score(Command):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Report(Command):
+class Report(ImageCommand):
     """Write one HTML page about the runs of a challenge: scores, classes, data, training, members.
 
-    It opens without a network. It has no image, no id of an image or patient, and no path.
+    It opens without a network. It has no id of an image or patient, and no path; no image either, without
+    --with-images.
     """
 
     challenge: ChallengeName
     names: Positional[tuple[str, ...]] = ()
     """Runs and ensembles to show (default: all that do not belong to an experiment)."""
+    with_images: bool = False
+    """Show the clearest hits, misses and false alarms of every class, with heat maps."""
 
     def run(self) -> None:
         from cxrlt.reports.run_report import write_report
 
-        print(write_report(self.load_challenge(self.challenge), self.workspace, self.names))
+        source = self.image_source(self.challenge)
+        print(write_report(source, self.names, with_images=self.with_images))

@@ -26,10 +26,10 @@ SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 GROUP_LABELS = {"head": "head, > 10 %", "medium": "medium", "tail": "tail, < 1 %"}
 
 
-def save_figure(figure: Figure, path: Path) -> None:
-    """Save a figure as PNG at DPI."""
+def save_figure(figure: Figure, path: Path, dpi: int = DPI) -> None:
+    """Save a figure as PNG."""
     with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=DPI)
+        figure.savefig(temporary, format="png", dpi=dpi)
 
 
 def new_figure(height: float, width: float = WIDTH_INCHES) -> Figure:

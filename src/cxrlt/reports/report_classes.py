@@ -7,14 +7,16 @@ from matplotlib.figure import Figure
 
 from cxrlt.metrics import has_both_values
 from cxrlt.predictions.scoring import ClassScore
-from cxrlt.reports.page import Detail, PageTable, Section
+from cxrlt.predictions.standardise import to_probabilities
+from cxrlt.reports.page import Detail, PageFigure, PageTable, Section
 from cxrlt.reports.report_data import ReportData
 from cxrlt.reports.report_files import ReportFiles, Row, interval_columns
+from cxrlt.reports.report_images import ImageFigures
 from cxrlt.reports.run_figures import class_figure
 
 
-def classes_section(data: ReportData, files: ReportFiles) -> Section:
-    """Return the table of the classes of the best run, and the curves of each class."""
+def classes_section(data: ReportData, files: ReportFiles, images: ImageFigures | None) -> Section:
+    """Return the table of the classes of the best run, the curves of each class and, if given, its images."""
     rows = [_class_row(data, each) for each in data.best.classes]
     table = files.table("classes", f"Classes of {data.best.name}, out of fold", rows)
     details, links = [], {}
@@ -25,13 +27,26 @@ def classes_section(data: ReportData, files: ReportFiles) -> Section:
                 "Precision-recall and ROC curve, reliability in ten bins of equally many images, logits."
             )
             name = f"class_{number:03}"
-            drawn = files.figure(name, f"{score.name}. {caption}", figure)
-            details.append(Detail(f"class-{number}", score.name, figures=[drawn]))
+            figures = [files.figure(name, f"{score.name}. {caption}", figure)]
+            if images is not None:
+                figures.append(_draw_images(data, files, images, number, score.name))
+            details.append(Detail(f"class-{number}", score.name, figures=figures))
     linked = PageTable(table.caption, table.headings, table.rows, table.sort_values, True, links)
     paragraphs = ["Lift: AP over prevalence, which is the AP of random scores."]
     if data.nested:
         paragraphs.append("F1: at the thresholds of the calibration, fitted without the fold that is scored.")
     return Section("Classes", paragraphs, [linked], details=details)
+
+
+def _draw_images(
+    data: ReportData, files: ReportFiles, images: ImageFigures, number: int, name: str
+) -> PageFigure:
+    probabilities = to_probabilities(data.logits, data.challenge.task)[name]
+    caption = (
+        f"{name}: positives with the lowest, negatives with the highest and positives with the highest "
+        f"probability; right: where {images.name} finds the class (Grad-CAM of the fold that did not see it)."
+    )
+    return files.picture(f"class_{number:03}_images", caption, images.figure(name, probabilities))
 
 
 def _class_row(data: ReportData, score: ClassScore) -> Row:

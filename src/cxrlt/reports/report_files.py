@@ -1,6 +1,7 @@
 """The figures and tables of a run report: saved as files, and shown on the page."""
 
 import math
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +12,13 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from cxrlt.metrics import Interval
+from cxrlt.reports.figures import save_figure
 from cxrlt.reports.page import PageFigure, PageTable
 from cxrlt.reports.run_figures import save_svg
 from cxrlt.system.atomic_files import atomic_path
 
+PICTURE_DPI = 90
+"""Our choice: a page with 40 classes stays below 8 MB."""
 Row = dict[str, Any]
 """One row of a table: values by column. `x low` and `x high` are the ends of the interval of column x."""
 
@@ -30,6 +34,17 @@ class ReportFiles:
         path = self.folder / "figures" / f"{name}.svg"
         save_svg(figure, path)
         return PageFigure(caption, path)
+
+    def picture(self, name: str, caption: str, figure: Figure) -> PageFigure:
+        """Save a figure with images as PNG and return it."""
+        path = self.folder / "figures" / f"{name}.png"
+        save_figure(figure, path, PICTURE_DPI)
+        return PageFigure(caption, path)
+
+    def clear(self) -> None:
+        """Remove the figures and tables of an earlier report, which may have shown images or other runs."""
+        for part in ("figures", "tables"):
+            shutil.rmtree(self.folder / part, ignore_errors=True)
 
     def table(self, name: str, caption: str, rows: Sequence[Row]) -> PageTable:
         """Write the rows as CSV, and return them as a sortable table with formatted cells."""

@@ -1,7 +1,7 @@
 """`cxrlt report`: the runs of a challenge on one HTML page, with its figures and tables as files.
 
-The page has no image, no id of an image or patient, and no path: it can be shown to others. Free texts that
-may contain them (notes, errors, names of files) are not copied.
+The page has no id of an image or patient, no path and, unless they are asked for, no image: it can be shown
+to others. Free texts that may contain them (notes, errors, names of files) are not copied.
 """
 
 import math
@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from cxrlt.artifacts import Workspace, read_json
-from cxrlt.challenges.base import Challenge
+from cxrlt.artifacts import read_json
 from cxrlt.errors import UserError
+from cxrlt.inputs.images import ImageSource
 from cxrlt.metrics import paired_difference
 from cxrlt.predictions.scoring import Evaluation
 from cxrlt.predictions.trained_folds import fold_dirs
@@ -23,6 +23,7 @@ from cxrlt.reports.page import Detail, Section, write_page
 from cxrlt.reports.report_classes import classes_section
 from cxrlt.reports.report_data import ReportData
 from cxrlt.reports.report_files import ReportFiles, format_interval, interval_columns
+from cxrlt.reports.report_images import ImageFigures
 from cxrlt.reports.report_parts import data_section, members_sections, training_section
 
 PAGE, REPORT = "report.html", "report"
@@ -31,18 +32,21 @@ PATH_FIELDS = ("pretrained", "pretrained_images")
 """Fields of a recipe whose values are paths: a report has only the name of the file."""
 
 
-def write_report(challenge: Challenge, workspace: Workspace, names: Sequence[str] = ()) -> Path:
+def write_report(source: ImageSource, names: Sequence[str] = (), *, with_images: bool = False) -> Path:
     """Write report.html, its figures and its tables, and return the page.
 
     `names`: runs and ensembles to show (default: all that do not belong to an experiment). Raises UserError
     for an unknown name, and if nothing can be scored.
     """
+    challenge, workspace = source.challenge, source.workspace
     data = ReportData(challenge, workspace, tuple(dict.fromkeys(names)))
     files = ReportFiles(workspace.submission_dir(challenge.name, REPORT))
+    images = ImageFigures(data, source) if with_images else None
+    files.clear()
     sections = [
         headline(data),
         leaderboard_section(data, files),
-        classes_section(data, files),
+        classes_section(data, files, images),
         data_section(data, files),
         training_section(data, files),
         *members_sections(data, files),
