@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from benchmarks.__main__ import PEERS
 from benchmarks.__main__ import parse as parse_benchmarks
+from benchmarks.peers import compare_peers
 from contributing import add_examples
 from cxrlt import cli
 from cxrlt.challenges import challenge_names
@@ -92,7 +94,7 @@ def test_the_program_understands_every_command(
 @pytest.mark.parametrize("command", BENCHMARKS, ids=str)
 def test_the_benchmarks_understand_every_command(command):
     flags = [word for word in command.words[3:] if word not in ("--help", "-h")]
-    assert parse_benchmarks(flags)
+    assert compare_peers.parse(flags[1:]) if flags[:1] == [PEERS] else parse_benchmarks(flags)
 
 
 @pytest.mark.parametrize("command", TOOLS, ids=str)

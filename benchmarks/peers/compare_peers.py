@@ -186,8 +186,8 @@ def format_report(comparison: PeerComparison, scores: dict[str, list[RunScore]],
     return f"{caption}\n\n{markdown_table(PageTable('', headings, cells))}"
 
 
-def main(words: Sequence[str] | None = None) -> None:
-    """Parse the flags, compare and print. Raises UserError for what the user can fix."""
+def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
+    """Return the parsed flags."""
     parser = argparse.ArgumentParser(
         prog="bash run.sh bench peers",
         description="Compare a recipe with a training as in a competition notebook. To continue an "
@@ -201,7 +201,12 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--lr", type=float, help="learning rate of the notebook (default: the recipe's)")
     parser.add_argument("--root", type=Path, default=Path(os.environ.get("CXRLT_ROOT", ".")))
     parser.add_argument("--allow-missing", action="store_true", help="use only the rows whose image exists")
-    flags = parser.parse_args(words)
+    return parser.parse_args(words)
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Parse the flags, compare and print. Raises UserError for what the user can fix."""
+    flags = parse(words)
     workspace = Workspace(expand_home(flags.root).absolute())
     challenge = get_challenge(flags.challenge, workspace.inputs_dir(flags.challenge))
     source = ImageSource(challenge, workspace, allow_missing=flags.allow_missing)

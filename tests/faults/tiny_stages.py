@@ -45,6 +45,7 @@ TEMPORARY_FILES = (
     ".*.partial",
     ".staging",
     ".*holder.json",
+    "failed.json",
 )
 """Temporary files that must not exist after a stage."""
 TIMING_COLUMNS = ("images_per_s", "data_wait_share")
