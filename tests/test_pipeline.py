@@ -61,7 +61,7 @@ def test_every_stage_is_named_and_timed_and_the_scores_and_paths_come_last(finis
     source, plan = finished
     run(source, plan)
     printed = capsys.readouterr().out
-    stages = ["check", "folds", "cache", "train", "ensemble", "predict", "submit"]
+    stages = ["check", "folds", "cache", "train", "ensemble", "predict", "submit", "report"]
     starts = [printed.index(f"== {stage}\n") for stage in stages]
     assert starts == sorted(starts)
     assert all(f"== {stage}: " in printed for stage in stages)
@@ -69,6 +69,7 @@ def test_every_stage_is_named_and_timed_and_the_scores_and_paths_come_last(finis
     assert "ensemble on csv oof" in last
     assert "ensemble on csv dev" in last
     assert "submission.zip" in last
+    assert f"report       {finished[0].workspace.submission_dir('csv', 'report')}" in last
 
 
 def test_a_second_run_skips_what_is_finished(finished, capsys):
@@ -76,7 +77,7 @@ def test_a_second_run_skips_what_is_finished(finished, capsys):
     before = files_of(source)
     run(source, plan)
     after = files_of(source)
-    changed = {path.name for path in after if after[path] != before.get(path)}
+    changed = {path.name for path in after if after[path] != before.get(path) and "report" not in path.parts}
     assert changed <= {"score.json"}
     assert "already done" in capsys.readouterr().out
 
