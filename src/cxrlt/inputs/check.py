@@ -38,8 +38,23 @@ def check(
 ) -> str:
     """Return a report of rows, patients, studies, views, positives, images and shared patients.
 
-    Duplicate and inverted images are found only among those in an image cache; no image is read. Raises
-    UserError with the report and all problems, so that one run shows every problem.
+    Raises UserError with the report and all problems, so that one run shows every problem.
+    """
+    report = inspect_inputs(challenge, workspace, allow_missing, drop_shared_patients)
+    if report.problems:
+        count = len(report.problems)
+        title = "1 problem:" if count == 1 else f"{count} problems:"
+        problems = [f"- {problem}" for problem in report.problems]
+        raise UserError("\n".join([*report.lines, "", title, *problems]))
+    return "\n".join([*report.lines, "", "No problem found."])
+
+
+def inspect_inputs(
+    challenge: Challenge, workspace: Workspace, allow_missing: bool, drop_shared_patients: bool
+) -> Report:
+    """Read every table and look for every image; return what was found.
+
+    Duplicate and inverted images are found only among those in an image cache; no image is read.
     """
     report = Report()
     report.lines.append(f"{challenge.name}: {challenge.title}")
@@ -56,12 +71,7 @@ def check(
         _check_patients(challenge, tables, drop_shared_patients, report)
         report.lines.extend(_random_split_leakage(challenge, tables["train"]))
     report.lines.extend(_cache_warnings(challenge, workspace, tables))
-    if report.problems:
-        count = len(report.problems)
-        title = "1 problem:" if count == 1 else f"{count} problems:"
-        problems = [f"- {problem}" for problem in report.problems]
-        raise UserError("\n".join([*report.lines, "", title, *problems]))
-    return "\n".join([*report.lines, "", "No problem found."])
+    return report
 
 
 def _read_all(challenge: Challenge, workspace: Workspace, report: Report) -> dict[str, pd.DataFrame]:

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cxrlt.errors import UserError, listing
-from cxrlt.inputs.check import check
+from cxrlt.errors import listing
+from cxrlt.inputs.check import inspect_inputs
 from cxrlt.predictions.scoring import Evaluation
 from cxrlt.recipe import recipe_names
 from cxrlt.reports.report_data import ReportData
@@ -50,15 +50,12 @@ def _find(data: ReportData) -> Iterator[Finding]:
 
 
 def _data_problems(data: ReportData) -> Iterator[Finding]:
-    challenge = data.challenge
-    try:
-        check(challenge, data.workspace, allow_missing=True)
-    except UserError as error:
-        n = str(error).count("\n- ")
-        yield Finding(
-            9, f"The tables or images have {n} problem{'s' * (n > 1)}.", f"cxrlt check {challenge.name}"
-        )
-    if data.current.folds.leakage_notes(challenge):
+    challenge, folds = data.challenge, data.current.folds
+    drops = folds.record.drop_shared_patients
+    if n := len(inspect_inputs(challenge, data.workspace, True, drops).problems):
+        text = f"The tables or images have {n} problem{'s' * (n > 1)}."
+        yield Finding(9, text, f"cxrlt check {challenge.name}")
+    if folds.leakage_notes(challenge):
         text = "Images of one patient are in several folds, so every score is too high."
         yield Finding(10, text, f"cxrlt folds {challenge.name} --force")
 
