@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
@@ -26,7 +26,7 @@ PANEL = 2.2  # inches
 def save_svg(figure: Figure, path: Path) -> None:
     """Save a figure as SVG, whose bytes depend only on the figure."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    settings = mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": path.stem})
+    settings = rc_context({"svg.fonttype": "none", "svg.hashsalt": path.stem})
     with settings, atomic_path(path) as temporary:
         figure.savefig(temporary, format="svg", metadata={"Date": None, "Creator": None})
 
