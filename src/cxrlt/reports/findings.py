@@ -142,7 +142,8 @@ def _training_problems(data: ReportData) -> Iterator[Finding]:
         if found:
             name = max(found, key=lambda each: found[each][0])
             gap, epochs = found[name]
-            others = f" So do {len(found) - 1} other models." if len(found) > 1 else ""
+            also = listing([each for each in found if each != name], MAX_NAMED)
+            others = f" The same is true of {also}." if also else ""
             recipe = name if name in recipe_names() else "RECIPE"
             command = f"cxrlt train {recipe} --challenge {data.challenge.name} --schedule.epochs {epochs}"
             text = f"{name} {what} ({data.metric}: {gap:.3f}).{others}"
