@@ -24,7 +24,7 @@ from cxrlt.system.jobs import format_duration, visible_gpus
 from cxrlt.text_table import text_table
 from cxrlt.training.cost import TrainingCost, measure_cost
 from cxrlt.training.run_paths import WEIGHTS, fold_dir
-from cxrlt.training.tta import tta_variants
+from cxrlt.training.tta import n_variants
 
 N_SAMPLED = 8
 """Images that are decoded to estimate sizes and times: our choice."""
@@ -142,7 +142,7 @@ class RunPlan:
             stage.epochs * ((stage.size or recipe.data.size) / recipe.data.size) ** 2
             for stage in recipe.schedule.stages
         )
-        validation = cost.predict_seconds / _n_passes(recipe)
+        validation = cost.predict_seconds / n_variants(recipe.predict.tta)
         seconds = epochs * ((n_rows - n_left_out) * cost.train_seconds + n_left_out * validation)
         seconds += n_rows * cost.features_seconds / n_folds + n_left_out * cost.predict_seconds
         run_dir = self.source.workspace.run_dir(self.source.challenge.name, name)
@@ -193,10 +193,6 @@ def device_memory() -> int:
     if torch.cuda.is_available():
         return torch.cuda.get_device_properties(0).total_memory
     return psutil.virtual_memory().total
-
-
-def _n_passes(recipe: Recipe) -> int:
-    return sum(1 for _ in tta_variants(torch.zeros(1, 1, 8, 8), recipe.predict.tta))
 
 
 def format_bytes(n_bytes: float) -> str:

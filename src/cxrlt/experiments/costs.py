@@ -22,7 +22,7 @@ from cxrlt.training.loop import train_step
 from cxrlt.training.plan import create_fold_jobs
 from cxrlt.training.setup import create_accelerator, create_trainer
 from cxrlt.training.timing import CPU_CLOCK, TIMING_FILE, WALL_CLOCK
-from cxrlt.training.tta import tta_variants
+from cxrlt.training.tta import n_variants
 
 N_WARMUP_ROUNDS, MIN_ROUNDS, MAX_ROUNDS = 2, 7, 25
 MAX_SECONDS = 30.0
@@ -155,12 +155,9 @@ def _variant_cost(
             sum(relative_times[name] for name in members | {experiment.reference.name}) for members in used
         ]
         return float(np.mean(training_times)), float(np.mean([len(members) for members in used]))
-    image = torch.zeros(1, 1, 8, 8, dtype=torch.uint8)
     tta = effective_tta(runs[0].recipe, experiment.challenge.classes)
     earlier_stages = 0.0 if variant.kind == "trained" else 1.0
-    return earlier_stages + relative_times.get(variant.name, 0.0), float(
-        sum(1 for _ in tta_variants(image, tta))
-    )
+    return earlier_stages + relative_times.get(variant.name, 0.0), float(n_variants(tta))
 
 
 def _relative_training_time(experiment: Experiment, runs: Sequence[Run], reference: Sequence[Run]) -> float:

@@ -216,6 +216,11 @@ class Experiment:
         return recipe.model_copy(update={"data": recipe.data.model_copy(update={"n_workers": n_workers})})
 
     @property
+    def tuned_lrs(self) -> str:
+        """The learning rates that a tuned experiment tries, as text."""
+        return ", ".join(f"{self.base.optim.lr * rate:.3g}" for rate in sorted(set(self.plan.rates)))
+
+    @property
     def folds(self) -> tuple[int, ...]:
         """The folds to train, predict and score."""
         return tuple(range(self.fold_assignment.n_folds)) if self.plan.folds is None else self.plan.folds

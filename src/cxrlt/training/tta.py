@@ -48,6 +48,11 @@ def tta_variants(images: Tensor, tta: TTAConfig) -> Iterator[Tensor]:
             yield variant.flip(-1)
 
 
+def n_variants(tta: TTAConfig) -> int:
+    """Return the number of forward passes per image."""
+    return sum(1 for _ in tta_variants(torch.zeros(1, 1, 8, 8), tta))
+
+
 def merge_logits(logits: Tensor, method: str, task: Task) -> Tensor:
     """Merge the logits (n_variants, ..., n_classes) into (..., n_classes), float32, finite for finite logits.
 

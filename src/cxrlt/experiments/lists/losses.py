@@ -181,9 +181,8 @@ class LossExperiment(Experiment):
         (summary,) = super().describe_design(runs)
         if not self.needs_tuning:
             return [f"{summary} Learning rate and clipping are those of the recipe for every loss."]
-        lrs = ", ".join(f"{self.base.optim.lr * rate:.3g}" for rate in sorted(set(self.plan.rates)))
         return [
-            f"{summary} Learning rate (one of {lrs}) and clipping were chosen per loss on fold "
+            f"{summary} Learning rate (one of {self.tuned_lrs}) and clipping were chosen per loss on fold "
             f"{self.folds[0]} with seed {TUNING_SEED}, which is not reported."
         ]
 

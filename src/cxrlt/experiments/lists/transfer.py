@@ -11,7 +11,7 @@ from cxrlt.experiments.differences import TruthResult
 from cxrlt.experiments.experiment import TUNING_SEED, Experiment, ExperimentFigures, Row, Run
 from cxrlt.experiments.figures import plot_differences
 from cxrlt.experiments.tuning import SETTING_COLUMNS, SETTING_LEGEND
-from cxrlt.experiments.variants import ExperimentVariant, Fields, OptimSettings
+from cxrlt.experiments.variants import ExperimentVariant, Fields, OptimSettings, with_fields
 from cxrlt.recipe import Recipe, override_recipe
 
 FROZEN_LR_FACTOR = 10
@@ -21,41 +21,37 @@ LAYER_DECAY = 0.75
 LINEAR, ML_DECODER = ({"head": {"name": name}, "pool": "backbone"} for name in ("linear", "ml_decoder"))
 
 
-def _with_fields(fields: Fields, lr_factor: float = 1) -> Callable[[Recipe], Recipe]:
-    def change(base: Recipe) -> Recipe:
-        return override_recipe(
-            override_recipe(base, dict(fields)), {"optim": {"lr": base.optim.lr * lr_factor}}
-        )
-
-    return change
-
-
 def _frozen(head: Fields) -> Callable[[Recipe], Recipe]:
     """Return a function that trains only this head, on features of the frozen backbone."""
     fields = {
         "model": {"frozen": True, **head},
         "data": {"mix": {"kinds": ()}},
-        "optim": {"layer_decay": None},
         "schedule": {"stages": ()},
     }
-    return _with_fields(fields, FROZEN_LR_FACTOR)
+
+    def freeze(base: Recipe) -> Recipe:
+        return override_recipe(
+            base, {**fields, "optim": {"layer_decay": None, "lr": base.optim.lr * FROZEN_LR_FACTOR}}
+        )
+
+    return freeze
 
 
 VARIANTS = (
     ExperimentVariant(
         "fine_tuned",
         "the whole network is trained",
-        recipe=_with_fields({"optim": {"layer_decay": None}}),
+        recipe=with_fields({"optim": {"layer_decay": None}}),
     ),
     ExperimentVariant(
         "random",
         "the same from random weights",
-        recipe=_with_fields({"model": {"pretrained": False}, "optim": {"layer_decay": None}}),
+        recipe=with_fields({"model": {"pretrained": False}, "optim": {"layer_decay": None}}),
     ),
     ExperimentVariant(
         "layer_decay",
         f"each block has {LAYER_DECAY} times the learning rate of the next",
-        recipe=_with_fields({"optim": {"layer_decay": LAYER_DECAY}}),
+        recipe=with_fields({"optim": {"layer_decay": LAYER_DECAY}}),
     ),
     ExperimentVariant("frozen_linear", "a linear head on the frozen backbone", recipe=_frozen(LINEAR)),
     ExperimentVariant("frozen_decoder", "ML-Decoder on the frozen backbone", recipe=_frozen(ML_DECODER)),
@@ -80,11 +76,10 @@ class TransferExperiment(Experiment):
     def describe_design(self, runs: Sequence[Run]) -> list[str]:
         """Return the paragraph about recipe and tuning."""
         (summary,) = super().describe_design(runs)
-        lrs = ", ".join(f"{self.base.optim.lr * rate:.3g}" for rate in sorted(set(self.plan.rates)))
         return [
-            f"{summary} Learning rate (one of {lrs}; for a head alone {FROZEN_LR_FACTOR} times these) and "
-            f"clipping were chosen per row on fold {self.folds[0]} with seed {TUNING_SEED}, which is not "
-            "reported. A head alone is trained without augmentation.",
+            f"{summary} Learning rate (one of {self.tuned_lrs}; for a head alone {FROZEN_LR_FACTOR} times "
+            f"these) and clipping were chosen per row on fold {self.folds[0]} with seed {TUNING_SEED}, which "
+            "is not reported. A head alone is trained without augmentation.",
             "Training time is relative to the first row.",
         ]
 
